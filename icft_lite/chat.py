@@ -1,0 +1,24 @@
+"""Talk to a finished run in a terminal."""
+
+from icft_lite.encoding import Encoder
+from icft_lite.evaluate import ask
+from icft_lite.model import load_run
+
+
+def chat(folder, temperature=0.0, adapter="adapter", read=input, write=print):
+    """Answer questions until an empty line or the end of input. Each question stands alone.
+
+    `read` and `write` are the terminal's by default. Raises ICFTError if `folder` holds no finished run."""
+    model, tokenizer = load_run(folder, adapter)
+    encoder = Encoder(tokenizer)
+    write("Ask; an empty line ends it. Teaching material, not medical advice.")
+    turn = 0
+    while True:
+        try:
+            question = read("> ").strip()
+        except EOFError:
+            return
+        if not question:
+            return
+        write(ask(model, tokenizer, question, encoder, temperature=temperature, seed=turn))
+        turn += 1

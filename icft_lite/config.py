@@ -1,0 +1,200 @@
+"""Every knob of the method, once. `METHODS` names the settings that experiments compare."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class ICFTError(Exception):
+    """Something the user can mend. The message is one line: what, where, the mend."""
+
+
+@dataclass
+class ICFTConfig:
+    """All settings of one run; `report.json` stores them. Sizes are in examples unless named otherwise."""
+
+    model: str = "tiny"
+    """`tiny` (the embedded base), a folder, or a Hub name."""
+    method: str = "icft"
+    """A key of METHODS; its settings are applied under yours."""
+    seed: int = 0
+    """Seeds adapters, schedule, memory and generation. The base and the data do not depend on it."""
+
+    # --- model and adapters (QLoRA)
+    four_bit: bool = True
+    """Hold the frozen base in NF4 with double quantisation (bitsandbytes)."""
+    lora_rank: int = 32
+    """Rank r of both adapters."""
+    lora_alpha: int = 64
+    """LoRA scale: ΔW = (alpha / r) · B·A. 2r, as in "LoRA Learns Less and Forgets Less"."""
+    max_length: int = 384
+    """Tokens a row may have; longer context is cut first, never the question or the response."""
+    letter_options: bool = False
+    """List options as A, B, C… in the prompt and score the letter. False: score each option's text."""
+
+    share_prompts: bool = True
+    """Write a question's options behind one copy of the prompt. Turn off for models without masked attention."""
+
+    # --- optimiser
+    learning_rate: float = 2e-3
+    """Peak learning rate of AdamW, cosine to a tenth within each stage."""
+    warmup: float = 0.05
+    """Share of a stage's steps spent warming up."""
+    epochs: float = 3.0
+    """How often the new rows are run through, on average; memory rows come on top."""
+    tokens: int = 0
+    """Non-padding tokens the whole run trains on, memory included; overrides `epochs`. Runs with equal
+    `tokens` can be compared."""
+    max_steps: int = 0
+    """Cut the run to this many optimiser steps in all; 0 means as many as the tokens need."""
+    rows: int = 48
+    """Rows of sequence in an optimiser step: new, ring and memory together. Options count a row each."""
+    micro_batches: int = 2
+    """Forward passes a step is cut into, by length (so little is padded). Never changes the gradient."""
+
+    # --- the three losses; L_total is their weighted sum
+    consistency_weight: float = 1.0
+    """Weight of L_consistency: KL(teacher ‖ fast adapter) on memory rows."""
+    task_weight: float = 1.0
+    """Weight of L_task: the noise-aware objective on weak labels."""
+    fine_tune_weight: float = 1.0
+    """Weight of L_fine-tune: response-token NLL."""
+    replay_weight: float = 0.0
+    """Weight of memory rows inside L_fine-tune; 0 leaves them to L_consistency."""
+    temperature: float = 1.0
+    """T in T²·KL."""
+    pair_beta: float = 2.0
+    """β_pair: scale of the length-normalised log-probability difference of a pair."""
+
+    # --- weak supervision
+    label_model: str = "dawid_skene"
+    """`dawid_skene`, `majority_vote`, or `gold` (an upper bound: reads the gold of the weak pool)."""
+
+    soft_labels: bool = True
+    """Train on posteriors. False: on each weak row's likeliest response, taken as certain (plain fine-tuning)."""
+
+    # --- curriculum
+    order: str = "easy_to_hard"
+    """`easy_to_hard`, `hard_to_easy`, `interleaved`, or `random` (one stage's worth of mixing throughout)."""
+    signals: tuple = ("loss", "length", "entropy")
+    """Difficulty = rank average of these: loss, ifd, length, entropy."""
+    competence_start: float = 0.3
+    """c0 of competence pacing (Platanios et al., 2019)."""
+
+    # --- memory
+    memory_share: float = 0.5
+    """Share of a step's rows drawn from the long-term memory."""
+    ring_share: float = 0.1
+    """Share of a step's rows replayed from the short-term ring."""
+    ring_size: int = 128
+    """Rows the short-term ring holds."""
+    promote_after: int = 1
+    """Replays a row needs before it may be promoted when it leaves the ring."""
+    promote_confidence: float = 0.8
+    """Weak rows promote only if their posterior's largest entry reaches this."""
+    memory_size: int = 1600
+    """Rows the long-term memory holds, within equal quotas per topic."""
+    memory_policy: str = "surprise"
+    """Which candidates are kept: `surprise` (NLL under the slow adapter) or `reservoir`."""
+    reservoir_share: float = 0.25
+    """Share of each topic's quota filled at random, whatever the surprise."""
+    self_prompts: int = 1500
+    """Prompts the base makes up for itself to seed the memory (pseudo-rehearsal); 0 for none."""
+    ema_decay: float = 0.0
+    """β of the slow adapter; 0 means 1 − 10 / stage steps."""
+    consolidate: bool = True
+    """Choose the point between the old and the new long-term memory at each stage's end."""
+    epsilon: float = 0.02
+    """How far general validation may fall below the base's."""
+    state_dtype: str = "float32"
+    """Storage of teacher states: float32 is exact; float16 and bfloat16 save half and print their error."""
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise ICFTError(f"method: {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
+        for name, value in METHODS[self.method].items():
+            default = self.__dataclass_fields__[name].default
+            if getattr(self, name) == default:
+                setattr(self, name, value)
+        self.signals = tuple(self.signals)
+        self._check("order", self.order in ("easy_to_hard", "hard_to_easy", "interleaved", "random"),
+                    "choose easy_to_hard, hard_to_easy, interleaved or random")
+        self._check("label_model", self.label_model in ("dawid_skene", "majority_vote", "gold"),
+                    "choose dawid_skene, majority_vote or gold")
+        self._check("memory_policy", self.memory_policy in ("surprise", "reservoir"),
+                    "choose surprise or reservoir")
+        self._check("state_dtype", self.state_dtype in ("float32", "float16", "bfloat16"),
+                    "choose float32, float16 or bfloat16")
+        unknown = set(self.signals) - {"loss", "ifd", "length", "entropy"}
+        self._check("signals", self.signals and not unknown, "choose among loss, ifd, length, entropy")
+        for name in ("learning_rate", "lora_rank", "lora_alpha", "max_length", "epochs", "rows",
+                     "micro_batches", "temperature"):
+            self._check(name, getattr(self, name) > 0, "give a number above 0")
+        for name in ("consistency_weight", "task_weight", "fine_tune_weight", "replay_weight", "max_steps",
+                     "tokens", "memory_size", "ring_size", "self_prompts", "epsilon"):
+            self._check(name, getattr(self, name) >= 0, "give 0 or more")
+        for name in ("memory_share", "ring_share", "warmup", "competence_start", "promote_confidence",
+                     "reservoir_share", "ema_decay"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "give a number between 0 and 1")
+        self._check("memory_share", self.memory_share + self.ring_share < 1,
+                    "memory_share + ring_share must leave room for new rows")
+
+    def _check(self, name, ok, mend):
+        if not ok:
+            raise ICFTError(f"{name}: {getattr(self, name)!r} is not possible; {mend}")
+
+    @classmethod
+    def from_dict(cls, values):
+        """A config from a plain dict (YAML, `--set`). Raises ICFTError for an unknown field or a wrong type."""
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        clean = {}
+        for name, value in values.items():
+            if name not in fields:
+                raise ICFTError(f"config: {name!r} is not a setting; see ICFTConfig for their names")
+            clean[name] = _coerce(name, value, fields[name].default)
+        return cls(**clean)
+
+    def to_dict(self):
+        """Plain values, ready for JSON."""
+        return {**dataclasses.asdict(self), "signals": list(self.signals)}
+
+
+def _coerce(name, value, default):
+    try:
+        if isinstance(default, bool):
+            if isinstance(value, bool):
+                return value
+            return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
+        if isinstance(default, tuple):
+            return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+        return type(default)(value)
+    except (KeyError, TypeError, ValueError):
+        kind = type(default).__name__
+        raise ICFTError(f"config: {name} = {value!r} cannot be read; it is a {kind}") from None
+
+
+METHODS = {
+    "icft": {},
+    "qlora": dict(memory_share=0.0, ring_share=0.0, consolidate=False, consistency_weight=0.0,
+                  task_weight=0.0, soft_labels=False, order="random"),
+    "replay": dict(consistency_weight=0.0, replay_weight=1.0),
+    "no_ltm": dict(memory_share=0.0, consistency_weight=0.0, consolidate=False),
+    "majority_vote": dict(label_model="majority_vote"),
+    "gold": dict(label_model="gold"),
+}
+"""icft: the whole method. qlora: plain fine-tuning on the same rows and labels. replay: memory replayed by
+NLL and interpolation, no consistency. no_ltm: no long-term memory (no memory rows, no interpolation).
+majority_vote, gold: other labels."""
+
+
+def quick():
+    """True in the `quick` profile (the default), False when ICFT_PROFILE=full."""
+    return os.environ.get("ICFT_PROFILE", "quick") != "full"
+
+
+def samples_dir():
+    """Where the bundled samples lie: beside the package in a wheel, beside the repository otherwise."""
+    here = Path(__file__).parent
+    inside = here / "data_samples"
+    return inside if inside.exists() else here.parent / "data_samples"

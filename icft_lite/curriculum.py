@@ -1,0 +1,139 @@
+"""Difficulty, stages, pacing: which new rows a step draws.
+
+    competence  c(t) = min(1, √(t·(1 − c0²)/T + c0²))            (Platanios et al., 2019, eq. 7)
+
+At step t of T a stage draws from its easiest c(t) share.
+"""
+
+import math
+import random
+
+import numpy as np
+
+from icft_lite.config import ICFTError
+from icft_lite.encoding import Encoded
+
+LEVELS = ("easy", "middle", "hard")
+
+
+def rank_average(signals):
+    """Average the ranks of several signals: {name: float [n]} → float [n] in 0…1. Ties share their rank;
+    a signal's NaN (does not apply to that row) is left out of that row's average."""
+    ranks = []
+    for values in signals.values():
+        values = np.asarray(values, float)
+        rank = np.full(len(values), np.nan)
+        known = ~np.isnan(values)
+        if known.any():
+            ordered = np.sort(values[known])
+            below = np.searchsorted(ordered, values[known], "left")
+            through = np.searchsorted(ordered, values[known], "right")
+            rank[known] = (below + through - 1) / 2 / max(1, known.sum() - 1)
+        ranks.append(rank)
+    ranks = np.stack(ranks)
+    count = (~np.isnan(ranks)).sum(0)
+    return np.where(count, np.nansum(ranks, 0) / np.maximum(count, 1), 0.5)
+
+
+def entropy(posterior):
+    """Entropy of a label posterior in nats; 0 for a trusted row (no posterior)."""
+    p = np.asarray([x for x in posterior if x > 0], float)
+    return float(-(p * np.log(p)).sum()) if len(p) else 0.0
+
+
+def score_difficulty(rows, model=None, encoded=None, signals=("length", "entropy")):
+    """Difficulty of each row: the rank average of the chosen signals, float [n] in 0…1, higher is harder.
+
+    rows: canonical examples. `loss` (NLL a token of the likeliest label's response under `model`), `ifd`
+    (that loss with the prompt ÷ without it; responses only; Li et al., 2024, "Cherry LLM") need `model`
+    and `encoded` (their encodings); `length` (tokens, or words without `encoded`) and `entropy` (of the
+    label posterior) do not. Raises ICFTError if a signal's needs are not met."""
+    from icft_lite.evaluate import score_responses
+    found = {}
+    if {"loss", "ifd"} & set(signals):
+        if model is None or encoded is None:
+            raise ICFTError("difficulty: the signals loss and ifd need a model and encoded rows")
+        scores = score_responses(model, encoded)
+        loss = np.array([-(s["logp"] / s["tokens"])[best(row)] for row, s in zip(rows, scores)])
+        if "loss" in signals:
+            found["loss"] = loss
+        if "ifd" in signals:
+            free = [i for i, row in enumerate(rows) if row["task"] == "response"]
+            bare = score_responses(model, [without_prompt(encoded[i]) for i in free])
+            found["ifd"] = np.full(len(rows), np.nan)
+            found["ifd"][free] = [loss[i] / max(-(s["logp"] / s["tokens"])[0], 1e-6) for i, s in zip(free, bare)]
+    if "length" in signals:
+        found["length"] = ([one.length for one in encoded] if encoded is not None else
+                           [len(f"{row['context']} {row['prompt']}".split()) for row in rows])
+    if "entropy" in signals:
+        found["entropy"] = [entropy(row["posterior"]) for row in rows]
+    return rank_average({name: found[name] for name in signals})
+
+
+def best(row):
+    """Index of the likeliest response: the posterior's largest entry, else the label."""
+    return int(np.argmax(row["posterior"])) if row["posterior"] else max(row["label"], 0)
+
+
+def without_prompt(encoded):
+    """The same single response with nothing before it but the last prompt token (the end of the template)."""
+    start = min(position for _, position, _, _ in encoded.tokens)
+    return Encoded([encoded.rows[0][start:]], [(0, p - start, t, s) for _, p, t, s in encoded.tokens], 1)
+
+
+def build_curriculum(levels, difficulty, order="easy_to_hard", n_stages=3):
+    """Stages: a list of index lists, each sorted easiest first (hardest first for `hard_to_easy`).
+
+    levels: [n] of "easy", "middle", "hard", or "" — where any is "", stages are equal shares by difficulty
+    instead. `random` and `interleaved` put every row in every stage, unsorted."""
+    indices = sorted(range(len(difficulty)), key=lambda i: (difficulty[i], i))
+    if order in ("random", "interleaved"):
+        return [sorted(indices) for _ in range(n_stages)]
+    if all(level in LEVELS for level in levels):
+        stages = [[i for i in indices if levels[i] == level] for level in LEVELS]
+    else:
+        stages = [list(part) for part in np.array_split(np.array(indices, int), n_stages)]
+    if order == "hard_to_easy":
+        stages = [stage[::-1] for stage in stages[::-1]]
+    return [[int(i) for i in stage] for stage in stages if len(stage)]
+
+
+def competence(t, total, start):
+    """c(t) for t in 0…total: the share of a stage's easiest rows that may be drawn (Platanios et al., eq. 7)."""
+    return min(1.0, math.sqrt(t * (1 - start**2) / max(total, 1) + start**2))
+
+
+class Drawer:
+    """Draws rows for a stage, in passes: each pass is the share that competence allows then, shuffled.
+
+    A pure function of (stage, topics, order, seed): a resumed run draws the same rows."""
+
+    def __init__(self, stage, topics, order="easy_to_hard", start=0.3, seed=0):
+        self.stage, self.topics, self.order, self.start = stage, topics, order, start
+        self.random = random.Random(f"draw/{seed}")
+        self.queue = []
+
+    def draw(self, progress):
+        """The next row index; `progress` is the share of the stage that is done, 0…1."""
+        if not self.queue:
+            self.queue = self._pass(progress)[::-1]
+        return self.queue.pop()
+
+    def _pass(self, progress):
+        paced = self.order in ("easy_to_hard", "hard_to_easy")
+        share = competence(progress, 1, self.start) if paced else 1.0
+        rows = self.stage[:max(1, math.ceil(share * len(self.stage)))]
+        rows = self.random.sample(rows, len(rows))
+        return round_robin(rows, self.topics) if self.order == "interleaved" else rows
+
+
+def round_robin(rows, topics):
+    """Reorder rows so that topics alternate as evenly as their counts allow."""
+    seen, total = {}, {}
+    for i in rows:
+        total[topics[i]] = total.get(topics[i], 0) + 1
+    place = {}
+    for i in rows:
+        seen[topics[i]] = seen.get(topics[i], 0) + 1
+        place[i] = (seen[topics[i]] - 0.5) / total[topics[i]]
+    return sorted(rows, key=lambda i: place[i])

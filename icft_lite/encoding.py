@@ -1,0 +1,195 @@
+"""Examples → token ids and supervised positions → joined batches.
+
+Every supervised token is a triple (row, position, target): the hidden state at `position` of `row` must
+predict `target`. A *response* is a run of such tokens; losses and evaluation only ever see these, so a
+prompt, a pad, or another example can never be trained on by accident.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from icft_lite.config import ICFTError
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass
+class Encoded:
+    """One example, ready to be joined with others."""
+
+    rows: list
+    """Token ids, one list per sequence to run."""
+    tokens: list
+    """(row, position, target, response) for each supervised token; `response` counts from 0."""
+    n_responses: int
+    """How many responses the tokens belong to (options of a question; two for a pair)."""
+    segments: list | None = None
+    """Of a shared prompt: for its one row, 0 for each prompt token, 1, 2, … for those of each response."""
+    cut: bool = False
+    """True if context had to be cut to fit."""
+    length: int = field(init=False)
+    """Longest row, in tokens."""
+    size: int = field(init=False)
+    """Sequence rows this example costs."""
+
+    def __post_init__(self):
+        self.length = max(map(len, self.rows))
+        self.size = len(self.rows)
+
+
+class Encoder:
+    """Encodes canonical examples (`samples.FEATURES`) with a tokenizer's own chat template.
+
+    `max_length` is in tokens. Text that does not fit is cut from the *context* (its start is kept), never
+    from the question or the response. Raises ICFTError if question and response alone do not fit.
+
+    share_prompts: write a question's options (or a pair's responses) behind one copy of the prompt. Each sees
+    the prompt and itself only, at the positions it would have alone, so every log-probability is the same and
+    the prompt is paid for once.
+    """
+
+    def __init__(self, tokenizer, max_length=384, letter_options=False, share_prompts=True):
+        if tokenizer.chat_template is None:
+            raise ICFTError("tokenizer: it has no chat template; use an instruct model or set one")
+        self.tokenizer, self.max_length, self.letter_options = tokenizer, max_length, letter_options
+        self.share_prompts = share_prompts
+
+    def _template(self, messages, **kwargs):
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, **kwargs)
+
+    def _ids(self, text):
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _messages(self, example, context):
+        text = example["prompt"]
+        if self.letter_options and example["task"] == "question":
+            text += "".join(f"\n{LETTERS[i]}. {option}" for i, option in enumerate(example["responses"]))
+        user = f"{context}\n\n{text}" if context else text
+        return [*(example.get("history") or []), {"role": "user", "content": user}]
+
+    def prompt_ids(self, example, room=0):
+        """Ids of the prompt up to where the response starts, leaving `room` tokens for it; and if it was cut.
+
+        Raises ICFTError if the prompt does not fit even without its context."""
+        limit = self.max_length - room
+        context = example.get("context") or ""
+        ids = self._ids(self._template(self._messages(example, context), add_generation_prompt=True))
+        if len(ids) <= limit:
+            return ids, False
+        pieces = self.tokenizer(context, add_special_tokens=False)["input_ids"]
+        keep = len(pieces)
+        while keep and len(ids) > limit:
+            keep = max(0, keep - (len(ids) - limit))
+            short = self.tokenizer.decode(pieces[:keep]).rstrip("\ufffd ")
+            ids = self._ids(self._template(self._messages(example, short), add_generation_prompt=True))
+        if len(ids) > limit:
+            raise ICFTError(f"example {example['id']}: question and response need {len(ids) + room} tokens, "
+                            f"max_length is {self.max_length}; raise max_length or shorten the example")
+        return ids, True
+
+    def response_ids(self, example, text):
+        """Ids of a response with the end of turn, as the chat template writes them."""
+        messages = self._messages(example, "")
+        start = self._template(messages, add_generation_prompt=True)
+        whole = self._template([*messages, {"role": "assistant", "content": text}])
+        if not whole.startswith(start):  # a template that rewrites the last turn: close it by hand
+            return [*self._ids(text), self.tokenizer.eos_token_id]
+        ids = self._ids(whole[len(start):].rstrip("\n"))
+        return ids if ids[-1] == self.tokenizer.eos_token_id else [*ids, self.tokenizer.eos_token_id]
+
+    def __call__(self, example):
+        """Encode one canonical example → Encoded. Long responses are refused, long context is cut."""
+        if self.letter_options and example["task"] == "question":
+            return self._letters(example)
+        responses = [self.response_ids(example, text) for text in example["responses"]]
+        prompt, cut = self.prompt_ids(example, room=max(map(len, responses)))
+        if self.share_prompts and len(responses) > 1:
+            return _shared(prompt, responses, cut)
+        tokens = [(r, len(prompt) - 1 + i, target, r)
+                  for r, response in enumerate(responses) for i, target in enumerate(response)]
+        return Encoded([prompt + response for response in responses], tokens, len(responses), cut=cut)
+
+    def _letters(self, example):
+        # One row: every option is the single token at the end of the prompt. The likeliest letter and
+        # the end of turn follow, so that the model also learns to stop.
+        letters = [self.response_ids(example, LETTERS[i])[0] for i in range(len(example["responses"]))]
+        weights = example.get("posterior") or []
+        best = max(range(len(weights)), key=weights.__getitem__) if weights else max(example["label"], 0)
+        answer = self.response_ids(example, LETTERS[best])
+        prompt, cut = self.prompt_ids(example, room=len(answer))
+        at = len(prompt) - 1
+        return Encoded([prompt + answer], [(0, at, letter, i) for i, letter in enumerate(letters)],
+                       len(letters), cut=cut)
+
+
+def _shared(prompt, responses, cut):
+    """One row: the prompt, then each response in turn."""
+    row, segments, tokens = list(prompt), [0] * len(prompt), []
+    for r, response in enumerate(responses):
+        before = len(prompt) - 1
+        for target in response:
+            tokens.append((0, before, target, r))
+            before = len(row)
+            row.append(target)
+            segments.append(r + 1)
+    return Encoded([row], tokens, len(responses), segments, cut)
+
+
+def _see(segments, longest):
+    """Who sees whom in a shared row: positions [longest] and a bool mask [longest, longest], True where seen."""
+    segment = torch.full((longest,), -1)
+    segment[:len(segments)] = torch.tensor(segments)
+    prompt = int((segment == 0).sum())
+    index = torch.arange(longest)
+    first = torch.full((longest + 1,), longest).scatter_reduce(0, segment.clamp_min(0), index, "amin")
+    position = torch.where(segment > 0, prompt + index - first[segment.clamp_min(0)], index)
+    own = (segment[:, None] == segment[None, :]) | (segment == 0)[None, :]
+    return position, (index[:, None] >= index[None, :]) & own
+
+
+def join(encoded, pad_id, device="cpu"):
+    """Join examples into one batch, padded on the right.
+
+    Returns a dict of int64 tensors: `input_ids`, `attention_mask` [rows, longest]; and for the N
+    supervised tokens `row`, `position`, `target` [N] and `response` [N], numbered through the batch;
+    `example` [responses] says which example each response belongs to. If a prompt is shared,
+    `attention_mask` is an additive float mask [rows, 1, longest, longest] and `position_ids` [rows, longest]
+    come with it."""
+    rows, tokens, example = [], [], []
+    for i, one in enumerate(encoded):
+        tokens += [(r + len(rows), p, t, s + len(example)) for r, p, t, s in one.tokens]
+        rows += one.rows
+        example += [i] * one.n_responses
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad_id)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for r, row in enumerate(rows):
+        ids[r, :len(row)] = torch.tensor(row)
+        mask[r, :len(row)] = 1  # by length, never by pad id: pad may be the end of turn
+    row, position, target, response = torch.tensor(tokens).T.reshape(4, -1)
+    batch = dict(input_ids=ids, attention_mask=mask, row=row, position=position, target=target,
+                 response=response, example=torch.tensor(example))
+    if any(one.segments for one in encoded):
+        batch["position_ids"] = torch.arange(longest).repeat(len(rows), 1)
+        see = torch.ones(longest, longest, dtype=torch.bool).tril().repeat(len(rows), 1, 1)
+        at = 0
+        for one in encoded:
+            if one.segments:
+                batch["position_ids"][at], see[at] = _see(one.segments, longest)
+            at += len(one.rows)
+        # Pads lie on the right, so the causal mask already hides them from every token that counts.
+        batch["attention_mask"] = torch.zeros(see.shape).masked_fill(~see, torch.finfo(torch.float32).min)[:, None]
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def length_groups(encoded, rows):
+    """Indices of `encoded` in groups of about `rows` sequence rows, similar lengths together."""
+    groups, count = [[]], 0
+    for i in sorted(range(len(encoded)), key=lambda i: encoded[i].length):
+        if groups[-1] and count + encoded[i].size > rows:
+            groups.append([])
+            count = 0
+        groups[-1].append(i)
+        count += encoded[i].size
+    return [group for group in groups if group]

@@ -1,0 +1,223 @@
+"""Scores: question answering, preference pairs, replies.
+
+Greedy exact match needs no generation: a greedy decoder writes the reference exactly when every reference
+token, the end of turn included, is the argmax after the ones before it. One forward pass tells.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from icft_lite.encoding import Encoder, join, length_groups
+from icft_lite.metrics import key_fact_recall, token_f1
+from icft_lite.model import head_weight, hidden_states, load_base, load_run, using
+
+SHORT = 8
+"""Free-form references of at most this many words are scored by exact match, longer ones by token F1."""
+
+
+@dataclass
+class Suite:
+    """Examples of one domain, encoded once and scored often."""
+
+    rows: list
+    """Canonical example dicts."""
+    encoded: list
+    """Their encodings, in the same order."""
+
+    @classmethod
+    def of(cls, dataset, encoder, options=True):
+        """options=False: questions keep only their right answer. Exact match is the same and costs 1/k."""
+        rows = [dict(row) for row in dataset]
+        if not options:
+            rows = [{**row, "responses": [row["responses"][row["label"]]], "label": 0}
+                    if row["task"] == "question" and row["label"] >= 0 else row for row in rows]
+        return cls(rows, [encoder(row) for row in rows])
+
+    def subset(self, keep):
+        """The examples for which `keep(row)` is true."""
+        chosen = [i for i, row in enumerate(self.rows) if keep(row)]
+        return Suite([self.rows[i] for i in chosen], [self.encoded[i] for i in chosen])
+
+
+@torch.no_grad()
+def score_responses(model, encoded, rows=96):
+    """Log-probabilities of every response of every example.
+
+    Returns a list, one dict an example: `logp` [responses] summed over tokens, `tokens` [responses] counts,
+    `greedy` [responses] bool: would greedy decoding write exactly this response. Independent of how
+    examples are batched or padded."""
+    out = [None] * len(encoded)
+    weight, pad = head_weight(model), 0
+    for group in length_groups(encoded, rows):
+        batch = join([encoded[i] for i in group], pad, weight.device)
+        states = hidden_states(model, batch)[batch["row"], batch["position"]]
+        logp, hit = [], []
+        for part, target in zip(states.split(2048), batch["target"].split(2048)):
+            logits = (part @ weight.T).float()
+            logp.append(logits.log_softmax(-1).gather(1, target[:, None]).squeeze(1))
+            hit.append(logits.argmax(-1) == target)
+        n = len(batch["example"])
+        zeros = torch.zeros(n, device=weight.device)
+        sums = zeros.index_add(0, batch["response"], torch.cat(logp)).cpu()
+        counts = torch.bincount(batch["response"], minlength=n).cpu()
+        hits = zeros.index_add(0, batch["response"], torch.cat(hit).float()).cpu()
+        example = batch["example"].cpu()
+        for at, i in enumerate(group):
+            mine = example == at
+            out[i] = dict(logp=sums[mine].numpy(), tokens=counts[mine].numpy(),
+                          greedy=(hits[mine] == counts[mine]).numpy())
+    return out
+
+
+@torch.no_grad()
+def generate(model, tokenizer, encoder, rows, max_new_tokens=64, batch=64, temperature=0.0, seed=0):
+    """The model's replies to canonical rows, greedy by default: a list of str. Stops at the end of turn."""
+    prompts = [encoder.prompt_ids(row, room=max_new_tokens)[0] for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
+    out, device = [None] * len(rows), head_weight(model).device
+    sampling = dict(do_sample=True, temperature=temperature) if temperature else dict(do_sample=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch):
+            group = order[start:start + batch]
+            longest = max(len(prompts[i]) for i in group)
+            ids = torch.zeros(len(group), longest, dtype=torch.long)
+            mask = torch.zeros_like(ids)
+            for r, i in enumerate(group):  # padded on the left: generation goes on at the right
+                ids[r, longest - len(prompts[i]):] = torch.tensor(prompts[i])
+                mask[r, longest - len(prompts[i]):] = 1
+            written = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=True,
+                                     max_new_tokens=max_new_tokens, eos_token_id=tokenizer.eos_token_id,
+                                     pad_token_id=tokenizer.pad_token_id, **sampling)
+            texts = tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
+            for i, text in zip(group, texts):
+                out[i] = text.strip()
+    return out
+
+
+def ask(model, tokenizer, question, encoder=None, **kwargs):
+    """One question in plain text → the model's reply."""
+    row = dict(id="asked", task="response", context="", prompt=question, history=[], responses=[""])
+    return generate(model, tokenizer, encoder or Encoder(tokenizer), [row], **kwargs)[0]
+
+
+def is_short(row):
+    """A free-form row that is scored by exact match."""
+    return row["task"] == "response" and not row["facts"] and len(row["responses"][0].split()) <= SHORT
+
+
+def summary(metric, values, topics, kinds, **more):
+    """{metric, value, n, by_topic, …}: `value` is the unweighted mean over topics."""
+    by_topic = {}
+    for topic in dict.fromkeys(topics):
+        mine = [v for v, t in zip(values, topics) if t == topic]
+        kind = next(k for k, t in zip(kinds, topics) if t == topic)
+        by_topic[topic or "all"] = dict(value=float(np.mean(mine)), n=len(mine), kind=kind)
+    value = float(np.mean([entry["value"] for entry in by_topic.values()]))
+    return dict(metric=metric, value=value, n=len(values), by_topic=by_topic, **more)
+
+
+def evaluate_suite(model, tokenizer, suites, adapter=None, encoder=None, items=False):
+    """Score a model on suites.
+
+    suites: {name: Dataset of canonical rows, or a Suite}. adapter: which adapter of a PeftModel (None: as it
+    is; "base": none). Returns {name: {task: {"metric", "value", "n", "by_topic", …}}} for the tasks present:
+    `qa` (greedy exact match; beside it `option_accuracy` and its floor, the mean of 1/k), `preference`
+    (pairwise accuracy by length-normalised log-probability), `reply` (key-fact recall, or token F1 where a
+    row names no facts). items=True adds `items`: {row id: value}."""
+    encoder = encoder or Encoder(tokenizer)
+    model.eval()
+    out = {}
+    if adapter is not None:
+        with using(model, None if adapter == "base" else adapter):
+            return evaluate_suite(model, tokenizer, suites, encoder=encoder, items=items)
+    for name, suite in suites.items():
+        if suite is None or not len(suite.rows if isinstance(suite, Suite) else suite):
+            continue
+        suite = suite if isinstance(suite, Suite) else Suite.of(suite, encoder)
+        out[name] = {}
+        qa = suite.subset(lambda row: row["task"] == "question" and row["label"] >= 0 or is_short(row))
+        pairs = suite.subset(lambda row: row["task"] == "pair" and row["label"] >= 0)
+        replies = suite.subset(lambda row: row["task"] == "response" and not is_short(row))
+        if qa.rows:
+            out[name]["qa"] = _score_qa(model, qa, items)
+        if pairs.rows:
+            out[name]["preference"] = _score_pairs(model, pairs, items)
+        if replies.rows:
+            out[name]["reply"] = _score_replies(model, tokenizer, encoder, replies, items)
+    return out
+
+
+def _columns(suite):
+    return [row["topic"] for row in suite.rows], [row["kind"] for row in suite.rows]
+
+
+def _items(suite, values, wanted):
+    return {"items": {row["id"]: float(v) for row, v in zip(suite.rows, values)}} if wanted else {}
+
+
+def _score_qa(model, suite, items):
+    scores = score_responses(model, suite.encoded)
+    right = [max(row["label"], 0) for row in suite.rows]
+    values = [float(score["greedy"][at]) for score, at in zip(scores, right)]
+    levels = {}
+    for level in {row["level"] for row in suite.rows} - {""}:
+        mine = [i for i, row in enumerate(suite.rows) if row["level"] == level]
+        levels[level] = summary("", [values[i] for i in mine], *([c[i] for i in mine] for c in _columns(suite)))["value"]
+    chosen = [float(score["logp"].argmax() == at) for score, at in zip(scores, right) if len(score["logp"]) > 1]
+    floor = [1 / len(score["logp"]) for score in scores if len(score["logp"]) > 1]
+    options = dict(option_accuracy=float(np.mean(chosen)), option_floor=float(np.mean(floor)),
+                   option_n=len(chosen)) if chosen else {}
+    if levels:
+        options["by_level"] = levels
+    return summary("exact_match", values, *_columns(suite), **options, **_items(suite, values, items))
+
+
+def _score_pairs(model, suite, items):
+    scores = score_responses(model, suite.encoded)
+    means = [score["logp"] / score["tokens"] for score in scores]
+    values = [float(mean[row["label"]] > mean[1 - row["label"]]) for mean, row in zip(means, suite.rows)]
+    return summary("pairwise_accuracy", values, *_columns(suite), **_items(suite, values, items))
+
+
+def _score_replies(model, tokenizer, encoder, suite, items):
+    longest = max(len(tokens.tokens) for tokens in suite.encoded)
+    texts = generate(model, tokenizer, encoder, suite.rows, max_new_tokens=min(longest + 8, 192))
+    facts = all(row["facts"] for row in suite.rows)
+    values = [key_fact_recall(text, row["facts"]) if facts else token_f1(text, row["responses"][0])
+              for text, row in zip(texts, suite.rows)]
+    return summary("key_fact_recall" if facts else "token_f1", values, *_columns(suite),
+                   **_items(suite, values, items))
+
+
+def option_scores(model, dataset, encoder):
+    """What the model itself thinks of each response: list of float arrays [responses].
+
+    Questions: summed log-probability; pairs: length-normalised. This is the zero-shot vote of the base."""
+    scores = score_responses(model, [encoder(row) for row in dataset])
+    return [score["logp"] / score["tokens"] if row["task"] == "pair" else score["logp"]
+            for row, score in zip(dataset, scores)]
+
+
+def mean_score(scores):
+    """The mean over tasks of one suite's scores."""
+    return float(np.mean([task["value"] for task in scores.values()]))
+
+
+def evaluate_run(folder, data):
+    """Score a finished run, or any model `load_base` takes, on a DataBundle or a Dataset.
+
+    Returns {suite: {task: {"metric", "value", "n", …}}}; suites `general` and `medical`."""
+    if (Path(folder) / "report.json").exists():
+        report = json.loads((Path(folder) / "report.json").read_text())
+        model, tokenizer = load_run(folder, four_bit=report["config"]["four_bit"])
+        encoder = Encoder(tokenizer, report["config"]["max_length"], report["config"]["letter_options"])
+    else:
+        model, tokenizer = load_base(str(folder))
+        encoder = Encoder(tokenizer)
+    whole = {"general": getattr(data, "general_test", None), "medical": getattr(data, "test", data)}
+    return evaluate_suite(model, tokenizer, whole, encoder=encoder)

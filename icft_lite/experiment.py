@@ -1,0 +1,98 @@
+"""The methods side by side on the bundled samples, at equal training tokens."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from icft_lite.config import METHODS, ICFTConfig, ICFTError, quick
+from icft_lite.evaluate import mean_score
+from icft_lite.files import write_json
+from icft_lite.report import write_comparison
+from icft_lite.run import train_icft
+from icft_lite.samples import sample_bundle
+
+DEMO_TOKENS = 1_400_000
+"""Training tokens of each run of the demo: two and a half minutes of ICFT on two cores."""
+FULL = 4
+"""How many times as many tokens `make demo FULL=1` trains on."""
+
+
+def summarise(report):
+    """What a comparison keeps of a run's report."""
+    after, before = report["scores"]["after"], report["scores"]["before"]
+    return dict(
+        seed=report["seed"], medical=after["medical"]["qa"]["value"], general=mean_score(after["general"]),
+        retention=report["retention"], preference=after["medical"].get("preference", {}).get("value"),
+        reply=after["medical"].get("reply", {}).get("value"), base_general=mean_score(before["general"]),
+        general_fact=_kind(after["general"]["qa"], "fact"), general_rule=_kind(after["general"]["qa"], "rule"),
+        medical_fact=_kind(after["medical"]["qa"], "fact"), medical_rule=_kind(after["medical"]["qa"], "rule"),
+        medical_validation=report["validation"]["after"]["medical"]["qa"]["value"],
+        label_accuracy=report["data"]["weak"].get("accuracy"), tokens=report["cost"]["tokens"],
+        seconds=report["cost"]["seconds"], train_seconds=report["cost"]["by_part"].get("train"))
+
+
+def _kind(task, kind):
+    """Mean over the topics of one kind: facts learned by heart, or rules that generalise."""
+    values = [part["value"] for part in task["by_topic"].values() if part["kind"] == kind]
+    return sum(values) / len(values) if values else None
+
+
+def spread(values):
+    """{mean, min, max, values} of the runs that have a value."""
+    values = [value for value in values if value is not None]
+    return dict(mean=sum(values) / len(values), min=min(values), max=max(values), values=values) if values else None
+
+
+def compare(out, methods, seeds, settings=None, data=None, progress=True):
+    """Train every method with every seed at equal `tokens`, and write comparison.json, .md and .png in `out`.
+
+    settings: dict of ICFTConfig fields for all of them; data: DataBundle (default: the samples). Runs that are
+    complete are not repeated. Returns the comparison."""
+    if unknown := set(methods) - set(METHODS):
+        raise ICFTError(f"methods: {min(unknown)!r} is unknown; choose among {', '.join(METHODS)}")
+    out, data = Path(out), data or sample_bundle()
+    settings = {"tokens": DEMO_TOKENS, **(settings or {})}
+    comparison = dict(methods={}, seeds=list(seeds), settings=settings)
+    for method in methods:
+        reports = []
+        for seed in seeds:
+            if progress:
+                print(f"— {method}, seed {seed}", flush=True)
+            config = ICFTConfig.from_dict({**settings, "method": method, "seed": seed})
+            reports.append(train_icft(config, out / f"{method}-{seed}", data, progress))
+        runs = [summarise(report) for report in reports]
+        keys = [key for key in runs[0] if key != "seed"]
+        comparison["methods"][method] = dict(runs=runs, **{key: spread([run[key] for run in runs]) for key in keys})
+        before = reports[0]["scores"]["before"]
+        comparison["base"] = dict(medical=before["medical"]["qa"]["value"], general=mean_score(before["general"]))
+        if method == methods[0]:
+            comparison["samples"] = reports[0]["samples"]
+    if {"icft", "qlora"} <= set(comparison["methods"]):
+        comparison["samples"] = beside(out / f"icft-{seeds[0]}", out / f"qlora-{seeds[0]}")
+    write_comparison(comparison, out)
+    return comparison
+
+
+def beside(icft, plain):
+    """Question–answer samples of two runs in one list: prompt, reference, base, icft, qlora."""
+    ours, theirs = (json.loads((Path(folder) / "report.json").read_text())["samples"] for folder in (icft, plain))
+    return [dict(prompt=a["prompt"], reference=a["reference"], base=a["base"], icft=a["after"], qlora=b["after"])
+            for a, b in zip(ours, theirs)]
+
+
+def run_demo(out, seeds=1, full=False, progress=True):
+    """The demo: ICFT beside plain QLoRA; with three seeds or more, beside every other method too."""
+    methods = list(METHODS) if seeds > 1 else ["icft", "qlora"]
+    tokens = DEMO_TOKENS * (FULL if full or not quick() else 1)
+    comparison = compare(out, methods, range(seeds), dict(tokens=tokens), progress=progress)
+    icft, first = comparison["methods"]["icft"], Path(out) / "icft-0" / "report.json"
+    report = json.loads(first.read_text())
+    write_json(Path(out) / "report.json", {**report, "comparison": comparison})
+    return {**comparison, "icft": icft}
+
+
+def run_compare(out, methods, seeds, config=None, progress=True):
+    """`icft-lite compare`: any methods, seeds 0 … seeds − 1. `config` (ICFTConfig) sets what all have in common."""
+    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config or ICFTConfig)
+                if config and f.name not in ("method", "seed") and getattr(config, f.name) != f.default}
+    return compare(out, methods, range(seeds), settings, progress=progress)

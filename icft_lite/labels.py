@@ -1,0 +1,54 @@
+"""From a data bundle to training rows: trusted rows as they are, pool rows with posteriors."""
+
+import numpy as np
+
+from icft_lite.config import ICFTError
+from icft_lite.curriculum import best
+from icft_lite.evaluate import option_scores
+from icft_lite.model import using
+
+
+def label_pool_rows(data, config, model, encoder):
+    """The training rows of a run, as canonical dicts: (rows, report).
+
+    Pool rows get a posterior from labelling functions and config.label_model; rows that nobody voted on are
+    dropped. `gold` puts the known answers in the posterior's place; nothing else reads them, save to score
+    the labels. With config.soft_labels off, a weak row becomes its likeliest response, taken as certain."""
+    rows = [dict(row) for row in data.trusted] if data.trusted is not None else []
+    report = {}
+    if data.pool is not None and len(data.pool):
+        pool = [dict(row) for row in data.pool]
+        posteriors, report = label(data, pool, config, model, encoder)
+        for row, posterior in zip(pool, posteriors):
+            row["posterior"] = [float(p) for p in posterior]
+        rows += [row for row in pool if row["posterior"]]
+    if not config.soft_labels:
+        rows = [row if row["task"] == "response" else
+                {**row, "task": "response", "responses": [row["responses"][best(row)]], "label": 0, "posterior": []}
+                for row in rows]
+    return rows, report
+
+
+def label(data, pool, config, model, encoder):
+    """Posteriors for the pool's rows, and the report on labels."""
+    from icft_lite import labelers, weak
+    gold = {row["id"]: data.pool_gold[row["id"]] for row in pool if row["id"] in data.pool_gold}
+    if config.label_model == "gold":
+        if missing := [row["id"] for row in pool if row["id"] not in gold]:
+            raise ICFTError(f"label_model: gold is not known for row {missing[0]}; choose dawid_skene")
+        exact = [np.eye(len(row["responses"]))[gold[row["id"]]].tolist() for row in pool]
+        return exact, dict(label_model="gold", rows=len(pool), dropped_unvoted=0, accuracy=1.0, ece=0.0)
+    if data.posteriors is not None:
+        return ([data.posteriors.get(row["id"], []) for row in pool],
+                dict(label_model="given", rows=len(pool),
+                     dropped_unvoted=sum(row["id"] not in data.posteriors for row in pool)))
+    if all(row.get("long_answer") for row in pool):
+        from icft_lite.pubmedqa import pubmedqa_weak_labels
+        test = [dict(row) for row in data.test] if data.test is not None else None
+        test = test if test and all(row.get("long_answer") for row in test) else None
+        return pubmedqa_weak_labels(pool, test)
+    with using(model, None):
+        for row, scores in zip(pool, option_scores(model, pool, encoder)):
+            row["base_scores"] = scores.tolist()
+    lfs = labelers.sample_lfs()
+    return weak.label_pool(pool, weak.apply_lfs(lfs, pool), config.label_model, lfs, gold)

@@ -1,0 +1,168 @@
+"""Files and Hub data sets -> one Dataset of canonical rows. Rows are streamed, so a million is no trouble.
+
+Every fault is an ICFTError of one line: which file, which line, what is wrong, the mend.
+"""
+
+import csv
+import json
+import os
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+from datasets import Dataset, Features, load_dataset
+
+from icft_lite.config import ICFTError
+from icft_lite.records import FEATURES, TEXT, normalise
+
+BATCH = 5000
+HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+?)(?::([\w.-]+))?(?:@([\w.-]+))?")
+csv.field_size_limit(2 ** 24)  # the default, 131,072 characters, is less than a long context
+
+
+def read_source(source, domain="", split=None):
+    """One path, Hub name (`owner/name[:config][@split]`) or list of dicts -> Dataset.
+
+    `domain` is for rows that name none; `split` is of a Hub data set. Raises ICFTError."""
+    batches, batch, seen, schema = [], [], {}, None
+    for where, row in _canonical(source, domain, split):
+        first = seen.setdefault(row["id"], where)
+        if first is not where:
+            raise ICFTError(f"{where}: id {row['id']!r} is already used at {first}; give each row its own id")
+        if schema is None:
+            schema = Features(FEATURES | {name: TEXT for name in row if name not in FEATURES}).arrow_schema
+        batch.append(row)
+        if len(batch) == BATCH:
+            batches.append(pa.RecordBatch.from_pylist(batch, schema))
+            batch = []
+    if not seen:
+        raise ICFTError(f"{source}: no rows in it; give at least one example")
+    return Dataset(pa.Table.from_batches([*batches, pa.RecordBatch.from_pylist(batch, schema)]))
+
+
+def is_hub(source):
+    """True if `source` can only be a Hub name: no such path, no file suffix that we read, owner/name."""
+    path = Path(source)
+    return not path.exists() and path.suffix.lower() not in READERS and bool(HUB_NAME.fullmatch(str(source)))
+
+
+def _canonical(source, domain, split):
+    """Yield (where, canonical row)."""
+    if isinstance(source, (list, tuple)):
+        raw, name = ((f"row {n}", n, row) for n, row in enumerate(source, 1)), "row"
+    elif is_hub(source):
+        raw, name = _hub(str(source), split), str(source)
+    else:
+        path = Path(source)
+        name, reader = path.stem, READERS.get(path.suffix.lower())
+        if not path.is_file():
+            state = "a folder, not a file" if path.is_dir() else "no such file"
+            raise ICFTError(f"{source}: {state}; give a {', '.join(READERS)} file, or owner/name on the Hub")
+        if reader is None:
+            raise ICFTError(f"{source}: a file of this kind is not read; give {', '.join(READERS)}")
+        raw = reader(path)
+    times = {}
+    for where, index, row in raw:
+        clean = normalise(row, where, f"{name}-{index}")
+        clean["domain"], clean["topic"] = clean["domain"] or domain, clean["topic"] or name
+        if "long_answer" in row:  # PubMedQA's conclusions: labelling functions read them, prompts never
+            clean["long_answer"] = str(row["long_answer"] or "")
+        if "qtype" in row and "focus" in row:  # MedQuAD numbers its rows anew in each institute
+            times[clean["id"]] = times.get(clean["id"], 0) + 1
+            clean["id"] += f"#{times[clean['id']]}" if times[clean["id"]] > 1 else ""
+        yield where, clean
+
+
+def read_ids(path):
+    """Ids from a JSON object or list, or one a line. Raises ICFTError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ICFTError(f"{path}: test ids cannot be read ({type(error).__name__}); give a text or JSON file"
+                        ) from None
+    try:
+        return set(map(str, json.loads(text)))
+    except (json.JSONDecodeError, TypeError):
+        return set(text.split())
+
+
+# --- readers: each yields (where, index, raw row)
+
+def read_jsonl(path):
+    with open(path, "rb") as file:  # bytes: only \n ends a line, so numbers agree with every editor
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield f"{path} line {number}", number, json.loads(line.decode("utf-8-sig"))
+                except json.JSONDecodeError as error:
+                    raise ICFTError(f"{path} line {number}: broken JSON ({error.msg}, column {error.colno}); "
+                                    f"mend that line") from None
+                except UnicodeDecodeError:
+                    raise ICFTError(f"{path} line {number}: not UTF-8; save the file as UTF-8") from None
+
+
+def _json(path):
+    """A list of rows, or PubMedQA's original release: {id: {QUESTION, CONTEXTS, LONG_ANSWER, ...}}."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        data = json.loads(text) if text.strip() else []
+    except json.JSONDecodeError as error:
+        raise ICFTError(f"{path} line {error.lineno}: broken JSON ({error.msg}, column {error.colno}); "
+                        f"mend that line") from None
+    except UnicodeDecodeError:
+        raise ICFTError(f"{path}: not UTF-8; save the file as UTF-8") from None
+    if isinstance(data, list):
+        yield from ((f"{path} item {number}", number, row) for number, row in enumerate(data, 1))
+    elif data and all(isinstance(row, dict) and "QUESTION" in row for row in data.values()):
+        for key, row in data.items():
+            yield f"{path} id {key}", key, {
+                "id": key, "question": row["QUESTION"], "context": "\n".join(row.get("CONTEXTS") or []),
+                "choices": ["yes", "no", "maybe"], "answer": row.get("final_decision"), "domain": "medical",
+                "topic": "pubmedqa", "long_answer": row.get("LONG_ANSWER")}
+    else:
+        raise ICFTError(f"{path}: neither a list of rows nor PubMedQA's release; write rows as .jsonl")
+
+
+def _csv(path):
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader, end = csv.DictReader(file, strict=True), 1
+            for row in reader:
+                start, end = end + 1, reader.line_num  # a quoted cell may run over several lines
+                if None in row:
+                    raise ICFTError(f"{path} line {start}: more cells than the header names; "
+                                    f"quote texts that hold commas")
+                yield f"{path} line {start}", start, row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ICFTError(f"{path}: not a UTF-8 CSV ({error}); save it again as CSV UTF-8") from None
+
+
+def _parquet(path):
+    try:
+        number = 0
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(BATCH):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path} row {number}", number, row
+    except pa.ArrowInvalid as error:
+        reason = str(error).splitlines()[0]
+        raise ICFTError(f"{path}: not a Parquet file ({reason}); write it again") from None
+
+
+def _hub(name, split):
+    repository, config, own_split = HUB_NAME.fullmatch(name).groups()
+    try:
+        if not os.environ.get("HF_HUB_OFFLINE"):  # ask once; without network load_dataset retries for long
+            from huggingface_hub import HfApi
+            HfApi().dataset_info(repository, timeout=10)
+        rows = load_dataset(repository, config, split=split or own_split or "train")
+    except Exception as error:  # its class depends on the HTTP library underneath
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ICFTError(f"{name}: no such file, and the Hub did not give it ({reason}); check the path, "
+                        f"the name and the network") from error
+    for number, row in enumerate(rows, 1):
+        yield f"{name} row {number}", number, row
+
+
+READERS = {".jsonl": read_jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}

@@ -1,0 +1,166 @@
+"""What every optimiser step runs, planned before the stage begins.
+
+The plan is a pure function of the stage, the settings and the seed: it can be looked at, counted, and run
+again to the same end after an interruption.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.data import Dataset
+
+from icft_lite.curriculum import Drawer, best
+from icft_lite.encoding import Encoded, join
+
+
+@dataclass
+class Step:
+    """Indices of the examples of one optimiser step."""
+
+    new: list = field(default_factory=list)
+    ring: list = field(default_factory=list)
+    """Also indices of new rows: the ring replays them."""
+    memory: list = field(default_factory=list)
+    """Indices of long-term memory entries."""
+
+
+@dataclass
+class Item:
+    """One example in its role, with what the losses need to know of it."""
+
+    encoded: Encoded
+    role: str
+    """`new`, `ring` or `memory`."""
+    token_weight: list
+    """Weight of each response in L_fine-tune [responses]."""
+    weak: str = ""
+    """`question`, `pair`, or "" for a row with one trusted response."""
+    posterior: list = field(default_factory=list)
+    states: torch.Tensor | None = None
+    """Teacher states of a memory row, [tokens, hidden]."""
+
+
+class _Bag:
+    """Endless draws in shuffled passes over range(n)."""
+
+    def __init__(self, n, *seed):
+        self.n, self.random, self.left = n, random.Random("/".join(map(str, seed))), []
+
+    def draw(self):
+        if not self.left:
+            self.left = self.random.sample(range(self.n), self.n)
+        return self.left.pop()
+
+
+def plan_stage(stage, new, topics, memory, stm, config, tokens, max_steps=0, seed=0):
+    """Plan a stage: steps of about `config.rows` rows until `tokens` non-padding tokens are planned.
+
+    stage: indices of new rows, easiest first; new: their encodings; memory: encodings of the long-term
+    memory; stm: a ShortTermMemory, which the plan fills and replays. Returns (steps, tokens planned)."""
+    drawer = Drawer(stage, topics, config.order, config.competence_start, seed)
+    bag = _Bag(len(memory), "memory", seed)
+    memory_rows = round(config.rows * config.memory_share) if memory else 0
+    ring_rows = round(config.rows * config.ring_share)
+    steps, used = [], 0
+    while used < tokens and not (max_steps and len(steps) >= max_steps):
+        step, ring_size, new_size = Step(), 0, 0
+        for i in stm.replay(ring_rows):
+            if ring_size < ring_rows:
+                step.ring.append(i)
+                ring_size += new[i].size
+        step.memory = [bag.draw() for _ in range(memory_rows)]
+        while new_size < config.rows - memory_rows - ring_size or not step.new:
+            step.new.append(drawer.draw(used / tokens))
+            new_size += new[step.new[-1]].size
+        for i in step.new:
+            stm.push(i)
+        used += sum(count(new[i]) for i in step.new + step.ring) + sum(count(memory[i]) for i in step.memory)
+        steps.append(step)
+    return steps, used
+
+
+def count(encoded):
+    """Non-padding tokens of an example, all its rows."""
+    return sum(map(len, encoded.rows))
+
+
+def new_item(row, encoded, role, soft=True):
+    """A new or ring row as an Item. soft=False: the likeliest label counts as certain."""
+    if not row["posterior"]:
+        weights = [1.0] if row["task"] == "response" else [float(i == row["label"]) for i in range(len(row["responses"]))]
+        weak = {"question": "question", "pair": "pair"}.get(row["task"], "")
+        return Item(encoded, role, [0.0, 0.0] if weak == "pair" else weights, weak, weights if weak else [1.0])
+    posterior = row["posterior"] if soft else [float(i == best(row)) for i in range(len(row["responses"]))]
+    pair = row["task"] == "pair"
+    return Item(encoded, role, [0.0, 0.0] if pair else posterior, row["task"], posterior)
+
+
+class StageBatches(Dataset):
+    """The micro-batches of a planned stage: `config.micro_batches` for each step, in order.
+
+    A step's examples are sorted by length and cut into micro-batches of about equal padded size. Every
+    micro-batch carries the denominators of its whole step, so cutting never changes the gradient."""
+
+    def __init__(self, steps, rows, encoded, entries, config, pad_id=0):
+        self.steps, self.rows, self.encoded, self.entries = steps, rows, encoded, entries
+        self.config, self.pad_id = config, pad_id
+
+    def __len__(self):
+        return len(self.steps) * self.config.micro_batches
+
+    def items(self, step):
+        """The Items of a step."""
+        entries = [self.entries[i] for i in step.memory]
+        return ([new_item(self.rows[i], self.encoded[i], "new") for i in step.new]
+                + [new_item(self.rows[i], self.encoded[i], "ring") for i in step.ring]
+                + [Item(e.encoded, "memory", [self.config.replay_weight], states=e.states, posterior=[1.0])
+                   for e in entries])
+
+    def __getitem__(self, index):
+        at, part = divmod(index, self.config.micro_batches)
+        items = self.items(self.steps[at])
+        return collate(split(items, self.config.micro_batches)[part], denominators(items), self.pad_id)
+
+
+def denominators(items):
+    """What each loss of a step is divided by: token weights, weak examples, memory tokens."""
+    return dict(fine_tune=sum(item.token_weight[s] for item in items for _, _, _, s in item.encoded.tokens),
+                task=float(sum(bool(item.weak) for item in items)),
+                consistency=float(sum(len(item.states) for item in items if item.states is not None)))
+
+
+def split(items, parts):
+    """Cut items, shortest first, into `parts` lists of about equal tokens (fewer items: some are empty)."""
+    items = sorted(items, key=lambda item: item.encoded.length)
+    total, out, used = sum(item.encoded.length * item.encoded.size for item in items), [[] for _ in range(parts)], 0
+    for item in items:
+        out[min(parts - 1, int(parts * used / total))].append(item)
+        used += item.encoded.length * item.encoded.size
+    return out
+
+
+def collate(items, denominator, pad_id=0):
+    """Join items into the batch that `losses.icft_losses` reads. `denominator`: of the whole step."""
+    if not items:
+        return dict(empty=True)
+    batch = join([item.encoded for item in items], pad_id)
+    weight, teacher_token, states, scored, start = [], [], [], [], 0
+    for item in items:
+        weight += [item.token_weight[s] for _, _, _, s in item.encoded.tokens]
+        mine = list(range(start, start + len(item.encoded.tokens)))
+        if item.states is not None:
+            teacher_token += mine
+            states.append(item.states)
+        if item.weak or any(item.token_weight):
+            scored += mine
+        start += len(mine)
+    batch.update(
+        token_weight=torch.tensor(weight, dtype=torch.float32),
+        posterior=torch.tensor([p for item in items for p in item.posterior], dtype=torch.float32),
+        weak_question=torch.tensor([i for i, item in enumerate(items) if item.weak == "question"], dtype=torch.long),
+        weak_pair=torch.tensor([i for i, item in enumerate(items) if item.weak == "pair"], dtype=torch.long),
+        scored=torch.tensor(scored, dtype=torch.long),
+        teacher_token=torch.tensor(teacher_token, dtype=torch.long),
+        teacher=torch.cat(states) if states else torch.zeros(0, 1), denominators=denominator)
+    return batch

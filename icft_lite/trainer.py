@@ -1,0 +1,125 @@
+"""ICFTTrainer: one stage of the method, as a transformers.Trainer. `run.train_icft` strings the stages together."""
+
+import math
+
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from icft_lite.config import ICFTError
+from icft_lite.losses import icft_losses
+from icft_lite.memory import average_step
+from icft_lite.model import adapter_tensors, hardware, head_weight, hidden_states
+
+LOSSES = ("consistency", "task", "fine_tune")
+
+
+class ICFTTrainer(Trainer):
+    """A transformers.Trainer for one stage of ICFT.
+
+    model: a PeftModel with adapters `fast` and `slow` (`model.add_adapters`); batches: StageBatches; config:
+    ICFTConfig. After `train()`, `history` has one dict a step: each loss, the total, and now and then each
+    loss's gradient norm. Raises ICFTError for `modules_to_save`, and if the first step moves nothing."""
+
+    # compute_loss divides by the whole step's own counts, so Trainer must not divide by the accumulation again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, model, batches, config, output_dir=None, progress=None, norms_every=25, **kwargs):
+        for name, settings in model.peft_config.items():
+            if settings.modules_to_save:
+                raise ICFTError(f"adapter {name}: modules_to_save is not supported: a trained head would drift "
+                                f"from the frozen one that the teacher's states are read through")
+        hw = hardware()
+        on_gpu = hw["device"] == "cuda"
+        steps = len(batches) // config.micro_batches
+        args = TrainingArguments(
+            output_dir=str(output_dir or "runs/stage"), per_device_train_batch_size=1, num_train_epochs=1,
+            gradient_accumulation_steps=config.micro_batches, learning_rate=config.learning_rate,
+            weight_decay=0.0, max_grad_norm=1.0,
+            optim="adamw_torch_fused" if on_gpu else "adamw_torch", logging_strategy="no", save_strategy="no",
+            report_to="none", disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
+            use_cpu=not on_gpu, bf16=on_gpu and hw["dtype"] == "bfloat16", fp16=on_gpu and hw["dtype"] == "float16",
+            seed=config.seed)
+        super().__init__(model=model, args=args, train_dataset=batches, data_collator=lambda items: items[0], **kwargs)
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+        self.config, self.history, self.norms_every = config, [], norms_every
+        self.head = head_weight(model)
+        self.trainable, self.slow = adapter_tensors(model, "fast"), adapter_tensors(model, "slow")
+        self._open = None
+        self.add_callback(_StageCallback(self, steps, progress))
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """Linear warm-up, then cosine to a tenth. (The library's warm-up spends the first step at rate 0.)"""
+        warmup = max(1, round(self.config.warmup * num_training_steps))
+
+        def rate(step):
+            progress = max(0, step - warmup) / max(1, num_training_steps - warmup)
+            return min(1.0, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * min(1.0, progress)))
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
+        return self.lr_scheduler
+
+    def _get_train_sampler(self, *args, **kwargs):
+        return SequentialSampler(self.train_dataset)  # the order is the plan's
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """L_total of one micro-batch, its losses kept for the log under their own names."""
+        record = self._record()
+        if "empty" in inputs:
+            return sum(tensor.sum() for tensor in self.trainable) * 0.0
+        hidden = hidden_states(model, inputs)
+        losses = icft_losses(hidden, self.head, inputs, inputs["denominators"], self.config.temperature,
+                             self.config.pair_beta)
+        weighted = {name: getattr(self.config, f"{name}_weight") * losses[name] for name in LOSSES}
+        total = sum(weighted.values())
+        for name in LOSSES:
+            record[name] = record.get(name, 0) + losses[name].detach()
+        record["total"] = record.get("total", 0) + total.detach()
+        if self.state.global_step % self.norms_every == 0:
+            for name in LOSSES:
+                grads = torch.autograd.grad(weighted[name], self.trainable, retain_graph=True)
+                kept = record.setdefault("gradients", {}).get(name)
+                record["gradients"][name] = grads if kept is None else torch._foreach_add(kept, grads)
+        return (total, hidden) if return_outputs else total
+
+    def _record(self):
+        if self._open is None:
+            self._open = {}
+        return self._open
+
+    def close_step(self):
+        """Finish the log record of an optimiser step (called by the callback)."""
+        record, self._open = self._open, None
+        if "gradients" in record:
+            record["norms"] = {name: float(torch.stack(torch._foreach_norm(grads)).norm())
+                               for name, grads in record.pop("gradients").items()}
+        self.history.append({key: value if key == "norms" else float(value) for key, value in record.items()})
+        return self.history[-1]
+
+
+class _StageCallback(TrainerCallback):
+    """After each step: move the slow adapter, close the log record, show progress."""
+
+    def __init__(self, trainer, steps, progress):
+        self.trainer, self.progress = trainer, progress
+        self.decay = trainer.config.ema_decay or max(0.0, 1 - 10 / max(steps, 1))
+        self.before = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.before = [tensor.detach().clone() for tensor in self.trainer.trainable]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        if self.before is not None:
+            if all(torch.equal(a, b) for a, b in zip(self.before, trainer.trainable)):
+                raise ICFTError("training: the first step moved no weight of the fast adapter; is it active and "
+                                "trainable (icft_lite.model.activate), and is any loss weight above 0?")
+            self.before = None
+        average_step(trainer.slow, trainer.trainable, state.global_step - 1, self.decay)
+        record = trainer.close_step()
+        if self.progress is not None:
+            self.progress.update(1)
+            self.progress.set_postfix({name: f"{record[name]:.3f}" for name in LOSSES if name in record},
+                                      refresh=False)

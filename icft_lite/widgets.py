@@ -1,0 +1,92 @@
+"""Notebook front ends, from core ipywidgets alone (what versions 7.7 and 8 have in common).
+
+Everything a person types or a model says is escaped before it is shown. Each panel has a static table beside
+it, for places where widgets do not run: a page on GitHub, a PDF, a test.
+"""
+
+import html
+
+import ipywidgets as widgets
+from IPython.display import HTML
+
+from icft_lite.config import ICFTError
+
+KEPT = 5
+"""Questions a panel goes on showing, the newest first."""
+CELL = "padding: 4px 12px; text-align: left; vertical-align: top; white-space: pre-wrap"
+
+
+def ask_table(models, questions):
+    """Every model's answer to every question, side by side: an IPython.display.HTML (its `data` is the text).
+
+    models: {name: callable(question) -> str}; questions: list of str. Raises ICFTError without models."""
+    _check(models)
+    return HTML(_table(models, [(question, _answers(models, question)) for question in questions]))
+
+
+def ask_panel(models, examples=()):
+    """A panel that asks several models one question: a field, a list of examples, a button, and the answers.
+
+    Enter asks, as the button does; so does choosing an example. models: {name: callable(question) -> str};
+    examples: list of str. Returns a VBox with children (examples, (question, button), answers). What a model
+    refuses with ICFTError is shown in its place. Raises ICFTError without models."""
+    _check(models)
+    wide = widgets.Layout(width="auto", max_width="800px")
+    choice = widgets.Dropdown(options=[("choose one …", ""), *((text, text) for text in examples)], value="",
+                              description="Examples", layout=wide)
+    # Without continuous updates the value changes on Enter or when the field is left, not letter by letter.
+    question = widgets.Text(value="", placeholder="type a question and press Enter", description="Question",
+                            continuous_update=False, layout=widgets.Layout(flex="1 1 auto", width="auto"))
+    button = widgets.Button(description="Ask", tooltip="ask every model this question")
+    answers = widgets.HTML(value=_table(models, []))
+    asked = []
+
+    def ask(_=None):
+        text = question.value.strip()
+        if not text or asked and asked[0][0] == text:  # leaving the field asked already; the click follows
+            return
+        if choice.value != text:
+            choice.value = ""
+        button.disabled = True
+        try:
+            asked.insert(0, (text, _answers(models, text)))
+        finally:
+            button.disabled = False
+        answers.value = _table(models, asked[:KEPT])
+
+    def choose(change):
+        if change["new"]:
+            question.value = change["new"]
+
+    question.observe(ask, "value")
+    choice.observe(choose, "value")
+    button.on_click(ask)
+    return widgets.VBox([choice, widgets.HBox([question, button], layout=wide), answers])
+
+
+def _check(models):
+    if not models:
+        raise ICFTError("models: there is none to ask; give {name: callable}")
+
+
+def _answers(models, question):
+    return [_answer(model, question) for model in models.values()]
+
+
+def _answer(model, question):
+    try:
+        return str(model(question))
+    except ICFTError as error:  # too long a question, say: the panel says so and stays alive
+        return f"({error})"
+
+
+def _table(models, asked):
+    """asked: [(question, [answer of each model])] → HTML. No colours of its own: themes are light or dark."""
+    lines = [_line("th", ["question", *models], ' scope="col"')]
+    lines += [_line("td", [question, *answers]) for question, answers in asked]
+    return f'<table role="status">{"".join(lines)}</table>'
+
+
+def _line(tag, cells, more=""):
+    cells = [f'<{tag} style="{CELL}"{more}>{html.escape(cell)}</{tag}>' for cell in cells]
+    return f"<tr>{''.join(cells)}</tr>"

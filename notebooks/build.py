@@ -1,0 +1,95 @@
+"""Build the lessons: notebooks/src/NN_topic.py (jupytext py:percent) -> notebooks/NN_topic.ipynb, executed.
+
+    python notebooks/build.py               # all lessons
+    python notebooks/build.py 00            # those whose name starts with 00
+    python notebooks/build.py --no-run 00   # without running: keeps no outputs
+
+One way only, source to notebook. The same source gives the same cell ids, so that a diff shows what changed.
+What lessons have in common is written once, and put in place of its mark:
+
+    {{badge}}       the Colab badge, from the repository's address in pyproject.toml
+    {{budget}}      the minutes and memory that the source's header declares (`lesson:`)
+    # {{setup}}     the set-up cell, src/setup.py
+"""
+
+import argparse
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).parent
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REPOSITORY = PROJECT["urls"]["Repository"]
+
+
+def marks(name, lesson):
+    """{mark: text} for the lesson `name`, whose header declares `lesson`. The marks may hold one another."""
+    path = REPOSITORY.removeprefix("https://github.com/")
+    badge = "https://colab.research.google.com/assets/colab-badge.svg"
+    minutes, memory = lesson["minutes"], lesson["peak_gib"]
+    devices = {"cpu": "two CPU cores", "t4": "T4 GPU"}
+    titles = [devices[key] + (", predicted" if key in lesson["predicted"] else "") for key in devices]
+    table = [["", *titles], ["---"] * 3, ["minutes, at most", *(minutes[key] for key in devices)],
+             ["peak memory, at most", *(f"{memory[key]} GiB" for key in devices)]]
+    return {"# {{setup}}": (HERE / "src" / "setup.py").read_text(encoding="utf-8").strip(),
+            "{{badge}}": f"[![Open in Colab]({badge})](https://colab.research.google.com/github/{path}"
+                         f"/blob/main/notebooks/{name}.ipynb)",
+            "{{budget}}": "\n".join(f"| {' | '.join(map(str, row))} |" for row in table),
+            "{{repository}}": REPOSITORY}
+
+
+def read(source):
+    """The notebook of one source, marks filled in, without outputs. Raises ValueError for an unknown mark."""
+    notebook = jupytext.read(source)
+    lesson = notebook.metadata["lesson"]
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": KERNEL, "language_info": {"name": "python"}, "lesson": lesson})
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    times = {}
+    for cell in notebook.cells:
+        for mark, text in marks(source.stem, lesson).items():
+            cell.source = cell.source.replace(mark, text)
+        if unknown := re.search(r"\{\{\w+\}\}", cell.source):
+            raise ValueError(f"{source.name}: {unknown[0]} is no mark")
+        key = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
+        times[key] = times.get(key, 0) + 1
+        cell.id = key if times[key] == 1 else f"{key}-{times[key]}"
+    return notebook
+
+
+def build(source, run=True):
+    """Write the notebook of one source; returns its path. Raises nbclient's CellExecutionError."""
+    notebook = read(source)
+    if run:
+        NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False,
+                       store_widget_state=False, resources={"metadata": {"path": str(HERE)}}).execute()
+        notebook.metadata.pop("widgets", None)  # GitHub refuses widgets without their state
+        notebook.metadata["language_info"] = {"name": "python"}
+        for cell in notebook.cells:  # a widget without its state shows nothing, and its ids are random
+            if "outputs" in cell:
+                cell.outputs = [output for output in cell.outputs if
+                                "application/vnd.jupyter.widget-view+json" not in output.get("data", {})]
+    target = HERE / f"{source.stem}.ipynb"
+    nbformat.validate(notebook)
+    target.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    return target
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="starts of lesson names; default: all")
+    parser.add_argument("--no-run", action="store_true")
+    args = parser.parse_args()
+    for source in sorted((HERE / "src").glob("[0-9]*.py")):
+        if not args.names or source.stem.startswith(tuple(args.names)):
+            print(build(source, run=not args.no_run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,501 @@
+# ---
+# jupyter:
+#   lesson:
+#     minutes: {cpu: 5, t4: 4}
+#     peak_gib: {cpu: 3, t4: 2}
+#     predicted: [t4]
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# {{badge}}
+#
+# # 00 · Start here
+#
+# A small language model studies medicine for two minutes. Trained the plain way, it forgets what it knew
+# before. Trained with **ICFT** (incremental curriculum-based fine-tuning) it learns medicine and keeps the
+# rest. You run both, and judge for yourself.
+
+# %% [markdown]
+# **You will be able to**
+#
+# - show that fine-tuning makes a model forget, and say how much;
+# - name the parts of ICFT and what each is for;
+# - read the tables and figures that every run leaves behind;
+# - ask three models the same question, side by side.
+#
+# **You need** some Python. The model and the samples come with the package; nothing else is downloaded.
+
+# %% [markdown]
+# {{budget}}
+#
+# Run the cells from top to bottom (Shift+Enter). Where the text says **predict**, write down a guess before
+# you run the next cell: being wrong is how one learns here.
+
+# %% [markdown]
+# **What this is not.** ICFT comes from [*Generalization of Medical Large Language Models through
+# Cross-Domain Weak Supervision*](https://arxiv.org/abs/2502.00832). Only its abstract and its loss are
+# public in enough detail to build from, so every definition below is *our reading*. This is teaching
+# material: **not medical advice**, and no model trained here is fit to give any.
+
+# %% [markdown]
+# ## Set-up
+#
+# On Colab the next cell installs the package and what it needs, and leaves torch and numpy as they are.
+# Where the package is there already, it does nothing.
+
+# %%
+# {{setup}}
+
+# %%
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Image
+
+from icft_lite import apply_lfs, evaluate_suite, load_base, sample_bundle, train_icft
+from icft_lite.encoding import Encoder
+from icft_lite.evaluate import ask, mean_score, option_scores
+from icft_lite.experiment import DEMO_TOKENS, summarise
+from icft_lite.figures import comparison_figure, forgetting_figure, losses_figure, png
+from icft_lite.labelers import sample_lfs
+from icft_lite.metrics import retention
+from icft_lite.model import load_run
+from icft_lite.weak import ABSTAIN, label_pool, lf_analysis
+from icft_lite.widgets import ask_panel, ask_table
+
+runs = Path(tempfile.mkdtemp())
+
+# %% [markdown]
+# ## 1 · What the model knows
+#
+# A **language model** continues text: it is given a *prompt* and writes a *response*, one word piece
+# (**token**) at a time. Ours, the **base**, has 2 million parameters; models you chat with have a thousand
+# times more. It was taught a small general world, and has met medical words without learning what they
+# mean.
+
+# %%
+base, tokenizer = load_base()
+data = sample_bundle()
+
+# %% [markdown]
+# The samples are tables of short examples, one a row. Here is a general question: the options are its
+# possible responses, and the **label** says which one is right.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+row = data.general_test[0]
+print(row["prompt"])
+print(row["responses"], "label:", row["label"])
+
+# %% [markdown]
+# Four kinds of rows matter today:
+#
+# | rows | what they are |
+# |---|---|
+# | general test | questions about the general world; never trained on |
+# | trusted | medical prompts, each with a response that a person checked |
+# | pool | medical questions **without** answers (label −1) |
+# | medical test | medical questions, for scoring only |
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for name in ("general_test", "trusted", "pool", "test"):
+    rows = getattr(data, name)
+    print(f"{name:13} {len(rows):5} rows, for example: {rows[0]['prompt']}")
+
+# %% [markdown]
+# **Predict.** Four questions follow: two general, two medical. Which will the base get right?
+
+# %%
+general = ["What is the name of the capital city of Bhutan?", "What is the plural of fox?"]
+medical = ["What does the medical term nephromegaly mean?", "Which class of drug is atenolol?"]
+ask_table({"the base": partial(ask, base, tokenizer)}, general + medical)
+
+# %% [markdown]
+# Two questions prove little, so we score many. A response counts only if the model writes it exactly
+# (**exact match**). The score is the mean over topics, from 0 to 1.
+
+# %%
+before = evaluate_suite(base, tokenizer, {"general": data.general_test, "medical": data.test})
+{name: round(scores["qa"]["value"], 3) for name, scores in before.items()}
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("more than 8 of 10 general questions right:", before["general"]["qa"]["value"] > 0.8)
+print("fewer than 1 of 10 medical questions right:", before["medical"]["qa"]["value"] < 0.1)
+
+# %% [markdown]
+# ## 2 · Labels that nobody wrote
+#
+# Experts' answers are rare; questions are plenty. **Weak supervision** lets small programs, **labelling
+# functions**, vote on the pool. Each reads a row and returns the index of a response, or `ABSTAIN` (−1)
+# when it has nothing to say. Some know word endings, some look into tables with gaps and errors, three are
+# bad on purpose.
+
+# %%
+encoder = Encoder(tokenizer)
+pool = [dict(row) for row in data.pool]
+for row, scores in zip(pool, option_scores(base, pool, encoder)):
+    row["base_scores"] = scores.tolist()  # the base may vote as well
+lfs = sample_lfs()
+votes = apply_lfs(lfs, pool)
+
+# %% [markdown]
+# `votes` has a line for each row and a column for each function. *Coverage* is the share of rows a function
+# votes on. *Accuracy* needs the true answers: we hold them in a separate file, to judge with, and training
+# never sees them.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+gold = [data.pool_gold[row["id"]] for row in pool]
+table = lf_analysis(votes, lfs, gold)[["source", "coverage", "accuracy"]]
+table.drop("base_choice").round(2)
+
+# %% [markdown]
+# How to join the votes? **Majority vote** counts heads. A **label model** (Dawid and Skene, 1979) first
+# estimates how reliable each function is, from agreements alone, then weighs its votes. Either gives a
+# **posterior**: for each response, the probability that it is right.
+#
+# **Predict.** Which is right more often, and on which kind of row do they differ?
+
+# %%
+majority, by_majority = label_pool(pool, votes, "majority_vote", lfs, data.pool_gold)
+posteriors, by_model = label_pool(pool, votes, "dawid_skene", lfs, data.pool_gold)
+print(f"right: majority vote {by_majority['accuracy']:.3f}, label model {by_model['accuracy']:.3f}")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("the label model is right more often:", by_model["accuracy"] > by_majority["accuracy"])
+print("it is right more than 9 times in 10:", by_model["accuracy"] > 0.9)
+
+# %% [markdown]
+# They differ where unreliable functions outnumber reliable ones. Here is the first such row. The label
+# model has learned whom to trust, though nobody told it.
+
+# %%
+i = next(i for i, p in enumerate(majority) if p[gold[i]] < max(p) and posteriors[i][gold[i]] > 0.9)
+print(pool[i]["prompt"])
+columns = {"votes": [int((votes[i] == k).sum()) for k in range(len(majority[i]))],
+           "majority vote": majority[i], "label model": posteriors[i],
+           "right": [k == gold[i] for k in range(len(majority[i]))]}
+pd.DataFrame(columns, index=pool[i]["responses"]).round(2)
+
+# %% [markdown]
+# ## 3 · Training the plain way
+#
+# **Fine-tuning** shows a model examples and changes its numbers, step by step, so that the wanted response
+# becomes likelier. We freeze the base, hold it in 4 bits a number, and train a small addition to it, a
+# **LoRA adapter**. The two together are called **QLoRA**.
+
+# %% [markdown]
+# Plain QLoRA trains on the trusted rows and on the pool, each pool row with its likeliest label, all mixed.
+# ICFT will get just as many training tokens.
+#
+# **Predict.** What will be left of the general score afterwards?
+
+# %%
+plain = train_icft(dict(method="qlora", tokens=DEMO_TOKENS), runs / "qlora", data)
+
+# %%
+theirs = summarise(plain)
+print(f"medical questions after: {theirs['medical']:.2f}")
+print(f"general questions before: {theirs['base_general']:.2f}, after: {theirs['general']:.2f}")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("more than 8 of 10 medical questions right:", theirs["medical"] > 0.8)
+print("less than 6 tenths of the general score kept:", theirs["retention"] < 0.6)
+
+# %% [markdown]
+# It has learned medicine and lost much of the rest. This is **catastrophic forgetting**: nothing asked the
+# model to keep what it was not shown. **Retention** says how bad it is: the general score after, divided by
+# the score before. 1 means that nothing is lost.
+
+# %% [markdown]
+# ## 4 · Training with ICFT
+#
+# **A curriculum.** Medical rows come in three stages: easy (word parts, anatomy), middle (drugs, organisms,
+# normal ranges), hard (patients). Within a stage the easiest rows come first. How sure the label model is
+# of a row counts towards how easy it is.
+
+# %% [markdown]
+# **Two memories.** The *short-term memory* is a fast adapter, trained as usual, and the rows it met last.
+# The *long-term memory* is a slow adapter, which follows the fast one as a moving average, and a store of
+# examples: general ones from the start, medical ones **promoted** from the short-term memory. Every step
+# trains on new rows and on remembered ones.
+
+# %% [markdown]
+# **Three losses.** A loss is a number that training makes small. Here it is a sum of three:
+#
+# - L_fine-tune: imitate the responses;
+# - L_task: agree with the weak labels, as far as they are sure;
+# - L_consistency: on remembered rows, say what the *teacher* would say. It is the long-term memory or the
+#   base, whichever knows the row better.
+
+# %% [markdown]
+# **Consolidation.** At a stage's end the slow adapter moves from where it stood before the stage (point 0)
+# towards where it is now (point 1). It takes the point with the best medical score among those that keep
+# the general score within 0.02 of the base's. Validation questions decide, never the test's.
+
+# %% [markdown]
+# **Predict.** Much of ICFT's training goes to remembered rows. Will it learn less medicine than plain
+# QLoRA?
+
+# %%
+icft = train_icft(dict(method="icft", tokens=DEMO_TOKENS), runs / "icft", data)
+
+# %% [markdown]
+# ## 5 · Before and after
+#
+# All three models on the same test questions. None of these is among the training rows, and what the
+# general ones ask about is not in the memory.
+
+# %%
+ours = summarise(icft)
+start = dict(medical=before["medical"]["qa"]["value"], general=theirs["base_general"], retention=1.0)
+table = pd.DataFrame([start, theirs, ours], index=["base", "plain QLoRA", "ICFT"])
+table[["medical", "general", "retention"]].round(2)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("equal training tokens, to 2 %:", abs(ours["tokens"] / theirs["tokens"] - 1) < 0.02)
+print("ICFT learned medicine, more than 8 of 10 right:", ours["medical"] > 0.8)
+print("ICFT kept more than 8 tenths:", ours["retention"] > 0.8)
+print("ICFT kept more than plain QLoRA:", ours["retention"] > theirs["retention"] + 0.2)
+
+# %% [markdown]
+# The best place in this figure is the upper right corner: everything learned, nothing lost. The star is the
+# base, which has lost nothing because it learned nothing. One run each; `make demo SEEDS=3` shows how much
+# chance plays in.
+
+# %%
+runs_beside = {"methods": {"icft": ours, "qlora": theirs}, "base": start, "seeds": [0]}
+Image(png(comparison_figure(runs_beside)), width=640)
+
+# %% [markdown]
+# The same, stage by stage. In plain QLoRA's run the blue line, general questions, falls; "stage" only means
+# a third of the training there, since all rows are mixed.
+
+# %%
+Image(png(forgetting_figure(plain)), width=640)
+
+# %% [markdown]
+# In ICFT's run it should stay at the dashed line, the base's score, while each level of medicine rises in
+# its stage.
+
+# %%
+Image(png(forgetting_figure(icft)), width=640)
+
+# %% [markdown]
+# ## 6 · What happened inside
+#
+# Each stage promoted rows into the long-term memory, and consolidation chose a point. `teacher` is the
+# share of remembered rows that the long-term memory taught; the base taught the others.
+
+# %%
+stages = pd.DataFrame(icft["stages"]).set_index("name")
+stages["point"] = [point["alpha"] for point in stages["consolidation"]]
+stages["teacher"] = [round(share["memory"], 2) for share in stages["teacher_share"]]
+stages[["new_rows", "promoted", "evicted", "memory_rows", "teacher", "point"]]
+
+# %% [markdown]
+# These are the points that consolidation tried after the last stage, scored on validation questions.
+# Further along the line there is more medicine and, in general, more forgetting.
+
+# %%
+points = icft["stages"][-1]["consolidation"]["points"]
+floor = mean_score(icft["validation"]["before"]["general"]) - icft["config"]["epsilon"]
+print(f"least general score allowed: {floor:.3f}")
+pd.DataFrame(points)[["alpha", "general", "medical"]].round(3)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("rows were promoted in every stage:", bool((stages["promoted"] > 0).all()))
+print("first teacher is the base alone:", stages["teacher"].iloc[0] == 0)
+
+# %% [markdown]
+# The report logs each loss under its own name. **Predict**: does the total equal the sum of the three, at
+# every step?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+losses = pd.DataFrame(icft["losses"])
+gap = losses["total"] - losses[["consistency", "task", "fine_tune"]].sum(axis=1)
+print("total = consistency + task + fine-tune:", bool(gap.abs().max() < 1e-3))
+
+# %%
+Image(png(losses_figure(icft)), width=640)
+
+# %% [markdown]
+# ## 7 · Ask them yourself
+#
+# A run's folder holds its adapter, in peft's own format. We load both beside the bare base. First the
+# questions from above, and a patient, in a table that stays readable where widgets do not work.
+
+# %%
+models = {"base": partial(ask, base, tokenizer),
+          "plain QLoRA": partial(ask, *load_run(runs / "qlora")),
+          "ICFT": partial(ask, *load_run(runs / "icft"))}
+patient = next(row["prompt"] for row in data.test if row["topic"] == "reply")
+ask_table(models, [*general, *medical, patient])
+
+# %% [markdown]
+# Now you: choose an example or type a question, and press Enter. Short and plain questions work best;
+# outside its small world the model makes things up, and so do large ones. **Never take its word on
+# health.**
+
+# %%
+examples = [rows[i]["prompt"] for rows in (data.general_test, data.test) for i in range(0, 600, 60)]
+ask_panel(models, examples)
+
+# %% [markdown]
+# ## What was shown
+#
+# - Labels without an annotator: voting functions, weighed by a label model, came close to the truth.
+# - Plain fine-tuning learned medicine and forgot much of the general world.
+# - ICFT, with equal training tokens, learned it and kept most.
+# - Which part did what is the question of later lessons; `make demo SEEDS=3` runs each method without a
+#   part.
+
+# %% [markdown]
+# ## Exercises
+#
+# Put your own code in place of `...` and run the cell: it says at once whether it is right. Hints and
+# solutions are folded below each.
+#
+# ### 1 · Retention by hand (easy, 3 minutes)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def kept(before, after):
+    """The share of the score that is left: 1.0 if nothing is lost."""
+    return ...
+
+
+answer = kept(0.8, 0.6)
+if answer is ...:
+    print("Your turn.")
+elif abs(answer - retention(0.8, 0.6)) < 1e-9:
+    print("Right.")
+else:
+    print(f"Not yet: 0.8 before and 0.6 after gave {answer}.")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Losing nothing, 0.8 before and 0.8 after, must give 1.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def kept(before, after):
+#     return after / before
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### 2 · Your own labelling function (easy, 8 minutes)
+#
+# Medical terms in *-itis* mean an inflammation. Write a function that votes for the response that starts
+# with "inflammation", and abstains on every row whose prompt has no word in *-itis*.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def itis(row):
+    """row: a dict with "prompt" (str) and "responses" (list of str). Returns an index, or ABSTAIN."""
+    return ...
+
+
+mine = [itis(row) for row in pool]
+hits = [vote == truth for vote, truth in zip(mine, gold) if vote != ABSTAIN]
+if ... in mine:
+    print("Your turn.")
+elif len(hits) >= 5 and sum(hits) >= 0.9 * len(hits):
+    print("Right.")
+else:
+    print(f"Not yet: it votes on {len(hits)} rows and is right on {sum(hits)}.")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `"itis" in row["prompt"]` finds the rows; `enumerate(row["responses"])` gives each response with its
+# index.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def itis(row):
+#     if "itis" in row["prompt"]:
+#         for index, text in enumerate(row["responses"]):
+#             if text.startswith("inflammation"):
+#                 return index
+#     return ABSTAIN
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### 3 · Choose the point (middle, 10 minutes)
+#
+# Write consolidation's rule. Your function must choose the same point as the run did, in each of its
+# stages.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def choose(points, floor):
+    """points: dicts with "alpha", "general" and "medical". Of those whose general score is at least
+    `floor`, the alpha of the best medical score (of equals, the better general one); 0.0 if none is."""
+    return ...
+
+
+records = [stage["consolidation"] for stage in icft["stages"]]
+wanted = [record["alpha"] for record in records] + [0.0]
+answers = [choose(record["points"], floor) for record in records] + [choose(points, floor=1.1)]
+if ... in answers:
+    print("Your turn.")
+else:
+    print("Right." if answers == wanted else f"Not yet: {answers}, but the run chose {wanted}.")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# First keep the allowed points in a list; if it is empty, return 0.0. `max(…, key=…)` compares tuples from
+# the left.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def choose(points, floor):
+#     allowed = [point for point in points if point["general"] >= floor]
+#     if not allowed:
+#         return 0.0
+#     return max(allowed, key=lambda point: (point["medical"], point["general"]))["alpha"]
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ## Further reading
+#
+# - [The paper](https://arxiv.org/abs/2502.00832) (Long, Gonzalez and Fuller, 2025): the idea and the loss;
+#   short on definitions.
+# - [QLoRA](https://arxiv.org/abs/2305.14314) (Dettmers and others, 2023): how 4 bits are enough; read
+#   section 3.
+# - [Snorkel](https://arxiv.org/abs/1711.10160) (Ratner and others, 2017): labelling functions in practice.
+# - [LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673) (Biderman and others, 2024):
+#   careful measurements of what we saw in section 3.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+peak = icft["cost"]["peak_memory_bytes"] / 2**30
+print("within the memory declared at the top:", peak < 3)

@@ -1,0 +1,189 @@
+"""The losses: closed forms, agreement with plain torch, and what must never change them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from icft_lite import losses
+from icft_lite.encoding import Encoded
+from icft_lite.losses import icft_losses, pair_loss, question_loss, token_kl, token_logprobs
+from icft_lite.schedule import Item, collate, denominators, split
+
+VOCAB, HIDDEN = 50, 16
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def random_states(n):
+    return torch.randn(n, HIDDEN, requires_grad=True), torch.randn(VOCAB, HIDDEN)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1024])
+def test_token_logprobs_equal_log_softmax_in_value_and_gradient(monkeypatch, chunk):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    hidden, weight = random_states(7)
+    target, upstream = torch.randint(0, VOCAB, (7,)), torch.randn(7)
+    ours = token_logprobs(hidden, weight, target)
+    (gradient,) = torch.autograd.grad(ours @ upstream, hidden)
+    plain = (hidden @ weight.T).log_softmax(-1).gather(1, target[:, None]).squeeze(1)
+    (expected,) = torch.autograd.grad(plain @ upstream, hidden)
+    torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_token_kl_equals_the_naive_formula(monkeypatch, temperature):
+    monkeypatch.setattr(losses, "CHUNK", 3)
+    hidden, weight = random_states(7)
+    teacher, upstream = torch.randn(7, HIDDEN), torch.randn(7)
+    ours = token_kl(hidden, teacher, weight, temperature)
+    (gradient,) = torch.autograd.grad(ours @ upstream, hidden)
+    student = F.log_softmax(hidden @ weight.T / temperature, -1)
+    target = F.log_softmax(teacher @ weight.T / temperature, -1)
+    naive = temperature**2 * F.kl_div(student, target, log_target=True, reduction="none").sum(-1)
+    (expected,) = torch.autograd.grad(naive @ upstream, hidden)
+    torch.testing.assert_close(ours, naive, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_kl_to_itself_is_zero_with_zero_gradient():
+    hidden, weight = random_states(5)
+    kl = token_kl(hidden, hidden.detach().clone(), weight)
+    kl.sum().backward()
+    assert kl.abs().max() < 1e-6 and hidden.grad.abs().max() < 1e-6
+
+
+def test_one_hot_posteriors_are_the_ordinary_losses():
+    scores, gold = torch.randn(6, 4), torch.randint(0, 4, (6,))
+    mask = torch.ones(6, 4, dtype=torch.bool)
+    assert torch.isclose(question_loss(scores, F.one_hot(gold, 4).float(), mask),
+                         F.cross_entropy(scores, gold, reduction="sum"))
+    a, b = torch.randn(6), torch.randn(6)
+    assert torch.isclose(pair_loss(a, b, torch.ones(6), beta=2.0), -F.logsigmoid(2 * (a - b)).sum())
+    assert torch.isclose(pair_loss(a, b, torch.zeros(6), beta=2.0), -F.logsigmoid(2 * (b - a)).sum())
+
+
+def test_options_that_do_not_exist_do_not_count():
+    scores, posterior = torch.tensor([[1.0, 2.0, 99.0]]), torch.tensor([[0.3, 0.7, 0.0]])
+    mask = torch.tensor([[True, True, False]])
+    short = question_loss(scores[:, :2], posterior[:, :2], mask[:, :2])
+    assert torch.isclose(question_loss(scores, posterior, mask), short)
+
+
+# ---------------------------------------------------------------- the joined batch
+
+def example(lengths, prompt=4):
+    """Responses of the given lengths after a prompt of random tokens."""
+    rows, tokens = [], []
+    for r, length in enumerate(lengths):
+        rows.append(torch.randint(1, VOCAB, (prompt + length,)).tolist())
+        tokens += [(r, prompt - 1 + i, rows[r][prompt + i], r) for i in range(length)]
+    return Encoded(rows, tokens, len(lengths))
+
+
+def mixed_items(replay=0.5):
+    trusted = [Item(example([n]), "new", [1.0], posterior=[1.0]) for n in (3, 6, 2, 9)]
+    weak = [Item(example([2, 5, 3]), "new", [0.2, 0.7, 0.1], "question", [0.2, 0.7, 0.1]),
+            Item(example([1, 1]), "ring", [0.6, 0.4], "question", [0.6, 0.4])]
+    pairs = [Item(example([4, 7]), "new", [0.0, 0.0], "pair", [0.9, 0.1])]
+    memory = [Item(example([n]), "memory", [replay], posterior=[1.0], states=torch.randn(n, HIDDEN)) for n in (2, 5)]
+    return trusted + weak + pairs + memory
+
+
+class Causal(torch.nn.Module):
+    """A tiny causal model: position t sees the mean of the embeddings up to t. Pads cannot be seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(VOCAB, HIDDEN)
+        self.linear = torch.nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, ids):
+        steps = torch.arange(1, ids.shape[1] + 1)[None, :, None]
+        return self.linear(self.embedding(ids).cumsum(1) / steps)
+
+
+def run(model, weight, items, parts=1, pad=0):
+    """Losses and gradient of a step cut into `parts` micro-batches."""
+    whole, total = denominators(items), {}
+    model.zero_grad()
+    for micro in split(items, parts):
+        if micro:
+            batch = collate(micro, whole, pad)
+            parts_of = icft_losses(model(batch["input_ids"]), weight, batch, whole)
+            sum(parts_of.values()).backward()
+            for name, value in parts_of.items():
+                total[name] = total.get(name, 0) + value.detach()
+    return total, torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def assert_same(one, other):
+    for name in one[0]:
+        torch.testing.assert_close(one[0][name], other[0][name], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(one[1], other[1], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("change", ["order", "accumulation of 2", "accumulation of 4", "padding"])
+def test_what_never_changes_loss_or_gradient(change):
+    model, weight, items = Causal(), torch.randn(VOCAB, HIDDEN), mixed_items()
+    before = run(model, weight, items)
+    if change == "order":
+        after = run(model, weight, items[::-1])
+    elif change == "padding":
+        after = run(model, weight, items, pad=7)
+    else:
+        after = run(model, weight, items, parts=int(change[-1]))
+    assert_same(before, after)
+
+
+def test_each_loss_in_closed_form():
+    model, weight, items = Causal(), torch.randn(VOCAB, HIDDEN), mixed_items()
+    losses_now, _ = run(model, weight, items)
+    nll, weights, task, kl, tokens = 0.0, 0.0, 0.0, 0.0, 0
+    with torch.no_grad():
+        for item in items:
+            logps = []
+            for row in item.encoded.rows:
+                logits = model(torch.tensor([row]))[0] @ weight.T
+                logps.append(logits.log_softmax(-1))
+            per = [[] for _ in item.token_weight]
+            for r, p, t, s in item.encoded.tokens:
+                per[s].append(logps[r][p, t])
+                nll -= item.token_weight[s] * logps[r][p, t]
+                weights += item.token_weight[s]
+            if item.weak == "question":
+                p = torch.tensor(item.posterior)
+                task -= (p * torch.stack([sum(x) for x in per]).log_softmax(-1)).sum()
+            elif item.weak == "pair":
+                delta = 2 * (sum(per[0]) / len(per[0]) - sum(per[1]) / len(per[1]))
+                task -= item.posterior[0] * F.logsigmoid(delta) + item.posterior[1] * F.logsigmoid(-delta)
+            if item.states is not None:
+                target = (item.states @ weight.T).log_softmax(-1)
+                student = torch.stack([logps[r][p] for r, p, _, _ in item.encoded.tokens])
+                kl += (target.exp() * (target - student)).sum()
+                tokens += len(item.states)
+    expected = dict(fine_tune=nll / weights, task=task / 3, consistency=kl / tokens)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses_now[name], value.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_no_gradient_from_prompt_pad_or_other_examples():
+    weight, items = torch.randn(VOCAB, HIDDEN), mixed_items()
+    batch = collate(items, denominators(items))
+    hidden = torch.randn(*batch["input_ids"].shape, HIDDEN, requires_grad=True)
+    sum(icft_losses(hidden, weight, batch, denominators(items)).values()).backward()
+    touched = hidden.grad.abs().sum(-1) > 0
+    supervised = torch.zeros_like(touched)
+    supervised[batch["row"], batch["position"]] = True
+    assert touched.any() and not (touched & ~supervised).any()
+
+
+def test_memory_rows_without_replay_feel_only_consistency():
+    items = [item for item in mixed_items(replay=0.0) if item.role == "memory"]
+    batch = collate(items, denominators(items))
+    hidden = torch.randn(*batch["input_ids"].shape, HIDDEN)
+    parts = icft_losses(hidden, torch.randn(VOCAB, HIDDEN), batch, denominators(items))
+    assert parts["consistency"] > 0 and parts["fine_tune"] == 0 and parts["task"] == 0

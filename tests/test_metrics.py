@@ -1,0 +1,155 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from icft_lite import metrics
+
+# Rows: base, after easy, middle, hard. Columns: general, easy, middle, hard.
+R = np.array([[0.9, 0.1, 0.2, 0.3],
+              [0.8, 0.7, 0.3, 0.3],
+              [0.7, 0.8, 0.9, 0.5],
+              [0.6, 0.5, 0.8, 0.9]])
+
+
+def test_transfer_and_forgetting_by_hand():
+    assert metrics.bwt(R) == pytest.approx(((0.6 - 0.9) + (0.5 - 0.7) + (0.8 - 0.9)) / 3)
+    assert metrics.fwt(R) == pytest.approx(((0.3 - 0.2) + (0.5 - 0.3)) / 2)
+    assert metrics.fwt(R, baseline=[0, 0, 0.25, 0.25]) == pytest.approx((0.05 + 0.25) / 2)
+    # easy was best after middle, not when it was learned
+    assert metrics.forgetting(R) == pytest.approx(((0.9 - 0.6) + (0.8 - 0.5) + (0.9 - 0.8)) / 3)
+
+
+def test_other_orders_are_reordered_matrices():
+    order = [0, 3, 2, 1]  # general, then hard first
+    for measure in (metrics.bwt, metrics.fwt, metrics.forgetting):
+        assert measure(R[:, order], learned=order) == pytest.approx(measure(R))
+    # taught in every stage, the last included: only general can be lost
+    assert metrics.bwt(R, learned=[0, 3, 3, 3]) == pytest.approx(-0.3)
+
+
+def test_matrix_is_never_changed_and_gaps_are_left_out():
+    kept = R.copy()
+    gaps = [[0.9, None], [0.6, 0.5]]
+    for measure in (metrics.bwt, metrics.fwt, metrics.forgetting):
+        measure(R)
+        measure(gaps)
+    assert np.array_equal(R, kept) and gaps == [[0.9, None], [0.6, 0.5]]
+    assert metrics.bwt(gaps) == pytest.approx(-0.3)
+    assert metrics.forgetting([[None, 0.1, 0.1], [0.5, 0.4, 0.1], [0.4, None, 0.2]]) == pytest.approx(0.1)
+    assert math.isnan(metrics.fwt(gaps))
+
+
+@pytest.mark.parametrize("matrix, learned", [
+    ([0.1, 0.2], None), ([[0.1]], None), (R, [0, 1]), (R, [0, 1, 2, 4]), (np.ones((2, 3)), None)])
+def test_wrong_shapes_are_refused(matrix, learned):
+    with pytest.raises(ValueError):
+        metrics.bwt(matrix, learned=learned)
+
+
+def test_retention():
+    assert metrics.retention([0.8, 1.0], [0.8, 0.82]) == pytest.approx(0.9)
+    assert math.isnan(metrics.retention([0.0], [0.5]))
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 11, 30, 200])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_t_interval_agrees_with_scipy(n, confidence):
+    values = np.random.default_rng(n).normal(size=n)
+    low, high = stats.t.interval(confidence, n - 1, values.mean(), stats.sem(values))
+    assert metrics.mean_interval(values, confidence) == pytest.approx((values.mean(), low, high), rel=1e-9)
+
+
+def test_t_interval_of_few():
+    assert metrics.mean_interval([0.5])[0] == 0.5 and math.isnan(metrics.mean_interval([0.5]).low)
+    assert metrics.mean_interval([0.5, 0.5, 0.5]) == pytest.approx((0.5, 0.5, 0.5))
+    with pytest.raises(ValueError):
+        metrics.mean_interval([])
+
+
+@pytest.mark.parametrize("k, n", [(0, 1), (1, 1), (0, 20), (20, 20), (7, 20), (276, 500), (4999, 5000)])
+@pytest.mark.parametrize("method, oracle", [("clopper-pearson", "exact"), ("wilson", "wilson")])
+def test_binomial_interval_agrees_with_scipy(k, n, method, oracle):
+    expected = stats.binomtest(k, n).proportion_ci(0.95, method=oracle)
+    assert metrics.binomial_interval(k, n, method=method) == pytest.approx(tuple(expected), abs=1e-9)
+
+
+@pytest.mark.parametrize("k, n, method", [
+    (3, 2, "wilson"), (-1, 2, "wilson"), (0, 0, "wilson"), (1, 2, "wald")])
+def test_binomial_interval_refuses(k, n, method):
+    with pytest.raises(ValueError):
+        metrics.binomial_interval(k, n, method=method)
+
+
+def test_mcnemar_agrees_with_the_binomial_test():
+    rng = np.random.default_rng(0)
+    for n in (1, 10, 300):
+        a, b = rng.random(n) < 0.7, rng.random(n) < 0.6
+        only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+        expected = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+        assert metrics.mcnemar_exact(a, b) == pytest.approx(expected)
+        assert metrics.mcnemar_exact(a, b) == metrics.mcnemar_exact(b, a)
+    assert metrics.mcnemar_exact([True], [True]) == 1.0
+    with pytest.raises(ValueError):
+        metrics.mcnemar_exact([True], [True, False])
+
+
+def test_holm_by_hand():
+    assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert metrics.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+
+
+def test_bootstrap_interval_is_close_to_the_normal_one():
+    rng = np.random.default_rng(1)
+    a, b = rng.random(400) < 0.8, rng.random(400) < 0.7
+    d = a.astype(float) - b
+    result = metrics.paired_bootstrap(a, b)
+    half = 1.96 * d.std() / math.sqrt(d.size)
+    assert result.difference == pytest.approx(d.mean())
+    assert (result.low, result.high) == pytest.approx((d.mean() - half, d.mean() + half), abs=0.01)
+    assert result == metrics.paired_bootstrap(a, b), "the seed decides"
+    flipped = metrics.paired_bootstrap(b, a)
+    assert flipped.difference == -result.difference
+    assert flipped.p_value == pytest.approx(result.p_value, abs=0.01)
+
+
+def test_bootstrap_counts_questions_not_seeds():
+    """Five seeds that answer alike are no more evidence than one."""
+    rng = np.random.default_rng(2)
+    a, b = rng.random(100) < 0.6, rng.random(100) < 0.5
+    assert metrics.paired_bootstrap(np.tile(a, (5, 1)), np.tile(b, (5, 1)), n_resamples=500) == \
+        pytest.approx(metrics.paired_bootstrap(a, b, n_resamples=500))
+
+
+def test_bootstrap_by_topic_weighs_topics_alike():
+    a, b = np.array([1.0] + [0.0] * 9), np.zeros(10)
+    result = metrics.paired_bootstrap(a, b, topics=["rare"] + ["common"] * 9, n_resamples=100)
+    assert result[:3] == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError):
+        metrics.paired_bootstrap(a, b[:9])
+    with pytest.raises(ValueError):
+        metrics.paired_bootstrap(a, b, topics=["one"])
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("The  Kidney.", "kidney"), ("a kidney", "kidney"), ("Vitamin A", "vitamin a"),
+    ("hepatitis A virus", "hepatitis a virus"), ("3.5 mmol/L", "3.5 mmol l"), ("3-5", "3 5"),
+    ("1,000", "1000"), ("< 5%", "< 5%"), ("a", "a"), ("-", "-"), ("", ""), ("patient's", "patients"),
+    ("red,blue", "red blue"), ("\N{LATIN SMALL LIGATURE FI}bre\n", "fibre")])
+def test_normalise_answer(text, expected):
+    assert metrics.normalise_answer(text) == expected
+
+
+def test_token_f1():
+    assert metrics.token_f1("the kidney inflammation", "inflammation of the kidney") == pytest.approx(0.8)
+    assert metrics.token_f1("rest rest rest", "rest") == pytest.approx(0.5)
+    assert metrics.token_f1("", "") == 1.0 and metrics.token_f1("", "rest") == 0.0
+    assert metrics.token_f1("lung", "kidney") == 0.0
+
+
+def test_key_fact_recall():
+    assert metrics.key_fact_recall("Please rest, and see a Doctor!", ["see a doctor", "rest", "fluids"]) \
+        == pytest.approx(2 / 3)
+    assert metrics.key_fact_recall("heart", ["ear"]) == 0.0, "whole words only"
+    assert math.isnan(metrics.key_fact_recall("anything", []))

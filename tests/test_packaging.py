@@ -1,0 +1,80 @@
+"""What is shipped: lazy imports, dependencies declared once, the same list for conda, whole tiny model."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import icft_lite
+
+ROOT = Path(icft_lite.__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def python(code):
+    line = [sys.executable, "-c", code]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+
+
+def name_of(requirement):
+    return re.match(r"[\w-]+", requirement)[0].lower()
+
+
+@pytest.mark.parametrize("code", ["import icft_lite", "from icft_lite import ICFTConfig",
+                                  "from icft_lite.cli import build_parser; build_parser().format_help()"])
+def test_light_imports_stay_light(code):
+    heavy = {"torch", "transformers", "datasets", "numpy", "pandas"}
+    heavy = python(f"import sys; {code}; print(*{heavy} & set(sys.modules))")
+    assert heavy.strip() == ""
+
+
+def test_every_public_name_exists():
+    for name in icft_lite.__all__:
+        assert getattr(icft_lite, name) is not None
+    assert set(icft_lite.__all__) <= set(dir(icft_lite))
+    with pytest.raises(AttributeError):
+        icft_lite.nothing
+
+
+def test_conda_and_constraints_list_what_pyproject_does():
+    everything = [*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra)]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    assert f"python{PROJECT['requires-python']}" in conda
+    assert sorted(conda[-1]["pip"]) == sorted(set(everything))
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert {name_of(pin) for pin in pins if not pin.startswith("#")} == {name_of(r) for r in everything}
+
+
+def test_every_import_is_declared():
+    declared = {name_of(r).replace("-", "_") for r in PROJECT["dependencies"]} | {"yaml"} - {"pyyaml"}
+    known = {*sys.stdlib_module_names, "icft_lite"}
+    for path in sorted((ROOT / "icft_lite").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
+                [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for module in {name.split(".")[0] for name in names} - known:
+                assert module in declared, f"{path.name} imports {module}, which pyproject.toml does not list"
+
+
+def test_licences_and_the_embedded_model_are_there():
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "CC BY 4.0" in (ROOT / "data_samples" / "LICENSE").read_text(encoding="utf-8")
+    weights = list((ROOT / "icft_lite" / "tiny").glob("*.safetensors"))
+    assert weights and sum(path.stat().st_size for path in weights) <= 16 * 2 ** 20
+    assert sum(p.stat().st_size for p in (ROOT / "data_samples").rglob("*") if p.is_file()) <= 6 * 10 ** 6
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_samples_and_the_model(tmp_path):
+    line = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, ROOT]
+    subprocess.run(line, check=True)
+    inside = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    assert "icft_lite/data_samples/general_test.jsonl" in inside
+    assert any(re.fullmatch(r"icft_lite/tiny/.*\.safetensors", name) for name in inside)

@@ -1,0 +1,80 @@
+"""PubMedQA's labelling functions; the release itself is read from the folder that ICFT_REAL_DATA names."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from icft_lite import pubmedqa
+from icft_lite.config import ICFTError
+from icft_lite.pubmedqa import MAYBE, NO, YES, pubmedqa_weak_labels
+from icft_lite.samples import read_pubmedqa
+from icft_lite.weak import ABSTAIN
+
+RELEASE = Path(os.environ.get("ICFT_REAL_DATA", "unset"), "pubmedqa", "ori_pqal.json")
+real = pytest.mark.skipif(not RELEASE.exists(), reason="ICFT_REAL_DATA names no folder with PubMedQA")
+
+
+def row(question, conclusion, i=0, label=-1):
+    return {"id": f"r{i}", "task": "question", "topic": "pubmedqa", "prompt": question, "label": label,
+            "responses": ["yes", "no", "maybe"], "long_answer": conclusion}
+
+
+@pytest.mark.parametrize("lf, question, conclusion, vote", [
+    ("closest_sentence", "Does tea prevent falls?", "Many drank tea. Tea did not prevent falls.", NO),
+    ("closest_sentence", "Does tea prevent falls?", "Some did not drink. Tea may prevent falls.", YES),
+    ("closest_sentence", "Does tea prevent falls?", "Tea not only helps, it seems to prevent falls.", YES),
+    ("echoed_claim", "Is tea effective?", "We tried it. Tea was ineffective and not effective.", NO),
+    ("echoed_claim", "Is tea effective?", "Tea was effective.", YES),
+    ("echoed_claim", "Tea or milk?", "Tea was effective.", ABSTAIN),
+    ("finding", "Does tea matter?", "There was no significant change.", NO),
+    ("finding", "Does tea matter?", "Tea was strongly associated with sleep.", YES),
+    ("judgement", "Should we scan?", "Scanning is unnecessary.", NO),
+    ("judgement", "Should we scan?", "Scanning is safe.", YES),
+    ("judgement", "Should we scan?", "Scanning is safe but unnecessary.", ABSTAIN),
+    ("comparison", "Is A different from B?", "Both were similar.", NO),
+    ("comparison", "Is A as safe as B?", "Both were similar.", YES),
+    ("question_tone", "Is it really needed?", "Yes.", NO),
+    ("question_tone", "Is there any link?", "Yes.", YES),
+    ("reservation", "Does it work?", "It works in selected patients.", MAYBE),
+    ("reservation", "Does it work?", "It works.", YES),
+])
+def test_single_votes(lf, question, conclusion, vote):
+    assert getattr(pubmedqa, lf)(row(question, conclusion)) == vote
+
+
+def test_bad_rows_are_one_clear_line():
+    good = [row("Does tea help?", "Tea helps.", i) for i in range(3)]
+    with pytest.raises(ICFTError, match="r7: no long_answer"):
+        pubmedqa_weak_labels([*good, row("Does tea help?", "", 7)])
+    with pytest.raises(ICFTError, match="must be yes, no, maybe"):
+        pubmedqa_weak_labels([*good, {**good[0], "responses": ["no", "yes", "maybe"]}])
+    posteriors, report = pubmedqa_weak_labels(good)
+    assert len(posteriors) == 3 and "accuracy" not in report and "accuracy" not in report["lfs"][0]
+
+
+@real
+def test_weak_labels_beat_the_majority_class_on_the_test_part(capsys):
+    train, test = read_pubmedqa(RELEASE)
+    posteriors, report = pubmedqa_weak_labels(train, test)
+    with capsys.disabled():
+        print()
+        for lf in report["lfs"]:
+            print(f"  {lf['lf']:18s} coverage {lf['coverage']:.3f}  accuracy {lf['accuracy']:.3f}")
+        print(f"  label model {report['accuracy']:.3f}, 95 % lower bound {report['lower_95']:.3f}; majority "
+              f"vote {report['majority_vote']:.3f}; majority class {report['majority_class']:.3f}")
+    assert (len(train), report["fitted_on"], report["n"], report["majority_class"]) == (500, 500, 500, 0.552)
+    assert report["lower_95"] > 0.552 and report["accuracy"] >= 0.72
+    assert np.allclose(np.sum(posteriors, axis=1), 1)
+
+
+@real
+def test_gold_and_the_paper_s_predictions_are_not_read():
+    train, _ = read_pubmedqa(RELEASE)
+    train = train.select(range(0, 500, 5))
+    posteriors, _ = pubmedqa_weak_labels(train)
+    names = ("id", "task", "prompt", "responses", "long_answer")
+    blind = [{name: example[name] for name in names} for example in train]
+    assert pubmedqa_weak_labels(blind)[0] == posteriors
+    assert not [name for name in train.column_names if "pred" in name or "decision" in name]

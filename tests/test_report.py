@@ -1,0 +1,192 @@
+import errno
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+import yaml
+
+from icft_lite import report as rp
+from icft_lite.config import ICFTError
+
+
+def example():
+    by_topic = {"capitals": {"value": 0.8515, "n": 200, "kind": "fact"}}
+    score = {"metric": "exact match", "n": 620, "by_topic": by_topic}
+    pairs = {"metric": "pairwise accuracy", "value": 0.8812, "n": 150}
+    losses = {"step": list(range(1, 31)), "stage": [1] * 10 + [2] * 10 + [3] * 10, "total": [1.0] * 30,
+              "consistency": [0.1] * 30, "task": [None, 0.5] * 15, "fine_tune": np.linspace(4, 1, 30)}
+    return {
+        "method": "icft", "seed": 0, "base": "tiny", "retention": 0.9387, "bwt": -0.0263, "fwt": 0.0312,
+        "forgetting": 0.0271, "versions": {"torch": "2"},
+        "config": {"learning_rate": 0.0015, "signals": ["loss"]},
+        "scores": {"before": {"general": {"qa": {**score, "value": 0.9312, "option_accuracy": 0.97}}},
+                   "after": {"general": {"qa": {**score, "value": 0.8741, "option_accuracy": 0.9532,
+                                                "option_floor": 0.25}},
+                             "medical": {"preference": pairs}}},
+        "accuracy_matrix": [[0.93, 0.03, 0.06, np.nan], [0.91, 0.95, 0.08, 0.1], [0.88, 0.94, 0.93, 0.12],
+                            [0.87, 0.931, 0.92, 0.88]],
+        "data": {"counts": {"trusted": 601}, "cut_contexts": 3, "dropped_unvoted": 41, "weak": {
+            "lfs": [{"name": "lf_stem", "coverage": 0.617, "accuracy": 0.913}], "label_model": "dawid_skene",
+            "ece": 0.0412}},
+        "stages": [{"name": name, "steps": 10, "new_rows": 500, "promoted": 43, "evicted": 38,
+                    "memory_rows": 1600, "teacher_share": {"memory": 0.4123, "base": 0.5877},
+                    "tokens": 20000, "seconds": 40.1,
+                    "consolidation": {"alpha": 0.8, "refused": False, "svd_residual": 0.0123, "points": [
+                        {"alpha": 0.8, "general": 0.8765, "medical": 0.7654}]}}
+                   for name in ("easy", "middle", "hard")],
+        "losses": losses, "rows": {"trusted": 7013}, "gradient_norms": {"task": [0.8, 0.4]},
+        "cost": {"seconds": 131.2, "tokens": np.int64(612345), "peak_memory_bytes": 913 * 2**20,
+                 "trainable_parameters": 294912},
+        "samples": [{"prompt": "What does\nnephritis | mean?", "reference": "inflammation",
+                     "base": "<script>x</script> `a` **b** [c](d)", "after": "inflammation\x1b[31m"}] * 4}
+
+
+def comparison():
+    def method(x, y):
+        x, y = ({"mean": v, "min": v - 0.011, "max": v + 0.012, "values": [v - 0.011, v, v + 0.012]}
+                for v in (x, y))
+        costs = [{"tokens": 600, "seconds": 100}, {"tokens": 800, "seconds": 140}]
+        return {"retention": x, "medical": y, "general": x, "runs": [{"cost": cost} for cost in costs]}
+    return {"seeds": [0, 1, 2], "base": {"medical": 0.131, "general": 0.93},
+            "notes": ["majority vote: no effect"],
+            "methods": {"icft": method(0.94, 0.92), "qlora": method(0.21, 0.93), "gold": method(0.93, 0.95),
+                        "mine|own": {"medical": 0.5}}}
+
+
+def test_every_value_given_is_shown(tmp_path):
+    given = example()
+    rp.write_report(given, tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for shown in ("0.939", "-0.026", "0.031", "0.027", "0.931", "0.874", "-0.057", "0.852", "capitals (fact)",
+                  "0.953", "chance 0.250", "0.881", "601", "41", "0.617", "0.913", "0.041", "dawid", "43",
+                  "0.412", "0.588", "0.012", "0.876", "0.765", "7,013", "131 s", "612,345", "913 MiB",
+                  "294,912", "0.0015", "after middle", "0.600"):
+        assert shown in text, shown
+    stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert stored["retention"] == given["retention"] and stored["cost"]["tokens"] == 612345
+    assert stored["accuracy_matrix"][0] == [0.93, 0.03, 0.06, None], "NaN is null in JSON"
+    assert stored["losses"]["fine_tune"] == given["losses"]["fine_tune"].tolist()
+    for name in ("losses.png", "forgetting.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG") and f"({name})" in text
+    assert sorted(os.listdir(tmp_path)) == ["forgetting.png", "losses.png", "report.json", "report.md"]
+
+
+def test_what_the_model_wrote_cannot_break_the_page(tmp_path):
+    rp.write_report(example(), tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    row = next(line for line in text.splitlines() if "nephritis" in line)
+    assert "What does nephritis \\| mean?" in row and "<script>" not in text and "\x1b" not in text
+    assert "\\`a\\` \\*\\*b\\*\\* \\[c\\](d)" in row
+    assert row.replace("\\|", "").count("|") == 5 and text.count("nephritis") == 3
+
+
+@pytest.mark.parametrize("key", list(example()))
+def test_any_part_may_be_missing(tmp_path, monkeypatch, key):
+    monkeypatch.setattr(rp, "png", lambda figure: b"")  # building a figure is the test; drawing it is slow
+    partial = {k: v for k, v in example().items() if k != key}
+    rp.write_report(partial, tmp_path)
+    rp.print_table(partial, file=io.StringIO())
+    assert rp.model_card(partial)
+
+
+def test_the_empty_report(tmp_path):
+    rp.write_report({}, tmp_path)
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == "# Run\n"
+
+
+def test_figures_plot_the_values_given():
+    report = example()
+    lines = [line.get_ydata() for line in rp.forgetting_figure(report).axes[0].get_lines()]
+    lines = [line for line in lines if len(line) == 4]
+    assert any(np.allclose(line, [0.93, 0.91, 0.88, 0.87]) for line in lines)
+    mean = [0.045, (0.95 + 0.08 + 0.1) / 3, (0.94 + 0.93 + 0.12) / 3, (0.931 + 0.92 + 0.88) / 3]
+    assert any(np.allclose(line, mean) for line in lines)
+    panels = rp.losses_figure(report).axes
+    titles = [axis.get_title(loc="left").split(":")[0] for axis in panels]
+    assert titles == ["L_fine-tune", "L_task", "L_consistency"]
+    drawn = np.concatenate([line.get_ydata() for line in panels[0].get_lines()[:6:2]])
+    assert np.allclose(drawn, report["losses"]["fine_tune"]), "one piece a stage"
+    points = [c.get_offsets().data.tolist() for c in rp.comparison_figure(comparison()).axes[0].collections]
+    assert [[0.94, 0.92]] in points and [[1.0, 0.131]] in points
+
+
+def test_comparison(tmp_path):
+    rp.write_comparison(comparison(), tmp_path)
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "| ICFT | 0.920 \\[0.909–0.932\\] | 0.940 \\[0.929–0.952\\] |" in text and "| 700 | 120 |" in text
+    assert "mine\\|own" in text and "base, untrained | 0.131 | 1.000 | 0.930" in text and "no effect" in text
+    assert json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8")) == comparison()
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    rp.write_comparison({"methods": {}, "targets": {}}, tmp_path)
+
+
+def test_print_table():
+    out = io.StringIO()
+    rp.print_table(example(), file=out)
+    rp.print_table(comparison(), file=out)
+    for shown in ("0.939", "0.874", "131 s", "What does nephritis | mean?", "0.920 [0.909–0.932]",
+                  "plain QLoRA"):
+        assert shown in out.getvalue()
+    assert "\x1b" not in out.getvalue() and "capitals" not in out.getvalue()
+
+
+def test_model_card(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    rp.write_report({**example(), "base": "org/model-0.6B"}, tmp_path)
+    card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["base_model"] == "org/model-0.6B" and front["library_name"] == "peft"
+    assert front["license"] == "other" and "medical" in front["tags"] and "not medical advice" in card
+    local = rp.model_card({"base": "/home/someone/secret/model"})
+    assert "someone" not in local and "base_model" not in local and "model" in local
+    assert yaml.safe_load(rp.model_card({"base": "tiny"}).split("---")[1])["license"] == "apache-2.0"
+
+
+@pytest.mark.parametrize("step", ["open", "fsync", "replace"])
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, step):
+    path = tmp_path / "report.json"
+    rp.write_json(path, {"old": 1})
+
+    def fail(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("builtins.open" if step == "open" else f"os.{step}", fail)
+    with pytest.raises(ICFTError) as error:
+        rp.write_json(path, {"new": 2})
+    monkeypatch.undo()
+    message = str(error.value)
+    assert "No space left" in message and str(path) in message and "\n" not in message
+    assert json.loads(path.read_text()) == {"old": 1} and os.listdir(tmp_path) == ["report.json"]
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    rp.write_text(path, "old")
+
+    def interrupt(_descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        rp.write_text(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(ICFTError, match="cannot be written"):
+        rp.write_report(example(), tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "in the way"
+
+
+def test_json_that_cannot_be_written_leaves_the_old(tmp_path):
+    path = tmp_path / "a.json"
+    rp.write_json(path, {"x": [1, 2.5, None], "s": "[\n1 ,  2]", "p": tmp_path, "e": [], "u": "α"})
+    assert json.loads(path.read_text(encoding="utf-8")) == {
+        "x": [1, 2.5, None], "s": "[\n1 ,  2]", "p": str(tmp_path), "e": [], "u": "α"}
+    assert '"x": [1, 2.5, null]' in path.read_text(encoding="utf-8")
+    with pytest.raises(TypeError):
+        rp.write_json(path, {"x": object()})
+    assert json.loads(path.read_text(encoding="utf-8"))["u"] == "α"

@@ -1,0 +1,231 @@
+"""Reading examples: every format, every fault with its line, and splits that hold out what they say."""
+
+import json
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from icft_lite.config import ICFTError
+from icft_lite.samples import (
+    COLUMNS,
+    bundle_from_files,
+    evaluation_rows,
+    load_samples,
+    normalise,
+    read_examples,
+    read_pubmedqa,
+    sample_bundle,
+    split_source,
+)
+
+GOOD = {"prompt": "Define nephritis.", "completion": "inflammation of the kidney"}
+QUESTION = {"question": "Which organ filters blood?", "choices": ["heart", "kidney", "lung"],
+            "answer": "kidney"}
+
+
+def responses(n, **extra):
+    return [{"prompt": f"question {i}?", "completion": f"reply {i}", **extra} for i in range(n)]
+
+
+@pytest.mark.parametrize("row, task, answers, label", [
+    (GOOD, "response", ["inflammation of the kidney"], 0),
+    ({"prompt": [{"role": "user", "content": "hi"}],
+      "completion": [{"role": "assistant", "content": " hello"}]}, "response", ["hello"], 0),
+    ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
+     "response", ["hello"], 0),
+    (QUESTION, "question", ["heart", "kidney", "lung"], 1),
+    ({**QUESTION, "answer": "C"}, "question", ["heart", "kidney", "lung"], 2),
+    ({**QUESTION, "answer": 0}, "question", ["heart", "kidney", "lung"], 0),
+    ({**QUESTION, "answer": None}, "question", ["heart", "kidney", "lung"], -1),
+    ({**QUESTION, "choices": ["1", "2", "3"], "answer": "2"}, "question", ["1", "2", "3"], 1),
+    ({**QUESTION, "choices": ["a", "c", "d"], "answer": "C"}, "question", ["a", "c", "d"], 1),
+    ({"prompt": "p", "chosen": "good", "rejected": "bad"}, "pair", ["good", "bad"], 0),
+    ({"prompt": "p", "response_a": "x", "response_b": "y"}, "pair", ["x", "y"], -1),
+])
+def test_every_format_becomes_the_canonical_row(row, task, answers, label):
+    clean = normalise(row, "row 1", "r-1")
+    assert set(clean) == set(COLUMNS)
+    assert (clean["task"], clean["responses"], clean["label"], clean["id"]) == (task, answers, label, "r-1")
+
+
+def test_messages_keep_earlier_turns():
+    turns = [{"role": r, "content": c} for r, c in [("system", "be brief"), ("user", "a"), ("assistant", "b"),
+                                                    ("user", "c"), ("assistant", "d")]]
+    clean = normalise({"messages": turns}, "row 1", 1)
+    assert clean["history"] == turns[:3] and clean["prompt"] == "c" and clean["responses"] == ["d"]
+
+
+def test_the_same_rows_from_jsonl_json_csv_parquet_and_a_list(write, tmp_path):
+    rows = [{**QUESTION, "id": "a", "topic": "organs", "facts": ["kidney", "blood"]},
+            {"id": "b", "topic": "organs", "question": "Which organ pumps, then?",
+             "choices": ["heart", "ear"], "answer": 0, "facts": ["heart"]}]
+    table = tmp_path / "t.parquet"
+    texts = [{**row, "answer": str(row["answer"])} for row in rows]
+    pa.parquet.write_table(pa.Table.from_pylist(texts), table)
+    text = ('id,topic,question,choices,answer,facts\n'
+            'a,organs,Which organ filters blood?,heart|kidney|lung,kidney,kidney|blood\n'
+            'b,organs,"Which organ pumps, then?","[""heart"", ""ear""]",heart,heart\n')
+    sources = [write("t.jsonl", rows), write("t.json", json.dumps(rows)), write("t.csv", text), table, rows]
+    first, *others = (read_examples(source).to_list() for source in sources)
+    assert all(other == first for other in others)
+
+
+BAD = [
+    ("a.jsonl", json.dumps(GOOD) + "\n" * 6 + '{"prompt": "x", \n', "line 7: broken JSON"),
+    ("a.jsonl", "", "no rows"),
+    ("a.jsonl", "\n\n", "no rows"),
+    ("a.jsonl", '"text"\n', "line 1: it is a str"),
+    ("a.jsonl", json.dumps(GOOD) + '\n{"text": "x", "title": "y"}\n', "line 2: columns text, title fit no"),
+    ("a.jsonl", '{"prompt": "x"}\n', "line 1: completion is missing"),
+    ("a.jsonl", '{"prompt": "x", "completion": "  "}\n', "line 1: completion is empty"),
+    ("a.jsonl", '{"prompt": "", "completion": "x"}\n', "line 1: prompt is empty"),
+    ("a.jsonl", '{"prompt": "x", "chosen": "a"}\n', "line 1: rejected is missing"),
+    ("a.jsonl", json.dumps({**QUESTION, "answer": "spleen"}) + "\n", "line 1: answer 'spleen' is not among"),
+    ("a.jsonl", json.dumps({**QUESTION, "answer": 3}) + "\n", "line 1: answer 3 is not among"),
+    ("a.jsonl", json.dumps({**QUESTION, "choices": ["a", "a"]}) + "\n", "line 1: choices"),
+    ("a.jsonl", json.dumps({**QUESTION, "choices": "kidney"}) + "\n", "line 1: choices"),
+    ("a.jsonl", json.dumps({**GOOD, "level": "trivial"}) + "\n", "line 1: level is 'trivial'"),
+    ("a.jsonl", (json.dumps({**GOOD, "id": "x"}) + "\n") * 2, "line 2: id 'x' is already used at"),
+    ("a.jsonl", '{"messages": [{"role": "user", "content": "x"}]}\n', "line 1: messages must"),
+    ("a.csv", "", "no rows"),
+    ("a.csv", "prompt,completion\na,b\nc,\n", "line 3: completion is empty"),
+    ("a.csv", 'prompt,completion\n"two\nlines",b\nc,d,e\n', "line 4: more cells"),
+    ("a.csv", 'name,value\na,b\n', "line 2: columns name, value fit no format"),
+    ("a.json", '[{"prompt": "x",\n oops]', "line 2: broken JSON"),
+    ("a.json", '{"a": 1}', "neither a list"),
+    ("a.parquet", "not parquet", "not a Parquet file"),
+    ("a.txt", "x", "not read"),
+]
+
+
+@pytest.mark.parametrize("name, text, message", BAD, ids=[f"{n}-{m[:30]}" for n, _, m in BAD])
+def test_bad_input_is_one_line_that_says_where(write, name, text, message):
+    path = write(name, text)
+    with pytest.raises(ICFTError) as caught:
+        read_examples(path)
+    assert message in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_files_folders_encodings_and_names_without_network(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(json.dumps(GOOD).encode() + b'\n{"prompt": "caf\xe9"}\n')
+    (tmp_path / "latin.csv").write_bytes(b"prompt,completion\ncaf\xe9,x\n")
+    for source, message in [(tmp_path / "gone.jsonl", "no such file"), (tmp_path, "a folder"),
+                            (tmp_path / "latin.jsonl", "line 2: not UTF-8"),
+                            (tmp_path / "latin.csv", "UTF-8"),
+                            ("owner/no-such-data-set", "the Hub did not give it"), ("word", "no such file")]:
+        with pytest.raises(ICFTError, match=message) as caught:
+            read_examples(source)
+        assert "\n" not in str(caught.value)
+
+
+def test_required_tasks_and_ids_across_files(write):
+    one, two = write("one.jsonl", [{**GOOD, "id": "x"}]), write("two.jsonl", [{**QUESTION, "id": "x"}])
+    with pytest.raises(ICFTError, match="example 1 is a response"):
+        read_examples(one, require="question")
+    with pytest.raises(ICFTError, match="'x' is in two files"):
+        read_examples([one, two])
+
+
+def test_a_split_holds_groups_apart_and_does_not_depend_on_the_order(write):
+    rows = [{"id": f"{i}-{j}", "prompt": f"{w} {i}", "completion": "x", "entity": f"Thing {i}"}
+            for i in range(100) for j, w in enumerate(["what is", "define"])]
+    parts = split_source(write("a.jsonl", rows))
+    again = split_source(write("b.jsonl", rows[::-1]))
+    entities = {name: set(part["entity"]) for name, part in parts.items()}
+    assert [len(entities[n]) for n in ("train", "validation", "test")] == [80, 10, 10]
+    assert sum(len(part) for part in parts.values()) == 200
+    assert all(set(again[name]["id"]) == set(part["id"]) for name, part in parts.items())
+    assert read_examples(write("a.jsonl", rows), split="test").to_list() == parts["test"].to_list()
+
+
+def test_test_ids_name_the_test_rows(write):
+    data, ids = write("a.jsonl", responses(50)), write("ids.txt", "a-3\na-7\n")
+    parts = split_source(data, test_ids=ids)
+    assert parts["test"]["id"][:] == ["a-3", "a-7"] and len(parts["validation"]) == 5
+    with pytest.raises(ICFTError, match="none of its ids"):
+        split_source(data, test_ids=write("other.txt", "zzz"))
+    with pytest.raises(ICFTError, match="cannot be read"):
+        split_source(data, test_ids=data.parent / "gone.txt")
+
+
+def test_a_bundle_keeps_what_any_file_holds_out_out_of_training(write):
+    labelled = write("labelled.jsonl", [{**QUESTION, "question": f"Organ {i}?"} for i in range(100)])
+    pool = write("pool.jsonl", [{**QUESTION, "question": f"Organ {i}?", "answer": None} for i in range(150)])
+    general = write("general.csv", "prompt,completion\n" + "".join(f"q{i},r{i}\n" for i in range(40)))
+    bundle = bundle_from_files([labelled, pool], [general])
+    held = set(bundle.validation["prompt"]) | set(bundle.test["prompt"])
+    sizes = {name: len(part) for name, part in vars(bundle).items() if part is not None}
+    assert sizes == {"trusted": 80, "validation": 10, "test": 10, "pool": 130, "general_memory": 32,
+                     "general_validation": 4, "general_test": 4, "pool_gold": 0, "sources": 3}
+    assert not held & set(bundle.pool["prompt"]) and set(bundle.pool["label"]) == {-1}
+    assert set(bundle.trusted["domain"]) == {"medical"} and set(bundle.general_test["domain"]) == {"general"}
+    seen = evaluation_rows([labelled], trained_on=bundle.sources)
+    assert set(seen["prompt"]) == set(bundle.test["prompt"]) and len(evaluation_rows([labelled])) == 100
+
+
+def test_too_few_rows_and_no_labels_are_refused(write):
+    with pytest.raises(ICFTError, match="2 different labelled prompts"):
+        bundle_from_files([write("a.jsonl", responses(2))], ["samples"])
+    with pytest.raises(ICFTError, match="no labelled rows"):
+        bundle_from_files([write("b.jsonl", [{**QUESTION, "answer": None}])], ["samples"])
+
+
+def release(n=40):
+    return {str(i): {"QUESTION": f"Does {i} help?", "CONTEXTS": [f"We studied {i}.", "It was measured."],
+                     "LONG_ANSWER": f"Yes, {i} helps.", "final_decision": ["yes", "no", "maybe"][i % 3]}
+            for i in range(n)}
+
+
+def test_pubmedqa_release(write):
+    path = write("ori_pqal.json", json.dumps(release()))
+    assert bundle_from_files([path], ["samples"]).test is None
+    with pytest.raises(ICFTError, match="--test-ids"):
+        evaluation_rows([path])
+    write("test_ground_truth.json", json.dumps({str(i): "yes" for i in range(20)}))
+    bundle = bundle_from_files([path, "samples"], ["samples"])
+    mine = bundle.test.filter(lambda row: row["topic"] == "pubmedqa")
+    assert {int(name) for name in mine["id"]} == set(range(20))
+    pool = bundle.pool.filter(lambda row: row["topic"] == "pubmedqa")
+    assert len(pool) == 16 and set(pool["label"]) == {-1} and set(pool["id"]) <= set(bundle.pool_gold)
+    row = pool[0]
+    assert row["context"] == f"We studied {row['id']}.\nIt was measured."
+    assert row["responses"] == ["yes", "no", "maybe"]
+    assert row["long_answer"] == f"Yes, {row['id']} helps."
+    assert not any("helps" in str(row[name]) for name in COLUMNS)
+    rest, test = read_pubmedqa(path)
+    assert len(rest) == 20 and len(test) == 20 and -1 not in rest["label"]
+
+
+def test_medquad_splits_by_focus_and_mends_repeated_ids(write):
+    rows = [{"id": f"{i % 30}", "focus": f"Illness {i % 20}", "qtype": "treatment",
+             "question": f"What treats {i}?", "answer": f"Rest, {i} days."} for i in range(60)]
+    bundle = bundle_from_files([write("medquad.jsonl", rows)], ["samples"])
+    sides = [set(part["entity"]) for part in (bundle.trusted, bundle.validation, bundle.test)]
+    assert [len(side) for side in sides] == [16, 2, 2] and len(set.union(*sides)) == 20
+    assert bundle.pool is None and set(bundle.trusted["topic"]) == {"treatment"}
+
+
+def test_bundled_samples_are_whole():
+    bundle = sample_bundle()
+    parts = {name: part for name, part in vars(bundle).items() if hasattr(part, "column_names")}
+    ids = Counter(name for part in parts.values() for name in part["id"])
+    assert max(ids.values()) == 1, "an id occurs in two sample files"
+    assert set(bundle.pool["label"]) == {-1} and set(bundle.pool_gold) == set(bundle.pool["id"])
+    assert set(bundle.test["task"]) == {"question", "pair", "response"}
+    assert all(set(part["domain"]) == {name.split("_")[0] if name.startswith("general") else "medical"}
+               for name, part in parts.items())
+    with pytest.raises(ICFTError, match="choose one of"):
+        load_samples("nothing")
+
+
+def test_original_releases(real_data):
+    bundle = bundle_from_files([real_data / "pubmedqa/ori_pqal.json"], ["samples"])
+    assert Counter(bundle.test["label"]) == {0: 276, 1: 169, 2: 55}
+    assert (len(bundle.pool), len(bundle.validation), bundle.trusted) == (400, 100, None)
+    bundle = bundle_from_files([real_data / "medquad/medquad_nih_sample.jsonl"], ["samples"])
+    parts = bundle.trusted, bundle.validation, bundle.test
+    sides = [{name.lower() for name in part["entity"]} for part in parts]
+    assert sum(map(len, parts)) == 1594
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
