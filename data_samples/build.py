@@ -329,7 +329,7 @@ def medical_questions():
         for split in splits:
             options = list(W[topic, "train" if split == "pool" else split])
             r.shuffle(options)
-            count = {"train": 2, "pool": 2 if kind == "fact" else 1, "validation": 1,
+            count = {"train": 5, "pool": 2, "validation": 1,
                      "test": 1 if kind == "fact" else 2}[split]
             for i, (question, answer) in enumerate(options[:count]):
                 out[split].append(dict(id=f"m{n}-{split}-{i}", **base, prompt=fill(question, fields),
@@ -339,7 +339,7 @@ def medical_questions():
 
 # ---------------------------------------------------------------- vignettes, pairs, replies
 
-PER_PRESENTATION = {"test": 2, "validation": 1, "train": 3, "pool": 2}
+PER_PRESENTATION = {"test": 2, "validation": 1, "train": 4, "pool": 2}
 
 
 def vignettes():

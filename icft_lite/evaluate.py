@@ -167,7 +167,8 @@ def _score_qa(model, suite, items):
     levels = {}
     for level in {row["level"] for row in suite.rows} - {""}:
         mine = [i for i, row in enumerate(suite.rows) if row["level"] == level]
-        levels[level] = summary("", [values[i] for i in mine], *([c[i] for i in mine] for c in _columns(suite)))["value"]
+        columns = [[column[i] for i in mine] for column in _columns(suite)]
+        levels[level] = summary("", [values[i] for i in mine], *columns)["value"]
     chosen = [float(score["logp"].argmax() == at) for score, at in zip(scores, right) if len(score["logp"]) > 1]
     floor = [1 / len(score["logp"]) for score in scores if len(score["logp"]) > 1]
     options = dict(option_accuracy=float(np.mean(chosen)), option_floor=float(np.mean(floor)),
@@ -215,7 +216,8 @@ def evaluate_run(folder, data):
     if (Path(folder) / "report.json").exists():
         report = json.loads((Path(folder) / "report.json").read_text())
         model, tokenizer = load_run(folder, four_bit=report["config"]["four_bit"])
-        encoder = Encoder(tokenizer, report["config"]["max_length"], report["config"]["letter_options"])
+        encoder = Encoder(tokenizer, *(report["config"][name] for name in
+                                       ("max_length", "letter_options", "share_prompts")))
     else:
         model, tokenizer = load_base(str(folder))
         encoder = Encoder(tokenizer)

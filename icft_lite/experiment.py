@@ -11,9 +11,9 @@ from icft_lite.report import write_comparison
 from icft_lite.run import train_icft
 from icft_lite.samples import sample_bundle
 
-DEMO_TOKENS = 1_400_000
-"""Training tokens of each run of the demo: two and a half minutes of ICFT on two cores."""
-FULL = 4
+DEMO_TOKENS = 450_000
+"""Training tokens of each run of the demo: about a minute and a half on two cores."""
+FULL = 6
 """How many times as many tokens `make demo FULL=1` trains on."""
 
 

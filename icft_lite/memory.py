@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from icft_lite.curriculum import best
-from icft_lite.encoding import length_groups
 from icft_lite.encoding import join as join_batch
+from icft_lite.encoding import length_groups
 from icft_lite.evaluate import generate, score_responses
 from icft_lite.model import adapter_tensors, delta_svd, head_weight, hidden_states, using
 
@@ -37,11 +37,14 @@ class ShortTermMemory:
         while len(self.ring) > self.size:
             self._leave(next(iter(self.ring)))
 
-    def replay(self, count):
-        """Up to `count` rows drawn from the ring without replacement, and counted."""
-        rows = self.random.sample(list(self.ring), min(count, len(self.ring)))
-        for row in rows:
-            self.ring[row] += 1
+    def replay(self, count, size=lambda row: 1):
+        """Rows drawn from the ring without replacement until their sizes reach `count`; each is counted."""
+        rows, used = [], 0
+        for row in self.random.sample(list(self.ring), min(count, len(self.ring))):
+            if used < count:
+                rows.append(row)
+                self.ring[row] += 1
+                used += size(row)
         return rows
 
     def flush(self):
@@ -106,11 +109,11 @@ class LongTermMemory:
         known = {entry.row["id"] for entry in self.entries}
         surprise = np.zeros(len(rows)) if surprise is None else surprise
         new = [self._entry(row, encoder, source, s) for row, s in zip(rows, surprise) if row["id"] not in known]
-        before = len(self.entries) + len(new)
+        before = len(self.entries)
         self.entries = self._keep(self.entries + new)
         ids = {entry.row["id"] for entry in new}
         kept = sum(entry.row["id"] in ids for entry in self.entries)
-        return kept, before - len(self.entries)
+        return kept, before + kept - len(self.entries)
 
     def _entry(self, row, encoder, source, surprise):
         lot = random.Random(f"lot/{self.seed}/{row['id']}").random()  # a row's own, so a resumed run draws it again
@@ -280,7 +283,7 @@ def consolidate(model, start, score, floor, rank, scale, line=LINE):
 
     start: adapter tensors at the stage's start. score(): {"general", "medical"} of the slow adapter as it
     stands. floor: least general score allowed. Takes the best medical score among the points that keep the
-    floor; if none does, stays at the start (refused). Sets `slow` and `fast` to the result and returns
+    floor; if none does, stays at the start (refused). Sets `slow` to the result and returns
     {"alpha", "points", "refused", "svd_residual"}."""
     end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
     points = []

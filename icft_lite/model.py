@@ -204,16 +204,18 @@ def save_adapter(model, name, folder):
     (folder / name).rmdir()
 
 
-def load_run(folder, adapter="adapter", four_bit=True):
-    """A finished run: (model with its adapter, tokenizer). Raises ICFTError if `folder` holds none."""
+def load_run(folder, adapter="adapter", four_bit=None):
+    """A finished run: (model with its adapter, tokenizer). four_bit: as the run had it, unless given.
+
+    Raises ICFTError if `folder` holds no finished run."""
     import json
     folder = Path(folder)
     config = folder / adapter / "adapter_config.json"
     if not config.exists():
         raise ICFTError(f"{folder}: holds no finished run ({adapter}/adapter_config.json is missing); "
                         f"give the --out folder of `icft-lite train`")
-    base = json.loads((folder / "report.json").read_text())["base"]
-    model, tokenizer = load_base(base, four_bit=four_bit)
+    report = json.loads((folder / "report.json").read_text())
+    model, tokenizer = load_base(report["base"], report["config"]["four_bit"] if four_bit is None else four_bit)
     return PeftModel.from_pretrained(model, str(folder / adapter)), tokenizer
 
 

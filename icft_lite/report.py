@@ -202,9 +202,11 @@ def _range(values):
 
 
 def _mean_cost(entry, key):
-    costs = [_get(run, "cost", key) or run.get(key) for run in entry.get("runs") or []] + [entry.get(key)]
-    costs = [cost for cost in costs if cost is not None]
-    return f"{sum(costs) / len(costs):,.0f}" if costs else None
+    mean = measure(entry, key)["mean"]
+    if mean is None:
+        costs = [cost for run in entry.get("runs") or [] if (cost := _get(run, "cost", key)) is not None]
+        mean = sum(costs) / len(costs) if costs else None
+    return None if mean is None else f"{mean:,.0f}"
 
 
 def _comparison_table(comparison):
@@ -242,5 +244,5 @@ def print_table(result, file=None):
     print("\n\n".join(_terminal(*table) for table in tables), file=file)
     for sample in (result.get("samples") or [])[:3]:
         print(file=file)
-        for key in ("prompt", "reference", "base", "after"):
-            print(f"{key:<9}  {_show(sample.get(key))}", file=file)
+        for key, value in sample.items():
+            print(f"{label(key):<11}  {_show(value)}", file=file)

@@ -1,11 +1,8 @@
 """train_icft: the whole method. Base, labels, memory, curriculum; then stage by stage; then the report."""
 
 import json
-import platform
 import shutil
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,12 +17,19 @@ from icft_lite.evaluate import Suite, evaluate_suite, generate, is_short, mean_s
 from icft_lite.files import write_json
 from icft_lite.labels import label_pool_rows
 from icft_lite.memory import LongTermMemory, ShortTermMemory, consolidate, held_out_filter, promote, self_prompts
-from icft_lite.metrics import bwt, forgetting, fwt, retention
-from icft_lite.model import (activate, adapter_tensors, add_adapters, copy_adapter, head_weight, load_base,
-                             save_adapter, using)
+from icft_lite.model import (
+    activate,
+    adapter_tensors,
+    add_adapters,
+    copy_adapter,
+    head_weight,
+    load_base,
+    save_adapter,
+)
+from icft_lite.outcome import by_level, make_report
 from icft_lite.report import write_report
 from icft_lite.schedule import StageBatches, count, plan_stage
-from icft_lite.trainer import LOSSES, ICFTTrainer
+from icft_lite.trainer import ICFTTrainer
 
 
 class Run:
@@ -62,7 +66,7 @@ class Run:
                           for name, suite in self.suites.items() if name in ("general", "medical")}
         with self.clock("evaluate"):
             self.say(f"base {config.model}: scoring {sum(len(s.rows) for s in self.suites.values())} examples")
-            self.before = self.evaluate("base", ("general", "medical", "general_validation", "medical_validation"))
+            self.before = self.evaluate("base", tuple(self.suites))
         with self.clock("label"):
             self.rows, self.weak = label_pool_rows(data, config, self.model, self.encoder)
             self.encoded = [self.encoder(row) for row in self.rows]
@@ -119,7 +123,8 @@ class Run:
         activate(model, "fast")
         start = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
         batches = StageBatches(steps, self.rows, self.encoded, self.memory.entries, config)
-        with self.clock("train"), tqdm(total=len(steps), desc=f"stage {number}", disable=not self.progress, mininterval=1) as bar:
+        bar = tqdm(total=len(steps), desc=f"stage {number}", disable=not self.progress, mininterval=1)
+        with self.clock("train"), bar:
             trainer = ICFTTrainer(model, batches, config, self.out / "state" / "trainer", bar)
             trainer.train()
         model.eval()
@@ -175,7 +180,8 @@ class Run:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for name, tensors in (("slow", adapter_tensors(self.model, "slow")), ("fast", self.fast)):
-            save_file({str(i): t.detach().cpu().contiguous() for i, t in enumerate(tensors)}, part / f"{name}.safetensors")
+            tensors = {str(i): tensor.detach().cpu().contiguous() for i, tensor in enumerate(tensors)}
+            save_file(tensors, part / f"{name}.safetensors")
         entries = [dict(row=e.row, source=e.source, surprise=e.surprise) for e in self.memory.entries]
         write_json(part / "state.json", dict(memory=entries, results=results, seconds=self.seconds))
         part.replace(final)
@@ -214,16 +220,16 @@ class Run:
             if number > done:
                 record, history = self.stage(number, stage, budget * share, steps)
                 with self.clock("evaluate"):
-                    scores = evaluate_suite(self.model, self.tokenizer, self.brief, adapter="slow", encoder=self.encoder)
+                    scores = evaluate_suite(self.model, self.tokenizer, self.brief, "slow", self.encoder)
                 results["stages"].append(record)
                 results["history"] += [dict(step, stage=number) for step in history]
-                results["curve"].append(_by_level(scores))
+                results["curve"].append(by_level(scores))
                 self.save_state(number, results)
                 self.say(_stage_line(number, record, scores))
             left -= results["stages"][number - 1]["steps"] if left else 0
         with self.clock("evaluate"):
-            after = self.evaluate("slow", ("general", "medical", "general_validation", "medical_validation"), items=True)
-        return self.report(results, after)
+            after = self.evaluate("slow", tuple(self.suites), items=True)
+        return self.finish(results, after)
 
     def _budget(self):
         """(tokens of the run, each stage's share of them): by config.tokens, else config.epochs over the new rows."""
@@ -234,71 +240,25 @@ class Run:
             tokens = self.config.epochs * new / (1 - self.config.memory_share - self.config.ring_share)
         return tokens, [size / sum(sizes) for size in sizes]
 
-    def report(self, results, after):
-        """Save the adapters, write the report and return it."""
-        config, model = self.config, self.model
+    def finish(self, results, after):
+        """Save the adapters, write the report and return it. Adapters first: a report means a complete run."""
         temporary = self.out / "state" / "adapters"
         shutil.rmtree(temporary, ignore_errors=True)
-        save_adapter(model, "slow", temporary / "adapter")
+        save_adapter(self.model, "slow", temporary / "adapter")
         with torch.no_grad():
-            for tensor, value in zip(adapter_tensors(model, "fast"), self.fast):
+            for tensor, value in zip(adapter_tensors(self.model, "fast"), self.fast):
                 tensor.copy_(value)
-        save_adapter(model, "fast", temporary / "adapter_fast")
+        save_adapter(self.model, "fast", temporary / "adapter_fast")
         for name in ("adapter", "adapter_fast"):
             shutil.rmtree(self.out / name, ignore_errors=True)
             (temporary / name).replace(self.out / name)
-        stages, history = results["stages"], results["history"]
-        matrix = [_by_level(self.before), *results["curve"]]
-        general = {k: mean_score(v["general"]) if "general" in v else None for k, v in
-                   (("before", self.before), ("after", after))}
-        rows = {}
-        for stage in stages:
-            for kind, n in stage["rows"].items():
-                rows[kind] = rows.get(kind, 0) + n
-        norms = {name: [step["norms"][name] for step in history if "norms" in step] for name in LOSSES}
-        items = {suite: {task: part.pop("items", {}) for task, part in scores.items()} for suite, scores in after.items()}
-        peak = _peak_memory()
-        report = dict(
-            method=config.method, seed=config.seed, base=config.model, config=config.to_dict(), versions=_versions(),
-            scores=dict(before=_tests(self.before), after=_tests(after)),
-            validation=dict(before=_validations(self.before), after=_validations(after)),
-            retention=retention(general["before"], general["after"]) if general["before"] else None,
-            accuracy_matrix=matrix, **_transfer(matrix),
-            cost=dict(seconds=sum(self.seconds.values()), tokens=sum(s["tokens"] for s in stages),
-                      peak_memory_bytes=peak, by_part=self.seconds,
-                      trainable_parameters=sum(t.numel() for t in adapter_tensors(model, "fast"))),
-            data=dict(counts=self._counts(), sources=getattr(self.data, "sources", {}), cut_contexts=sum(e.cut for e in self.encoded),
-                      dropped_unvoted=self.weak.get("dropped_unvoted", 0), weak=self.weak),
-            stages=stages, rows=rows, gradient_norms=norms,
-            losses={"step": list(range(1, len(history) + 1)), "stage": [s["stage"] for s in history],
-                    **{name: [s.get(name) for s in history] for name in ("total", *LOSSES)}},
-            samples=self._samples())
+        items = {suite: {task: part.pop("items", {}) for task, part in scores.items()}
+                 for suite, scores in after.items()}
+        report = make_report(self, results, after)
         write_json(self.out / "items.json", items)
         write_report(report, self.out)
         shutil.rmtree(self.out / "state", ignore_errors=True)
         return report
-
-    def _counts(self):
-        data = self.data
-        return {name: len(rows) for name in ("trusted", "pool", "validation", "test", "general_memory",
-                                             "general_validation", "general_test")
-                if (rows := getattr(data, name)) is not None}
-
-    def _samples(self):
-        """Three test questions with the base's and the run's own words."""
-        rows = []
-        for name, take in (("medical", ("terminology", "drug_class", "reply")), ("general", ("capital",))):
-            pool = self.suites[name].rows if name in self.suites else []
-            wanted = [next((r for r in pool if r["topic"] == topic), None) for topic in take]
-            rows += [r for r in wanted if r] or [r for r in pool if r["task"] != "pair"][:2]
-        if not rows:
-            return []
-        texts = {}
-        for label, adapter in (("base", None), ("after", "slow")):
-            with using(self.model, adapter):
-                texts[label] = generate(self.model, self.tokenizer, self.encoder, rows, max_new_tokens=32)
-        return [dict(prompt=row["prompt"], reference=row["responses"][max(row["label"], 0)], base=a, after=b)
-                for row, a, b in zip(rows, texts["base"], texts["after"])]
 
 
 def is_question(row):
@@ -317,44 +277,10 @@ class _Clock:
         self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.time() - self.start
 
 
-def _by_level(scores):
-    """[general, easy, middle, hard] exact match, each the unweighted mean over its topics; None where absent."""
-    general = mean_score(scores["general"]) if "general" in scores else None
-    levels = scores.get("medical", {}).get("qa", {}).get("by_level", {})
-    return [general, *(levels.get(level) for level in LEVELS)]
-
-
 def _stage_line(number, record, scores):
     parts = [f"{name} {mean_score(score):.3f}" for name, score in scores.items()]
     return (f"stage {number} ({record['name']}): {record['steps']} steps, {record['promoted']} promoted, "
             f"point {record['consolidation']['alpha']:.2f}; test: {', '.join(parts)}")
-
-
-def _tests(scores):
-    return {name: scores[name] for name in ("general", "medical") if name in scores}
-
-
-def _validations(scores):
-    return {name: scores[f"{name}_validation"] for name in ("general", "medical") if f"{name}_validation" in scores}
-
-
-def _transfer(matrix):
-    if len(matrix) < 2 or any(value is None for row in matrix for value in row):
-        return {}
-    return dict(bwt=bwt(matrix), fwt=fwt(matrix), forgetting=forgetting(matrix))
-
-
-def _peak_memory():
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    import resource  # not on Windows
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _versions():
-    names = ("icft-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def train_icft(config, out, data, progress=True):

@@ -64,14 +64,13 @@ def plan_stage(stage, new, topics, memory, stm, config, tokens, max_steps=0, see
     ring_rows = round(config.rows * config.ring_share)
     steps, used = [], 0
     while used < tokens and not (max_steps and len(steps) >= max_steps):
-        step, ring_size, new_size = Step(), 0, 0
-        for i in stm.replay(ring_rows):
-            if ring_size < ring_rows:
-                step.ring.append(i)
-                ring_size += new[i].size
+        step, new_size = Step(), 0
+        progress = max(used / tokens, len(steps) / max_steps if max_steps else 0)
+        step.ring = stm.replay(ring_rows, lambda i: new[i].size)
+        ring_size = sum(new[i].size for i in step.ring)
         step.memory = [bag.draw() for _ in range(memory_rows)]
         while new_size < config.rows - memory_rows - ring_size or not step.new:
-            step.new.append(drawer.draw(used / tokens))
+            step.new.append(drawer.draw(progress))
             new_size += new[step.new[-1]].size
         for i in step.new:
             stm.push(i)
@@ -88,7 +87,8 @@ def count(encoded):
 def new_item(row, encoded, role, soft=True):
     """A new or ring row as an Item. soft=False: the likeliest label counts as certain."""
     if not row["posterior"]:
-        weights = [1.0] if row["task"] == "response" else [float(i == row["label"]) for i in range(len(row["responses"]))]
+        only = row["task"] == "response"
+        weights = [1.0] if only else [float(i == row["label"]) for i in range(len(row["responses"]))]
         weak = {"question": "question", "pair": "pair"}.get(row["task"], "")
         return Item(encoded, role, [0.0, 0.0] if weak == "pair" else weights, weak, weights if weak else [1.0])
     posterior = row["posterior"] if soft else [float(i == best(row)) for i in range(len(row["responses"]))]

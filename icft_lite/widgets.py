@@ -27,9 +27,10 @@ def ask_table(models, questions):
 def ask_panel(models, examples=()):
     """A panel that asks several models one question: a field, a list of examples, a button, and the answers.
 
-    Enter asks, as the button does; so does choosing an example. models: {name: callable(question) -> str};
-    examples: list of str. Returns a VBox with children (examples, (question, button), answers). What a model
-    refuses with ICFTError is shown in its place. Raises ICFTError without models."""
+    Enter asks, as the button does; so does choosing an example (by keyboard: Tab to the list, Space opens it).
+    models: {name: callable(question) -> str}; examples: list of str. Returns a VBox with children (examples,
+    (question, button), answers). What a model refuses with ICFTError is shown in its place. Raises ICFTError
+    without models."""
     _check(models)
     wide = widgets.Layout(width="auto", max_width="800px")
     choice = widgets.Dropdown(options=[("choose one …", ""), *((text, text) for text in examples)], value="",
@@ -47,12 +48,12 @@ def ask_panel(models, examples=()):
             return
         if choice.value != text:
             choice.value = ""
-        button.disabled = True
+        # Wait in sight, and with every control alive: one that is switched off loses the keyboard's focus.
+        answers.value = _table(models, [(text, ["…"] * len(models)), *asked[:KEPT - 1]])
         try:
             asked.insert(0, (text, _answers(models, text)))
         finally:
-            button.disabled = False
-        answers.value = _table(models, asked[:KEPT])
+            answers.value = _table(models, asked[:KEPT])
 
     def choose(change):
         if change["new"]:

@@ -30,3 +30,61 @@ def real_data():
     if not folder.is_dir():
         pytest.skip("set ICFT_REAL_DATA to a folder with pubmedqa/ori_pqal.json and medquad/*.jsonl")
     return folder
+
+
+@pytest.fixture(scope="session")
+def base():
+    """(model, tokenizer) of the embedded base in NF4, as it is: nothing may be added to it."""
+    from icft_lite.model import load_base
+    return load_base("tiny")
+
+
+@pytest.fixture(scope="session")
+def _adapted():
+    from icft_lite.model import adapter_tensors, add_adapters, load_base
+    model, tokenizer = load_base("tiny")
+    model = add_adapters(model, rank=8, alpha=16, seed=0)
+    return model, tokenizer, [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
+
+
+@pytest.fixture
+def adapted(_adapted):
+    """(model, tokenizer): another copy of it with adapters `fast` and `slow` of rank 8, fresh in each test."""
+    import torch
+
+    from icft_lite.model import activate, adapter_tensors
+    model, tokenizer, fresh = _adapted
+    with torch.no_grad():
+        for name in ("fast", "slow"):
+            for tensor, value in zip(adapter_tensors(model, name), fresh):
+                tensor.copy_(value)
+                tensor.grad = None
+    activate(model, "fast")
+    return model.eval(), tokenizer
+
+
+@pytest.fixture
+def shake():
+    """shake(model, adapter, size, seed): put noise into an adapter, as training would."""
+    import torch
+
+    from icft_lite.model import adapter_tensors
+
+    def noise(model, name, size=0.05, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for tensor in adapter_tensors(model, name):
+                tensor += size * torch.randn(tensor.shape, generator=generator)
+        return [tensor.detach().clone() for tensor in adapter_tensors(model, name)]
+    return noise
+
+
+@pytest.fixture
+def row():
+    """row(**columns): a canonical example, a reply unless said otherwise."""
+    def make(**columns):
+        blank = dict(id="r", task="response", domain="", topic="", level="", context="", prompt="Define nephritis.",
+                     history=[], responses=["inflammation of the kidney"], label=0, posterior=[], facts=[], kind="",
+                     entity="")
+        return {**blank, **columns}
+    return make

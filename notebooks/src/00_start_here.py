@@ -52,6 +52,7 @@
 
 # %%
 import tempfile
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -69,6 +70,7 @@ from icft_lite.model import load_run
 from icft_lite.weak import ABSTAIN, label_pool, lf_analysis
 from icft_lite.widgets import ask_panel, ask_table
 
+warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
 runs = Path(tempfile.mkdtemp())
 
 # %% [markdown]
@@ -99,8 +101,8 @@ print(row["responses"], "label:", row["label"])
 # | rows | what they are |
 # |---|---|
 # | general test | questions about the general world; never trained on |
-# | trusted | medical prompts, each with a response that a person checked |
-# | pool | medical questions **without** answers (label −1) |
+# | trusted | medical prompts, each with the response to imitate |
+# | pool | medical questions **without** answers, pairs of replies without a verdict (label −1) |
 # | medical test | medical questions, for scoring only |
 
 # %%
@@ -113,8 +115,8 @@ for name in ("general_test", "trusted", "pool", "test"):
 # **Predict.** Four questions follow: two general, two medical. Which will the base get right?
 
 # %%
-general = ["What is the name of the capital city of Bhutan?", "What is the plural of fox?"]
-medical = ["What does the medical term nephromegaly mean?", "Which class of drug is atenolol?"]
+general = ["What is the name of the capital city of Bhutan?", "Write the verb repair in the past tense."]
+medical = ["What does the medical term nephromegaly mean?", "Name the class of the drug metoprolol."]
 ask_table({"the base": partial(ask, base, tokenizer)}, general + medical)
 
 # %% [markdown]
@@ -231,7 +233,8 @@ print("less than 6 tenths of the general score kept:", theirs["retention"] < 0.6
 # trains on new rows and on remembered ones.
 
 # %% [markdown]
-# **Three losses.** A loss is a number that training makes small. Here it is a sum of three:
+# **Three losses.** A loss is a number that training makes small. Here
+# L_total = L_consistency + L_task + L_fine-tune:
 #
 # - L_fine-tune: imitate the responses;
 # - L_task: agree with the weak labels, as far as they are sure;
@@ -253,14 +256,18 @@ icft = train_icft(dict(method="icft", tokens=DEMO_TOKENS), runs / "icft", data)
 # %% [markdown]
 # ## 5 · Before and after
 #
-# All three models on the same test questions. None of these is among the training rows, and what the
-# general ones ask about is not in the memory.
+# All three models on the same test questions, which nobody was trained on. *Medical* is exact match on
+# questions; *preference*, how often the better of two replies is found likelier (chance is 0.5); *reply*, the
+# share of key facts that a freely written reply contains. What the *general* questions ask is not in the
+# memory either.
 
 # %%
 ours = summarise(icft)
-start = dict(medical=before["medical"]["qa"]["value"], general=theirs["base_general"], retention=1.0)
+first = {task: scores["value"] for task, scores in before["medical"].items()}
+start = dict(medical=first["qa"], preference=first["preference"], reply=first["reply"],
+             general=theirs["base_general"], retention=1.0)
 table = pd.DataFrame([start, theirs, ours], index=["base", "plain QLoRA", "ICFT"])
-table[["medical", "general", "retention"]].round(2)
+table[["medical", "preference", "reply", "general", "retention"]].round(2)
 
 # %%
 # NBVAL_CHECK_OUTPUT

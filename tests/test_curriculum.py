@@ -1,0 +1,156 @@
+"""Curriculum: difficulty, stages, pacing, and what is drawn when."""
+
+import math
+
+import numpy as np
+import pytest
+
+from icft_lite.config import ICFTError
+from icft_lite.curriculum import (
+    Drawer,
+    best,
+    build_curriculum,
+    competence,
+    entropy,
+    rank_average,
+    round_robin,
+    score_difficulty,
+)
+from icft_lite.encoding import Encoder
+from icft_lite.evaluate import score_responses
+
+
+def test_competence_starts_at_c0_ends_at_1_and_is_the_square_root_between():
+    assert competence(0, 40, 0.3) == pytest.approx(0.3)
+    assert competence(40, 40, 0.3) == pytest.approx(1) and competence(80, 40, 0.3) == 1.0
+    assert competence(10, 40, 0.2) == pytest.approx(math.sqrt(0.25 * 0.96 + 0.04))  # by hand: 0.5292
+    assert competence(20, 40, 0.0) == pytest.approx(0.70711, abs=1e-5)
+
+
+def test_rank_average_shares_ties_and_leaves_nan_out():
+    assert rank_average({"a": [10, 30, 20]}).tolist() == [0, 1, 0.5]
+    assert rank_average({"a": [5, 5, 9]}).tolist() == [0.25, 0.25, 1]
+    assert rank_average({"a": [1, 2, 3], "b": [3, 2, 1]}).tolist() == [0.5, 0.5, 0.5]
+    nan = math.nan
+    assert rank_average({"a": [0, 1, 2], "b": [nan, 7, 3]}).tolist() == [0, 0.75, 0.5]
+    assert rank_average({"a": [nan, nan]}).tolist() == [0.5, 0.5]
+
+
+def test_rank_average_ignores_scale():
+    values = np.random.default_rng(0).normal(size=50)
+    np.testing.assert_allclose(rank_average({"a": values}), rank_average({"a": np.exp(3 * values) + 100}))
+
+
+def test_entropy_in_nats():
+    assert entropy([]) == 0 and entropy([1.0, 0.0]) == 0
+    assert entropy([0.25] * 4) == pytest.approx(math.log(4))
+
+
+def test_best_is_the_posterior_s_choice_else_the_label(row):
+    assert best(row(posterior=[0.2, 0.7, 0.1], label=-1)) == 1
+    assert best(row(label=2)) == 2 and best(row(label=-1)) == 0
+
+
+# ---------------------------------------------------------------- difficulty
+
+def test_difficulty_by_length_and_entropy_needs_no_model(row):
+    rows = [row(prompt="one two three four"), row(prompt="one"), row(prompt="one", posterior=[0.5, 0.5])]
+    assert score_difficulty(rows, signals=("length",)).tolist() == [1, 0.25, 0.25]
+    assert score_difficulty(rows, signals=("entropy",)).tolist() == [0.25, 0.25, 1]
+
+
+def test_loss_and_ifd_need_a_model_and_encodings(row):
+    with pytest.raises(ICFTError, match="need a model"):
+        score_difficulty([row()], signals=("loss",))
+
+
+def test_loss_ranks_what_the_base_knows_below_what_it_does_not(base, row):
+    model, tokenizer = base
+    rows = [row(prompt="Which city is the capital of Burundi?", responses=["Gitega"]),
+            row(prompt="Which city is the capital of Burundi?", responses=["shoulder piano of seven"]),
+            row(task="question", prompt="Which city is the capital of Burundi?", label=-1, posterior=[0.1, 0.9],
+                responses=["Gitega", "under kettles"])]  # judged by its likelier label, the wrong one
+    encoded = [Encoder(tokenizer)(one) for one in rows]
+    difficulty = score_difficulty(rows, model, encoded, ("loss",))
+    assert difficulty[0] == 0 and min(difficulty[1:]) > 0
+
+
+def test_ifd_is_loss_with_the_prompt_over_loss_without(base, row):
+    model, tokenizer = base
+    # The prompt helps with the second only: with it the answer is all but certain.
+    rows = [row(prompt="Say nothing.", responses=["the blue one"]),
+            row(prompt="Which city is the capital of Burundi?", responses=["Gitega"]),
+            row(task="question", responses=["a", "b"])]  # does not apply: no free text
+    encoder = Encoder(tokenizer)
+    difficulty = score_difficulty(rows, model, [encoder(one) for one in rows], ("ifd",))
+    assert difficulty.tolist() == [1, 0, 0.5]
+    with_prompt, = score_responses(model, [encoder(rows[1])])
+    assert with_prompt["logp"][0] > -1, "the base no longer knows this capital: choose another for the test"
+
+
+# ---------------------------------------------------------------- stages
+
+LEVELS = ["hard", "easy", "middle", "easy", "hard", "middle"]
+DIFFICULTY = [0.9, 0.4, 0.2, 0.1, 0.3, 0.8]
+
+
+def test_stages_follow_levels_and_difficulty_within_them():
+    assert build_curriculum(LEVELS, DIFFICULTY) == [[3, 1], [2, 5], [4, 0]]
+    assert build_curriculum(LEVELS, DIFFICULTY, "hard_to_easy") == [[0, 4], [5, 2], [1, 3]]
+
+
+def test_without_levels_stages_are_equal_shares_by_difficulty():
+    stages = build_curriculum([""] * 6, DIFFICULTY)
+    assert stages == [[3, 2], [4, 1], [5, 0]]
+    assert build_curriculum(LEVELS[:5] + [""], DIFFICULTY) == stages
+    assert build_curriculum(["", ""], [0.2, 0.1]) == [[1], [0]], "no empty stage"
+
+
+@pytest.mark.parametrize("order", ["random", "interleaved"])
+def test_unordered_stages_hold_every_row(order):
+    assert build_curriculum(LEVELS, DIFFICULTY, order) == [list(range(6))] * 3
+
+
+# ---------------------------------------------------------------- drawing
+
+def draws(order="easy_to_hard", seed=0, n=300, stage=range(100), topics=None, start=0.3):
+    drawer = Drawer(list(stage), topics or ["t"] * 100, order, start, seed)
+    return [drawer.draw(i / n) for i in range(n)]
+
+
+def test_drawing_is_a_function_of_the_seed():
+    assert draws(seed=1) == draws(seed=1) and draws(seed=1) != draws(seed=2)
+
+
+@pytest.mark.parametrize("order, early", [("easy_to_hard", range(30)), ("hard_to_easy", range(30)),
+                                          ("random", range(100)), ("interleaved", range(100))])
+def test_only_the_paced_orders_start_from_the_first_share(order, early):
+    drawn = draws(order, n=1000)
+    assert set(drawn[:len(early)]) == set(early)
+    assert max(drawn) >= 95, "by the end the last rows are drawn too"
+
+
+def test_a_paced_stage_never_draws_beyond_its_competence():
+    drawer = Drawer(list(range(100)), ["t"] * 100, "easy_to_hard", 0.2, 0)
+    for i in range(400):
+        assert drawer.draw(i / 400) < math.ceil(100 * competence(i, 400, 0.2))
+
+
+def test_every_pass_draws_each_row_once():
+    drawn = draws("random")
+    assert all(sorted(drawn[i:i + 100]) == list(range(100)) for i in (0, 100, 200))
+    assert drawn[:100] != drawn[100:200]
+
+
+def test_round_robin_spreads_topics_as_evenly_as_counts_allow():
+    topics = ["a"] * 8 + ["b"] * 4
+    order = [topics[i] for i in round_robin(list(range(12)), topics)]
+    assert sorted(order) == sorted(topics)
+    for i in range(0, 12, 3):
+        assert sorted(order[i:i + 3]) == ["a", "a", "b"]
+
+
+def test_interleaved_draws_alternate_topics():
+    topics = ["a"] * 50 + ["b"] * 50
+    drawn = [topics[i] for i in draws("interleaved", topics=topics)]
+    assert all(set(drawn[i:i + 2]) == {"a", "b"} for i in range(0, 300, 2))

@@ -1,0 +1,240 @@
+"""The base, its adapters, the bare-base pass, other model families, and export."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from icft_lite.config import ICFTConfig, ICFTError
+from icft_lite.encoding import Encoder, join
+from icft_lite.evaluate import generate, score_responses
+from icft_lite.model import (
+    adapter_tensors,
+    add_adapters,
+    check_head,
+    export,
+    hardware,
+    head_weight,
+    hidden_states,
+    load_base,
+    load_run,
+    lora_layers,
+    save_adapter,
+    using,
+)
+from icft_lite.trainer import ICFTTrainer
+
+IDS = torch.tensor([[1, 40, 300, 77, 901, 2, 55, 60]])
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def test_the_base_is_frozen_nf4_and_near_its_fp32_self(base):
+    model, _ = base
+    linear = model.model.layers[0].self_attn.q_proj.weight
+    assert type(linear).__name__ == "Params4bit" and linear.quant_state.quant_type == "nf4"
+    assert linear.quant_state.nested, "double quantisation"
+    assert not any(parameter.requires_grad for parameter in model.parameters()) and not model.training
+    whole, _ = load_base("tiny", four_bit=False)
+    assert whole.model.layers[0].self_attn.q_proj.weight.dtype == torch.float32
+    close, far = logits(model).softmax(-1), logits(whole).softmax(-1)
+    assert 1e-4 < (close - far).abs().sum(-1).mean() / 2 < 0.3
+
+
+def test_hardware_says_what_it_computes_with():
+    found = hardware()
+    assert {"device", "name", "dtype", "why", "memory_bytes"} <= set(found)
+    if found["device"] == "cpu":
+        assert found["dtype"] == "float32" and found["memory_bytes"] > 2**28
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "owner/no-such-model", "EMPTY"])
+def test_a_model_that_cannot_be_had_is_one_line(name, tmp_path):
+    with pytest.raises(ICFTError, match="cannot be loaded") as caught:
+        load_base(str(tmp_path) if name == "EMPTY" else name)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- adapters
+
+def test_new_adapters_change_nothing_and_come_from_the_seed(adapted, base):
+    model, _ = adapted
+    assert torch.equal(logits(model), logits(base[0]))
+    fast, slow = adapter_tensors(model, "fast"), adapter_tensors(model, "slow")
+    assert all(torch.equal(a, b) for a, b in zip(fast, slow)) and len(fast) == 2 * len(lora_layers(model)) == 56
+    assert all(t.requires_grad for t in fast) and not any(t.requires_grad for t in slow)
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
+    assert trainable == {id(t) for t in fast}
+
+    def first(seed):
+        return adapter_tensors(add_adapters(small(LlamaConfig), 4, 8, seed), "fast")[0]
+    assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
+
+
+def test_without_adapters_the_base_is_exactly_itself(adapted, base, shake):
+    model, _ = adapted
+    shake(model, "fast")
+    shake(model, "slow", seed=1)
+    with using(model, None):
+        assert torch.equal(logits(model), logits(base[0]))
+    with using(model, "slow"):
+        slow = logits(model)
+    fast = logits(model)
+    assert not torch.allclose(slow, fast, atol=0.1) and not torch.allclose(fast, logits(base[0]), atol=0.1)
+
+
+@pytest.mark.parametrize("view", [None, "slow", "fast"])
+def test_looking_through_another_adapter_leaves_no_trace(adapted, view):
+    model, _ = adapted
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    with pytest.raises(KeyError), using(model, view):
+        raise KeyError("something went wrong inside")
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
+    assert model.active_adapter == "fast" and sum(before.values()) == 56
+
+
+def test_a_look_at_the_teacher_between_forward_and_backward_keeps_the_gradient(adapted):
+    model, _ = adapted
+
+    def gradient(look):
+        loss = model(input_ids=IDS).logits.log_softmax(-1)[..., 5].sum()
+        if look:
+            with torch.no_grad(), using(model, None):
+                model(input_ids=IDS)
+        return torch.autograd.grad(loss, adapter_tensors(model, "fast")[1::2])
+    torch.testing.assert_close(gradient(True), gradient(False))
+
+
+def test_a_saved_adapter_loads_with_plain_peft(adapted, shake, tmp_path):
+    model, _ = adapted
+    shake(model, "slow")
+    save_adapter(model, "slow", tmp_path / "adapter")
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {f.name for f in (tmp_path / "adapter").iterdir()}
+    with using(model, "slow"):
+        expected = logits(model)
+    plain = PeftModel.from_pretrained(load_base("tiny")[0], str(tmp_path / "adapter"))
+    torch.testing.assert_close(logits(plain), expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(expected, logits(model), atol=0.1), "it would also pass with the wrong adapter"
+
+
+# ---------------------------------------------------------------- export
+
+@pytest.fixture
+def finished(adapted, shake, tmp_path):
+    """The folder of a run, as far as export looks at it."""
+    model, _ = adapted
+    shake(model, "slow", 0.1)
+    folder = tmp_path / "run"
+    save_adapter(model, "slow", folder / "adapter")
+    (folder / "report.json").write_text(json.dumps(dict(base="tiny", config=ICFTConfig().to_dict())))
+    return folder
+
+
+def test_merged_weights_are_the_adapter_on_the_unquantised_base(finished, tmp_path):
+    export(finished, tmp_path / "merged", merge=True)
+    merged, tokenizer = load_base(str(tmp_path / "merged"), four_bit=False)
+    whole = load_base("tiny", four_bit=False)[0]
+    untouched = logits(whole)
+    expected = logits(PeftModel.from_pretrained(whole, str(finished / "adapter")))
+    torch.testing.assert_close(logits(merged), expected, atol=1e-3, rtol=1e-3)
+    assert (expected - untouched).abs().max() > 1
+    assert tokenizer.chat_template and not (tmp_path / "merged.part").exists()
+
+
+def test_export_copies_the_adapter_and_overwrites_nothing(finished, tmp_path):
+    export(finished, tmp_path / "copy")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "copy" / name).read_bytes() == (finished / "adapter" / name).read_bytes()
+    with pytest.raises(ICFTError, match="not empty"):
+        export(finished, tmp_path / "copy")
+    with pytest.raises(ICFTError, match="no finished run"):
+        export(tmp_path / "copy", tmp_path / "new")
+
+
+def test_a_run_comes_back_in_the_precision_it_had(finished):
+    def kind(**kwargs):
+        layer, *_ = lora_layers(load_run(finished, **kwargs)[0]).values()
+        return type(layer.base_layer.weight).__name__
+    assert kind() == "Params4bit" and kind(four_bit=False) == "Parameter"
+    (finished / "report.json").write_text(json.dumps(dict(base="tiny", config=ICFTConfig(four_bit=False).to_dict())))
+    assert kind() == "Parameter"
+
+
+# ---------------------------------------------------------------- other families
+
+SIZES = dict(vocab_size=1536, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, pad_token_id=0, eos_token_id=3, bos_token_id=None)
+
+
+def small(config, **settings):
+    """A small model of a real architecture with random weights."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return AutoModelForCausalLM.from_config(config(**{**SIZES, **settings})).eval()
+
+
+@pytest.mark.parametrize("config, settings", [
+    (Qwen3Config, dict(head_dim=16, tie_word_embeddings=True)), (Qwen2Config, dict(tie_word_embeddings=True)),
+    (LlamaConfig, dict(tie_word_embeddings=False))])
+def test_other_families_load_and_score_as_they_should(base, shake, row, tmp_path, config, settings):
+    small(config, **settings).save_pretrained(tmp_path)
+    base[1].save_pretrained(tmp_path)
+    model, tokenizer = load_base(str(tmp_path))
+    assert type(model.model.layers[0].mlp.up_proj.weight).__name__ == "Params4bit"
+    model = add_adapters(model, 4, 8)
+    assert not any("lm_head" in name for name in lora_layers(model))
+    shake(model, "fast", 0.2)
+    example = row(task="question", responses=["a kidney", "pain of the lung", "none"])
+    encoded = [Encoder(tokenizer, share_prompts=share)(example) for share in (True, False)]
+    shared, separate = (score_responses(model, [one])[0]["logp"] for one in encoded)
+    assert shared == pytest.approx(separate, abs=1e-3)
+    batch = join(encoded[1:], 0)
+    through_head = hidden_states(model, batch) @ head_weight(model).T
+    whole = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    torch.testing.assert_close(through_head, whole, atol=1e-4, rtol=1e-4)
+    assert len(generate(model, tokenizer, Encoder(tokenizer), [row()], max_new_tokens=3)) == 1
+
+
+@pytest.mark.parametrize("config, settings, why", [
+    (Gemma2Config, dict(head_dim=16, final_logit_softcapping=30.0), "final_logit_softcapping = 30"),
+    (CohereConfig, dict(logit_scale=0.0625), "logit_scale"),
+    (GraniteConfig, dict(logits_scaling=8.0), "logits_scaling"),
+    (PhiConfig, {}, "without bias")])
+def test_heads_the_losses_cannot_read_are_refused(config, settings, why):
+    with pytest.raises(ICFTError, match=why):
+        check_head(small(config, **settings))
+
+
+def test_heads_that_scale_by_one_or_cap_nothing_are_taken():
+    check_head(small(Gemma2Config, head_dim=16, final_logit_softcapping=None))
+    check_head(small(GraniteConfig, logits_scaling=1.0))
+
+
+def test_a_refused_head_is_refused_on_loading(base, tmp_path):
+    small(Gemma2Config, head_dim=16).save_pretrained(tmp_path)
+    base[1].save_pretrained(tmp_path)
+    with pytest.raises(ICFTError, match="gemma2"):
+        load_base(str(tmp_path))
+
+
+def test_modules_to_save_are_refused():
+    settings = LoraConfig(r=2, target_modules="all-linear", modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    model = get_peft_model(small(LlamaConfig), settings, adapter_name="fast")
+    with pytest.raises(ICFTError, match="modules_to_save"):
+        ICFTTrainer(model, [], ICFTConfig())

@@ -1,0 +1,243 @@
+"""The lessons as files: built from their sources, outputs stored and compared, short, clean.
+
+`make test` also runs them, by nbval.
+"""
+
+import ast
+import contextlib
+import importlib.util
+import io
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+import icft_lite
+
+ROOT = Path(icft_lite.__file__).parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+SOURCES = sorted((NOTEBOOKS / "src").glob("[0-9]*.py"))
+MARK = "# NBVAL_CHECK_OUTPUT"
+
+spec = importlib.util.spec_from_file_location("build_lessons", NOTEBOOKS / "build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+
+def notebook(source):
+    return nbformat.read(NOTEBOOKS / f"{source.stem}.ipynb", as_version=4)
+
+
+def cells(book, kind):
+    return [cell for cell in book.cells if cell.cell_type == kind]
+
+
+def checked(book):
+    return [cell for cell in cells(book, "code") if MARK in cell.source.splitlines()]
+
+
+lessons = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+
+
+# --- built one way, from the source
+
+def test_every_notebook_has_a_source_and_the_other_way_round():
+    assert SOURCES and [p.stem for p in SOURCES] == [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
+
+
+@lessons
+def test_source_and_notebook_agree(source):
+    fresh, stored = build.read(source), notebook(source)
+    assert fresh.metadata == stored.metadata, "run `make notebooks`"
+    for a, b in zip(fresh.cells, stored.cells, strict=True):
+        assert (a.id, a.cell_type, a.source) == (b.id, b.cell_type, b.source), "run `make notebooks`"
+
+
+@lessons
+def test_jupytext_reads_and_writes_the_source_unchanged(source):
+    text = source.read_text(encoding="utf-8")
+    assert jupytext.writes(jupytext.reads(text, "py:percent"), "py:percent").split("# %%", 1)[1] \
+        == text.split("# %%", 1)[1]
+
+
+@lessons
+def test_the_address_is_written_once_and_filled_in(source):
+    assert build.REPOSITORY not in source.read_text(encoding="utf-8")
+    first, setup = (cells(notebook(source), kind)[0].source for kind in ("markdown", "code"))
+    path = build.REPOSITORY.removeprefix("https://github.com/")
+    assert f"colab.research.google.com/github/{path}/blob/main/notebooks/{source.stem}.ipynb" in first
+    assert f"git+{build.REPOSITORY}" in setup
+
+
+def test_an_unknown_mark_is_an_error(tmp_path):
+    text = SOURCES[0].read_text(encoding="utf-8").split("# %%")[0]
+    path = tmp_path / "99_new.py"
+    path.write_text(text + "# %% [markdown]\n# {{bagde}}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="{{bagde}} is no mark"):
+        build.read(path)
+
+
+# --- style
+
+@lessons
+def test_cells_are_short(source):
+    book = notebook(source)
+    code = sorted(len(cell.source.splitlines()) for cell in cells(book, "code"))
+    words = [len(cell.source.split()) for cell in cells(book, "markdown")]
+    assert statistics.median(code) <= 10 and code[int(0.9 * len(code))] <= 30 and code[-1] <= 40
+    assert statistics.median(words) <= 60
+
+
+@lessons
+def test_a_lesson_says_what_every_lesson_says(source):
+    text = " ".join("\n".join(cell.source for cell in cells(notebook(source), "markdown")).split())
+    for phrase in ("You will be able to", "*our reading*", "not medical advice", "**predict", "predicted |",
+                   "What was shown", "Exercises", "Further reading"):
+        assert phrase.lower() in text.lower(), phrase
+
+
+@lessons
+def test_the_declared_memory_is_the_one_asserted(source):
+    book = notebook(source)
+    lesson = book.metadata["lesson"]
+    last = cells(book, "code")[-1].source
+    assert float(re.search(r"peak < ([\d.]+)", last)[1]) == max(lesson["peak_gib"].values())
+    assert set(lesson["minutes"]) == set(lesson["peak_gib"]) == {"cpu", "t4"}
+
+
+# --- stored outputs
+
+@lessons
+def test_checked_cells_were_run_and_are_a_third(source):
+    book = notebook(source)
+    assert len(checked(book)) >= 0.3 * len(cells(book, "code"))
+    for cell in checked(book):
+        assert cell.execution_count and cell.outputs, f"never run: {cell.source[:80]}"
+    counts = [cell.execution_count for cell in cells(book, "code")]
+    assert counts == list(range(1, len(counts) + 1)), "not run from top to bottom"
+
+
+@lessons
+def test_outputs_are_clean(source):
+    book = notebook(source)
+    assert "widgets" not in book.metadata
+    machine = re.compile(r"/(home|Users|root|tmp|var|usr|mnt|opt)/|[A-Z]:\\\\|site-packages|file://")
+    for cell in cells(book, "code"):
+        for output in cell.outputs:
+            data = {key: text for key, text in output.get("data", {}).items() if "image" not in key}
+            shown = f"{output.get('text', '')} {data}"
+            assert output.output_type != "error" and output.get("name") != "stderr", shown[:300]
+            assert not (found := machine.search(shown)), shown[max(0, found.start() - 40):][:200]
+            assert "widget-view" not in shown and "Warning" not in shown, shown[:300]
+
+
+def test_nbval_notices_a_corrupted_output(tmp_path):
+    """With the very options of the Makefile."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    options = shlex.split(re.search(r"^NBVAL := (.*)$", makefile, re.M)[1])
+    for name, stored in (("right", "2\n"), ("corrupted", "3\n")):
+        cell = nbformat.v4.new_code_cell(f"{MARK}\nprint(1 + 1)", execution_count=1)
+        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=stored)]
+        book = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": build.KERNEL})
+        nbformat.write(book, tmp_path / f"{name}.ipynb")
+    line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *options, str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1, done.stdout
+    assert "1 failed, 1 passed" in done.stdout and "FAILED" in done.stdout.split("corrupted.ipynb")[-2]
+
+
+# --- the set-up cell
+
+def run_setup(monkeypatch, folder, present):
+    """Run the set-up cell where only `present` is installed. Returns pip's arguments, None if not called."""
+    calls = []
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in present else None)
+    monkeypatch.setattr(subprocess, "run", lambda line, check: calls.append(line))
+    exec(cells(build.read(SOURCES[0]), "code")[0].source, {})
+    return calls[0][1:] if calls else None
+
+
+def test_setup_does_nothing_where_the_package_is(monkeypatch, tmp_path):
+    assert run_setup(monkeypatch, tmp_path, {"icft_lite", "torch"}) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_setup_installs_from_the_repository_and_leaves_torch_and_numpy(monkeypatch, tmp_path):
+    pip = run_setup(monkeypatch, tmp_path, {"torch", "numpy"})
+    assert pip == ["-m", "pip", "install", "-q", "-c", "keep.txt", f"icft-lite @ git+{build.REPOSITORY}"]
+    kept = (tmp_path / "keep.txt").read_text().splitlines()
+    assert [line.split("==")[0] for line in kept] == ["torch", "numpy"] and all("==" in line for line in kept)
+
+
+def test_setup_prefers_a_wheel_beside_the_notebook(monkeypatch, tmp_path):
+    (tmp_path / "icft_lite-0.1.0-py3-none-any.whl").touch()
+    assert run_setup(monkeypatch, tmp_path, set())[-1] == "icft_lite-0.1.0-py3-none-any.whl"
+
+
+# --- exercises
+
+def exercises(book):
+    """(the check cell, its solution's code) of each exercise."""
+    found = []
+    for at, cell in enumerate(book.cells):
+        if cell.cell_type == "markdown" and "<summary>Solution</summary>" in cell.source:
+            assert "<summary>Hint</summary>" in cell.source
+            found.append((book.cells[at - 1].source, re.search(r"```python\n(.*?)```", cell.source, re.S)[1]))
+    return found
+
+
+def solve(stub, solution):
+    """The exercise's cell with the solution in place of the stub of the same name."""
+    name = ast.parse(solution).body[0].name
+    node = next(n for n in ast.parse(stub).body if isinstance(n, ast.FunctionDef) and n.name == name)
+    lines = stub.splitlines()
+    return "\n".join([*lines[:node.lineno - 1], solution, *lines[node.end_lineno:]])
+
+
+def said(code, namespace):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, dict(namespace))
+    return out.getvalue()
+
+
+@lessons
+def test_exercises_are_announced_checked_and_explained(source):
+    book = notebook(source)
+    titles = re.findall(r"^### \d · .+ \((?:easy|middle|hard), \d+ minutes\)$",
+                        "\n".join(cell.source for cell in cells(book, "markdown")), re.M)
+    assert 2 <= len(titles) <= 4 and len(exercises(book)) == len(titles)
+    for stub, solution in exercises(book):
+        assert MARK in stub and "return ..." in stub and '"Right."' in stub
+
+
+def test_lesson_00_accepts_its_solutions_and_rejects_wrong_ones():
+    from icft_lite.metrics import retention
+    from icft_lite.samples import sample_bundle
+    data = sample_bundle()
+    pool = [dict(row) for row in data.pool]
+    points = [dict(alpha=alpha, general=general, medical=medical) for alpha, general, medical in
+              ((1.0, 0.70, 0.95), (0.7, 0.93, 0.90), (0.4, 0.95, 0.90), (0.2, 0.97, 0.80))]
+    stages = [dict(consolidation=dict(points=points, alpha=0.4)),
+              dict(consolidation=dict(points=points[:1], alpha=0.0))]
+    namespace = dict(retention=retention, ABSTAIN=-1, pool=pool, icft=dict(stages=stages), points=points,
+                     gold=[data.pool_gold[row["id"]] for row in pool], floor=0.92)
+    wrong = [["def kept(b, a): return b - a", "def kept(b, a): return b / a", "def kept(b, a): return 1.0"],
+             ["def itis(row): return ABSTAIN", "def itis(row): return 0",
+              "def itis(row): return 0 if 'itis' in row['prompt'] else ABSTAIN"],
+             ["def choose(points, floor): return 1.0",
+              "def choose(points, floor): return max(points, key=lambda p: p['medical'])['alpha']",
+              "def choose(points, floor): return max(points, key=lambda p: p['general'])['alpha']"]]
+    source = next(path for path in SOURCES if path.stem == "00_start_here")
+    found = exercises(build.read(source))
+    for (stub, solution), others in zip(found, wrong, strict=True):
+        assert said(stub, namespace) == "Your turn.\n"
+        assert said(solve(stub, solution), namespace) == "Right.\n"
+        for other in others:
+            assert said(solve(stub, other), namespace).startswith("Not yet"), other

@@ -1,0 +1,290 @@
+"""Whole runs, small: what they leave behind, that they repeat, resume, and never look at gold."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import TrainerCallback
+
+from icft_lite import run as run_module
+from icft_lite.config import ICFTConfig, ICFTError
+from icft_lite.encoding import Encoder
+from icft_lite.files import write_json
+from icft_lite.memory import LongTermMemory
+from icft_lite.model import adapter_tensors, load_base
+from icft_lite.run import train_icft
+from icft_lite.samples import sample_bundle
+from icft_lite.schedule import StageBatches, Step
+from icft_lite.trainer import LOSSES, ICFTTrainer
+
+SETTINGS = dict(max_steps=6, rows=16, lora_rank=4, lora_alpha=8, self_prompts=32, memory_size=120,
+                memory_share=0.5, ring_share=0.2, promote_after=1, ema_decay=0.5, consistency_weight=0.5,
+                task_weight=2.0, replay_weight=0.25)
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    """The samples, cut down: a few rows of every topic."""
+    whole, few = sample_bundle(), dict(trusted=6, pool=5, validation=2, test=2, general_memory=6,
+                                       general_validation=2, general_test=2)
+    parts = {}
+    for name, most in few.items():
+        rows, seen, keep = getattr(whole, name), {}, []
+        for i, topic in enumerate(rows["topic"][:]):
+            seen[topic] = seen.get(topic, 0) + 1
+            keep += [i] if seen[topic] <= most else []
+        parts[name] = rows.select(keep)
+    return dataclasses.replace(whole, **parts)
+
+
+def train(out, bundle, **settings):
+    return train_icft({**SETTINGS, **settings}, out, bundle, progress=False)
+
+
+@pytest.fixture(scope="module")
+def done(bundle, tmp_path_factory):
+    """(folder, report) of a whole run of the method."""
+    out = tmp_path_factory.mktemp("run") / "icft"
+    return out, train(out, bundle)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(run_module, "write_report", lambda report, out: write_json(out / "report.json", report))
+
+
+def weights(out, name="adapter"):
+    return (out / name / "adapter_model.safetensors").read_bytes()
+
+
+def test_the_report_has_every_key_that_others_rely_on(done):
+    out, returned = done
+    report = json.loads((out / "report.json").read_text())
+    assert report["method"] == "icft" and report["seed"] == 0 and report["base"] == "tiny"
+    assert report["config"] == json.loads(json.dumps(ICFTConfig(**SETTINGS).to_dict()))
+    assert {"python", "torch", "transformers", "peft", "icft-lite"} <= set(report["versions"])
+    for when in ("before", "after"):
+        assert set(report["scores"][when]["medical"]) == {"qa", "preference", "reply"}
+        for suite in ("general", "medical"):
+            for task in report["scores"][when][suite].values():
+                assert 0 <= task["value"] <= 1 and task["n"] > 0 and task["metric"]
+        qa = report["scores"][when]["medical"]["qa"]
+        assert 0 < qa["option_floor"] < 1 and 0 <= qa["option_accuracy"] <= 1
+    general = [report["scores"][when]["general"]["qa"]["value"] for when in ("before", "after")]
+    assert report["retention"] == pytest.approx(general[1] / general[0], abs=1e-6)
+    assert [len(line) for line in report["accuracy_matrix"]] == [4] * 4
+    assert report["accuracy_matrix"][0][0] == pytest.approx(general[0])
+    assert all(isinstance(report[name], float) for name in ("bwt", "fwt", "forgetting"))
+    cost = report["cost"]
+    assert cost["tokens"] == sum(stage["tokens"] for stage in report["stages"]) > 0
+    assert cost["seconds"] > 0 and cost["peak_memory_bytes"] > 2**25
+    assert cost["trainable_parameters"] == 4 * 4 * (4 * (192 + 192) + 3 * (192 + 512))
+    assert returned["scores"] == report["scores"]
+    for name in ("report.md", "run.json", "items.json", "adapter/README.md"):
+        assert (out / name).stat().st_size > 0
+    assert list(out.glob("*.png")) and not (out / "state").exists()
+
+
+def test_every_part_of_the_method_was_at_work(done):
+    report = done[1]
+    assert [stage["name"] for stage in report["stages"]] == ["easy", "middle", "hard"]
+    assert sum(stage["steps"] for stage in report["stages"]) == 6 == len(report["losses"]["step"])
+    assert {"trusted", "weak_question", "memory", "ring"} <= set(report["rows"])
+    for stage in report["stages"]:
+        assert sum(stage["teacher_share"].values()) == pytest.approx(1)
+        assert 0 < stage["memory_rows"] <= 120
+        assert {"alpha", "refused", "points"} <= set(stage["consolidation"])
+        assert {"candidates", "gated", "promoted", "evicted"} <= set(stage)
+        assert stage["candidates"] >= stage["gated"] + stage["promoted"]
+    assert sum(stage["candidates"] for stage in report["stages"]) > 0
+    assert report["stages"][0]["teacher_share"]["base"] == 1, "before the first stage the memory is the base"
+    norms = report["gradient_norms"]
+    assert set(norms) == set(LOSSES) and max(norms["task"]) > 0 and max(norms["fine_tune"]) > 0
+    weak = report["data"]["weak"]
+    assert weak["label_model"] == "dawid_skene" and 0 <= weak["accuracy"] <= 1
+
+
+def test_the_total_is_the_weighted_sum_of_the_three_losses_at_every_step(done):
+    losses = done[1]["losses"]
+    for at, total in enumerate(losses["total"]):
+        parts = [losses[name][at] for name in LOSSES]
+        assert total == pytest.approx(0.5 * parts[0] + 2.0 * parts[1] + parts[2], rel=1e-4)
+    assert all(max(losses[name]) > 0 for name in LOSSES)
+
+
+@pytest.mark.parametrize("name", ["adapter", "adapter_fast"])
+def test_the_adapters_load_with_plain_peft_and_hold_something(done, name):
+    model = PeftModel.from_pretrained(load_base("tiny")[0], str(done[0] / name))
+    changes = [module.lora_B["default"].weight.abs().max() for module in model.modules() if hasattr(module, "lora_B")]
+    assert len(changes) == 28 and max(changes) > 0
+    assert weights(done[0]) != weights(done[0], "adapter_fast")
+
+
+def test_a_second_call_says_complete_and_does_nothing(done, bundle, capsys):
+    out, report = done
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    again = train_icft(SETTINGS, out, bundle)
+    assert "complete" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    assert again == json.loads((out / "report.json").read_text())
+
+
+def test_a_folder_with_something_else_in_it_is_refused(done, bundle, tmp_path):
+    with pytest.raises(ICFTError, match="holds another run"):
+        train(done[0], bundle, seed=1)
+    with pytest.raises(ICFTError, match="holds another run"):
+        train(done[0], dataclasses.replace(bundle, sources={"other.jsonl": "x"}))
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ICFTError, match="holds no run"):
+        train(tmp_path, bundle)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_gold_says(done, bundle, tmp_path, no_figures):
+    """Gold answers of the pool only score the labels: with every one of them wrong, the same adapter."""
+    options = dict(zip(bundle.pool["id"], bundle.pool["responses"]))
+    wrong = {name: (gold + 1) % len(options[name]) if name in options else gold
+             for name, gold in bundle.pool_gold.items()}
+    report = train(tmp_path / "again", dataclasses.replace(bundle, pool_gold=wrong))
+    for name in ("adapter", "adapter_fast"):
+        assert weights(tmp_path / "again", name) == weights(done[0], name)
+    accuracy = done[1]["data"]["weak"]["accuracy"], report["data"]["weak"]["accuracy"]
+    assert accuracy[0] > accuracy[1], "the poison arrived where labels are scored"
+
+
+def test_an_interrupted_run_resumes_to_the_same_bytes(done, bundle, tmp_path, monkeypatch, no_figures):
+    """Stopped in the middle of stage 2: stage 1 is kept, stage 2 is done again."""
+    out, steps, close_step = tmp_path / "stopped", [], ICFTTrainer.close_step
+
+    def stop(trainer):
+        steps.append(1)
+        if len(steps) > done[1]["stages"][0]["steps"]:
+            raise KeyboardInterrupt
+        return close_step(trainer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ICFTTrainer, "close_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(out, bundle)
+    assert (out / "state" / "stage1").is_dir() and not (out / "report.json").exists() and not (out / "adapter").exists()
+    trained = []
+    monkeypatch.setattr(ICFTTrainer, "close_step", lambda trainer: trained.append(1) or close_step(trainer))
+    report = train(out, bundle)
+    assert len(trained) == 6 - done[1]["stages"][0]["steps"], "stage 1 is not trained again"
+    for name in ("adapter", "adapter_fast"):
+        assert weights(out, name) == weights(done[0], name)
+    assert report["losses"] == done[1]["losses"] and report["scores"] == done[1]["scores"]
+
+
+def test_plain_qlora_has_no_memory_and_only_one_loss(bundle, tmp_path, no_figures):
+    plain = {name: value for name, value in SETTINGS.items() if not name.endswith(("_weight", "_share"))}
+    report = train_icft({**plain, "method": "qlora"}, tmp_path / "qlora", bundle, progress=False)
+    assert set(report["rows"]) == {"trusted"}
+    assert all(stage["memory_rows"] == stage["candidates"] == 0 for stage in report["stages"])
+    assert not any(report["losses"]["consistency"]) and not any(report["losses"]["task"])
+    assert report["losses"]["total"] == pytest.approx(report["losses"]["fine_tune"])
+    assert all(stage["consolidation"]["alpha"] == 1 for stage in report["stages"])
+    assert weights(tmp_path / "qlora") == weights(tmp_path / "qlora", "adapter_fast")
+
+
+def test_a_run_needs_rows_to_train_on(bundle, tmp_path):
+    nothing = dataclasses.replace(bundle, trusted=None, pool=None, test=None, general_test=None, general_memory=None)
+    with pytest.raises(ICFTError, match="no training row"):
+        train(tmp_path / "empty", nothing)
+
+
+# ---------------------------------------------------------------- one stage of the trainer
+
+@pytest.fixture
+def batches(adapted, row):
+    """batches(config) -> StageBatches of three steps with all roles and tasks."""
+    model, tokenizer = adapted
+    encoder = Encoder(tokenizer)
+    rows = [row(), row(prompt="Define pain in a long and slow wording of some length.", responses=["it hurts"]),
+            row(task="question", responses=["a kidney", "pain", "none"], label=-1, posterior=[0.2, 0.7, 0.1]),
+            row(task="pair", responses=["go to surgery", "rest"], label=-1, posterior=[0.9, 0.1])]
+    memory = LongTermMemory(10)
+    memory.add([row(id=f"m{i}", prompt=f"Which city is the capital of {c}?", responses=[r])
+                for i, (c, r) in enumerate([("Burundi", "Gitega"), ("Armenia", "Yerevan")])], encoder, "general")
+    memory.refresh(model)
+
+    def make(config, steps=(Step([0, 1, 2], [3], [0, 1]), Step([3, 2], [0], [1]), Step([1], [2, 0], [0]))):
+        return StageBatches(list(steps), rows, [encoder(one) for one in rows], memory.entries, config)
+    return make
+
+
+def trained(model, batches, config, out, **kwargs):
+    trainer = ICFTTrainer(model, batches(config), config, out, **kwargs)
+    trainer.train()
+    return trainer
+
+
+def settings(**more):
+    return ICFTConfig(**{**dict(lora_rank=8, lora_alpha=16, learning_rate=1e-3, replay_weight=0.3), **more})
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_cutting_a_step_into_micro_batches_gives_the_same_adapter(adapted, batches, shake, tmp_path, parts):
+    model, _ = adapted
+    start = shake(model, "fast")  # away from B = 0, where Adam would blow rounding errors up
+    one = trained(model, batches, settings(micro_batches=1), tmp_path, norms_every=2).history
+    whole = [tensor.clone() for tensor in adapter_tensors(model, "fast")]
+    with torch.no_grad():
+        for tensor, value in zip(adapter_tensors(model, "fast"), start):
+            tensor.copy_(value)
+    other = trained(model, batches, settings(micro_batches=parts), tmp_path, norms_every=2).history
+    moved = torch.cat([(a - b).flatten() for a, b in zip(whole, start)]).norm()
+    apart = torch.cat([(a - b).flatten() for a, b in zip(whole, adapter_tensors(model, "fast"))]).norm()
+    assert apart < 0.01 * moved
+    for a, b in zip(one, other):
+        for name in (*LOSSES, "total"):
+            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5)
+        for name, norm in a.get("norms", {}).items():
+            assert norm == pytest.approx(b["norms"][name], rel=1e-2)
+
+
+def test_the_slow_adapter_is_the_moving_average_of_the_fast_one(adapted, batches, tmp_path):
+    model, _ = adapted
+    seen, config = [], settings(ema_decay=0.6)
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            seen.append([tensor.detach().clone() for tensor in adapter_tensors(model, "fast")])
+
+    trained(model, batches, config, tmp_path, callbacks=[Watch()])
+    for i, slow in enumerate(adapter_tensors(model, "slow")):
+        expected = seen[0][i]
+        for t, beta in ((1, 0.5), (2, 0.6)):
+            expected = beta * expected + (1 - beta) * seen[t][i]
+        torch.testing.assert_close(slow, expected)
+    assert any(not torch.equal(a, b) for a, b in zip(seen[2], adapter_tensors(model, "slow")))
+
+
+def test_training_that_moves_nothing_is_an_error(adapted, batches, tmp_path):
+    silent = settings(consistency_weight=0, task_weight=0, fine_tune_weight=0)
+    with pytest.raises(ICFTError, match="moved no weight"):
+        trained(adapted[0], batches, silent, tmp_path)
+
+
+def test_only_the_fast_adapter_gets_a_gradient(adapted, batches, tmp_path):
+    model, _ = adapted
+    fast = {id(tensor) for tensor in adapter_tensors(model, "fast")}
+    before = [p.detach().clone() for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    slow = {id(tensor) for tensor in adapter_tensors(model, "slow")}
+    trained(model, batches, settings(), tmp_path)
+    frozen = [p for p in model.parameters() if id(p) not in fast and p.is_floating_point()]
+    assert all(p.grad is None for p in frozen)
+    assert all(torch.equal(a, b) for a, b in zip(before, frozen) if id(b) not in slow)
+
+
+def test_a_step_of_memory_rows_alone_is_possible_and_measured(adapted, batches, shake, tmp_path):
+    """Micro-batches go by length, so one may hold memory rows only: it has but one of the losses."""
+    model, _ = adapted
+    shake(model, "fast")
+    config = settings(replay_weight=0, micro_batches=1)
+    steps = [Step([], [], [0, 1])]
+    trainer = trained(model, lambda c: batches(c, steps), config, tmp_path)
+    assert trainer.history[0]["consistency"] > 0 and trainer.history[0]["norms"]["consistency"] > 0
+    assert trainer.history[0]["norms"]["task"] == trainer.history[0]["norms"]["fine_tune"] == 0
