@@ -15,9 +15,9 @@
 #
 # # 00 · Start here
 #
-# A small language model studies medicine for two minutes. Trained the plain way, it forgets what it knew
-# before. Trained with **ICFT** (incremental curriculum-based fine-tuning) it learns medicine and keeps the
-# rest. You run both, and judge for yourself.
+# A small language model studies medicine for a minute or two. Trained the plain way, it forgets what it knew
+# before. **ICFT** (incremental curriculum-based fine-tuning) is a way to keep that while it learns. You run
+# both, see what each gains and loses, and judge for yourself.
 
 # %% [markdown]
 # **You will be able to**
@@ -211,11 +211,11 @@ print(f"general questions before: {theirs['base_general']:.2f}, after: {theirs['
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("more than 8 of 10 medical questions right:", theirs["medical"] > 0.8)
-print("less than 6 tenths of the general score kept:", theirs["retention"] < 0.6)
+print("more than a third of the medical questions right:", theirs["medical"] > 1 / 3)
+print("less than half of the general score kept:", theirs["retention"] < 0.5)
 
 # %% [markdown]
-# It has learned medicine and lost much of the rest. This is **catastrophic forgetting**: nothing asked the
+# It has learned medicine and lost what it knew. This is **catastrophic forgetting**: nothing asked the
 # model to keep what it was not shown. **Retention** says how bad it is: the general score after, divided by
 # the score before. 1 means that nothing is lost.
 
@@ -243,12 +243,12 @@ print("less than 6 tenths of the general score kept:", theirs["retention"] < 0.6
 
 # %% [markdown]
 # **Consolidation.** At a stage's end the slow adapter moves from where it stood before the stage (point 0)
-# towards where it is now (point 1). It takes the point with the best medical score among those that keep
-# the general score within 0.02 of the base's. Validation questions decide, never the test's.
+# towards where it is now (point 1). It takes the point with the best medical score among those that keep the
+# general score within a margin, `epsilon`, of the base's. Validation questions decide, never the test's.
 
 # %% [markdown]
-# **Predict.** Much of ICFT's training goes to remembered rows. Will it learn less medicine than plain
-# QLoRA?
+# **Predict.** Part of ICFT's training goes to remembered rows, and consolidation holds it back. How much will
+# it keep, and will it learn less medicine than plain QLoRA?
 
 # %%
 icft = train_icft(dict(method="icft", tokens=DEMO_TOKENS), runs / "icft", data)
@@ -272,14 +272,14 @@ table[["medical", "preference", "reply", "general", "retention"]].round(2)
 # %%
 # NBVAL_CHECK_OUTPUT
 print("equal training tokens, to 2 %:", abs(ours["tokens"] / theirs["tokens"] - 1) < 0.02)
-print("ICFT learned medicine, more than 8 of 10 right:", ours["medical"] > 0.8)
 print("ICFT kept more than 8 tenths:", ours["retention"] > 0.8)
-print("ICFT kept more than plain QLoRA:", ours["retention"] > theirs["retention"] + 0.2)
+print("ICFT knows more medicine than the base:", ours["medical"] > start["medical"] + 0.03)
+print("ICFT knows more medicine than plain QLoRA:", ours["medical"] > theirs["medical"])
 
 # %% [markdown]
-# The best place in this figure is the upper right corner: everything learned, nothing lost. The star is the
-# base, which has lost nothing because it learned nothing. One run each; `make demo SEEDS=3` shows how much
-# chance plays in.
+# With so little training, keeping has its price, and the price is learning. The best place in this figure is
+# the upper right corner, everything learned and nothing lost; the dashed lines are what the method aims at. The
+# star is the base. One run each: `make demo SEEDS=3` shows how much chance plays in.
 
 # %%
 runs_beside = {"methods": {"icft": ours, "qlora": theirs}, "base": start, "seeds": [0]}
@@ -293,8 +293,7 @@ Image(png(comparison_figure(runs_beside)), width=640)
 Image(png(forgetting_figure(plain)), width=640)
 
 # %% [markdown]
-# In ICFT's run it should stay at the dashed line, the base's score, while each level of medicine rises in
-# its stage.
+# In ICFT's run the blue line stays near the dashed one, the base's score, and medicine rises slowly.
 
 # %%
 Image(png(forgetting_figure(icft)), width=640)
@@ -312,8 +311,9 @@ stages["teacher"] = [round(share["memory"], 2) for share in stages["teacher_shar
 stages[["new_rows", "promoted", "evicted", "memory_rows", "teacher", "point"]]
 
 # %% [markdown]
-# These are the points that consolidation tried after the last stage, scored on validation questions.
-# Further along the line there is more medicine and, in general, more forgetting.
+# These are the points that consolidation tried after the last stage, on validation questions; its medical score
+# is the mean of questions and preference. The further along the line, the more is forgotten; the chosen point is
+# the best that is allowed.
 
 # %%
 points = icft["stages"][-1]["consolidation"]["points"]
@@ -365,10 +365,10 @@ ask_panel(models, examples)
 # ## What was shown
 #
 # - Labels without an annotator: voting functions, weighed by a label model, came close to the truth.
-# - Plain fine-tuning learned medicine and forgot much of the general world.
-# - ICFT, with equal training tokens, learned it and kept most.
-# - Which part did what is the question of later lessons; `make demo SEEDS=3` runs each method without a
-#   part.
+# - Plain fine-tuning learned most medicine, and forgot nearly all of the general world.
+# - ICFT, with equal training tokens, kept nearly all of it, and learned far less medicine.
+# - `make demo FULL=1` trains several times longer: see where the balance moves. Which part of the method does
+#   what is the question of later lessons.
 
 # %% [markdown]
 # ## Exercises
@@ -499,8 +499,8 @@ else:
 # - [QLoRA](https://arxiv.org/abs/2305.14314) (Dettmers and others, 2023): how 4 bits are enough; read
 #   section 3.
 # - [Snorkel](https://arxiv.org/abs/1711.10160) (Ratner and others, 2017): labelling functions in practice.
-# - [LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673) (Biderman and others, 2024):
-#   careful measurements of what we saw in section 3.
+# - [LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673) (Biderman and others, 2024): careful
+#   measurements of the same bargain, what is learned against what is lost.
 
 # %%
 # NBVAL_CHECK_OUTPUT
