@@ -28,7 +28,7 @@ class ICFTConfig:
     """Rank r of both adapters."""
     lora_alpha: int = 64
     """LoRA scale: ΔW = (alpha / r) · B·A. 2r, as in "LoRA Learns Less and Forgets Less"."""
-    max_length: int = 384
+    max_length: int = 512
     """Tokens a row may have; longer context is cut first, never the question or the response."""
     letter_options: bool = False
     """List options as A, B, C… in the prompt and score the letter. False: score each option's text."""
@@ -49,7 +49,8 @@ class ICFTConfig:
     max_steps: int = 0
     """Cut the run to this many optimiser steps in all; 0 means as many as the tokens need."""
     rows: int = 32
-    """Rows of sequence in an optimiser step: new, ring and memory together. Options count a row each."""
+    """Rows of sequence in an optimiser step: new, ring and memory together. Options that share their prompt count as
+    one row."""
     micro_batches: int = 2
     """Forward passes a step is cut into, by length (so little is padded). Never changes the gradient."""
 

@@ -104,27 +104,30 @@ def competence(t, total, start):
 
 
 class Drawer:
-    """Draws rows for a stage, in passes: each pass is the share that competence allows then, shuffled.
+    """Draws rows for a stage in shuffled passes over the share that competence allows. Rows that it newly
+    allows are mixed into the pass under way, so that the hardest are not left waiting for its end.
 
     A pure function of (stage, topics, order, seed): a resumed run draws the same rows."""
 
     def __init__(self, stage, topics, order="easy_to_hard", start=0.3, seed=0):
         self.stage, self.topics, self.order, self.start = stage, topics, order, start
         self.random = random.Random(f"draw/{seed}")
-        self.queue = []
+        self.queue, self.open = [], 0
 
     def draw(self, progress):
         """The next row index; `progress` is the share of the stage that is done, 0…1."""
-        if not self.queue:
-            self.queue = self._pass(progress)[::-1]
-        return self.queue.pop()
-
-    def _pass(self, progress):
         paced = self.order in ("easy_to_hard", "hard_to_easy")
         share = competence(progress, 1, self.start) if paced else 1.0
-        rows = self.stage[:max(1, math.ceil(share * len(self.stage)))]
-        rows = self.random.sample(rows, len(rows))
-        return round_robin(rows, self.topics) if self.order == "interleaved" else rows
+        allowed = max(1, math.ceil(share * len(self.stage)))
+        if not self.queue:
+            self.queue = self.random.sample(self.stage[:allowed], allowed)
+            if self.order == "interleaved":
+                self.queue = round_robin(self.queue, self.topics)[::-1]
+        else:
+            for row in self.stage[self.open:allowed]:
+                self.queue.insert(self.random.randrange(len(self.queue) + 1), row)
+        self.open = max(self.open, allowed)
+        return self.queue.pop()
 
 
 def round_robin(rows, topics):

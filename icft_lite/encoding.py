@@ -14,6 +14,10 @@ from icft_lite.config import ICFTError
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+class TooLong(ICFTError):
+    """Question and response do not fit `max_length`."""
+
+
 @dataclass
 class Encoded:
     """One example, ready to be joined with others."""
@@ -84,7 +88,7 @@ class Encoder:
             short = self.tokenizer.decode(pieces[:keep]).rstrip("\ufffd ")
             ids = self._ids(self._template(self._messages(example, short), add_generation_prompt=True))
         if len(ids) > limit:
-            raise ICFTError(f"example {example['id']}: question and response need {len(ids) + room} tokens, "
+            raise TooLong(f"example {example['id']}: question and response need {len(ids) + room} tokens, "
                             f"max_length is {self.max_length}; raise max_length or shorten the example")
         return ids, True
 
@@ -121,6 +125,20 @@ class Encoder:
         at = len(prompt) - 1
         return Encoded([prompt + answer], [(0, at, letter, i) for i, letter in enumerate(letters)],
                        len(letters), cut=cut)
+
+
+def encode_fitting(rows, encoder):
+    """Encode the rows whose question and responses fit `max_length`: (rows kept, their encodings, ids left out).
+
+    A question or a response is never cut, so a row that does not fit is left out whole."""
+    kept, encoded, left_out = [], [], []
+    for row in rows:
+        try:
+            encoded.append(encoder(row))
+            kept.append(row)
+        except TooLong:
+            left_out.append(row["id"])
+    return kept, encoded, left_out
 
 
 def _shared(prompt, responses, cut):

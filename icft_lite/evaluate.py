@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icft_lite.encoding import Encoder, join, length_groups
+from icft_lite.encoding import Encoder, encode_fitting, join, length_groups
 from icft_lite.metrics import key_fact_recall, token_f1
 from icft_lite.model import head_weight, hidden_states, load_base, load_run, using
 
@@ -27,6 +27,8 @@ class Suite:
     """Canonical example dicts."""
     encoded: list
     """Their encodings, in the same order."""
+    left_out: int = 0
+    """Examples whose question and responses do not fit; they are not scored."""
 
     @classmethod
     def of(cls, dataset, encoder, options=True):
@@ -35,7 +37,8 @@ class Suite:
         if not options:
             rows = [{**row, "responses": [row["responses"][row["label"]]], "label": 0}
                     if row["task"] == "question" and row["label"] >= 0 else row for row in rows]
-        return cls(rows, [encoder(row) for row in rows])
+        rows, encoded, left_out = encode_fitting(rows, encoder)
+        return cls(rows, encoded, len(left_out))
 
     def subset(self, keep):
         """The examples for which `keep(row)` is true."""

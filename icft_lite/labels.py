@@ -4,6 +4,7 @@ import numpy as np
 
 from icft_lite.config import ICFTError
 from icft_lite.curriculum import best
+from icft_lite.encoding import encode_fitting
 from icft_lite.evaluate import option_scores
 from icft_lite.model import using
 
@@ -17,7 +18,7 @@ def label_pool_rows(data, config, model, encoder):
     rows = [dict(row) for row in data.trusted] if data.trusted is not None else []
     report = {}
     if data.pool is not None and len(data.pool):
-        pool = [dict(row) for row in data.pool]
+        pool = encode_fitting([dict(row) for row in data.pool], encoder)[0]
         posteriors, report = label(data, pool, config, model, encoder)
         for row, posterior in zip(pool, posteriors):
             row["posterior"] = [float(p) for p in posterior]

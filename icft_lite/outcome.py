@@ -29,6 +29,7 @@ def make_report(run, results, after):
                   peak_memory_bytes=peak_memory(), by_part=run.seconds,
                   trainable_parameters=sum(tensor.numel() for tensor in adapter_tensors(run.model, "fast"))),
         data=dict(counts=counts(run.data), sources=run.data.sources, cut_contexts=sum(e.cut for e in run.encoded),
+                  left_out=len(run.left_out) + sum(suite.left_out for suite in run.suites.values()),
                   dropped_unvoted=run.weak.get("dropped_unvoted", 0), weak=run.weak),
         stages=stages, rows=rows(stages),
         gradient_norms={name: [step["norms"][name] for step in history if "norms" in step] for name in LOSSES},

@@ -113,6 +113,7 @@ def _tables(report, topics=True):
     yield "Cost", ["what", "value"], list(_cost(report.get("cost")))
     yield ("Data", ["what", "rows"], [*(data.get("counts") or {}).items()] + [
         [text, data[key]] for key, text in (("cut_contexts", "contexts cut to fit"),
+                                            ("left_out", "rows left out: too long"),
                                             ("dropped_unvoted", "dropped: no labelling function voted"))
         if data.get(key) is not None])
     yield "Labelling functions", list(lfs[0]) if lfs else [], [[lf.get(key) for key in lfs[0]] for lf in lfs]

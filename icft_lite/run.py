@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from icft_lite.config import ICFTConfig, ICFTError
 from icft_lite.curriculum import LEVELS, build_curriculum, score_difficulty
-from icft_lite.encoding import Encoder
+from icft_lite.encoding import Encoder, encode_fitting
 from icft_lite.evaluate import Suite, evaluate_suite, generate, is_short, mean_score
 from icft_lite.files import write_json
 from icft_lite.labels import label_pool_rows
@@ -69,7 +69,9 @@ class Run:
             self.before = self.evaluate("base", tuple(self.suites))
         with self.clock("label"):
             self.rows, self.weak = label_pool_rows(data, config, self.model, self.encoder)
-            self.encoded = [self.encoder(row) for row in self.rows]
+            self.rows, self.encoded, self.left_out = encode_fitting(self.rows, self.encoder)
+            if self.left_out:
+                self.say(f"{len(self.left_out)} training rows do not fit max_length={config.max_length}: left out")
         if not self.rows:
             raise ICFTError("data: no training row is left (no trusted row, and no labelling function voted)")
         with self.clock("seed memory"):
@@ -95,7 +97,7 @@ class Run:
                     row.update(responses=[answer], label=0, task="response")
             rows = [{**row, "task": "response", "responses": [row["responses"][row["label"]]], "label": 0}
                     for row in rows if row["task"] != "pair"]
-            self.memory.add(rows, self.encoder, "general")
+            self.memory.add(encode_fitting(rows, self.encoder)[0], self.encoder, "general")
         if config.self_prompts:
             rows = self_prompts(self.model, self.tokenizer, self.encoder, config.self_prompts, held_out, config.seed)
             self.memory.add(rows, self.encoder, "self")
