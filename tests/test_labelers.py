@@ -41,7 +41,7 @@ def test_twelve_functions_from_four_sources_some_bad(pool, gold, votes):
     chance = np.mean([1 / len(row["responses"]) for row in pool])
     assert (table.accuracy[sorted(BAD - {"politest"})] < chance + 0.1).all()
     assert 0.4 < table.accuracy["politest"] < 0.6  # it only votes on pairs
-    assert (table.accuracy.drop([*BAD, "base_choice"]) > 0.6).all()
+    assert (table.accuracy.drop([*BAD, "base_choice"]) > 0.5).all()
 
 
 def test_dawid_skene_is_right_and_majority_vote_is_clearly_worse(pool, gold, votes):

@@ -60,7 +60,7 @@ def test_every_import_is_declared():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
                 [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             for module in {name.split(".")[0] for name in names} - known:
-                assert module in declared, f"{path.name} imports {module}, which pyproject.toml does not list"
+                assert module.lower() in declared, f"{path.name} imports {module}, which pyproject.toml does not list"
 
 
 def test_licences_and_the_embedded_model_are_there():
