@@ -230,7 +230,9 @@ def test_lesson_00_accepts_its_solutions_and_rejects_wrong_ones():
                      gold=[data.pool_gold[row["id"]] for row in pool], floor=0.92)
     wrong = [["def kept(b, a): return b - a", "def kept(b, a): return b / a", "def kept(b, a): return 1.0"],
              ["def itis(row): return ABSTAIN", "def itis(row): return 0",
-              "def itis(row): return 0 if 'itis' in row['prompt'] else ABSTAIN"],
+              "def itis(row): return 0 if 'itis' in row['prompt'] else ABSTAIN",
+              "def itis(row):\n    starts = [t.startswith('inflammation') for t in row['responses']]\n"
+              "    return starts.index(True) if 'itis' in row['prompt'] and any(starts) else ABSTAIN"],
              ["def choose(points, floor): return 1.0",
               "def choose(points, floor): return max(points, key=lambda p: p['medical'])['alpha']",
               "def choose(points, floor): return max(points, key=lambda p: p['general'])['alpha']"]]

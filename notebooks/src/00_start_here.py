@@ -365,7 +365,7 @@ ask_panel(models, examples)
 # ## What was shown
 #
 # - Labels without an annotator: voting functions, weighed by a label model, came close to the truth.
-# - Plain fine-tuning learned most medicine, and forgot nearly all of the general world.
+# - Plain fine-tuning learned the most medicine, and forgot nearly all of the general world.
 # - ICFT, with equal training tokens, kept nearly all of it, and learned far less medicine.
 # - `make demo FULL=1` trains several times longer: see where the balance moves. Which part of the method does
 #   what is the question of later lessons.
@@ -411,8 +411,9 @@ else:
 # %% [markdown]
 # ### 2 · Your own labelling function (easy, 8 minutes)
 #
-# Medical terms in *-itis* mean an inflammation. Write a function that votes for the response that starts
-# with "inflammation", and abstains on every row whose prompt has no word in *-itis*.
+# Medical terms in *-itis* mean an inflammation. Write a function that votes on rows whose prompt has such a
+# term: for the response that starts with "inflammation". Where no response starts so, or more than one does, it
+# abstains, as on all other rows: knowing when to be silent is half of the art.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -433,19 +434,15 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `"itis" in row["prompt"]` finds the rows; `enumerate(row["responses"])` gives each response with its
-# index.
+# `"itis" in row["prompt"]` finds the rows. First list the indices of the responses that start so.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
 # def itis(row):
-#     if "itis" in row["prompt"]:
-#         for index, text in enumerate(row["responses"]):
-#             if text.startswith("inflammation"):
-#                 return index
-#     return ABSTAIN
+#     starts = [i for i, text in enumerate(row["responses"]) if text.startswith("inflammation")]
+#     return starts[0] if "itis" in row["prompt"] and len(starts) == 1 else ABSTAIN
 # ```
 #
 # </details>
