@@ -256,7 +256,7 @@ icft = train_icft(dict(method="icft", tokens=DEMO_TOKENS), runs / "icft", data)
 # %% [markdown]
 # ## 5 · Before and after
 #
-# All three models on the same test questions, which nobody was trained on. *Medical* is exact match on
+# All three models on the same test questions, which no run was trained on. *Medical* is exact match on
 # questions; *preference*, how often the better of two replies is found likelier (chance is 0.5); *reply*, the
 # share of key facts that a freely written reply contains. What the *general* questions ask is not in the
 # memory either.
