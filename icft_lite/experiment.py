@@ -7,7 +7,7 @@ from pathlib import Path
 from icft_lite.config import METHODS, ICFTConfig, ICFTError, quick
 from icft_lite.evaluate import mean_score
 from icft_lite.files import write_json
-from icft_lite.report import write_comparison
+from icft_lite.report import print_table, write_comparison
 from icft_lite.run import train_icft
 from icft_lite.samples import sample_bundle
 
@@ -85,10 +85,12 @@ def run_demo(out, seeds=1, full=False, progress=True):
     methods = list(METHODS) if seeds > 1 else ["icft", "qlora"]
     tokens = DEMO_TOKENS * (FULL if full or not quick() else 1)
     comparison = compare(out, methods, range(seeds), dict(tokens=tokens), progress=progress)
-    icft, first = comparison["methods"]["icft"], Path(out) / "icft-0" / "report.json"
-    report = json.loads(first.read_text())
+    report = json.loads((Path(out) / "icft-0" / "report.json").read_text())
     write_json(Path(out) / "report.json", {**report, "comparison": comparison})
-    return {**comparison, "icft": icft}
+    if progress:
+        print_table(comparison)
+        print(f"\nfigure: {Path(out) / 'comparison.png'}")
+    return comparison
 
 
 def run_compare(out, methods, seeds, config=None, progress=True):

@@ -38,7 +38,6 @@ class Run:
     def __init__(self, config, data, out, progress=True):
         self.config, self.data, self.out, self.progress = config, data, Path(out), progress
         self.seconds = {}
-        self.start = time.time()
 
     def clock(self, name):
         """Context manager: add the block's seconds to `name`."""
