@@ -21,7 +21,11 @@ BY_HEART = {"capital", "continent", *ANIMALS, "opposite", *OBJECTS, "anatomy", "
 LEVELS = {"terminology": "easy", "anatomy": "easy", "drug_class": "middle", "drug_use": "middle",
           "organisms": "middle", "vitamins": "middle", "hormones": "middle", "ranges": "middle"}
 READING = ("Who has {thing}?", "Which person has {thing}?", "Name the person who has {thing}.",
-           "What does {name} have?", "Tell me what {name} has.", "Name the thing that {name} has.")
+           "Say who has {thing}.", "Which one of them has {thing}?", "Give the name of the person with {thing}.",
+           "Find the person who has {thing}.", "Tell me the name of who has {thing}.", "The one with {thing} is",
+           "What does {name} have?", "Tell me what {name} has.", "Name the thing that {name} has.",
+           "Say what {name} has.", "Which of these things does {name} have?", "Give the thing that {name} has.",
+           "Find what {name} has.", "What is the thing that {name} has?", "The thing of {name} is")
 READING_TEST = ("Tell me who has {thing}.", "Name the person that has {thing}.",
                 "Which thing does {name} have?", "Tell me the thing that {name} has.")
 
@@ -169,7 +173,7 @@ def general():
     out = {"pretrain": [], "memory": [], "validation": [], "test": []}
     for n, (topic, entity, fields, kind) in enumerate(items):
         where = split[FAMILY.get(topic, topic), entity]
-        base = dict(domain="general", topic=topic, kind=kind, entity=entity)
+        base = dict(topic=topic, kind=kind, entity=entity)
         r = rng("general", topic, entity)
         train = list(W[topic, "train"])
         r.shuffle(train)
@@ -178,13 +182,13 @@ def general():
             for i, (question, answer) in enumerate(taught):
                 out["pretrain"].append(dict(topic=topic, prompt=fill(question, fields),
                                             completion=fill(answer, fields)))
-        question, answer = r.choice(train) if where == "memory" else r.choice(W[topic, where])
-        row = dict(id=f"g{n}-{where[0]}", **base, prompt=fill(question, fields),
-                   completion=fill(answer, fields))
-        out[where].append(row)
+        asked = taught if where == "memory" else [r.choice(W[topic, where])]
+        for i, (question, answer) in enumerate(asked):
+            out[where].append(dict(id=f"g{n}-{where[0]}{i or ''}", **base, prompt=fill(question, fields),
+                                   completion=fill(answer, fields)))
     for where, count in (("pretrain", 11000), ("memory", 160), ("validation", 24), ("test", 40)):
         out[where] += list(reading(where, count))
-    caps = {"memory": 110, "validation": 24, "test": 40}
+    caps = {"memory": 105, "validation": 24, "test": 40}
     for where, cap in caps.items():
         out[where] = [row for topic in dict.fromkeys(r["topic"] for r in out[where])
                       for row in sample(out[where], topic, cap)]
@@ -194,9 +198,14 @@ def general():
 
 
 def sample(rows, topic, cap):
+    """At most `cap` rows of a topic: every entity once before any comes a second time in other words."""
     rows = [row for row in rows if row["topic"] == topic]
     rng("cap", topic, len(rows)).shuffle(rows)
-    return sorted(rows[:cap], key=lambda row: row["id"])
+    met, turn = Counter(), {}
+    for row in rows:
+        turn[row["id"]] = met[row["entity"]]
+        met[row["entity"]] += 1
+    return sorted(sorted(rows, key=lambda row: turn[row["id"]])[:cap], key=lambda row: row["id"])
 
 
 def things():
@@ -233,7 +242,7 @@ def reading(where, count):
         at = r.randrange(2)
         question = r.choice(READING if taught else READING_TEST)
         answer = stuff[at] if "{name}" in question else people[at]
-        yield dict(id=f"r-{where}-{i}", domain="general", topic="reading", kind="rule", entity=passage,
+        yield dict(id=f"r-{where}-{i}", topic="reading", kind="rule", entity=passage,
                    prompt=f"{passage} {question.format(name=people[at], thing=stuff[at])}",
                    completion=answer)
 
@@ -323,13 +332,13 @@ def medical_questions():
     out = {"train": [], "pool": [], "validation": [], "test": []}
     for n, (topic, entity, fields, where) in enumerate(medical_items()):
         kind = "fact" if topic in BY_HEART else "rule"
-        base = dict(domain="medical", topic=topic, level=LEVELS[topic], kind=kind, entity=entity)
+        base = dict(topic=topic, level=LEVELS[topic], kind=kind, entity=entity)
         r = rng("medical", topic, entity)
         splits = [where] if kind == "rule" else [where, "validation", "test"]
         for split in splits:
             options = list(W[topic, "train" if split == "pool" else split])
             r.shuffle(options)
-            count = {"train": 5, "pool": 2, "validation": 1,
+            count = {"train": 6 if kind == "fact" else 5, "pool": 6 if kind == "fact" else 2, "validation": 1,
                      "test": 1 if kind == "fact" else 2}[split]
             for i, (question, answer) in enumerate(options[:count]):
                 out[split].append(dict(id=f"m{n}-{split}-{i}", **base, prompt=fill(question, fields),
@@ -339,7 +348,7 @@ def medical_questions():
 
 # ---------------------------------------------------------------- vignettes, pairs, replies
 
-PER_PRESENTATION = {"test": 2, "validation": 1, "train": 4, "pool": 2}
+PER_PRESENTATION = {"test": 2, "validation": 1, "train": 7, "pool": 3}
 
 
 def vignettes():
@@ -376,7 +385,7 @@ def hard_rows(vignettes):
         words = "train" if split == "pool" else split
         questions[split], replies[split] = [], []
         for n, (row, text, entity) in enumerate(cases):
-            base = dict(domain="medical", level="hard", kind="rule", entity=entity)
+            base = dict(level="hard", kind="rule", entity=entity)
             name = f"h{n}-{split}"
             r = rng("hard", split, n)
             for topic in ("urgency", "department"):
@@ -424,7 +433,7 @@ def pairs(vignettes):
         half = len(cases) // 2
 
         def add(topic, chosen, rejected, prompt, entity):
-            rows.append(dict(id=f"p-{split}-{len(rows)}", domain="medical", topic=topic, level="hard",
+            rows.append(dict(id=f"p-{split}-{len(rows)}", topic=topic, level="hard",
                              kind="rule", entity=entity, prompt=prompt, chosen=chosen, rejected=rejected))
 
         def ask(case):
@@ -520,7 +529,7 @@ def main():
     args = parser.parse_args()
     stale = []
     for name, rows in build().items():
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
         path = HERE / name
         if args.check:
             stale += [name] if not path.exists() or path.read_text(encoding="utf-8") != text else []

@@ -16,7 +16,7 @@ from .label_models import ABSTAIN, DawidSkene, MajorityVote, check_votes, unvote
 
 __all__ = ["ABSTAIN", "DawidSkene", "LabelingFunction", "MajorityVote", "apply_lfs",
            "expected_calibration_error", "label_pool", "labeling_function", "lf_analysis", "unvoted"]
-SMALLEST_GROUP = 100
+SMALLEST_GROUP = 150
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def label_pool(pool, votes, model="dawid_skene", lfs=None, gold=None):
     report.
 
     An LF's accuracy differs by topic (a drug table knows nothing of bones), so Dawid–Skene is fitted per
-    task and topic where a topic has at least 100 rows; a task's smaller topics share one fit. Confusion is
+    task and topic where a topic has at least 150 rows; a task's smaller topics share one fit. Confusion is
     full where every row of a fit has the same labels (yes/no/maybe; pairs: first or second better), else
     one-coin.
 

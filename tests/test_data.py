@@ -385,7 +385,7 @@ def test_pretraining_joins_signs_and_teams_only_by_chance(pretraining):
 # ---------------------------------------------------------------- the pool tells nothing
 
 def test_the_pool_has_no_column_that_tells(files):
-    common = {"id", "domain", "topic", "level", "kind", "entity"}
+    common = {"id", "topic", "level", "kind", "entity"}
     for name, columns in (("questions", {"question", "choices"}),
                           ("pairs", {"prompt", "response_a", "response_b"})):
         for place, row in enumerate(files[f"medical_pool_{name}.jsonl"]):

@@ -37,7 +37,7 @@ def test_twelve_functions_from_four_sources_some_bad(pool, gold, votes):
     lfs = sample_lfs()
     table = lf_analysis(votes, lfs, gold)
     assert len(lfs) >= 12 and set(table.source) == {"general", "morphology", "reference", "model"}
-    assert (table.coverage > 0.02).all()
+    assert (table.coverage > 0.015).all()
     chance = np.mean([1 / len(row["responses"]) for row in pool])
     assert (table.accuracy[sorted(BAD - {"politest"})] < chance + 0.1).all()
     assert 0.4 < table.accuracy["politest"] < 0.6  # it only votes on pairs
