@@ -11,12 +11,13 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from icft_lite.config import ICFTConfig, ICFTError
+from icft_lite.consolidation import consolidate
 from icft_lite.curriculum import LEVELS, build_curriculum, score_difficulty
 from icft_lite.encoding import Encoder, encode_fitting
-from icft_lite.evaluate import Suite, evaluate_suite, generate, is_short, mean_score
+from icft_lite.evaluate import Suite, evaluate_suite, is_short, mean_score
 from icft_lite.files import write_json
 from icft_lite.labels import label_pool_rows
-from icft_lite.memory import LongTermMemory, ShortTermMemory, consolidate, held_out_filter, promote, self_prompts
+from icft_lite.memory import LongTermMemory, ShortTermMemory, promote
 from icft_lite.model import (
     activate,
     adapter_tensors,
@@ -27,6 +28,7 @@ from icft_lite.model import (
     save_adapter,
 )
 from icft_lite.outcome import by_level, make_report
+from icft_lite.rehearsal import seed_memory
 from icft_lite.report import write_report
 from icft_lite.schedule import StageBatches, count, plan_stage
 from icft_lite.trainer import ICFTTrainer
@@ -77,31 +79,15 @@ class Run:
             self.memory = LongTermMemory(config.memory_size, config.memory_policy, config.reservoir_share,
                                          config.state_dtype, config.seed)
             if config.memory_share:
-                self.seed_memory()
+                held_out = [row for name in ("general", "general_validation") if name in self.suites
+                            for row in self.suites[name].rows]
+                seed_memory(self.memory, data.general_memory, held_out, self.model, self.tokenizer, self.encoder,
+                            config.self_prompts, config.seed)
+                self.say(f"long-term memory: {len(self.memory)} rows from "
+                         f"{len({e.row['topic'] for e in self.memory.entries})} topics")
         with self.clock("difficulty"):
             self.difficulty = score_difficulty(self.rows, self.model, self.encoded, config.signals)
             self.stages = build_curriculum([row["level"] for row in self.rows], self.difficulty, config.order)
-
-    def seed_memory(self):
-        """General rows that were given (answered by the base where they have no answer), and prompts the base
-        makes up. Nothing that validation or test asks about, in any wording."""
-        config, data = self.config, self.data
-        held_out = held_out_filter([row for name in ("general", "general_validation") if name in self.suites
-                                    for row in self.suites[name].rows])
-        if data.general_memory is not None:
-            rows = [dict(row) for row in data.general_memory]
-            asked = [row for row in rows if row["label"] < 0]
-            if asked:
-                for row, answer in zip(asked, generate(self.model, self.tokenizer, self.encoder, asked)):
-                    row.update(responses=[answer], label=0, task="response")
-            rows = [{**row, "task": "response", "responses": [row["responses"][row["label"]]], "label": 0}
-                    for row in rows if row["task"] != "pair"]
-            self.memory.add(encode_fitting(rows, self.encoder)[0], self.encoder, "general")
-        if config.self_prompts:
-            rows = self_prompts(self.model, self.tokenizer, self.encoder, config.self_prompts, held_out, config.seed)
-            self.memory.add(rows, self.encoder, "self")
-        self.say(f"long-term memory: {len(self.memory)} rows from "
-                 f"{len({e.row['topic'] for e in self.memory.entries})} topics")
 
     def evaluate(self, adapter, names, **kwargs):
         suites = {name: self.suites[name] for name in names if name in self.suites}

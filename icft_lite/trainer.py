@@ -8,8 +8,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from icft_lite.config import ICFTError
+from icft_lite.consolidation import average_step
 from icft_lite.losses import icft_losses
-from icft_lite.memory import average_step
 from icft_lite.model import adapter_tensors, hardware, head_weight, hidden_states
 
 LOSSES = ("consistency", "task", "fine_tune")
