@@ -54,6 +54,9 @@ class ICFTConfig:
     micro_batches: int = 2
     """Forward passes a step is cut into, by length (so little is padded). Never changes the gradient."""
 
+    save_every: int = 0
+    """Steps between the saved states a killed run resumes from; 0 means about a minute. Never changes the result."""
+
     # --- the three losses; L_total is their weighted sum
     consistency_weight: float = 1.0
     """Weight of L_consistency: KL(teacher ‖ fast adapter) on memory rows."""
@@ -133,7 +136,7 @@ class ICFTConfig:
                      "micro_batches", "temperature"):
             self._check(name, getattr(self, name) > 0, "give a number above 0")
         for name in ("consistency_weight", "task_weight", "fine_tune_weight", "replay_weight", "max_steps",
-                     "tokens", "memory_size", "ring_size", "self_prompts", "epsilon"):
+                     "save_every", "tokens", "memory_size", "ring_size", "self_prompts", "epsilon"):
             self._check(name, getattr(self, name) >= 0, "give 0 or more")
         for name in ("memory_share", "ring_share", "warmup", "competence_start", "promote_confidence",
                      "reservoir_share", "ema_decay"):

@@ -125,6 +125,13 @@ def copy_adapter(model, source, target):
         b.copy_(a)
 
 
+@torch.no_grad()
+def set_adapter(model, name, values):
+    """Overwrite one adapter with saved tensors, in `adapter_tensors`' order."""
+    for tensor, value in zip(adapter_tensors(model, name), values, strict=True):
+        tensor.copy_(value)
+
+
 def activate(model, name):
     """Make one adapter active, and only `fast` trainable (peft marks whatever is active as trainable)."""
     model.set_adapter(name)
