@@ -6,8 +6,10 @@
 """
 
 import contextlib
+import json
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import torch
@@ -214,8 +216,8 @@ def save_adapter(model, name, folder):
 def load_run(folder, adapter="adapter", four_bit=None):
     """A finished run: (model with its adapter, tokenizer). four_bit: as the run had it, unless given.
 
+    The tokenizer's `model_max_length` is the run's `max_length`: what it was trained on.
     Raises ICFTError if `folder` holds no finished run."""
-    import json
     folder = Path(folder)
     config = folder / adapter / "adapter_config.json"
     if not config.exists():
@@ -223,6 +225,7 @@ def load_run(folder, adapter="adapter", four_bit=None):
                         f"give the --out folder of `icft-lite train`")
     report = json.loads((folder / "report.json").read_text())
     model, tokenizer = load_base(report["base"], report["config"]["four_bit"] if four_bit is None else four_bit)
+    tokenizer.model_max_length = report["config"]["max_length"]
     return PeftModel.from_pretrained(model, str(folder / adapter)), tokenizer
 
 
@@ -230,16 +233,15 @@ def export(folder, to, merge=False):
     """Copy a run's adapter to `to`, or (merge=True) write whole weights with the adapter merged in.
 
     Merging goes into the *unquantised* base: merging into NF4 loses most of the adapter's effect."""
-    import shutil
     to = Path(to)
     if to.exists() and any(to.iterdir()):
         raise ICFTError(f"{to}: is not empty; give a new folder")
     beside = to.with_name(to.name + ".part")
     shutil.rmtree(beside, ignore_errors=True)
     if merge:
-        model, tokenizer = load_run(folder, four_bit=False)
+        model, _ = load_run(folder, four_bit=False)
         model.merge_and_unload().save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
+        load_tokenizer(json.loads((Path(folder) / "report.json").read_text())["base"]).save_pretrained(beside)
     else:
         load_run(folder)  # fails with one clear line if there is nothing to export
         shutil.copytree(Path(folder) / "adapter", beside)
