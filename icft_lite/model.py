@@ -104,6 +104,8 @@ def add_adapters(model, rank=32, alpha=64, seed=0):
         torch.manual_seed(seed)
         model = get_peft_model(model, config, adapter_name="fast", autocast_adapter_dtype=True)
         model.add_adapter("slow", config)
+    for config in model.peft_config.values():
+        config.target_modules = sorted(config.target_modules)  # a set's order would differ from process to process
     copy_adapter(model, "fast", "slow")
     activate(model, "fast")
     return model

@@ -44,7 +44,9 @@ def result(out):
     for stage in report["stages"]:
         del stage["seconds"]
     del report["config"]["save_every"]
-    return [(out / name / "adapter_model.safetensors").read_bytes() for name in ("adapter", "adapter_fast")], report
+    files = [out / name / f"adapter_{part}" for name in ("adapter", "adapter_fast")
+             for part in ("model.safetensors", "config.json")]
+    return [file.read_bytes() for file in files], report
 
 
 # ---------------------------------------------------------------- stopped anywhere
