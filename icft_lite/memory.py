@@ -15,6 +15,7 @@ from icft_lite.encoding import join as join_batch
 from icft_lite.encoding import length_groups
 from icft_lite.evaluate import score_responses
 from icft_lite.model import head_weight, hidden_states, using
+from icft_lite.policies import POLICIES, water_fill
 
 
 class ShortTermMemory:
@@ -73,26 +74,12 @@ class Entry:
     """[response tokens, hidden]: the teacher's final hidden states."""
 
 
-def water_fill(counts, size):
-    """Equal room for each key, room that a key cannot use going to the others: {key: count} → {key: quota}."""
-    quota, left, open_keys = dict.fromkeys(counts, 0), size, sorted(counts)
-    while left > 0 and open_keys:
-        share = max(1, left // len(open_keys))
-        for key in list(open_keys):
-            give = min(share, counts[key] - quota[key], left)
-            quota[key] += give
-            left -= give
-            if quota[key] == counts[key]:
-                open_keys.remove(key)
-    return quota
-
-
 class LongTermMemory:
-    """A bounded buffer of `Entry`. Room is shared equally among sources, then among a source's topics; within
-    a topic a `reservoir_share` is kept at random, the rest by surprise (SuRe: Hazard et al., 2025)."""
+    """A bounded buffer of `Entry`. Room is shared equally among sources; within a source one of
+    `policies.POLICIES` says who stays. features(encoded) → float [n, d]: needed by `herding` alone."""
 
-    def __init__(self, size, policy="surprise", reservoir_share=0.25, state_dtype="float32", seed=0):
-        self.size, self.policy, self.reservoir_share = size, policy, reservoir_share
+    def __init__(self, size, policy="surprise", reservoir_share=0.25, state_dtype="float32", seed=0, features=None):
+        self.size, self.policy, self.reservoir_share, self.features = size, policy, reservoir_share, features
         self.state_dtype = getattr(torch, state_dtype)
         self.entries = []
         self.seed = seed
@@ -122,25 +109,18 @@ class LongTermMemory:
     def _keep(self, entries):
         if len(entries) <= self.size:
             return entries
-        by_source = {}
+        sources, kept = {}, set()
         for entry in entries:
-            by_source.setdefault(entry.source, {}).setdefault(entry.row["topic"], []).append(entry)
-        kept = []
-        counts = {source: sum(map(len, topics.values())) for source, topics in by_source.items()}
-        for source, room in water_fill(counts, self.size).items():
-            topics = by_source[source]
-            for topic, quota in water_fill({t: len(e) for t, e in topics.items()}, room).items():
-                kept += self._choose(topics[topic], quota)
-        order = {id(entry): n for n, entry in enumerate(entries)}
-        return sorted(kept, key=lambda entry: order[id(entry)])
+            sources.setdefault(entry.source, []).append(entry)
+        for source, room in water_fill({name: len(mine) for name, mine in sources.items()}, self.size).items():
+            mine = sources[source]
+            if len(mine) > room:
+                mine = POLICIES[self.policy](mine, room, self.reservoir_share, self._features)
+            kept |= set(map(id, mine))
+        return [entry for entry in entries if id(entry) in kept]
 
-    def _choose(self, entries, quota):
-        by_lot = sorted(entries, key=lambda entry: entry.lot)
-        if self.policy == "reservoir":
-            return by_lot[:quota]
-        share = round(self.reservoir_share * quota)
-        rest = sorted(by_lot[share:], key=lambda entry: -entry.surprise)
-        return by_lot[:share] + rest[:quota - share]
+    def _features(self, entries):
+        return self.features([entry.encoded for entry in entries])
 
     def refresh(self, model):
         """Choose each entry's teacher (long-term memory or bare base) and cache its states. Two no-gradient
@@ -174,6 +154,12 @@ def response_states(model, encoded, rows=96):
         for i, part in zip(group, states.split([len(encoded[i].tokens) for i in group])):
             out[i] = part.clone()
     return out
+
+
+def mean_states(model, encoded):
+    """What the bare base makes of each example: its mean final state over the response, float [n, hidden]."""
+    with using(model, None):
+        return torch.stack([states.mean(0) for states in response_states(model, encoded)]).numpy()
 
 
 def as_response(row):

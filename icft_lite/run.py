@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -16,7 +17,7 @@ from icft_lite.evaluate import Suite, evaluate_suite, is_short, mean_score
 from icft_lite.files import write_json
 from icft_lite.labels import label_pool_rows
 from icft_lite.lock import LOCK, alone
-from icft_lite.memory import LongTermMemory
+from icft_lite.memory import LongTermMemory, mean_states
 from icft_lite.model import adapter_tensors, add_adapters, load_base, save_adapter, set_adapter
 from icft_lite.outcome import by_level, make_report
 from icft_lite.rehearsal import seed_memory
@@ -70,7 +71,7 @@ class Run:
             raise ICFTError("data: no training row is left (no trusted row, and no labelling function voted)")
         with self.clock("seed memory"):
             self.memory = LongTermMemory(config.memory_size, config.memory_policy, config.reservoir_share,
-                                         config.state_dtype, config.seed)
+                                         config.state_dtype, config.seed, partial(mean_states, self.model))
             if config.memory_share:
                 held_out = [row for name in ("general", "general_validation") if name in self.suites
                             for row in self.suites[name].rows]

@@ -1,14 +1,12 @@
 """Memories: what is kept, what is promoted, who teaches it."""
 
-import random
-
 import numpy as np
 import pytest
 import torch
 
 from icft_lite.encoding import Encoded, Encoder
 from icft_lite.evaluate import score_responses
-from icft_lite.memory import LongTermMemory, ShortTermMemory, confident, promote, response_states, water_fill
+from icft_lite.memory import LongTermMemory, ShortTermMemory, confident, mean_states, promote, response_states
 from icft_lite.model import head_weight, using
 from icft_lite.samples import load_samples
 
@@ -47,30 +45,6 @@ def test_only_rows_that_are_replayed_are_counted():
 
 # ---------------------------------------------------------------- long-term memory: what is kept
 
-@pytest.mark.parametrize("counts, size, quotas", [
-    ({"a": 10, "b": 10}, 6, {"a": 3, "b": 3}),
-    ({"a": 1, "b": 10, "c": 10}, 9, {"a": 1, "b": 4, "c": 4}),
-    ({"a": 0, "b": 3}, 2, {"a": 0, "b": 2}),
-    ({"a": 2, "b": 3}, 100, {"a": 2, "b": 3}),
-    ({"a": 5, "b": 5}, 5, {"a": 3, "b": 2}),
-    ({"a": 4}, 0, {"a": 0}),
-    ({}, 5, {}),
-])
-def test_water_fill(counts, size, quotas):
-    assert water_fill(counts, size) == quotas
-
-
-def test_water_fill_wastes_no_room_and_is_fair():
-    draw = random.Random(0)
-    for _ in range(200):
-        counts = {key: draw.randrange(30) for key in "abcdef"[:draw.randrange(1, 7)]}
-        size = draw.randrange(100)
-        quota = water_fill(counts, size)
-        assert sum(quota.values()) == min(size, sum(counts.values()))
-        level = max(quota.values())
-        assert all(quota[key] in (level, level - 1, counts[key]) for key in counts)
-
-
 def blank(row):
     return Encoded([[1, 2]], [(0, 0, 2, 0)], 1)
 
@@ -104,36 +78,6 @@ def test_kept_and_evicted_count_the_offered_and_the_others(row):
     assert memory.add(rows_of(row, 3, start=4), blank, "general", [9, 1, 2]) == (1, 1)
     assert ids(memory) == {"t1", "t2", "t3", "t4"}
     assert memory.add(rows_of(row, 4, start=1), blank, "general", [99] * 4) == (0, 0), "known rows are not taken twice"
-
-
-def test_surprise_keeps_the_most_surprising(row):
-    surprise = np.random.default_rng(0).permutation(40).astype(float)
-    memory = LongTermMemory(10, reservoir_share=0)
-    memory.add(rows_of(row, 40), blank, "general", surprise)
-    assert ids(memory) == {f"t{i}" for i in np.argsort(-surprise)[:10]}
-
-
-def test_the_reservoir_share_does_not_depend_on_surprise(row):
-    def kept(surprise, **kwargs):
-        memory = LongTermMemory(20, **kwargs)
-        memory.add(rows_of(row, 60), blank, "general", surprise)
-        return ids(memory)
-    up, down = np.arange(60.0), -np.arange(60.0)
-    lucky = kept(up, reservoir_share=0.5) & kept(down, reservoir_share=0.5)
-    assert len(lucky) >= 10  # the same ten by lot, each time beside ten by surprise
-    assert kept(up, policy="reservoir") == kept(down, policy="reservoir") != kept(up, policy="reservoir", seed=1)
-    assert kept(up, reservoir_share=0.0) & kept(down, reservoir_share=0.0) == set()
-
-
-def test_the_reservoir_is_fair():
-    """Early and late rows have the same chance, also when they come one after the other."""
-    early = 0
-    for seed in range(30):
-        memory = LongTermMemory(20, "reservoir", seed=seed)
-        for i in range(0, 60, 20):
-            memory.add([dict(id=f"t{j}", topic="t") for j in range(i, i + 20)], blank, "general")
-        early += sum(int(name[1:]) < 30 for name in ids(memory))
-    assert early / (30 * 20) == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_saved_memory_comes_back_the_same(row):
@@ -232,3 +176,12 @@ def test_states_do_not_depend_on_who_else_is_asked(base, row):
     for one, states in zip(encoded, together):
         torch.testing.assert_close(response_states(model, [one])[0], states, atol=1e-4, rtol=1e-4)
     assert response_states(model, []) == []
+
+
+def test_a_row_s_features_are_the_base_s_whatever_has_been_learned(remembered):
+    model, memory = remembered
+    encoded = [entry.encoded for entry in memory.entries]
+    features = mean_states(model, encoded)
+    with using(model, None):
+        expected = np.stack([states.mean(0).numpy() for states in response_states(model, encoded)])
+    assert features.shape == (len(encoded), 192) and np.array_equal(features, expected)
