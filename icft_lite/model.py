@@ -123,17 +123,15 @@ def adapter_tensors(model, name):
 
 
 @torch.no_grad()
-def copy_adapter(model, source, target):
-    """Overwrite adapter `target` with `source`, in place."""
-    for a, b in zip(adapter_tensors(model, source), adapter_tensors(model, target)):
-        b.copy_(a)
-
-
-@torch.no_grad()
-def set_adapter(model, name, values):
-    """Overwrite one adapter with saved tensors, in `adapter_tensors`' order."""
+def restore_adapter(model, name, values):
+    """Overwrite an adapter, in place, with tensors in the order of `adapter_tensors`."""
     for tensor, value in zip(adapter_tensors(model, name), values, strict=True):
         tensor.copy_(value)
+
+
+def copy_adapter(model, source, target):
+    """Overwrite adapter `target` with `source`, in place."""
+    restore_adapter(model, target, adapter_tensors(model, source))
 
 
 def activate(model, name):
@@ -221,8 +219,7 @@ def load_run(folder, adapter="adapter", four_bit=None):
     The tokenizer's `model_max_length` is the run's `max_length`: what it was trained on.
     Raises ICFTError if `folder` holds no finished run."""
     folder = Path(folder)
-    config = folder / adapter / "adapter_config.json"
-    if not config.exists():
+    if not (folder / adapter / "adapter_config.json").exists():
         raise ICFTError(f"{folder}: holds no finished run ({adapter}/adapter_config.json is missing); "
                         f"give the --out folder of `icft-lite train`")
     report = json.loads((folder / "report.json").read_text())

@@ -18,7 +18,7 @@ from icft_lite.files import write_json
 from icft_lite.labels import label_pool_rows
 from icft_lite.lock import LOCK, alone
 from icft_lite.memory import LongTermMemory, mean_states
-from icft_lite.model import adapter_tensors, add_adapters, load_base, save_adapter, set_adapter
+from icft_lite.model import adapter_tensors, add_adapters, load_base, restore_adapter, save_adapter
 from icft_lite.outcome import by_level, make_report
 from icft_lite.rehearsal import seed_memory
 from icft_lite.report import write_report
@@ -107,7 +107,7 @@ class Run:
     def load_stage(self, number):
         """Restore `save_stage`. Returns its results."""
         groups, facts = load_state(stage_file(self.state, number))
-        set_adapter(self.model, "slow", groups["slow"])
+        restore_adapter(self.model, "slow", groups["slow"])
         self.fast, self.seconds = groups["fast"], facts["seconds"]
         self.memory.restore(facts["memory"], self.encoder)
         return facts["results"]
@@ -158,7 +158,7 @@ class Run:
         temporary = self.state / "adapters"
         shutil.rmtree(temporary, ignore_errors=True)
         save_adapter(self.model, "slow", temporary / "adapter")
-        set_adapter(self.model, "fast", self.fast)
+        restore_adapter(self.model, "fast", self.fast)
         save_adapter(self.model, "fast", temporary / "adapter_fast")
         for name in ("adapter", "adapter_fast"):
             shutil.rmtree(self.out / name, ignore_errors=True)

@@ -33,11 +33,11 @@ def save_state(path, groups, facts):
 
 
 def load_state(path):
-    """Read `save_state`: (groups, facts), on the CPU."""
+    """Read `save_state`: (groups, facts), on the CPU, in memory aligned like any other tensor's."""
     tensors, groups = load(Path(path).read_bytes()), {}
     facts = json.loads(tensors.pop("facts").numpy().tobytes())
     for name in sorted(tensors, key=lambda name: int(name.rpartition(".")[2])):
-        groups.setdefault(name.rpartition(".")[0], []).append(tensors[name])
+        groups.setdefault(name.rpartition(".")[0], []).append(tensors[name].clone())
     return groups, facts
 
 

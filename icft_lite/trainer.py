@@ -10,7 +10,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from icft_lite.config import ICFTError
 from icft_lite.consolidation import average_step
 from icft_lite.losses import icft_losses
-from icft_lite.model import adapter_tensors, hardware, head_weight, hidden_states, set_adapter
+from icft_lite.model import adapter_tensors, hardware, head_weight, hidden_states, restore_adapter
 
 LOSSES = ("consistency", "task", "fine_tune")
 SAVE_SECONDS = 60
@@ -73,7 +73,7 @@ class ICFTTrainer(Trainer):
         """Go on from what `state_to_save` gave; call it before `train()`."""
         self.start, self.rate_start, self.history = facts["step"], facts["rate"], facts["history"]
         for name in ("fast", "slow"):
-            set_adapter(self.model, name, groups[name])
+            restore_adapter(self.model, name, groups[name])
         self._moments = {name: many for name, many in groups.items() if name not in ("fast", "slow")}
         if self.accelerator.scaler and facts["scaler"]:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
