@@ -1,6 +1,6 @@
 """Talk to a finished run in a terminal."""
 
-from icft_lite.encoding import Encoder
+from icft_lite.encoding import TooLong
 from icft_lite.evaluate import ask
 from icft_lite.model import load_run
 
@@ -10,7 +10,6 @@ def chat(folder, temperature=0.0, adapter="adapter", read=input, write=print):
 
     `read` and `write` are the terminal's by default. Raises ICFTError if `folder` holds no finished run."""
     model, tokenizer = load_run(folder, adapter)
-    encoder = Encoder(tokenizer)
     write("Ask; an empty line ends it. Teaching material, not medical advice.")
     turn = 0
     while True:
@@ -20,5 +19,8 @@ def chat(folder, temperature=0.0, adapter="adapter", read=input, write=print):
             return
         if not question:
             return
-        write(ask(model, tokenizer, question, encoder, temperature=temperature, seed=turn))
+        try:
+            write(ask(model, tokenizer, question, temperature=temperature, seed=turn))
+        except TooLong as error:
+            write(f"({error})")
         turn += 1

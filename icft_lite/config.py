@@ -54,6 +54,9 @@ class ICFTConfig:
     micro_batches: int = 2
     """Forward passes a step is cut into, by length (so little is padded). Never changes the gradient."""
 
+    save_every: int = 0
+    """Steps between the saved states a killed run resumes from; 0 means about a minute. Never changes the result."""
+
     # --- the three losses; L_total is their weighted sum
     consistency_weight: float = 1.0
     """Weight of L_consistency: KL(teacher ‖ fast adapter) on memory rows."""
@@ -95,11 +98,12 @@ class ICFTConfig:
     promote_confidence: float = 0.8
     """Weak rows promote only if their posterior's largest entry reaches this."""
     memory_size: int = 3000
-    """Rows the long-term memory holds, within equal quotas per topic."""
+    """Rows the long-term memory holds, in equal shares for its sources: given, made up by the base, promoted."""
     memory_policy: str = "surprise"
-    """Which candidates are kept: `surprise` (NLL under the slow adapter) or `reservoir`."""
+    """Which rows a full memory keeps: `surprise` (NLL under the slow adapter), `balanced`, `reservoir`, `ring` or
+    `herding`; see `policies`."""
     reservoir_share: float = 0.25
-    """Share of each topic's quota filled at random, whatever the surprise."""
+    """Share of each topic's quota that `surprise` fills at random, whatever the surprise."""
     self_prompts: int = 1000
     """Prompts the base makes up for itself to seed the memory (pseudo-rehearsal); 0 for none."""
     ema_decay: float = 0.0
@@ -123,8 +127,8 @@ class ICFTConfig:
                     "choose easy_to_hard, hard_to_easy, interleaved or random")
         self._check("label_model", self.label_model in ("dawid_skene", "majority_vote", "gold"),
                     "choose dawid_skene, majority_vote or gold")
-        self._check("memory_policy", self.memory_policy in ("surprise", "reservoir"),
-                    "choose surprise or reservoir")
+        self._check("memory_policy", self.memory_policy in ("surprise", "balanced", "reservoir", "ring", "herding"),
+                    "choose surprise, balanced, reservoir, ring or herding")
         self._check("state_dtype", self.state_dtype in ("float32", "float16", "bfloat16"),
                     "choose float32, float16 or bfloat16")
         unknown = set(self.signals) - {"loss", "ifd", "length", "entropy"}
@@ -133,7 +137,7 @@ class ICFTConfig:
                      "micro_batches", "temperature"):
             self._check(name, getattr(self, name) > 0, "give a number above 0")
         for name in ("consistency_weight", "task_weight", "fine_tune_weight", "replay_weight", "max_steps",
-                     "tokens", "memory_size", "ring_size", "self_prompts", "epsilon"):
+                     "save_every", "tokens", "memory_size", "ring_size", "self_prompts", "epsilon"):
             self._check(name, getattr(self, name) >= 0, "give 0 or more")
         for name in ("memory_share", "ring_share", "warmup", "competence_start", "promote_confidence",
                      "reservoir_share", "ema_decay"):

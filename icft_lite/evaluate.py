@@ -103,9 +103,10 @@ def generate(model, tokenizer, encoder, rows, max_new_tokens=64, batch=64, tempe
 
 
 def ask(model, tokenizer, question, encoder=None, **kwargs):
-    """One question in plain text → the model's reply."""
+    """One question in plain text → the model's reply. A question may be as long as the tokenizer says the model
+    takes (`model.load_run` sets it to what the run was trained on); raises ICFTError for a longer one."""
     row = dict(id="asked", task="response", context="", prompt=question, history=[], responses=[""])
-    return generate(model, tokenizer, encoder or Encoder(tokenizer), [row], **kwargs)[0]
+    return generate(model, tokenizer, encoder or Encoder(tokenizer, tokenizer.model_max_length), [row], **kwargs)[0]
 
 
 def is_short(row):

@@ -1,11 +1,10 @@
-"""Short-term and long-term memory: rehearse, promote, consolidate.
+"""Short-term and long-term memory: what is kept, its teachers, and promotion from one to the other.
 
 Short-term (STM): the fast adapter and a ring of recent new rows. Long-term (LTM): the slow adapter and a
 bounded buffer of examples, each with its teacher's final hidden states on the response tokens.
 """
 
 import random
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +13,9 @@ import torch
 from icft_lite.curriculum import best
 from icft_lite.encoding import join as join_batch
 from icft_lite.encoding import length_groups
-from icft_lite.evaluate import generate, score_responses
-from icft_lite.model import adapter_tensors, delta_svd, head_weight, hidden_states, using
-
-LINE = (1.0, 0.85, 0.7, 0.55, 0.4, 0.2)
-"""Points tried between the long-term memory at a stage's start (0) and the slow adapter at its end (1)."""
+from icft_lite.evaluate import score_responses
+from icft_lite.model import head_weight, hidden_states, using
+from icft_lite.policies import POLICIES, water_fill
 
 
 class ShortTermMemory:
@@ -77,26 +74,12 @@ class Entry:
     """[response tokens, hidden]: the teacher's final hidden states."""
 
 
-def water_fill(counts, size):
-    """Equal room for each key, room that a key cannot use going to the others: {key: count} → {key: quota}."""
-    quota, left, open_keys = dict.fromkeys(counts, 0), size, sorted(counts)
-    while left > 0 and open_keys:
-        share = max(1, left // len(open_keys))
-        for key in list(open_keys):
-            give = min(share, counts[key] - quota[key], left)
-            quota[key] += give
-            left -= give
-            if quota[key] == counts[key]:
-                open_keys.remove(key)
-    return quota
-
-
 class LongTermMemory:
-    """A bounded buffer of `Entry`. Room is shared equally among sources, then among a source's topics; within
-    a topic a `reservoir_share` is kept at random, the rest by surprise (SuRe: Hazard et al., 2025)."""
+    """A bounded buffer of `Entry`. Room is shared equally among sources; within a source one of
+    `policies.POLICIES` says who stays. features(encoded) → float [n, d]: needed by `herding` alone."""
 
-    def __init__(self, size, policy="surprise", reservoir_share=0.25, state_dtype="float32", seed=0):
-        self.size, self.policy, self.reservoir_share = size, policy, reservoir_share
+    def __init__(self, size, policy="surprise", reservoir_share=0.25, state_dtype="float32", seed=0, features=None):
+        self.size, self.policy, self.reservoir_share, self.features = size, policy, reservoir_share, features
         self.state_dtype = getattr(torch, state_dtype)
         self.entries = []
         self.seed = seed
@@ -126,25 +109,18 @@ class LongTermMemory:
     def _keep(self, entries):
         if len(entries) <= self.size:
             return entries
-        by_source = {}
+        sources, kept = {}, set()
         for entry in entries:
-            by_source.setdefault(entry.source, {}).setdefault(entry.row["topic"], []).append(entry)
-        kept = []
-        counts = {source: sum(map(len, topics.values())) for source, topics in by_source.items()}
-        for source, room in water_fill(counts, self.size).items():
-            topics = by_source[source]
-            for topic, quota in water_fill({t: len(e) for t, e in topics.items()}, room).items():
-                kept += self._choose(topics[topic], quota)
-        order = {id(entry): n for n, entry in enumerate(entries)}
-        return sorted(kept, key=lambda entry: order[id(entry)])
+            sources.setdefault(entry.source, []).append(entry)
+        for source, room in water_fill({name: len(mine) for name, mine in sources.items()}, self.size).items():
+            mine = sources[source]
+            if len(mine) > room:
+                mine = POLICIES[self.policy](mine, room, self.reservoir_share, self._features)
+            kept |= set(map(id, mine))
+        return [entry for entry in entries if id(entry) in kept]
 
-    def _choose(self, entries, quota):
-        by_lot = sorted(entries, key=lambda entry: entry.lot)
-        if self.policy == "reservoir":
-            return by_lot[:quota]
-        share = round(self.reservoir_share * quota)
-        rest = sorted(by_lot[share:], key=lambda entry: -entry.surprise)
-        return by_lot[:share] + rest[:quota - share]
+    def _features(self, entries):
+        return self.features([entry.encoded for entry in entries])
 
     def refresh(self, model):
         """Choose each entry's teacher (long-term memory or bare base) and cache its states. Two no-gradient
@@ -180,6 +156,12 @@ def response_states(model, encoded, rows=96):
     return out
 
 
+def mean_states(model, encoded):
+    """What the bare base makes of each example: its mean final state over the response, float [n, hidden]."""
+    with using(model, None):
+        return torch.stack([states.mean(0) for states in response_states(model, encoded)]).numpy()
+
+
 def as_response(row):
     """A row as it is remembered: its prompt and its likeliest response."""
     return {**row, "task": "response", "responses": [row["responses"][best(row)]], "label": 0, "posterior": []}
@@ -201,108 +183,3 @@ def promote(memory, model, candidates, encoder, least):
         surprise = [-(score["logp"] / score["tokens"])[0] for score in scores]
     kept, evicted = memory.add(rows, encoder, "promoted", surprise)
     return dict(candidates=len(candidates), gated=len(candidates) - len(rows), promoted=kept, evicted=evicted)
-
-
-def self_prompts(model, tokenizer, encoder, count, blocked=lambda text: False, seed=0, batch=256, max_tokens=96):
-    """Pseudo-rehearsal: the base makes up prompts and answers them (Robins, 1995; the empty user turn as in
-    Magpie, Xu et al., 2024). Returns canonical rows, none with a text for which `blocked(text)` is true."""
-    mark = "\u2603"
-    before, after = tokenizer.apply_chat_template(
-        [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True,
-        enable_thinking=False).split(mark)
-    start = tokenizer(before.rstrip(" "), add_special_tokens=False)["input_ids"]
-    stop = tokenizer(after, add_special_tokens=False)["input_ids"]
-    found, device = {}, head_weight(model).device
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        for _ in range(0, count, batch):
-            ids = torch.tensor([start] * min(batch, count), device=device)
-            out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, use_cache=True,
-                                 max_new_tokens=max_tokens, eos_token_id=[tokenizer.eos_token_id, stop[0]],
-                                 pad_token_id=tokenizer.pad_token_id)
-            for row in out[:, len(start):].tolist():
-                if stop[0] in row:
-                    text = tokenizer.decode(row[:row.index(stop[0])], skip_special_tokens=True).strip()
-                    if text and not blocked(text):
-                        found[text] = None
-    rows = [dict(id=f"self-{n}", task="response", domain="general", topic="self", level="", context="", prompt=text,
-                 history=[], responses=[""], label=0, posterior=[], facts=[], kind="", entity="")
-            for n, text in enumerate(found)]
-    answers = generate(model, tokenizer, encoder, rows, max_new_tokens=max_tokens // 2, batch=batch)
-    return [{**row, "responses": [answer]} for row, answer in zip(rows, answers)
-            if answer and not blocked(answer)]
-
-
-def held_out_filter(rows):
-    """blocked(text) for rows that must stay out of memory in any wording: does the text name what one of them
-    is about? All the words of the entity must occur in it. A word that five prompts or more share belongs to
-    the wording ("first", "young"), and does not count as a name."""
-    shared = Counter(word for row in rows for word in set(plain_words(row["prompt"]).split()))
-    own = Counter(word for row in rows for word in set(plain_words(row["entity"]).split()))
-    names, prompts = {}, {plain_words(row["prompt"]) for row in rows}
-    for row in rows:
-        words = frozenset(w for w in plain_words(row["entity"]).split() if shared[w] - own[w] < 5)
-        if words:
-            names.setdefault(min(words), set()).add(words)
-
-    def blocked(text):
-        words = set(plain_words(text).split())
-        return plain_words(text) in prompts or any(name <= words for word in words for name in names.get(word, ()))
-
-    return blocked
-
-
-def plain_words(text):
-    """Lower-case words and numbers, single spaces between: "the U.S." → "the u s"."""
-    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
-
-
-@torch.no_grad()
-def blend(model, start, end, alpha, rank, scale):
-    """Set `slow` to the point (1 − α)·start + α·end, in exact ΔW = B·A, brought back to rank r by SVD.
-
-    start, end: adapter tensors [A, B, A, B, …]. Averaging A and B instead is not this point. Returns the
-    largest relative residual over the layers (0 at α = 0 and 1)."""
-    target = adapter_tensors(model, "slow")
-    worst = 0.0
-    for i in range(0, len(target), 2):
-        if alpha in (0.0, 1.0):
-            source = start if alpha == 0.0 else end
-            A, B = source[i], source[i + 1]
-        else:
-            pairs = [(1 - alpha, start[i], start[i + 1]), (alpha, end[i], end[i + 1])]
-            A, B, residual = delta_svd(pairs, rank, scale)
-            worst = max(worst, residual)
-        target[i].copy_(A)
-        target[i + 1].copy_(B)
-    return worst
-
-
-def consolidate(model, start, score, floor, rank, scale, line=LINE):
-    """Choose the long-term memory's next point on the line start → slow adapter.
-
-    start: adapter tensors at the stage's start. score(): {"general", "medical"} of the slow adapter as it
-    stands. floor: least general score allowed. Takes the best medical score among the points that keep the
-    floor; if none does, stays at the start (refused). Sets `slow` to the result and returns
-    {"alpha", "points", "refused", "svd_residual"}."""
-    end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
-    points = []
-    for alpha in line:
-        residual = blend(model, start, end, alpha, rank, scale)
-        points.append(dict(alpha=alpha, **score(), svd_residual=residual))
-    allowed = [point for point in points if point["general"] >= floor]
-    chosen = max(allowed, key=lambda point: (point["medical"], point["general"]), default=None)
-    alpha = chosen["alpha"] if chosen else 0.0
-    residual = blend(model, start, end, alpha, rank, scale)
-    return dict(alpha=alpha, refused=chosen is None, svd_residual=residual, points=points)
-
-
-def average_step(slow, fast, t, decay):
-    """One step of the slow adapter's moving average (tensors, in place), after optimiser step t = 0, 1, …:
-
-        φ̄ ← β_t·φ̄ + (1 − β_t)·φ,   β_t = min(1 − 1/(t + 1), decay)"""
-    beta = min(1 - 1 / (t + 1), decay)
-    with torch.no_grad():
-        torch._foreach_lerp_(slow, fast, 1 - beta)
-
-

@@ -6,8 +6,10 @@
 """
 
 import contextlib
+import json
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import torch
@@ -102,6 +104,8 @@ def add_adapters(model, rank=32, alpha=64, seed=0):
         torch.manual_seed(seed)
         model = get_peft_model(model, config, adapter_name="fast", autocast_adapter_dtype=True)
         model.add_adapter("slow", config)
+    for config in model.peft_config.values():
+        config.target_modules = sorted(config.target_modules)  # a set's order would differ from process to process
     copy_adapter(model, "fast", "slow")
     activate(model, "fast")
     return model
@@ -119,10 +123,15 @@ def adapter_tensors(model, name):
 
 
 @torch.no_grad()
+def restore_adapter(model, name, values):
+    """Overwrite an adapter, in place, with tensors in the order of `adapter_tensors`."""
+    for tensor, value in zip(adapter_tensors(model, name), values, strict=True):
+        tensor.copy_(value)
+
+
 def copy_adapter(model, source, target):
     """Overwrite adapter `target` with `source`, in place."""
-    for a, b in zip(adapter_tensors(model, source), adapter_tensors(model, target)):
-        b.copy_(a)
+    restore_adapter(model, target, adapter_tensors(model, source))
 
 
 def activate(model, name):
@@ -207,15 +216,15 @@ def save_adapter(model, name, folder):
 def load_run(folder, adapter="adapter", four_bit=None):
     """A finished run: (model with its adapter, tokenizer). four_bit: as the run had it, unless given.
 
+    The tokenizer's `model_max_length` is the run's `max_length`: what it was trained on.
     Raises ICFTError if `folder` holds no finished run."""
-    import json
     folder = Path(folder)
-    config = folder / adapter / "adapter_config.json"
-    if not config.exists():
+    if not (folder / adapter / "adapter_config.json").exists():
         raise ICFTError(f"{folder}: holds no finished run ({adapter}/adapter_config.json is missing); "
                         f"give the --out folder of `icft-lite train`")
     report = json.loads((folder / "report.json").read_text())
     model, tokenizer = load_base(report["base"], report["config"]["four_bit"] if four_bit is None else four_bit)
+    tokenizer.model_max_length = report["config"]["max_length"]
     return PeftModel.from_pretrained(model, str(folder / adapter)), tokenizer
 
 
@@ -223,16 +232,15 @@ def export(folder, to, merge=False):
     """Copy a run's adapter to `to`, or (merge=True) write whole weights with the adapter merged in.
 
     Merging goes into the *unquantised* base: merging into NF4 loses most of the adapter's effect."""
-    import shutil
     to = Path(to)
     if to.exists() and any(to.iterdir()):
         raise ICFTError(f"{to}: is not empty; give a new folder")
     beside = to.with_name(to.name + ".part")
     shutil.rmtree(beside, ignore_errors=True)
     if merge:
-        model, tokenizer = load_run(folder, four_bit=False)
+        model, _ = load_run(folder, four_bit=False)
         model.merge_and_unload().save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
+        load_tokenizer(json.loads((Path(folder) / "report.json").read_text())["base"]).save_pretrained(beside)
     else:
         load_run(folder)  # fails with one clear line if there is nothing to export
         shutil.copytree(Path(folder) / "adapter", beside)

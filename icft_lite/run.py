@@ -1,35 +1,30 @@
 """train_icft: the whole method. Base, labels, memory, curriculum; then stage by stage; then the report."""
 
+import contextlib
 import json
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import set_seed
 
 from icft_lite.config import ICFTConfig, ICFTError
 from icft_lite.curriculum import LEVELS, build_curriculum, score_difficulty
 from icft_lite.encoding import Encoder, encode_fitting
-from icft_lite.evaluate import Suite, evaluate_suite, generate, is_short, mean_score
+from icft_lite.evaluate import Suite, evaluate_suite, is_short, mean_score
 from icft_lite.files import write_json
 from icft_lite.labels import label_pool_rows
-from icft_lite.memory import LongTermMemory, ShortTermMemory, consolidate, held_out_filter, promote, self_prompts
-from icft_lite.model import (
-    activate,
-    adapter_tensors,
-    add_adapters,
-    copy_adapter,
-    head_weight,
-    load_base,
-    save_adapter,
-)
+from icft_lite.lock import LOCK, alone
+from icft_lite.memory import LongTermMemory, mean_states
+from icft_lite.model import adapter_tensors, add_adapters, load_base, restore_adapter, save_adapter
 from icft_lite.outcome import by_level, make_report
+from icft_lite.rehearsal import seed_memory
 from icft_lite.report import write_report
-from icft_lite.schedule import StageBatches, count, plan_stage
-from icft_lite.trainer import ICFTTrainer
+from icft_lite.schedule import count
+from icft_lite.stage import Stage
+from icft_lite.state import last_stage, load_state, remove_parts, save_state, stage_file, tidy
 
 
 class Run:
@@ -37,11 +32,12 @@ class Run:
 
     def __init__(self, config, data, out, progress=True):
         self.config, self.data, self.out, self.progress = config, data, Path(out), progress
+        self.state = self.out / "state"
         self.seconds = {}
 
     def clock(self, name):
         """Context manager: add the block's seconds to `name`."""
-        return _Clock(self.seconds, name)
+        return _Clock(self, name)
 
     def say(self, text):
         if self.progress:
@@ -75,131 +71,46 @@ class Run:
             raise ICFTError("data: no training row is left (no trusted row, and no labelling function voted)")
         with self.clock("seed memory"):
             self.memory = LongTermMemory(config.memory_size, config.memory_policy, config.reservoir_share,
-                                         config.state_dtype, config.seed)
+                                         config.state_dtype, config.seed, partial(mean_states, self.model))
             if config.memory_share:
-                self.seed_memory()
+                held_out = [row for name in ("general", "general_validation") if name in self.suites
+                            for row in self.suites[name].rows]
+                seed_memory(self.memory, data.general_memory, held_out, self.model, self.tokenizer, self.encoder,
+                            config.self_prompts, config.seed)
+                self.say(f"long-term memory: {len(self.memory)} rows from "
+                         f"{len({e.row['topic'] for e in self.memory.entries})} topics")
         with self.clock("difficulty"):
             self.difficulty = score_difficulty(self.rows, self.model, self.encoded, config.signals)
             self.stages = build_curriculum([row["level"] for row in self.rows], self.difficulty, config.order)
-
-    def seed_memory(self):
-        """General rows that were given (answered by the base where they have no answer), and prompts the base
-        makes up. Nothing that validation or test asks about, in any wording."""
-        config, data = self.config, self.data
-        held_out = held_out_filter([row for name in ("general", "general_validation") if name in self.suites
-                                    for row in self.suites[name].rows])
-        if data.general_memory is not None:
-            rows = [dict(row) for row in data.general_memory]
-            asked = [row for row in rows if row["label"] < 0]
-            if asked:
-                for row, answer in zip(asked, generate(self.model, self.tokenizer, self.encoder, asked)):
-                    row.update(responses=[answer], label=0, task="response")
-            rows = [{**row, "task": "response", "responses": [row["responses"][row["label"]]], "label": 0}
-                    for row in rows if row["task"] != "pair"]
-            self.memory.add(encode_fitting(rows, self.encoder)[0], self.encoder, "general")
-        if config.self_prompts:
-            rows = self_prompts(self.model, self.tokenizer, self.encoder, config.self_prompts, held_out, config.seed)
-            self.memory.add(rows, self.encoder, "self")
-        self.say(f"long-term memory: {len(self.memory)} rows from "
-                 f"{len({e.row['topic'] for e in self.memory.entries})} topics")
 
     def evaluate(self, adapter, names, **kwargs):
         suites = {name: self.suites[name] for name in names if name in self.suites}
         self.model.eval()
         return evaluate_suite(self.model, self.tokenizer, suites, adapter=adapter, encoder=self.encoder, **kwargs)
 
-    # ---------------------------------------------------------------- one stage
-
-    def stage(self, number, stage, tokens, max_steps):
-        """Train one stage, promote, consolidate, refresh. Returns its record for the report."""
-        config, model = self.config, self.model
-        began = time.time()
-        with self.clock("refresh"):
-            shares = self.memory.refresh(model)
-        stm = ShortTermMemory(config.ring_size, config.promote_after, f"{config.seed}/{number}")
-        steps, used = plan_stage(stage, self.encoded, [row["topic"] for row in self.rows],
-                                 [e.encoded for e in self.memory.entries], stm, config, tokens, max_steps,
-                                 f"{config.seed}/{number}")
-        copy_adapter(model, "slow", "fast")
-        activate(model, "fast")
-        start = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
-        batches = StageBatches(steps, self.rows, self.encoded, self.memory.entries, config)
-        bar = tqdm(total=len(steps), desc=f"stage {number}", disable=not self.progress, mininterval=1)
-        with self.clock("train"), bar:
-            trainer = ICFTTrainer(model, batches, config, self.out / "state" / "trainer", bar)
-            trainer.train()
-        model.eval()
-        promotion = dict(candidates=0, gated=0, promoted=0, evicted=0)
-        if config.memory_share:
-            with self.clock("promote"):
-                candidates = [self.rows[i] for i in sorted(stm.flush())]
-                promotion = promote(self.memory, model, candidates, self.encoder, config.promote_confidence)
-        self.fast = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
-        with self.clock("consolidate"):
-            if config.consolidate and "general_validation" in self.suites and "medical_validation" in self.suites:
-                floor = mean_score(self.before["general_validation"]) - config.epsilon
-                seen = self._levels_until(number)
-                point = consolidate(model, start, lambda: self._validate(seen), floor, config.lora_rank,
-                                    config.lora_alpha / config.lora_rank)
-            else:
-                copy_adapter(model, "fast", "slow")
-                point = dict(alpha=1.0, points=[], refused=False, svd_residual=0.0)
-        rows = {}
-        for item in (item for step in steps for item in batches.items(step)):
-            kind = ("memory" if item.role == "memory" else "ring" if item.role == "ring"
-                    else f"weak_{item.weak}" if item.weak else "trusted")
-            rows[kind] = rows.get(kind, 0) + item.encoded.size
-        return dict(name=self._stage_name(number), steps=len(steps), new_rows=len(stage), tokens=used,
-                    rows=rows, memory_rows=len(self.memory), teacher_share=shares, consolidation=point,
-                    **promotion, seconds=time.time() - began), trainer.history
-
-    def _stage_name(self, number):
+    def stage_name(self, number):
         order = self.config.order
         if order in ("random", "interleaved"):
             return f"{order} {number}"
         names = LEVELS if order == "easy_to_hard" else LEVELS[::-1]
         return names[number - 1] if len(self.stages) == 3 else f"part {number}"
 
-    def _levels_until(self, number):
-        names = [self._stage_name(n) for n in range(1, number + 1)]
-        return set(names) if set(names) <= set(LEVELS) else set()
+    # ---------------------------------------------------------------- what a killed run goes on from
 
-    def _validate(self, levels):
-        """General and medical validation of the slow adapter; medical only on levels trained so far."""
-        suites = {"general": self.suites["general_validation"], "medical": self.suites["medical_validation"]}
-        if levels and (part := suites["medical"].subset(lambda row: row["level"] in levels)).rows:
-            suites["medical"] = part
-        scores = evaluate_suite(self.model, self.tokenizer, suites, adapter="slow", encoder=self.encoder)
-        return {name: mean_score(score) for name, score in scores.items()}
+    def save_stage(self, number, results):
+        """Save everything the next stage starts from."""
+        memory = [dict(row=e.row, source=e.source, surprise=e.surprise) for e in self.memory.entries]
+        save_state(stage_file(self.state, number), dict(slow=adapter_tensors(self.model, "slow"), fast=self.fast),
+                   dict(memory=memory, results=results, seconds=self.seconds))
+        tidy(self.state, number)
 
-    # ---------------------------------------------------------------- state between stages
-
-    def save_state(self, number, results):
-        """Everything the next stage starts from, written whole or not at all."""
-        final = self.out / "state" / f"stage{number}"
-        part = final.with_name(final.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for name, tensors in (("slow", adapter_tensors(self.model, "slow")), ("fast", self.fast)):
-            tensors = {str(i): tensor.detach().cpu().contiguous() for i, tensor in enumerate(tensors)}
-            save_file(tensors, part / f"{name}.safetensors")
-        entries = [dict(row=e.row, source=e.source, surprise=e.surprise) for e in self.memory.entries]
-        write_json(part / "state.json", dict(memory=entries, results=results, seconds=self.seconds))
-        part.replace(final)
-
-    def load_state(self, number):
-        """Restore `save_state`. Returns its results."""
-        folder = self.out / "state" / f"stage{number}"
-        device = head_weight(self.model).device
-        slow, fast = (load_file(folder / f"{name}.safetensors", str(device)) for name in ("slow", "fast"))
-        with torch.no_grad():
-            for i, tensor in enumerate(adapter_tensors(self.model, "slow")):
-                tensor.copy_(slow[str(i)])
-        self.fast = [fast[str(i)] for i in range(len(fast))]
-        state = json.loads((folder / "state.json").read_text())
-        self.memory.restore(state["memory"], self.encoder)
-        self.seconds = state["seconds"]
-        return state["results"]
+    def load_stage(self, number):
+        """Restore `save_stage`. Returns its results."""
+        groups, facts = load_state(stage_file(self.state, number))
+        restore_adapter(self.model, "slow", groups["slow"])
+        self.fast, self.seconds = groups["fast"], facts["seconds"]
+        self.memory.restore(facts["memory"], self.encoder)
+        return facts["results"]
 
     # ---------------------------------------------------------------- all of it
 
@@ -209,25 +120,26 @@ class Run:
         self.prepare()
         budget, weights = self._budget()
         results = dict(stages=[], history=[], curve=[])
-        done = max((n for n in range(1, len(self.stages) + 1)
-                    if (self.out / "state" / f"stage{n}" / "state.json").exists()), default=0)
+        done = last_stage(self.state, len(self.stages))
         if done:
-            results = self.load_state(done)
+            results = self.load_stage(done)
             self.say(f"resuming after stage {done}")
         left = config.max_steps
         for number, stage in enumerate(self.stages, 1):
             share = weights[number - 1]
-            steps = max(1, round(left * share / sum(weights[number - 1:]))) if left else 0
+            steps = None
+            if config.max_steps:  # at least one a stage, as long as there are any
+                steps = min(left, max(1, round(left * share / sum(weights[number - 1:]))))
             if number > done:
-                record, history = self.stage(number, stage, budget * share, steps)
+                record, history = Stage(self, number, stage).run(budget * share, steps)
                 with self.clock("evaluate"):
                     scores = evaluate_suite(self.model, self.tokenizer, self.brief, "slow", self.encoder)
                 results["stages"].append(record)
                 results["history"] += [dict(step, stage=number) for step in history]
                 results["curve"].append(by_level(scores))
-                self.save_state(number, results)
+                self.save_stage(number, results)
                 self.say(_stage_line(number, record, scores))
-            left -= results["stages"][number - 1]["steps"] if left else 0
+            left -= results["stages"][number - 1]["steps"]
         with self.clock("evaluate"):
             after = self.evaluate("slow", tuple(self.suites), items=True)
         return self.finish(results, after)
@@ -243,12 +155,10 @@ class Run:
 
     def finish(self, results, after):
         """Save the adapters, write the report and return it. Adapters first: a report means a complete run."""
-        temporary = self.out / "state" / "adapters"
+        temporary = self.state / "adapters"
         shutil.rmtree(temporary, ignore_errors=True)
         save_adapter(self.model, "slow", temporary / "adapter")
-        with torch.no_grad():
-            for tensor, value in zip(adapter_tensors(self.model, "fast"), self.fast):
-                tensor.copy_(value)
+        restore_adapter(self.model, "fast", self.fast)
         save_adapter(self.model, "fast", temporary / "adapter_fast")
         for name in ("adapter", "adapter_fast"):
             shutil.rmtree(self.out / name, ignore_errors=True)
@@ -258,7 +168,6 @@ class Run:
         report = make_report(self, results, after)
         write_json(self.out / "items.json", items)
         write_report(report, self.out)
-        shutil.rmtree(self.out / "state", ignore_errors=True)
         return report
 
 
@@ -268,14 +177,22 @@ def is_question(row):
 
 
 class _Clock:
-    def __init__(self, seconds, name):
-        self.seconds, self.name = seconds, name
+    """Adds a block's seconds to `run.seconds[name]`; `lap()` adds those so far."""
+
+    def __init__(self, run, name):
+        self.run, self.name = run, name
 
     def __enter__(self):
         self.start = time.time()
+        return self
+
+    def lap(self):
+        seconds, now = self.run.seconds, time.time()
+        seconds[self.name] = seconds.get(self.name, 0.0) + now - self.start
+        self.start = now
 
     def __exit__(self, *_):
-        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.time() - self.start
+        self.lap()
 
 
 def _stage_line(number, record, scores):
@@ -289,20 +206,38 @@ def train_icft(config, out, data, progress=True):
     was interrupted, and returns the report of one that is complete.
 
     config: ICFTConfig or dict; data: samples.DataBundle; out: a folder. Returns the report (a dict).
-    Raises ICFTError if `out` holds another run, or the data cannot be trained on."""
+    Raises ICFTError if `out` holds another run, another process is at work there, or the data cannot be
+    trained on."""
     config = config if isinstance(config, ICFTConfig) else ICFTConfig.from_dict(config)
     out = Path(out)
-    identity = dict(config=config.to_dict(), sources=getattr(data, "sources", {}))
-    marker = out / "run.json"
-    if marker.exists():
-        if json.loads(marker.read_text()) != json.loads(json.dumps(identity)):
+    identity = json.loads(json.dumps(dict(config=config.to_dict(), sources=getattr(data, "sources", {}))))
+    report = _finished(out, identity)
+    if report and progress:
+        print(f"{out}: this run is complete; nothing to do")
+    if not report:
+        with alone(out):
+            remove_parts(out, out / "state")
+            report = _finished(out, identity)  # another process may have ended it since we looked
+            if not report:
+                write_json(out / "run.json", identity)
+                report = Run(config, data, out, progress).run()
+    _clear(out)
+    return report
+
+
+def _finished(out, identity):
+    """The report of this run if it is complete, else None. Raises ICFTError if `out` holds anything else."""
+    if (out / "run.json").exists():
+        if json.loads((out / "run.json").read_text()) != identity:
             raise ICFTError(f"{out}: holds another run (its run.json has other settings or data); "
                             f"choose another --out, or delete that folder")
-        if (out / "report.json").exists():
-            if progress:
-                print(f"{out}: this run is complete; nothing to do")
-            return json.loads((out / "report.json").read_text())
-    elif out.exists() and any(out.iterdir()):
+        return json.loads((out / "report.json").read_text()) if (out / "report.json").exists() else None
+    if out.exists() and any(path.name != LOCK and path.suffix != ".part" for path in out.iterdir()):
         raise ICFTError(f"{out}: is not empty and holds no run; choose another --out")
-    write_json(marker, identity)
-    return Run(config, data, out, progress).run()
+
+
+def _clear(out):
+    """Remove what only an unfinished run needs."""
+    shutil.rmtree(out / "state", ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (out / LOCK).unlink()

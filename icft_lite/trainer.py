@@ -1,31 +1,35 @@
 """ICFTTrainer: one stage of the method, as a transformers.Trainer. `run.train_icft` strings the stages together."""
 
 import math
+import time
 
 import torch
-from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from icft_lite.config import ICFTError
+from icft_lite.consolidation import average_step
 from icft_lite.losses import icft_losses
-from icft_lite.memory import average_step
-from icft_lite.model import adapter_tensors, hardware, head_weight, hidden_states
+from icft_lite.model import adapter_tensors, hardware, head_weight, hidden_states, restore_adapter
 
 LOSSES = ("consistency", "task", "fine_tune")
+SAVE_SECONDS = 60
+"""How often a stage under way is saved, where `save_every` does not say."""
 
 
 class ICFTTrainer(Trainer):
     """A transformers.Trainer for one stage of ICFT.
 
     model: a PeftModel with adapters `fast` and `slow` (`model.add_adapters`); batches: StageBatches; config:
-    ICFTConfig. After `train()`, `history` has one dict a step: each loss, the total, and now and then each
-    loss's gradient norm. Raises ICFTError for `modules_to_save`, and if the first step moves nothing."""
+    ICFTConfig; save: called with the trainer whenever the stage should be saved. After `train()`, `history` has
+    one dict a step: each loss, the total, and now and then each loss's gradient norm. `state_to_save()` is all
+    that a new trainer of the same batches needs to `resume` and end with the same bytes.
+    Raises ICFTError for `modules_to_save`, and if the first step moves nothing."""
 
     # compute_loss divides by the whole step's own counts, so Trainer must not divide by the accumulation again.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model, batches, config, output_dir=None, progress=None, norms_every=25, **kwargs):
+    def __init__(self, model, batches, config, output_dir=None, progress=None, norms_every=25, save=None, **kwargs):
         for name, settings in model.peft_config.items():
             if settings.modules_to_save:
                 raise ICFTError(f"adapter {name}: modules_to_save is not supported: a trained head would drift "
@@ -47,22 +51,57 @@ class ICFTTrainer(Trainer):
         self.config, self.history, self.norms_every = config, [], norms_every
         self.head = head_weight(model)
         self.trainable, self.slow = adapter_tensors(model, "fast"), adapter_tensors(model, "slow")
-        self._open = None
-        self.add_callback(_StageCallback(self, steps, progress))
+        self.steps, self.save, self._open, self._moments = steps, save, None, None
+        self.start = self.rate_start = 0  # steps of optimiser and schedule before a resume (fp16 may skip the latter)
+        self.add_callback(_StageCallback(self, progress))
+
+    @property
+    def step(self):
+        """Optimiser steps done, those before a resume included."""
+        return self.start + self.state.global_step
+
+    def state_to_save(self):
+        """({group: [tensor, …]}, facts) after an optimiser step: both adapters, AdamW's moments, the log."""
+        moments = self.optimizer.state_dict()["state"]  # {parameter's number: {"step", "exp_avg", "exp_avg_sq"}}
+        groups = {name: [moments[i][name] for i in sorted(moments)] for name in moments.get(0, ())}
+        scaler = self.accelerator.scaler  # of fp16; None otherwise
+        return (dict(groups, fast=self.trainable, slow=self.slow),
+                dict(step=self.step, rate=self.lr_scheduler.last_epoch + self.rate_start, history=self.history,
+                     scaler=scaler.state_dict() if scaler else {}))
+
+    def resume(self, groups, facts):
+        """Go on from what `state_to_save` gave; call it before `train()`."""
+        self.start, self.rate_start, self.history = facts["step"], facts["rate"], facts["history"]
+        for name in ("fast", "slow"):
+            restore_adapter(self.model, name, groups[name])
+        self._moments = {name: many for name, many in groups.items() if name not in ("fast", "slow")}
+        if self.accelerator.scaler and facts["scaler"]:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+
+    def create_optimizer(self, *args, **kwargs):
+        """Trainer's own, with the moments it had where a resumed stage was saved."""
+        fresh, optimizer = self.optimizer is None, super().create_optimizer(*args, **kwargs)
+        if fresh and self._moments:
+            state, names = optimizer.state_dict(), list(self._moments)
+            state["state"] = {i: dict(zip(names, values)) for i, values in enumerate(zip(*self._moments.values()))}
+            optimizer.load_state_dict(state)
+        return optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Linear warm-up, then cosine to a tenth. (The library's warm-up spends the first step at rate 0.)"""
-        warmup = max(1, round(self.config.warmup * num_training_steps))
+        warmup = max(1, round(self.config.warmup * self.steps))
 
         def rate(step):
-            progress = max(0, step - warmup) / max(1, num_training_steps - warmup)
+            step += self.rate_start
+            progress = max(0, step - warmup) / max(1, self.steps - warmup)
             return min(1.0, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * min(1.0, progress)))
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
         return self.lr_scheduler
 
     def _get_train_sampler(self, *args, **kwargs):
-        return SequentialSampler(self.train_dataset)  # the order is the plan's
+        """The plan's order, from where a resumed stage goes on."""
+        return range(self.start * self.config.micro_batches, len(self.train_dataset))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """L_total of one micro-batch, its losses kept for the log under their own names."""
@@ -77,7 +116,7 @@ class ICFTTrainer(Trainer):
         for name in LOSSES:
             record[name] = record.get(name, 0) + losses[name].detach()
         record["total"] = record.get("total", 0) + total.detach()
-        if self.state.global_step % self.norms_every == 0:
+        if self.step % self.norms_every == 0:
             for name in LOSSES:
                 grads = torch.autograd.grad(weighted[name], self.trainable, retain_graph=True)
                 kept = record.setdefault("gradients", {}).get(name)
@@ -100,26 +139,31 @@ class ICFTTrainer(Trainer):
 
 
 class _StageCallback(TrainerCallback):
-    """After each step: move the slow adapter, close the log record, show progress."""
+    """After each step: move the slow adapter, close the log record, show progress, save now and then."""
 
-    def __init__(self, trainer, steps, progress):
+    def __init__(self, trainer, progress):
         self.trainer, self.progress = trainer, progress
-        self.decay = trainer.config.ema_decay or max(0.0, 1 - 10 / max(steps, 1))
-        self.before = None
+        self.decay = trainer.config.ema_decay or max(0.0, 1 - 10 / max(trainer.steps, 1))
+        self.before, self.saved = None, time.monotonic()
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.before = [tensor.detach().clone() for tensor in self.trainer.trainable]
 
     def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer
-        if self.before is not None:
+        if self.before is not None and not trainer.accelerator.optimizer_step_was_skipped:
             if all(torch.equal(a, b) for a, b in zip(self.before, trainer.trainable)):
                 raise ICFTError("training: the first step moved no weight of the fast adapter; is it active and "
                                 "trainable (icft_lite.model.activate), and is any loss weight above 0?")
             self.before = None
-        average_step(trainer.slow, trainer.trainable, state.global_step - 1, self.decay)
+        average_step(trainer.slow, trainer.trainable, trainer.step - 1, self.decay)
         record = trainer.close_step()
         if self.progress is not None:
             self.progress.update(1)
             self.progress.set_postfix({name: f"{record[name]:.3f}" for name in LOSSES if name in record},
                                       refresh=False)
+        every = trainer.config.save_every
+        due = trainer.step % every == 0 if every else time.monotonic() - self.saved >= SAVE_SECONDS
+        if trainer.save and (due or trainer.step == trainer.steps):  # the last: what follows may be killed too
+            trainer.save(trainer)
+            self.saved = time.monotonic()

@@ -1,6 +1,4 @@
-"""Memories: what is rehearsed, kept, promoted, averaged and consolidated."""
-
-import random
+"""Memories: what is kept, what is promoted, who teaches it."""
 
 import numpy as np
 import pytest
@@ -8,24 +6,9 @@ import torch
 
 from icft_lite.encoding import Encoded, Encoder
 from icft_lite.evaluate import score_responses
-from icft_lite.memory import (
-    LongTermMemory,
-    ShortTermMemory,
-    average_step,
-    blend,
-    confident,
-    consolidate,
-    held_out_filter,
-    promote,
-    response_states,
-    self_prompts,
-    water_fill,
-)
-from icft_lite.model import adapter_tensors, delta_svd, head_weight, lora_layers, using
+from icft_lite.memory import LongTermMemory, ShortTermMemory, confident, mean_states, promote, response_states
+from icft_lite.model import head_weight, using
 from icft_lite.samples import load_samples
-
-RANK, SCALE = 8, 2.0  # of the fixture `adapted`
-
 
 # ---------------------------------------------------------------- short-term memory
 
@@ -62,30 +45,6 @@ def test_only_rows_that_are_replayed_are_counted():
 
 # ---------------------------------------------------------------- long-term memory: what is kept
 
-@pytest.mark.parametrize("counts, size, quotas", [
-    ({"a": 10, "b": 10}, 6, {"a": 3, "b": 3}),
-    ({"a": 1, "b": 10, "c": 10}, 9, {"a": 1, "b": 4, "c": 4}),
-    ({"a": 0, "b": 3}, 2, {"a": 0, "b": 2}),
-    ({"a": 2, "b": 3}, 100, {"a": 2, "b": 3}),
-    ({"a": 5, "b": 5}, 5, {"a": 3, "b": 2}),
-    ({"a": 4}, 0, {"a": 0}),
-    ({}, 5, {}),
-])
-def test_water_fill(counts, size, quotas):
-    assert water_fill(counts, size) == quotas
-
-
-def test_water_fill_wastes_no_room_and_is_fair():
-    draw = random.Random(0)
-    for _ in range(200):
-        counts = {key: draw.randrange(30) for key in "abcdef"[:draw.randrange(1, 7)]}
-        size = draw.randrange(100)
-        quota = water_fill(counts, size)
-        assert sum(quota.values()) == min(size, sum(counts.values()))
-        level = max(quota.values())
-        assert all(quota[key] in (level, level - 1, counts[key]) for key in counts)
-
-
 def blank(row):
     return Encoded([[1, 2]], [(0, 0, 2, 0)], 1)
 
@@ -119,36 +78,6 @@ def test_kept_and_evicted_count_the_offered_and_the_others(row):
     assert memory.add(rows_of(row, 3, start=4), blank, "general", [9, 1, 2]) == (1, 1)
     assert ids(memory) == {"t1", "t2", "t3", "t4"}
     assert memory.add(rows_of(row, 4, start=1), blank, "general", [99] * 4) == (0, 0), "known rows are not taken twice"
-
-
-def test_surprise_keeps_the_most_surprising(row):
-    surprise = np.random.default_rng(0).permutation(40).astype(float)
-    memory = LongTermMemory(10, reservoir_share=0)
-    memory.add(rows_of(row, 40), blank, "general", surprise)
-    assert ids(memory) == {f"t{i}" for i in np.argsort(-surprise)[:10]}
-
-
-def test_the_reservoir_share_does_not_depend_on_surprise(row):
-    def kept(surprise, **kwargs):
-        memory = LongTermMemory(20, **kwargs)
-        memory.add(rows_of(row, 60), blank, "general", surprise)
-        return ids(memory)
-    up, down = np.arange(60.0), -np.arange(60.0)
-    lucky = kept(up, reservoir_share=0.5) & kept(down, reservoir_share=0.5)
-    assert len(lucky) >= 10  # the same ten by lot, each time beside ten by surprise
-    assert kept(up, policy="reservoir") == kept(down, policy="reservoir") != kept(up, policy="reservoir", seed=1)
-    assert kept(up, reservoir_share=0.0) & kept(down, reservoir_share=0.0) == set()
-
-
-def test_the_reservoir_is_fair():
-    """Early and late rows have the same chance, also when they come one after the other."""
-    early = 0
-    for seed in range(30):
-        memory = LongTermMemory(20, "reservoir", seed=seed)
-        for i in range(0, 60, 20):
-            memory.add([dict(id=f"t{j}", topic="t") for j in range(i, i + 20)], blank, "general")
-        early += sum(int(name[1:]) < 30 for name in ids(memory))
-    assert early / (30 * 20) == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_saved_memory_comes_back_the_same(row):
@@ -249,165 +178,10 @@ def test_states_do_not_depend_on_who_else_is_asked(base, row):
     assert response_states(model, []) == []
 
 
-# ---------------------------------------------------------------- moving average
-
-@pytest.mark.parametrize("decay", [0.5, 0.9, 1.0])
-def test_the_moving_average_moves_and_equals_its_closed_form(decay):
-    torch.manual_seed(0)
-    fast = [torch.randn(7, 3).cumsum(0) for _ in range(12)]
-    slow = [torch.zeros(3)]
-    for t in range(7):
-        before = slow[0].clone()
-        average_step(slow, [fast[0][t]], t, decay)
-        assert not torch.equal(before, slow[0])
-        beta = [min(1 - 1 / (s + 1), decay) for s in range(t + 1)]
-        weight = [(1 - beta[s]) * float(np.prod(beta[s + 1:])) for s in range(t + 1)]
-        assert sum(weight) == pytest.approx(1)  # the first step forgets where the average stood before
-        torch.testing.assert_close(slow[0], sum(w * fast[0][s] for s, w in enumerate(weight)))
-        if decay == 1.0:
-            torch.testing.assert_close(slow[0], fast[0][:t + 1].mean(0))
-
-
-# ---------------------------------------------------------------- points between two adapters
-
-def deltas(tensors):
-    return [SCALE * tensors[i + 1] @ tensors[i] for i in range(0, len(tensors), 2)]
-
-
-@pytest.fixture
-def two_points(adapted, shake):
-    model, _ = adapted
-    start = shake(model, "slow", 0.1, seed=1)
-    end = shake(model, "slow", 0.1, seed=2)
-    return model, start, end
-
-
-@pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_blend_is_exact_at_both_ends(two_points, alpha):
-    model, start, end = two_points
-    assert blend(model, start, end, alpha, RANK, SCALE) == 0
-    for tensor, expected in zip(adapter_tensors(model, "slow"), end if alpha else start):
-        assert torch.equal(tensor, expected)
-
-
-def test_blend_is_the_best_rank_r_version_of_the_exact_average(two_points):
-    model, start, end = two_points
-    residual = blend(model, start, end, 0.4, RANK, SCALE)
-    worst = 0
-    for ours, a, b in zip(deltas(adapter_tensors(model, "slow")), deltas(start), deltas(end)):
-        average = (0.6 * a + 0.4 * b).double()
-        u, s, vh = torch.linalg.svd(average)
-        best = u[:, :RANK] * s[:RANK] @ vh[:RANK]
-        torch.testing.assert_close(ours.double(), best, atol=1e-4, rtol=1e-3)
-        lost = s[RANK:].norm() / s.norm()
-        torch.testing.assert_close((average - ours).norm() / average.norm(), lost, atol=1e-4, rtol=1e-3)
-        worst = max(worst, float(lost))
-    assert residual == pytest.approx(worst, rel=1e-3) and residual > 0.1
-
-
-def test_twice_the_rank_holds_the_average_exactly(two_points):
-    _, start, end = two_points
-    A, B, residual = delta_svd([(0.6, *start[:2]), (0.4, *end[:2])], 2 * RANK, SCALE)
-    assert A.shape == (2 * RANK, 192) and residual < 1e-6
-    torch.testing.assert_close(SCALE * B @ A, 0.6 * deltas(start)[0] + 0.4 * deltas(end)[0], atol=1e-4, rtol=1e-3)
-
-
-def test_averaging_a_and_b_is_another_point(two_points):
-    _, start, end = two_points
-    naive = deltas([0.5 * a + 0.5 * b for a, b in zip(start, end)])[0]
-    exact = 0.5 * deltas(start)[0] + 0.5 * deltas(end)[0]
-    assert (naive - exact).norm() / exact.norm() > 0.1
-
-
-# ---------------------------------------------------------------- consolidation
-
-@pytest.fixture
-def line(adapted, shake):
-    """From the bare base (no change) to an adapter: at alpha the change is alpha times the whole of it."""
-    model, _ = adapted
-    start = [tensor.detach().clone() for tensor in adapter_tensors(model, "slow")]
-    end = shake(model, "slow", 0.1)
-    whole = deltas(end)[0].norm()
-    return model, start, lambda: float(deltas(adapter_tensors(model, "slow"))[0].norm() / whole)
-
-
-@pytest.mark.parametrize("medical, chosen", [
-    (lambda a: a, 0.4),  # as far as general knowledge allows
-    (lambda a: 1 - abs(a - 0.2), 0.2),  # the best of what is allowed need not be the farthest
-    (lambda a: 0.5, 0.2),  # among equals the one that keeps more
-])
-def test_consolidation_takes_the_best_allowed_point(line, medical, chosen):
-    model, start, where = line
-    points = (1.0, 0.7, 0.4, 0.2)
-    point = consolidate(model, start, lambda: dict(general=0.9 - 0.3 * where(), medical=medical(where())),
-                        floor=0.75, rank=RANK, scale=SCALE, line=points)
-    assert point["alpha"] == chosen and not point["refused"]
-    assert where() == pytest.approx(chosen, abs=1e-3)
-    assert [p["alpha"] for p in point["points"]] == list(points)
-    assert point["points"][1]["general"] == pytest.approx(0.69, abs=1e-3), "each point is scored as it stands"
-
-
-def test_an_adversarial_stage_is_refused(line):
-    model, start, where = line
-    point = consolidate(model, start, lambda: dict(general=0.9 if where() < 1e-6 else 0.1, medical=where()),
-                        floor=0.88, rank=RANK, scale=SCALE)
-    assert point["refused"] and point["alpha"] == 0
-    assert all(torch.equal(a, b) for a, b in zip(adapter_tensors(model, "slow"), start))
-
-
-def test_every_layer_is_consolidated(two_points):
-    model, start, end = two_points
-    consolidate(model, start, lambda: dict(general=1.0, medical=1.0), 0.5, RANK, SCALE, line=(0.5,))
-    assert len(lora_layers(model)) == len(start) // 2 == 28
-    for tensor, a, b in zip(adapter_tensors(model, "slow"), start, end):
-        assert not torch.equal(tensor, a) and not torch.equal(tensor, b)
-
-
-# ---------------------------------------------------------------- pseudo-rehearsal, and what it may not hold
-
-def test_the_filter_knows_an_entity_in_any_wording(row):
-    blocked = held_out_filter([row(prompt="What is the capital of Bhutan?", entity="Bhutan"),
-                               row(prompt="Give the sum: 7 plus 33.", entity="7 + 33"),
-                               row(prompt="Where does the snow leopard live?", entity="snow leopard")])
-    for text in ("Bhutan: capital?", "the people of BHUTAN", "Add 33 and 7.", "33 + 7", "Leopard, snow: home?"):
-        assert blocked(text), text
-    for text in ("What is the capital of Nepal?", "Add 7 and 34.", "Does snow fall?", ""):
-        assert not blocked(text), text
-
-
-def test_the_filter_does_not_take_words_of_the_wording_for_names(row):
-    asked = [row(prompt=f"Say the first letter of {word}.", entity=word) for word in
-             ("kettle", "first", "lemon", "goat", "harbour", "river")]
-    blocked = held_out_filter(asked)
-    assert not blocked("The first of May.") and blocked("A goat.") and blocked("Say the first letter of first.")
-
-
-def test_the_samples_tests_are_blocked_in_other_wordings_and_their_memory_is_not():
-    held_out = [dict(one) for name in ("general_test", "general_validation") for one in load_samples(name)]
-    blocked = held_out_filter(held_out)
-    assert all(blocked(one["prompt"]) for one in held_out)
-    topics = ("capital", "animal_young", "addition", "subtraction", "plural")
-    named = [one for one in held_out if one["topic"] in topics]
-    reworded = [blocked(f"Now {' and '.join(reversed(one['entity'].split()))}, please!") for one in named]
-    assert len(named) > 100 and np.mean(reworded) > 0.97
-    memory = [dict(one) for one in load_samples("general_memory")]
-    assert np.mean([blocked(one["prompt"]) for one in memory if one["topic"] == "capital"]) < 0.1
-    assert np.mean([blocked(one["prompt"]) for one in memory]) < 0.5, "it blocks nearly everything"
-
-
-def test_the_base_rehearses_itself_repeatably_and_never_what_is_blocked(base):
-    model, tokenizer = base
-    torch.manual_seed(5)
-    state = torch.random.get_rng_state()
-    rows = self_prompts(model, tokenizer, Encoder(tokenizer), 24, seed=0, max_tokens=40)
-    assert torch.equal(state, torch.random.get_rng_state()), "it draws from a generator of its own"
-    assert len(rows) > 8 and all(one["prompt"] and one["responses"][0] and one["task"] == "response" for one in rows)
-    assert len({one["prompt"] for one in rows}) == len({one["id"] for one in rows}) == len(rows)
-
-    def blocked(text):
-        return "e" in text.split()[-1]
-
-    kept = self_prompts(model, tokenizer, Encoder(tokenizer), 24, blocked, seed=0, max_tokens=40)
-    assert [one["prompt"] for one in kept] == [one["prompt"] for one in rows if not blocked(one["prompt"])
-                                               and not blocked(one["responses"][0])]
-    assert 0 < len(kept) < len(rows)
+def test_a_row_s_features_are_the_base_s_whatever_has_been_learned(remembered):
+    model, memory = remembered
+    encoded = [entry.encoded for entry in memory.entries]
+    features = mean_states(model, encoded)
+    with using(model, None):
+        expected = np.stack([states.mean(0).numpy() for states in response_states(model, encoded)])
+    assert features.shape == (len(encoded), 192) and np.array_equal(features, expected)

@@ -17,9 +17,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from icft_lite.chat import chat
 from icft_lite.config import ICFTConfig, ICFTError
 from icft_lite.encoding import Encoder, join
-from icft_lite.evaluate import generate, score_responses
+from icft_lite.evaluate import ask, generate, score_responses
 from icft_lite.model import (
     activate,
     adapter_tensors,
@@ -176,6 +177,20 @@ def test_a_run_comes_back_in_the_precision_it_had(finished):
     assert kind() == "Params4bit" and kind(four_bit=False) == "Parameter"
     (finished / "report.json").write_text(json.dumps(dict(base="tiny", config=ICFTConfig(four_bit=False).to_dict())))
     assert kind() == "Parameter"
+
+
+def test_a_run_is_asked_what_it_was_trained_to_take(finished):
+    """Its max_length, whatever the base's: `ask` refuses a longer question, `chat` says so and goes on."""
+    long = "Define " + "very " * 450 + "ill."
+    assert ask(*load_run(finished), "Define pain.", max_new_tokens=4)
+    with pytest.raises(ICFTError, match="max_length is 512"):
+        ask(*load_run(finished), long + long)
+    (finished / "report.json").write_text(json.dumps(dict(base="tiny", config=ICFTConfig(max_length=100).to_dict())))
+    said, asked = [], iter(["Define " + "very " * 60 + "ill.", "Define pain.", ""])
+    chat(finished, read=lambda prompt: next(asked), write=said.append)
+    assert len(said) == 3 and "max_length is 100" in said[1] and "max_length" not in said[2]
+    export(finished, finished / "merged", merge=True)
+    assert load_base(str(finished / "merged"))[1].model_max_length == 512, "the base takes what it took"
 
 
 # ---------------------------------------------------------------- other families

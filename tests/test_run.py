@@ -1,4 +1,4 @@
-"""Whole runs, small: what they leave behind, that they repeat, resume, and never look at gold."""
+"""Whole runs, small: what they leave behind, that they repeat, and never look at gold."""
 
 import dataclasses
 import json
@@ -6,9 +6,11 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from small_run import cut
 from transformers import TrainerCallback
 
 from icft_lite import run as run_module
+from icft_lite import trainer as trainer_module
 from icft_lite.config import ICFTConfig, ICFTError
 from icft_lite.encoding import Encoder
 from icft_lite.files import write_json
@@ -27,16 +29,8 @@ SETTINGS = dict(max_steps=6, rows=16, lora_rank=4, lora_alpha=8, self_prompts=32
 @pytest.fixture(scope="module")
 def bundle():
     """The samples, cut down: a few rows of every topic."""
-    whole, few = sample_bundle(), dict(trusted=6, pool=5, validation=2, test=2, general_memory=6,
-                                       general_validation=2, general_test=2)
-    parts = {}
-    for name, most in few.items():
-        rows, seen, keep = getattr(whole, name), {}, []
-        for i, topic in enumerate(rows["topic"][:]):
-            seen[topic] = seen.get(topic, 0) + 1
-            keep += [i] if seen[topic] <= most else []
-        parts[name] = rows.select(keep)
-    return dataclasses.replace(whole, **parts)
+    return cut(sample_bundle(), trusted=6, pool=5, validation=2, test=2, general_memory=6, general_validation=2,
+               general_test=2)
 
 
 def train(out, bundle, **settings):
@@ -154,30 +148,6 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_gold_says(done, bundle,
     assert accuracy[0] > accuracy[1], "the poison arrived where labels are scored"
 
 
-def test_an_interrupted_run_resumes_to_the_same_bytes(done, bundle, tmp_path, monkeypatch, no_figures):
-    """Stopped in the middle of stage 2: stage 1 is kept, stage 2 is done again."""
-    out, steps, close_step = tmp_path / "stopped", [], ICFTTrainer.close_step
-
-    def stop(trainer):
-        steps.append(1)
-        if len(steps) > done[1]["stages"][0]["steps"]:
-            raise KeyboardInterrupt
-        return close_step(trainer)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ICFTTrainer, "close_step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(out, bundle)
-    assert (out / "state" / "stage1").is_dir() and not (out / "report.json").exists() and not (out / "adapter").exists()
-    trained = []
-    monkeypatch.setattr(ICFTTrainer, "close_step", lambda trainer: trained.append(1) or close_step(trainer))
-    report = train(out, bundle)
-    assert len(trained) == 6 - done[1]["stages"][0]["steps"], "stage 1 is not trained again"
-    for name in ("adapter", "adapter_fast"):
-        assert weights(out, name) == weights(done[0], name)
-    assert report["losses"] == done[1]["losses"] and report["scores"] == done[1]["scores"]
-
-
 def test_plain_qlora_has_no_memory_and_only_one_loss(bundle, tmp_path, no_figures):
     plain = {name: value for name, value in SETTINGS.items() if not name.endswith(("_weight", "_share"))}
     report = train_icft({**plain, "method": "qlora"}, tmp_path / "qlora", bundle, progress=False)
@@ -187,6 +157,18 @@ def test_plain_qlora_has_no_memory_and_only_one_loss(bundle, tmp_path, no_figure
     assert report["losses"]["total"] == pytest.approx(report["losses"]["fine_tune"])
     assert all(stage["consolidation"]["alpha"] == 1 for stage in report["stages"])
     assert weights(tmp_path / "qlora") == weights(tmp_path / "qlora", "adapter_fast")
+
+
+def test_two_steps_for_three_stages_and_nothing_to_remember(bundle, tmp_path):
+    """No step is made up, and none trains without limit; without general data the memory fills by promotion."""
+    alone = dataclasses.replace(bundle, general_memory=None)
+    report = train(tmp_path / "short", alone, max_steps=2, self_prompts=0)
+    stages = report["stages"]
+    assert [stage["steps"] for stage in stages] == [1, 1, 0] and len(report["losses"]["step"]) == 2
+    assert stages[0]["teacher_share"] == {} and "memory" not in stages[0]["rows"] and not any(
+        report["losses"]["consistency"][:1])
+    assert stages[2]["rows"] == {} and stages[2]["tokens"] == 0 and stages[2]["consolidation"]["points"] == []
+    assert report["accuracy_matrix"][3] == report["accuracy_matrix"][2], "a stage that is passed over changes nothing"
 
 
 def test_a_run_needs_rows_to_train_on(bundle, tmp_path):
@@ -243,6 +225,40 @@ def test_cutting_a_step_into_micro_batches_gives_the_same_adapter(adapted, batch
             assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5)
         for name, norm in a.get("norms", {}).items():
             assert norm == pytest.approx(b["norms"][name], rel=1e-2)
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_another_trainer_goes_on_to_the_same_bytes(adapted, batches, shake, tmp_path, done):
+    model, _ = adapted
+    saved, config = [], settings(save_every=1, warmup=0.9)
+
+    def save(trainer):
+        groups, facts = trainer.state_to_save()
+        saved.append(({name: [t.detach().clone() for t in many] for name, many in groups.items()},
+                      json.loads(json.dumps(facts))))
+
+    whole = trained(model, batches, config, tmp_path, save=save, norms_every=2)
+    for name in ("fast", "slow"):
+        shake(model, name)  # the model it finds does not matter
+    other = ICFTTrainer(model, batches(config), config, tmp_path, norms_every=2)
+    other.resume(*saved[done - 1])
+    other.train()
+    assert [facts["step"] for _, facts in saved] == [1, 2, 3] and other.step == 3
+    assert other.history == whole.history and {"exp_avg", "exp_avg_sq", "step"} < set(saved[0][0])
+    groups, facts = other.state_to_save()
+    assert facts == saved[-1][1]
+    for name, many in saved[-1][0].items():
+        assert all(torch.equal(a, b) for a, b in zip(many, groups[name], strict=True)), name
+
+
+def test_a_stage_is_saved_as_often_as_asked_and_at_its_end(adapted, batches, tmp_path, monkeypatch):
+    def saves(**more):
+        steps = []
+        trained(adapted[0], batches, settings(**more), tmp_path, save=lambda trainer: steps.append(trainer.step))
+        return steps
+    assert saves(save_every=2) == [2, 3] and saves(save_every=9) == saves() == [3]
+    monkeypatch.setattr(trainer_module, "SAVE_SECONDS", 0)
+    assert saves() == [1, 2, 3]
 
 
 def test_the_slow_adapter_is_the_moving_average_of_the_fast_one(adapted, batches, tmp_path):

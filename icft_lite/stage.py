@@ -1,0 +1,116 @@
+"""One stage of a run: train, promote, consolidate.
+
+A killed stage goes on from its last saved step. All else it needs is worked out again by the same code from the
+state saved at the stage's start (adapters, memory), so it comes out the same to the byte: teachers, plan, ring.
+"""
+
+import time
+
+from tqdm.auto import tqdm
+
+from icft_lite.consolidation import consolidate
+from icft_lite.curriculum import LEVELS
+from icft_lite.evaluate import evaluate_suite, mean_score
+from icft_lite.memory import ShortTermMemory, promote
+from icft_lite.model import activate, adapter_tensors, copy_adapter
+from icft_lite.schedule import StageBatches, plan_stage
+from icft_lite.state import STEP, load_state, save_state
+from icft_lite.trainer import ICFTTrainer
+
+
+class Stage:
+    """Stage `number` (1, 2, …) of a `run.Run`, over the training rows `new` (indices, easiest first)."""
+
+    def __init__(self, run, number, new):
+        self.base, self.number, self.new = run, number, new
+        self.config, self.model = run.config, run.model
+
+    def run(self, tokens, max_steps=None):
+        """Returns (the stage's record for the report, the log of its steps); leaves `fast` on the run.
+
+        tokens: to train on; max_steps: None for as many as they need, 0 to pass the stage over."""
+        run, config, model = self.base, self.config, self.model
+        self.began = time.time()
+        with run.clock("refresh"):
+            shares = run.memory.refresh(model)
+        seed = f"{config.seed}/{self.number}"
+        stm = ShortTermMemory(config.ring_size, config.promote_after, seed)
+        steps, used = ([], 0) if max_steps == 0 else plan_stage(
+            self.new, run.encoded, [row["topic"] for row in run.rows], [e.encoded for e in run.memory.entries], stm,
+            config, tokens, max_steps or 0, seed)
+        batches = StageBatches(steps, run.rows, run.encoded, run.memory.entries, config)
+        rows = kinds(batches)
+        copy_adapter(model, "slow", "fast")
+        start = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
+        history = self.train(batches) if steps else []
+        model.eval()
+        promotion = dict(candidates=0, gated=0, promoted=0, evicted=0)
+        if config.memory_share:
+            with run.clock("promote"):
+                candidates = [run.rows[i] for i in sorted(stm.flush())]
+                promotion = promote(run.memory, model, candidates, run.encoder, config.promote_confidence)
+        run.fast = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
+        with run.clock("consolidate"):
+            point = self.consolidate(start) if steps else dict(alpha=0.0, points=[], refused=False, svd_residual=0.0)
+        return dict(name=run.stage_name(self.number), steps=len(steps), new_rows=len(self.new), tokens=used,
+                    rows=rows, memory_rows=len(run.memory), teacher_share=shares, consolidation=point,
+                    **promotion, seconds=time.time() - self.began), history
+
+    def train(self, batches):
+        """Train, from the last saved step if there is one. Returns the log of all steps."""
+        run, resumed = self.base, self.load()
+        activate(self.model, "fast")
+        bar = tqdm(total=len(batches.steps), initial=resumed[1]["step"] if resumed else 0,
+                   desc=f"stage {self.number}", disable=not run.progress, mininterval=1)
+        with bar, run.clock("train") as clock:
+            trainer = ICFTTrainer(self.model, batches, self.config, run.state / "trainer", bar,
+                                  save=lambda trainer: self.save(trainer, clock))
+            if resumed:
+                trainer.resume(*resumed)
+            if trainer.step < trainer.steps:
+                trainer.train()
+        return trainer.history
+
+    def save(self, trainer, clock):
+        """Save the step that was just done."""
+        clock.lap()
+        groups, facts = trainer.state_to_save()
+        save_state(self.base.state / STEP, groups, dict(
+            facts, stage=self.number, seconds=self.base.seconds, stage_seconds=time.time() - self.began))
+
+    def load(self):
+        """(tensors, facts) of the last saved step of this stage, or None."""
+        if (self.base.state / STEP).exists():
+            groups, facts = load_state(self.base.state / STEP)
+            if facts["stage"] == self.number:
+                self.base.say(f"resuming stage {self.number} after step {facts['step']}")
+                self.base.seconds, self.began = facts["seconds"], time.time() - facts["stage_seconds"]
+                return groups, facts
+
+    def consolidate(self, start):
+        """Move the slow adapter to the best allowed point since `start`. Returns what was found on the line."""
+        run, config = self.base, self.config
+        if not (config.consolidate and {"general_validation", "medical_validation"} <= set(run.suites)):
+            copy_adapter(self.model, "fast", "slow")
+            return dict(alpha=1.0, points=[], refused=False, svd_residual=0.0)
+        general, medical = run.suites["general_validation"], run.suites["medical_validation"]
+        levels = {run.stage_name(n) for n in range(1, self.number + 1)}  # medical only on those trained so far
+        if levels <= set(LEVELS) and (part := medical.subset(lambda row: row["level"] in levels)).rows:
+            medical = part
+
+        def score():
+            scores = evaluate_suite(self.model, run.tokenizer, dict(general=general, medical=medical), adapter="slow",
+                                    encoder=run.encoder)
+            return {name: mean_score(score) for name, score in scores.items()}
+
+        floor = mean_score(run.before["general_validation"]) - config.epsilon
+        return consolidate(self.model, start, score, floor, config.lora_rank, config.lora_alpha / config.lora_rank)
+
+
+def kinds(batches):
+    """Rows of sequence that a stage trains on, by kind."""
+    rows = {}
+    for item in (item for step in batches.steps for item in batches.items(step)):
+        kind = (item.role if item.role in ("memory", "ring") else f"weak_{item.weak}" if item.weak else "trusted")
+        rows[kind] = rows.get(kind, 0) + item.encoded.size
+    return rows
