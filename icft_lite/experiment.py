@@ -7,6 +7,7 @@ from pathlib import Path
 from icft_lite.config import METHODS, ICFTConfig, ICFTError, quick
 from icft_lite.evaluate import mean_score
 from icft_lite.files import write_json
+from icft_lite.metrics import holm, paired_bootstrap
 from icft_lite.report import print_table, write_comparison
 from icft_lite.run import train_icft
 from icft_lite.samples import sample_bundle
@@ -67,10 +68,37 @@ def compare(out, methods, seeds, settings=None, data=None, progress=True):
         comparison["base"] = dict(medical=before["medical"]["qa"]["value"], general=mean_score(before["general"]))
         if method == methods[0]:
             comparison["samples"] = reports[0]["samples"]
+    if "icft" in methods:
+        comparison["against"] = differences(out, [m for m in methods if m != "icft"], seeds, data)
     if {"icft", "qlora"} <= set(comparison["methods"]):
         comparison["samples"] = beside(out / f"icft-{seeds[0]}", out / f"qlora-{seeds[0]}")
     write_comparison(comparison, out)
     return comparison
+
+
+def differences(out, others, seeds, data):
+    """ICFT minus each other method on the same test questions, {method: {domain: {difference, low, high, p}}}.
+
+    By a bootstrap over questions, each question's answers averaged over the seeds; p by Holm over all the
+    comparisons. An interval that holds 0 means: no difference was measured."""
+    topics = {name: {row["id"]: row["topic"] for row in rows if row["task"] == "question"}
+              for name, rows in (("medical", data.test), ("general", data.general_test)) if rows is not None}
+    found = {}
+    for method in others:
+        for name, topic in topics.items():
+            ours, theirs = ([[items[i] for i in topic] for items in _answers(out, m, seeds, name)]
+                            for m in ("icft", method))
+            found[method, name] = paired_bootstrap(ours, theirs, list(topic.values()), n_resamples=2000)
+    adjusted = holm([one.p_value for one in found.values()]) if found else []
+    against = {method: {} for method in others}
+    for (method, name), one, p in zip(found, found.values(), adjusted):
+        against[method][name] = dict(difference=one.difference, low=one.low, high=one.high, p=float(p))
+    return against
+
+
+def _answers(out, method, seeds, name):
+    """Each seed's {row id: right or wrong} on a test."""
+    return [json.loads((Path(out) / f"{method}-{seed}" / "items.json").read_text())[name]["qa"] for seed in seeds]
 
 
 def beside(icft, plain):

@@ -222,6 +222,21 @@ def _comparison_table(comparison):
             ["method", "medical", "retention", "general", "tokens", "seconds"], rows)
 
 
+def _against_table(comparison):
+    """How far ICFT is from each other method, and whether that is more than chance."""
+    rows = []
+    for method, domains in (comparison.get("against") or {}).items():
+        for domain, d in domains.items():
+            clear = "yes" if d["p"] < 0.05 else "no difference measured"
+            rows.append([f"{label(method)}, {domain}", f"{d['difference']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]",
+                         f"{d['p']:.3f}", clear])
+    return "ICFT minus …, with 95 % intervals over questions", ["method", "difference", "p (Holm)", "clear?"], rows
+
+
+def _comparison_tables(comparison):
+    return [table for table in (_comparison_table(comparison), _against_table(comparison)) if table[2]]
+
+
 def write_comparison(comparison, out):
     """`out`/comparison.json, comparison.md and comparison.png. Raises ICFTError if one cannot be written.
 
@@ -230,7 +245,7 @@ def write_comparison(comparison, out):
     out, comparison = Path(out), plain(comparison)
     notes = "\n".join(f"- {_escape(_show(note))}" for note in comparison.get("notes") or [])
     parts = ["# The methods side by side", "![General retention against medical accuracy](comparison.png)",
-             _markdown(*_comparison_table(comparison)), notes]
+             *(_markdown(*table) for table in _comparison_tables(comparison)), notes]
     write_bytes(out / "comparison.png", png(comparison_figure(comparison)))
     write_text(out / "comparison.md", "\n\n".join(filter(None, parts)) + "\n")
     write_json(out / "comparison.json", comparison)
@@ -239,7 +254,7 @@ def write_comparison(comparison, out):
 def print_table(result, file=None):
     """A report (scores by task, what was kept, cost, samples) or a comparison, as plain text."""
     result = plain(result)
-    tables = [_comparison_table(result)] if "methods" in result else [
+    tables = _comparison_tables(result) if "methods" in result else [
         table for table in _tables(result, topics=False)
         if table[2] and table[0] in ("Scores", "Remembering", "Cost")]
     print("\n\n".join(_terminal(*table) for table in tables), file=file)

@@ -51,6 +51,8 @@ def comparison():
         return {"retention": x, "medical": y, "general": x, "runs": [{"cost": cost} for cost in costs]}
     return {"seeds": [0, 1, 2], "base": {"medical": 0.131, "general": 0.93},
             "notes": ["majority vote: no effect"],
+            "against": {"qlora": {"medical": {"difference": -0.01, "low": -0.032, "high": 0.013, "p": 0.4},
+                                  "general": {"difference": 0.71, "low": 0.68, "high": 0.74, "p": 0.001}}},
             "methods": {"icft": method(0.94, 0.92), "qlora": method(0.21, 0.93), "gold": method(0.93, 0.95),
                         "mine|own": {"medical": 0.5}}}
 
@@ -117,6 +119,7 @@ def test_comparison(tmp_path):
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "| ICFT | 0.920 \\[0.909–0.932\\] | 0.940 \\[0.929–0.952\\] |" in text and "| 700 | 120 |" in text
     assert "mine\\|own" in text and "base, untrained | 0.131 | 1.000 | 0.930" in text and "no effect" in text
+    assert "plain QLoRA, medical | -0.010 \\[-0.032, +0.013\\] | 0.400 | no difference measured" in text
     assert json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8")) == comparison()
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
     rp.write_comparison({"methods": {}, "targets": {}}, tmp_path)
