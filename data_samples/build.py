@@ -20,14 +20,22 @@ BY_HEART = {"capital", "continent", *ANIMALS, "opposite", *OBJECTS, "anatomy", "
             "hormones", "ranges"}
 LEVELS = {"terminology": "easy", "anatomy": "easy", "drug_class": "middle", "drug_use": "middle",
           "organisms": "middle", "vitamins": "middle", "hormones": "middle", "ranges": "middle"}
-READING = ("Who has {thing}?", "Which person has {thing}?", "Name the person who has {thing}.",
-           "Say who has {thing}.", "Which one of them has {thing}?", "Give the name of the person with {thing}.",
-           "Find the person who has {thing}.", "Tell me the name of who has {thing}.", "The one with {thing} is",
-           "What does {name} have?", "Tell me what {name} has.", "Name the thing that {name} has.",
-           "Say what {name} has.", "Which of these things does {name} have?", "Give the thing that {name} has.",
-           "Find what {name} has.", "What is the thing that {name} has?", "The thing of {name} is")
-READING_TEST = ("Tell me who has {thing}.", "Name the person that has {thing}.",
-                "Which thing does {name} have?", "Tell me the thing that {name} has.")
+# What the words of a question ask for in a passage.
+READING = {"name": ("Who was it?", "Name the person.", "Which person is named?", "Who is this about?",
+                    "Give the name of the person.", "Say who it was."),
+           "thing": ("What was it?", "Name the thing.", "Which thing is named?", "What thing is this about?",
+                     "Give the name of the thing.", "Say what it was."),
+           "place": ("Where was it?", "Name the place.", "Which place is named?", "In which place was this?",
+                     "Give the name of the place.", "Say where it was.")}
+READING_TEST = {"name": ("Tell me who it was.", "Which person was it?", "Say the name of the person."),
+                "thing": ("Tell me what it was.", "Which thing was it?", "Say the name of the thing."),
+                "place": ("Tell me where it was.", "Which place was it?", "Say the name of the place.")}
+PASSAGES = ("{name} took {thing} to {place}.", "{name} left {thing} in {place}.", "In {place}, {name} saw {thing}.",
+            "In {place} there was {thing}. It was for {name}.", "{name} was in {place}. There was {thing}.",
+            "{name} wanted {thing} and went to {place}.")
+PLACES = tuple(f"the {place}" for place in (
+    "kitchen garden bathroom school barn bedroom office library garage station bank airport market museum park shop "
+    "forest village hotel harbor").split())
 
 
 def table(name):
@@ -209,7 +217,7 @@ def sample(rows, topic, cap):
 
 
 def things():
-    """What a person can have in a reading passage: everyday objects and animals; and *books about* a medical
+    """What a reading passage can be about: everyday objects and animals; and *books about* a medical
     word or answer, so that the base meets every word it may have to say, joined to no fact at all."""
     plain = [row["object"] for row in table("objects")]
     plain += [article(row["animal"]) for row in table("animals")]
@@ -221,30 +229,27 @@ SYLLABLES = ("ba be bo da di do ka ki ko la le li lo ma me mi mo na ni no pa pe 
 
 
 def invented_name(r):
-    """A name nobody has: with many of them, the base learns to match names instead of knowing eighty."""
+    """A name nobody has: with many of them, the base learns to read names instead of knowing eighty."""
     return "".join(r.choice(SYLLABLES) for _ in range(r.choice((2, 2, 3)))).capitalize()
 
 
 def reading(where, count):
-    """Short passages: what each of two people has. Test passages use names and wordings never seen."""
+    """Short passages that name a person, a thing and a place, each asked for in turn. Those of the tests use names
+    and wordings never seen."""
     taught = where in ("pretrain", "memory")
     names = [row["name"] for row in table("names") if row["split"] == ("train" if taught else "test")]
     plain, books = things()
     for i in range(count):
         r = rng("reading", where, i)
-        stuff = r.sample(books if where == "pretrain" and r.random() < .25 else plain, 2)
-        people = r.sample(names, 2)
+        fields = dict(name=r.choice(names), place=r.choice(PLACES),
+                      thing=r.choice(books if where == "pretrain" and r.random() < .25 else plain))
         if where == "pretrain" and r.random() < .7:
-            people = [invented_name(r), invented_name(r)]
-        if people[0] == people[1]:
-            continue
-        passage = " ".join(f"{name} has {thing}." for name, thing in zip(people, stuff))
-        at = r.randrange(2)
-        question = r.choice(READING if taught else READING_TEST)
-        answer = stuff[at] if "{name}" in question else people[at]
-        yield dict(id=f"r-{where}-{i}", topic="reading", kind="rule", entity=passage,
-                   prompt=f"{passage} {question.format(name=people[at], thing=stuff[at])}",
-                   completion=answer)
+            fields["name"] = invented_name(r)
+        passage = r.choice(PASSAGES).format(**fields)
+        asked = sorted(fields)[i % 3]
+        question = r.choice((READING if taught else READING_TEST)[asked])
+        yield dict(id=f"r-{where}-{i}", topic="reading", kind="rule", entity=passage, prompt=f"{passage} {question}",
+                   completion=fields[asked])
 
 
 # ---------------------------------------------------------------- words without facts
