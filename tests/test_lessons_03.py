@@ -1,0 +1,112 @@
+"""Lesson 03: what it builds from scratch is what the package has; its explorer and its exercises work."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from test_notebooks import SOURCES, build, cells, exercises, said, solve
+
+from icft_lite.curriculum import competence, rank_average, score_difficulty
+
+SOURCE = next(path for path in SOURCES if path.stem == "03_curriculum")
+NOT_RUN = ("find_spec(", "Figure(", "return ...", "gains")  # set-up, figures, exercises, the slow study
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    """Everything that the lesson defines, by its own code; cells that only check are left out."""
+    namespace = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        for cell in cells(build.read(SOURCE), "code"):
+            checks = "NBVAL_CHECK_OUTPUT" in cell.source
+            if not checks and not any(mark in cell.source for mark in NOT_RUN):
+                exec(cell.source, namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rank_average_is_the_package_s(lesson, seed):
+    rng = np.random.default_rng(seed)
+    signals = {"a": rng.integers(0, 6, 40).astype(float), "b": rng.normal(size=40), "c": rng.integers(0, 9, 40) / 2}
+    signals["b"][rng.random(40) < 0.4] = np.nan
+    np.testing.assert_allclose(lesson["average"](signals), rank_average(signals))
+
+
+def test_competence_is_the_package_s(lesson):
+    for start in (0.0, 0.1, 0.3, 1.0):
+        for t in np.linspace(0, 1.2, 25):
+            assert lesson["competence"](t, start) == pytest.approx(competence(t, 1, start))
+
+
+def test_loss_and_ifd_are_the_package_s(lesson):
+    rows = [lesson["reply"](*pair) for pair in (("Which city is the capital of Kenya?", "Nairobi"),
+                                                ("Define nephritis.", "inflammation of the kidney"),
+                                                ("Name the class of metoprolol.", "beta blocker"))]
+    encoded = [lesson["encoder"](row) for row in rows]
+    loss = [np.mean([nats for _, nats in lesson["surprises"](one)]) for one in encoded]
+    ratio = [lesson["ifd"](row)[0] for row in rows]
+    for name, values in (("loss", loss), ("ifd", ratio)):
+        difficulty = score_difficulty(rows, lesson["base"], encoded, (name,))
+        np.testing.assert_allclose(difficulty, rank_average({name: values}), err_msg=name)
+
+
+def test_density_is_one_on_average_and_counts_every_draw(lesson):
+    for order, drawn in lesson["runs"].items():
+        x, y, share = lesson["density"](order, drawn)
+        counts = share * np.outer(np.diff(y), np.diff(x)) / len(lesson["rows"])
+        assert counts.sum() == pytest.approx(len(drawn))
+        assert (share.T @ np.diff(y)).mean() / y[-1] == pytest.approx(1, abs=0.05)
+
+
+def test_the_explorer_shows_what_was_chosen(lesson):
+    stage, topic, span, view = lesson["explorer"]().children
+    rows = lesson["rows"]
+    assert f">{len(rows)} rows" in view.value
+    stage.value, topic.value = "middle", "drug_use"
+    span.value = (0.5, 1.0)
+    fits = [row for row in rows if row["topic"] == "drug_use" and row["difficulty"] >= 0.5]
+    assert f">{len(fits)} rows" in view.value
+    hardest = max(fits, key=lambda row: row["difficulty"])
+    assert f"{hardest['difficulty']:.2f}" in view.value and view.value.count("<tr>") == 1 + min(6, len(fits))
+    topic.value = "anatomy"
+    assert ">0 rows" in view.value
+
+
+def test_the_explorer_escapes_prompts_responses_and_topics(lesson):
+    evil = "<script>alert('x')</script>"
+    row = {**lesson["reply"](evil, evil), "topic": evil, "difficulty": 0.5}
+    shown = lesson["as_table"]([row])
+    assert "<script" not in shown and shown.count("&lt;script&gt;") == 3
+
+
+def test_votes_are_shown_by_response(lesson):
+    name, line = next(iter(lesson["votes_of"].items()))
+    row = next(row for row in lesson["pool"] if row["id"] == name)
+    j = int(np.flatnonzero(line >= 0)[0])
+    text = lesson["said"](row)
+    assert f"{row['responses'][line[j]]}: " in text and lesson["lf_names"][j] in text
+
+
+WRONG = [
+    ["def opens(u, start): return u", "def opens(u, start): return max(0.0, (u - start) / (1 - start))",
+     "def opens(u, start): return (u**2 - start**2) / (1 - start**2)"],
+    ["def take_turns(topics): return list(range(len(topics)))",
+     "def take_turns(topics): return sorted(range(len(topics)), key=topics.__getitem__)",
+     "def take_turns(topics):\n    return sorted(range(len(topics)), key=lambda i: topics[:i].count(topics[i]))"],
+    ["def expected_draws(n, steps, start): return [steps / n] * n",
+     "def expected_draws(n, steps, start): return [steps] + [0] * (n - 1)",
+     "def expected_draws(n, steps, start):\n"
+     "    return [sum(competence(t / steps, start) * n >= i + 1 for t in range(steps)) / n for i in range(n)]"],
+]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_exercises_accept_their_solutions_and_reject_wrong_ones(lesson, number):
+    found = exercises(build.read(SOURCE))
+    assert len(found) == len(WRONG)
+    stub, solution = found[number]
+    assert said(stub, lesson) == "Your turn.\n"
+    assert said(solve(stub, solution), lesson) == "Right.\n"
+    for other in WRONG[number]:
+        assert said(solve(stub, other), lesson).startswith("Not yet"), other
