@@ -76,7 +76,7 @@ def build_parser():
     sub = command("export", export, "write a run's adapter, or merged weights")
     sub.add_argument("dir", metavar="DIR", help="a run's folder")
     sub.add_argument("--to", type=Path, required=True, metavar="DIR2", help="a new folder")
-    sub.add_argument("--merge", action="store_true", help="merge the adapter into full-precision weights")
+    sub.add_argument("--merge", action="store_true", help="whole weights with the adapter merged in, none in 4 bits")
     return parser
 
 

@@ -38,7 +38,7 @@ def rank_average(signals):
 def entropy(posterior):
     """Entropy of a label posterior in nats; 0 for a trusted row (no posterior)."""
     p = np.asarray([x for x in posterior if x > 0], float)
-    return float(-(p * np.log(p)).sum()) if len(p) else 0.0
+    return 0.0 - float((p * np.log(p)).sum())  # a plain minus sign would make a sure label's 0 a -0
 
 
 def score_difficulty(rows, model=None, encoded=None, signals=("length", "entropy")):

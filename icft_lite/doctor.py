@@ -17,9 +17,9 @@ MODELS = {  # hidden, layers, MLP width, heads, key/value heads, head width, voc
     "Qwen3-8B": (4096, 36, 12288, 32, 8, 128, 151936, 2),
 }
 FORMULA = (f"0.52 bytes a layer weight (NF4, double quantisation) + embeddings in the compute dtype + "
-           f"16 bytes a LoRA parameter (rank {RANK}, two adapters, AdamW) + 17 hidden and 4 MLP values a "
-           f"layer and token, at {TOKENS:,} tokens a forward pass + 0.7 GiB for the libraries; "
-           f"it fits within 85 % of free memory")
+           f"20 bytes a LoRA parameter (rank {RANK}; in fp32 the fast adapter, its gradient and AdamW's two "
+           f"averages, and the slow adapter) + 17 hidden and 4 MLP values a layer and token, at {TOKENS:,} tokens "
+           f"a forward pass + 0.7 GiB for the libraries; it fits within 85 % of free memory")
 
 
 def estimate(shape, value_bytes):
@@ -31,7 +31,7 @@ def estimate(shape, value_bytes):
     lora = layers * RANK * sum(i + o for i, o in linears)
     activations = TOKENS * layers * (17 * hidden + 4 * mlp) * value_bytes
     embeddings = copies * vocabulary * hidden * value_bytes
-    return int(0.52 * weights + embeddings + 16 * lora + activations + 0.7 * GIB)
+    return int(0.52 * weights + embeddings + 20 * lora + activations + 0.7 * GIB)
 
 
 def examine():

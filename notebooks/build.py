@@ -68,7 +68,8 @@ def build(source, run=True):
     notebook = read(source)
     if run:
         NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False,
-                       store_widget_state=False, resources={"metadata": {"path": str(HERE)}}).execute()
+                       store_widget_state=False, coalesce_streams=True,  # prints come in a varying number of parts
+                       resources={"metadata": {"path": str(HERE)}}).execute()
         notebook.metadata.pop("widgets", None)  # GitHub refuses widgets without their state
         notebook.metadata["language_info"] = {"name": "python"}
         for cell in notebook.cells:  # a widget without its state shows nothing, and its ids are random

@@ -3,11 +3,13 @@
 import json
 import warnings
 
+import bitsandbytes
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     CohereConfig,
     Gemma2Config,
     GraniteConfig,
@@ -19,6 +21,7 @@ from transformers import (
 
 from icft_lite.chat import chat
 from icft_lite.config import ICFTConfig, ICFTError
+from icft_lite.doctor import MODELS
 from icft_lite.encoding import Encoder, join
 from icft_lite.evaluate import ask, generate, score_responses
 from icft_lite.model import (
@@ -149,15 +152,26 @@ def finished(adapted, shake, tmp_path):
     return folder
 
 
-def test_merged_weights_are_the_adapter_on_the_unquantised_base(finished, tmp_path):
+def test_merged_weights_compute_what_the_run_did(finished, tmp_path):
+    """The base's own weights, not rounded to 4 bits, would be another model: the adapter never saw them."""
     export(finished, tmp_path / "merged", merge=True)
-    merged, tokenizer = load_base(str(tmp_path / "merged"), four_bit=False)
-    whole = load_base("tiny", four_bit=False)[0]
-    untouched = logits(whole)
-    expected = logits(PeftModel.from_pretrained(whole, str(finished / "adapter")))
-    torch.testing.assert_close(logits(merged), expected, atol=1e-3, rtol=1e-3)
-    assert (expected - untouched).abs().max() > 1
-    assert tokenizer.chat_template and not (tmp_path / "merged.part").exists()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    expected = logits(load_run(finished)[0].train())  # no dropout; some CPUs compute 4-bit layers in bf16 in eval mode
+    torch.testing.assert_close(logits(merged), expected, atol=5e-5, rtol=1e-5)
+    assert (expected - logits(load_base("tiny")[0])).abs().max() > 1
+    assert (expected - logits(load_run(finished, four_bit=False)[0])).abs().max() > 0.1
+    assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert {weight.dtype for weight in merged.state_dict().values()} == {torch.float32}
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight, "tied, as the base"
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
+    assert not (tmp_path / "merged.part").exists()
+
+
+def test_a_run_without_4_bits_is_merged_into_the_base_as_it_is(finished, tmp_path):
+    (finished / "report.json").write_text(json.dumps(dict(base="tiny", config=ICFTConfig(four_bit=False).to_dict())))
+    export(finished, tmp_path / "merged", merge=True)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(merged), logits(load_run(finished)[0]), atol=5e-5, rtol=1e-5)
 
 
 def test_export_copies_the_adapter_and_overwrites_nothing(finished, tmp_path):
@@ -249,6 +263,42 @@ def test_a_refused_head_is_refused_on_loading(base, tmp_path):
     base[1].save_pretrained(tmp_path)
     with pytest.raises(ICFTError, match="gemma2"):
         load_base(str(tmp_path))
+
+
+# ---------------------------------------------------------------- rows that 4 bits on a CPU do not take
+
+def four_bits(width, rows=63):
+    """A 4-bit layer, and its weight unpacked by hand from the stored bytes."""
+    layer = bitsandbytes.nn.Linear4bit(width, rows, bias=False, compress_statistics=False, quant_type="nf4")
+    layer = layer.to("cpu").train()  # in eval mode some CPUs repack the bytes
+    levels = bitsandbytes.functional.get_4bit_type("nf4", device="cpu")
+    stored = layer.weight.data.flatten()
+    indices = torch.stack([stored >> 4, stored & 15], 1).flatten()[:rows * width].long()
+    scales = layer.weight.quant_state.absmax.repeat_interleave(64)[:rows * width]
+    return layer, (levels[indices] * scales).reshape(rows, width)
+
+
+@pytest.mark.parametrize("width", [64, 192, 512, 576, *(pytest.param(width, marks=pytest.mark.xfail(
+    strict=False, reason="bitsandbytes 0.50.2; once this passes, check_rows can go")) for width in (32, 80, 96, 160))])
+def test_a_4_bit_layer_computes_with_the_numbers_it_stores(width):
+    layer, by_hand = four_bits(width)
+    x = torch.randn(5, width, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(x), x @ by_hand.T, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(hardware()["device"] != "cpu", reason="it is the CPU's kernel that misreads")
+def test_rows_no_multiple_of_64_are_refused_in_4_bits_on_a_cpu(base, tmp_path):
+    small(Qwen3Config, head_dim=16, intermediate_size=96).save_pretrained(tmp_path)
+    base[1].save_pretrained(tmp_path)
+    with pytest.raises(ICFTError, match=r"model\.layers\.0\.mlp\.down_proj takes 96 .* --no-4bit") as caught:
+        load_base(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert logits(load_base(str(tmp_path), four_bit=False)[0]).isfinite().all()
+
+
+def test_models_the_doctor_names_run_in_4_bits_anywhere():
+    for hidden, _, mlp, heads, _, width, *_ in MODELS.values():
+        assert not any(size % 64 for size in (hidden, mlp, heads * width))
 
 
 def test_modules_to_save_are_refused():

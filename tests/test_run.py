@@ -9,6 +9,7 @@ from peft import PeftModel
 from small_run import cut
 from transformers import TrainerCallback
 
+from icft_lite import doctor
 from icft_lite import run as run_module
 from icft_lite import trainer as trainer_module
 from icft_lite.config import ICFTConfig, ICFTError
@@ -293,6 +294,27 @@ def test_only_the_fast_adapter_gets_a_gradient(adapted, batches, tmp_path):
     frozen = [p for p in model.parameters() if id(p) not in fast and p.is_floating_point()]
     assert all(p.grad is None for p in frozen)
     assert all(torch.equal(a, b) for a, b in zip(before, frozen) if id(b) not in slow)
+
+
+def test_the_trainer_holds_what_the_doctor_counts_for_adapters(adapted, batches, tmp_path, monkeypatch):
+    held = []
+
+    class Weigh(TrainerCallback):
+        def on_optimizer_step(self, args, state, control, optimizer, **kwargs):
+            averages = [tensor for of_one in optimizer.state_dict()["state"].values() for name, tensor in of_one.items()
+                        if name != "step"]
+            gradients = [tensor.grad for tensor in trainer.trainable]
+            held.append(sum(tensor.nbytes for tensor in trainer.trainable + gradients + averages + trainer.slow))
+
+    config = settings()
+    trainer = ICFTTrainer(adapted[0], batches(config), config, tmp_path, callbacks=[Weigh()])
+    trainer.train()
+    layer = (1,) * len(doctor.MODELS["Qwen3-8B"])  # seven 1 × 1 matrices, whose adapters have 14 parameters a rank
+    whole, rank = doctor.estimate(layer, 2), doctor.RANK
+    monkeypatch.setattr(doctor, "RANK", 0)
+    counted = (whole - doctor.estimate(layer, 2)) / (14 * rank)
+    assert {size / sum(tensor.numel() for tensor in trainer.trainable) for size in held} == {counted}
+    assert f" {counted:.0f} bytes a LoRA parameter" in doctor.FORMULA
 
 
 def test_a_step_of_memory_rows_alone_is_possible_and_measured(adapted, batches, shake, tmp_path):
