@@ -48,10 +48,10 @@ class ICFTConfig:
     `tokens` can be compared."""
     max_steps: int = 0
     """Cut the run to this many optimiser steps in all; 0 means as many as the tokens need."""
-    rows: int = 32
+    rows: int = 16
     """Rows of sequence in an optimiser step: new, ring and memory together. Options that share their prompt count as
     one row."""
-    micro_batches: int = 2
+    micro_batches: int = 1
     """Forward passes a step is cut into, by length (so little is padded). Never changes the gradient."""
 
     save_every: int = 0
@@ -110,7 +110,7 @@ class ICFTConfig:
     """β of the slow adapter; 0 means 1 − 10 / stage steps."""
     consolidate: bool = True
     """Choose the point between the old and the new long-term memory at each stage's end."""
-    epsilon: float = 0.08
+    epsilon: float = 0.06
     """How far general validation may fall below the base's. Smaller keeps more and learns more slowly."""
     state_dtype: str = "float32"
     """Storage of teacher states: float32 is exact; float16 and bfloat16 save half and print their error."""
@@ -182,7 +182,7 @@ def _coerce(name, value, default):
 METHODS = {
     "icft": {},
     "qlora": dict(memory_share=0.0, ring_share=0.0, consolidate=False, consistency_weight=0.0,
-                  task_weight=0.0, soft_labels=False, order="random", rows=24, learning_rate=4e-3),
+                  task_weight=0.0, soft_labels=False, order="random", learning_rate=2e-3),
     "replay": dict(consistency_weight=0.0, replay_weight=1.0),
     "no_ltm": dict(memory_share=0.0, consistency_weight=0.0, consolidate=False),
     "majority_vote": dict(label_model="majority_vote"),

@@ -670,9 +670,10 @@ print("QLoRA in", sum(map(count, parts)), "lines of code")
 # %% [markdown]
 # ## 9 · What a step costs
 #
-# Memory holds four things: the frozen weights; the adapter, its gradient and two running averages that AdamW
-# keeps of each number, all in fp32 (4 + 4 + 8 = 16 bytes a parameter); and the **activations**, what layers keep
-# for the backward pass. They grow with the tokens in the batch, not with the parameters.
+# Memory holds three things. The frozen weights. The adapter, its gradient, two running averages that AdamW keeps of
+# each number, and ICFT's slow copy of the adapter, all in fp32: 4 + 4 + 8 + 4 = 20 bytes a parameter. And the
+# **activations**, what layers keep for the backward pass: they grow with the tokens in the batch, not with the
+# parameters.
 
 # %% [markdown]
 # Count a layer's by hand. Of hidden width: the two inputs of its norms and what these give, the queries, keys and
@@ -714,6 +715,7 @@ def budget(hidden, layers, mlp, heads, kv_heads, width, vocabulary, copies, rank
     adapter = layers * rank * sum(i + o for i, o in linears)
     return {"4-bit weights": 4.127 / 8 * weights, "embeddings and head": 2 * copies * vocabulary * hidden,
             "adapter": 4 * adapter, "its gradient": 4 * adapter, "AdamW's averages": 8 * adapter,
+            "the slow adapter": 4 * adapter,
             "activations": 2 * tokens * layers * (17 * hidden + 4 * mlp)}
 
 
@@ -743,7 +745,7 @@ for name, shape in SHAPES.items():
 def other_ways(name):
     """(adapter only, 16-bit LoRA, full fine-tuning): bytes of weights, training state, activations."""
     own, embeddings = (costs[name][part] for part in ("4-bit weights", "embeddings and head"))
-    state = costs[name][["adapter", "its gradient", "AdamW's averages"]].sum()
+    state = costs[name][["adapter", "its gradient", "AdamW's averages", "the slow adapter"]].sum()
     numbers = own / (4.127 / 8) + embeddings / 2
     return np.array([[own + embeddings, state], [2 * numbers, state], [2 * numbers, 14 * numbers]])
 
