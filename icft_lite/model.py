@@ -96,7 +96,7 @@ def check_head(model):
 
 
 def check_rows(model):
-    """Raise ICFTError for 4-bit layers that a CPU would read wrongly, without a word."""
+    """Keep 4-bit layers on a CPU honest: raise ICFTError for those that it would read wrongly, without a word."""
     # Measured with bitsandbytes 0.50.2 and torch 2.13.0 on a CPU with AVX512: rows of 32, 80, 96 or 160 numbers are
     # stored rightly, but come back 20 to 40 % off (NF4's own error: 9 %), since the kernel counts width // 64
     # scales to a row, and scales serve 64 numbers whatever the row. 64, 128, 192, 320, 512, 576, 896: no error.
@@ -105,6 +105,10 @@ def check_rows(model):
         if hasattr(weight, "quant_state") and weight.device.type == "cpu" and layer.in_features % 64:
             raise ICFTError(f"model: layer {name} takes {layer.in_features} numbers, no multiple of 64, which "
                             f"bitsandbytes misreads in 4 bits on a CPU; use --no-4bit (four_bit=False)")
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            # On CPUs with AVX512-BF16 the first scoring would repack the weights for good, into a form that later
+            # training steps take no gradient through (read in bitsandbytes 0.50.2, nn/modules.py; no such CPU here).
+            layer.support_avx512bf16_for_cpu = False
 
 
 def add_adapters(model, rank=32, alpha=64, seed=0):

@@ -306,3 +306,8 @@ def test_modules_to_save_are_refused():
     model = get_peft_model(small(LlamaConfig), settings, adapter_name="fast")
     with pytest.raises(ICFTError, match="modules_to_save"):
         ICFTTrainer(model, [], ICFTConfig())
+
+
+def test_scoring_never_repacks_the_weights_that_training_reads(base):
+    layers = [layer for layer in base[0].modules() if hasattr(layer, "support_avx512bf16_for_cpu")]
+    assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
