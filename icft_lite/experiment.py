@@ -14,7 +14,7 @@ from icft_lite.samples import sample_bundle
 
 DEMO_TOKENS = 450_000
 """Training tokens of each run of the demo: about a minute and a half on two cores."""
-FULL = 6
+FULL = 4
 """How many times as many tokens `make demo FULL=1` trains on."""
 
 
