@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   lesson:
-#     minutes: {cpu: 5, t4: 4}
+#     minutes: {cpu: 6, t4: 4}
 #     peak_gib: {cpu: 3, t4: 2}
 #     predicted: [t4]
 #   kernelspec:
