@@ -182,16 +182,15 @@ def _coerce(name, value, default):
 METHODS = {
     "icft": {},
     "qlora": dict(memory_share=0.0, ring_share=0.0, consolidate=False, consistency_weight=0.0,
-                  task_weight=0.0, soft_labels=False, order="random", learning_rate=2e-3),
+                  task_weight=0.0, soft_labels=False, order="random"),
     "replay": dict(consistency_weight=0.0, replay_weight=1.0),
     "no_ltm": dict(memory_share=0.0, consistency_weight=0.0, consolidate=False),
     "majority_vote": dict(label_model="majority_vote"),
     "gold": dict(label_model="gold"),
 }
-"""icft: the whole method. qlora: plain fine-tuning on the same rows and labels, at the learning rate and batch
-that were best for it on medical validation (of 2e-3, 4e-3, 8e-3 and 16, 24, 48 rows; one seed). replay: memory
-replayed by NLL and interpolation, no consistency. no_ltm: no long-term memory (no memory rows, no interpolation).
-majority_vote, gold: other labels."""
+"""icft: the whole method. qlora: plain fine-tuning on the same rows and labels. replay: memory replayed by NLL and
+interpolation, no consistency. no_ltm: no long-term memory (no memory rows, no interpolation). majority_vote, gold:
+other labels."""
 
 
 def quick():
