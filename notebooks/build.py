@@ -9,7 +9,7 @@ What lessons have in common is written once, and put in place of its mark:
 
     {{badge}}       the Colab badge, from the repository's address in pyproject.toml
     {{budget}}      the minutes and memory that the source's header declares (`lesson:`)
-    # {{setup}}     the set-up cell, src/setup.py
+    # {{setup}}     the set-up cell, setup_cell.py
 """
 
 import argparse
@@ -37,7 +37,7 @@ def marks(name, lesson):
     titles = [devices[key] + (", predicted" if key in lesson["predicted"] else "") for key in devices]
     table = [["", *titles], ["---"] * 3, ["minutes, at most", *(minutes[key] for key in devices)],
              ["peak memory, at most", *(f"{memory[key]} GiB" for key in devices)]]
-    return {"# {{setup}}": (HERE / "src" / "setup.py").read_text(encoding="utf-8").strip(),
+    return {"# {{setup}}": (HERE / "setup_cell.py").read_text(encoding="utf-8").strip(),
             "{{badge}}": f"[![Open in Colab]({badge})](https://colab.research.google.com/github/{path}"
                          f"/blob/main/notebooks/{name}.ipynb)",
             "{{budget}}": "\n".join(f"| {' | '.join(map(str, row))} |" for row in table),

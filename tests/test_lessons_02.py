@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from test_notebooks import SOURCES, build, cells, exercises, said, solve
+from test_notebooks import SOURCES, build, cells, check_exercise
 
 from icft_lite.weak import ABSTAIN, DawidSkene, MajorityVote, expected_calibration_error, lf_analysis
 
@@ -91,10 +91,4 @@ WRONG = [
 
 @pytest.mark.parametrize("number", range(4))
 def test_exercises_accept_their_solutions_and_reject_wrong_ones(lesson, number):
-    found = exercises(build.read(SOURCE))
-    assert len(found) == len(WRONG)
-    stub, solution = found[number]
-    assert said(stub, lesson) == "Your turn.\n"
-    assert said(solve(stub, solution), lesson) == "Right.\n"
-    for other in WRONG[number]:
-        assert said(solve(stub, other), lesson).startswith("Not yet"), other
+    check_exercise(SOURCE, number, WRONG, lesson)

@@ -207,6 +207,17 @@ def said(code, namespace):
     return out.getvalue()
 
 
+def check_exercise(source, number, wrong, namespace):
+    """Exercise `number` takes its own solution and none of `wrong[number]`; `wrong` covers them all."""
+    found = exercises(build.read(source))
+    assert len(found) == len(wrong)
+    stub, solution = found[number]
+    assert said(stub, namespace) == "Your turn.\n"
+    assert said(solve(stub, solution), namespace) == "Right.\n"
+    for other in wrong[number]:
+        assert said(solve(stub, other), namespace).startswith("Not yet"), other
+
+
 @lessons
 def test_exercises_are_announced_checked_and_explained(source):
     book = notebook(source)
