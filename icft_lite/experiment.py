@@ -80,12 +80,14 @@ def differences(out, others, seeds, data):
     """ICFT minus each other method on the same test questions, {method: {domain: {difference, low, high, p}}}.
 
     By a bootstrap over questions, each question's answers averaged over the seeds; p by Holm over all the
-    comparisons. An interval that holds 0 means: no difference was measured."""
+    comparisons. Where p is 0.05 or more, no difference was measured."""
     topics = {name: {row["id"]: row["topic"] for row in rows if row["task"] == "question"}
               for name, rows in (("medical", data.test), ("general", data.general_test)) if rows is not None}
     found = {}
     for method in others:
         for name, topic in topics.items():
+            if not topic:
+                continue
             ours, theirs = ([[items[i] for i in topic] for items in _answers(out, m, seeds, name)]
                             for m in ("icft", method))
             found[method, name] = paired_bootstrap(ours, theirs, list(topic.values()), n_resamples=2000)

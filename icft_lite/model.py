@@ -67,7 +67,7 @@ def load_base(name="tiny", four_bit=True, device=None):
             str(TINY) if name == "tiny" else name, dtype=dtype, device_map={"": device},
             quantization_config=quantization if four_bit else None, use_safetensors=True)
     check_head(model)
-    check_rows(model)
+    guard_four_bit(model)
     model.requires_grad_(False).eval()
     model.config.use_cache = False
     return model, tokenizer
@@ -95,7 +95,7 @@ def check_head(model):
         raise ICFTError(f"model: {config.model_type} has no plain output head without bias; choose another base")
 
 
-def check_rows(model):
+def guard_four_bit(model):
     """Keep 4-bit layers on a CPU honest: raise ICFTError for those that it would read wrongly, without a word."""
     # Measured with bitsandbytes 0.50.2 and torch 2.13.0 on a CPU with AVX512: rows of 32, 80, 96 or 160 numbers are
     # stored rightly, but come back 20 to 40 % off (NF4's own error: 9 %), since the kernel counts width // 64

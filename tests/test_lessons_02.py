@@ -1,27 +1,19 @@
 """Lesson 02: what it builds from scratch is what the package has, and its exercises tell right from wrong."""
 
-import contextlib
-import io
 
 import numpy as np
 import pytest
-from test_notebooks import SOURCES, build, cells, check_exercise
+from test_notebooks import SOURCES, build, check_exercise, defined
 
 from icft_lite.weak import ABSTAIN, DawidSkene, MajorityVote, expected_calibration_error, lf_analysis
 
-SOURCE = next(path for path in SOURCES if path.stem == "02_weak_supervision")
+BOOK = build.read(next(path for path in SOURCES if path.stem == "02_weak_supervision"))
 NOT_RUN = ("find_spec(", "Figure(", "return ...", "soft_sure")  # set-up, figures, exercises, a slow cell
 
 
 @pytest.fixture(scope="module")
 def lesson():
-    """Everything that the lesson defines, by its own code."""
-    namespace = {}
-    with contextlib.redirect_stdout(io.StringIO()):
-        for cell in cells(build.read(SOURCE), "code"):
-            if not any(mark in cell.source for mark in NOT_RUN):
-                exec(cell.source, namespace)
-    return namespace
+    return defined(BOOK, NOT_RUN)
 
 
 def spoken(votes):
@@ -91,4 +83,4 @@ WRONG = [
 
 @pytest.mark.parametrize("number", range(4))
 def test_exercises_accept_their_solutions_and_reject_wrong_ones(lesson, number):
-    check_exercise(SOURCE, number, WRONG, lesson)
+    check_exercise(BOOK, number, WRONG, lesson)

@@ -1,28 +1,19 @@
 """Lesson 03: what it builds from scratch is what the package has; its explorer and its exercises work."""
 
-import contextlib
-import io
 
 import numpy as np
 import pytest
-from test_notebooks import SOURCES, build, cells, check_exercise
+from test_notebooks import MARK, SOURCES, build, check_exercise, defined
 
 from icft_lite.curriculum import competence, rank_average, score_difficulty
 
-SOURCE = next(path for path in SOURCES if path.stem == "03_curriculum")
-NOT_RUN = ("find_spec(", "Figure(", "return ...", "gains")  # set-up, figures, exercises, the slow study
+BOOK = build.read(next(path for path in SOURCES if path.stem == "03_curriculum"))
+NOT_RUN = ("find_spec(", "Figure(", "return ...", "gains", MARK)  # set-up, figures, exercises, the slow study, checks
 
 
 @pytest.fixture(scope="module")
 def lesson():
-    """Everything that the lesson defines, by its own code; cells that only check are left out."""
-    namespace = {}
-    with contextlib.redirect_stdout(io.StringIO()):
-        for cell in cells(build.read(SOURCE), "code"):
-            checks = "NBVAL_CHECK_OUTPUT" in cell.source
-            if not checks and not any(mark in cell.source for mark in NOT_RUN):
-                exec(cell.source, namespace)
-    return namespace
+    return defined(BOOK, NOT_RUN)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -103,4 +94,4 @@ WRONG = [
 
 @pytest.mark.parametrize("number", range(3))
 def test_exercises_accept_their_solutions_and_reject_wrong_ones(lesson, number):
-    check_exercise(SOURCE, number, WRONG, lesson)
+    check_exercise(BOOK, number, WRONG, lesson)

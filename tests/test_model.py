@@ -279,7 +279,7 @@ def four_bits(width, rows=63):
 
 
 @pytest.mark.parametrize("width", [64, 192, 512, 576, *(pytest.param(width, marks=pytest.mark.xfail(
-    strict=False, reason="bitsandbytes 0.50.2; once this passes, check_rows can go")) for width in (32, 80, 96, 160))])
+    strict=False, reason="bitsandbytes 0.50.2; then guard_four_bit may let them in")) for width in (32, 80, 96, 160))])
 def test_a_4_bit_layer_computes_with_the_numbers_it_stores(width):
     layer, by_hand = four_bits(width)
     x = torch.randn(5, width, generator=torch.Generator().manual_seed(0))
