@@ -35,10 +35,13 @@ class ICFTConfig:
 
     share_prompts: bool = True
     """Write a question's options behind one copy of the prompt. Turn off for models without masked attention."""
+    pack_rows: bool = True
+    """Write a step's short rows behind one another, each seeing itself only, so that little is padded. Never changes
+    the gradient. Turn off for models without masked attention."""
 
     # --- optimiser
     learning_rate: float = 2e-3
-    """Peak learning rate of AdamW, cosine to a tenth within each stage."""
+    """Peak learning rate of AdamW: one cosine over the run, to a tenth; each stage warms up anew."""
     warmup: float = 0.05
     """Share of a stage's steps spent warming up."""
     epochs: float = 3.0

@@ -1,7 +1,11 @@
-"""The slow adapter: a moving average within a stage, a point on a line of exact updates at its end.
+"""The slow adapter: a moving average within a stage, a point on one of two lines of exact updates at its end.
 
-    start ────●────────── end        start: the long-term memory when the stage began
-          the chosen point           end:   the moving average of the fast adapter when it ended
+    start ─────────────── end        start: the long-term memory when the stage began
+    base ────────────●─── end        base:  no change at all
+           the chosen point          end:   the moving average of the fast adapter when the stage ended
+
+From the start, one gives up what this stage did. From the base, one scales down all that was learned so far; where a
+stage began after much had been forgotten already, only this line regains it.
 """
 
 import torch
@@ -10,6 +14,8 @@ from icft_lite.model import adapter_tensors, delta_svd
 
 LINE = (1.0, 0.85, 0.7, 0.55, 0.4, 0.2)
 """Points tried between the long-term memory at a stage's start (0) and the slow adapter at its end (1)."""
+BACK = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+"""Points tried between the bare base (0) and that end (1), where the end itself keeps too little."""
 
 
 @torch.no_grad()
@@ -33,23 +39,31 @@ def blend(model, start, end, alpha, rank, scale):
     return worst
 
 
-def consolidate(model, start, score, floor, rank, scale, line=LINE):
-    """Choose the long-term memory's next point on the line start → slow adapter.
+def consolidate(model, start, score, floor, rank, scale, line=LINE, back=BACK):
+    """Choose the long-term memory's next point, on the line start → slow adapter or base → slow adapter.
 
     start: adapter tensors at the stage's start. score(): {"general", "medical"} of the slow adapter as it
     stands. floor: least general score allowed. Takes the best medical score among the points that keep the
     floor; if none does, stays at the start (refused). Sets `slow` to the result and returns
-    {"alpha", "points", "refused", "svd_residual"}."""
+    {"alpha", "origin" ("start" or "base"), "points", "refused", "svd_residual"}."""
     end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
+    origins = dict(start=start, base=[0 * tensor if i % 2 else tensor for i, tensor in enumerate(end)])  # B = 0
     points = []
-    for alpha in line:
-        residual = blend(model, start, end, alpha, rank, scale)
-        points.append(dict(alpha=alpha, **score(), svd_residual=residual))
+
+    def walk(origin, alphas):
+        for alpha in alphas:
+            residual = blend(model, origins[origin], end, alpha, rank, scale)
+            points.append(dict(alpha=alpha, origin=origin, **score(), svd_residual=residual))
+
+    walk("start", line)
+    if points[0]["general"] < floor:
+        walk("base", back)
     allowed = [point for point in points if point["general"] >= floor]
-    chosen = max(allowed, key=lambda point: (point["medical"], point["general"]), default=None)
-    alpha = chosen["alpha"] if chosen else 0.0
-    residual = blend(model, start, end, alpha, rank, scale)
-    return dict(alpha=alpha, refused=chosen is None, svd_residual=residual, points=points)
+    chosen = max(allowed, key=lambda point: (point["medical"], point["general"]),
+                 default=dict(alpha=0.0, origin="start"))
+    residual = blend(model, origins[chosen["origin"]], end, chosen["alpha"], rank, scale)
+    return dict(alpha=chosen["alpha"], origin=chosen["origin"], refused=not allowed, svd_residual=residual,
+                points=points)
 
 
 def average_step(slow, fast, t, decay):

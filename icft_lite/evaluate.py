@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from icft_lite.encoding import Encoder, encode_fitting, join, length_groups
+from icft_lite.losses import CHUNK
 from icft_lite.metrics import key_fact_recall, token_f1
 from icft_lite.model import head_weight, hidden_states, load_base, load_run, using
 
@@ -59,9 +60,9 @@ def score_responses(model, encoded, rows=96):
         batch = join([encoded[i] for i in group], pad, weight.device)
         states = hidden_states(model, batch)[batch["row"], batch["position"]]
         logp, hit = [], []
-        for part, target in zip(states.split(2048), batch["target"].split(2048)):
+        for part, target in zip(states.split(CHUNK // 2), batch["target"].split(CHUNK // 2)):
             logits = (part @ weight.T).float()
-            logp.append(logits.log_softmax(-1).gather(1, target[:, None]).squeeze(1))
+            logp.append(logits.gather(1, target[:, None]).squeeze(1) - logits.logsumexp(-1))
             hit.append(logits.argmax(-1) == target)
         n = len(batch["example"])
         zeros = torch.zeros(n, device=weight.device)

@@ -125,10 +125,10 @@ def _tables(report, topics=True):
             "refused": "consolidation refused", "SVD residual": "consolidation svd_residual",
             "tokens": "tokens", "seconds": "seconds"}
     yield "Stages", list(keys), [[_get(s, *key.split()) for key in keys.values()] for s in stages]
-    yield ("Consolidation: validation between the old memory (α = 0) and the new (α = 1)",
-           ["stage", "α", "general", "medical", "chosen"],
-           [[s.get("name"), *(p.get(key) for key in ("alpha", "general", "medical")),
-             "←" if p.get("alpha") == s["consolidation"].get("alpha") else ""]
+    yield ("Consolidation: validation between the old memory or the base (α = 0) and the new memory (α = 1)",
+           ["stage", "from", "α", "general", "medical", "chosen"],
+           [[s.get("name"), *(p.get(key) for key in ("origin", "alpha", "general", "medical")),
+             "←" if all(p.get(key) == s["consolidation"].get(key) for key in ("origin", "alpha")) else ""]
             for s in stages for p in _get(s, "consolidation", "points") or []])
     yield ("Losses", ["loss", "mean of first tenth", "of last tenth", "gradient norm: first", "mean", "last"],
            list(_losses(report)))

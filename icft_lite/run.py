@@ -81,7 +81,7 @@ class Run:
         with self.clock("seed memory"):
             self.memory = LongTermMemory(config.memory_size, config.memory_policy, config.reservoir_share,
                                          config.state_dtype, config.seed, partial(mean_states, self.model),
-                                         config.consistency_tokens == "all")
+                                         bool(config.consistency_weight) and config.consistency_tokens == "all")
             if config.memory_share:
                 held_out = [row for name in ("general", "general_validation") if name in self.suites
                             for row in self.suites[name].rows]
@@ -143,7 +143,8 @@ class Run:
             if config.max_steps:  # at least one a stage, as long as there are any
                 steps = min(left, max(1, round(left * share / sum(weights[number - 1:]))))
             if number > done:
-                record, history = Stage(self, number, stage).run(budget * share, steps)
+                span = sum(weights[:number - 1]), sum(weights[:number])
+                record, history = Stage(self, number, stage, span).run(budget * share, steps)
                 with self.clock("evaluate"):
                     scores = first(lambda: evaluate_suite(self.model, self.tokenizer, self.brief, "slow", self.encoder))
                 results["stages"].append(record)

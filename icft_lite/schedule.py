@@ -134,7 +134,8 @@ class StageBatches(Dataset):
     def __getitem__(self, index):
         at, part = divmod(index, self.parts)
         items = self.items(self.steps[at])
-        return collate(split(items, self.parts)[part], denominators(items), self.pad_id)
+        return collate(split(items, self.parts)[part], denominators(items), self.pad_id,
+                       self.config.pack_rows)
 
 
 def denominators(items):
@@ -164,11 +165,11 @@ def split(items, parts):
     return out
 
 
-def collate(items, denominator, pad_id=0):
+def collate(items, denominator, pad_id=0, pack=False):
     """Join items into the batch that `losses.icft_losses` reads. `denominator`: of the whole step."""
     if not items:
         return dict(empty=True)
-    batch = join([item.encoded for item in items], pad_id)
+    batch = join([item.encoded for item in items], pad_id, pack=pack)
     weight, teacher_token, states, scored, start = [], [], [], [], 0
     for item in items:
         weight += [item.token_weight[s] for _, _, _, s in item.encoded.tokens]

@@ -24,10 +24,11 @@ from icft_lite.trainer import ICFTTrainer
 
 
 class Stage:
-    """Stage `number` (1, 2, …) of a `run.Run`, over the training rows `new` (indices, easiest first)."""
+    """Stage `number` (1, 2, …) of a `run.Run`, over the training rows `new` (indices, easiest first). span: from
+    which share of the run's tokens to which it goes."""
 
-    def __init__(self, run, number, new):
-        self.base, self.number, self.new = run, number, new
+    def __init__(self, run, number, new, span=(0.0, 1.0)):
+        self.base, self.number, self.new, self.span = run, number, new, span
         self.config, self.model = run.config, run.model
 
     def run(self, tokens, max_steps=None):
@@ -37,8 +38,8 @@ class Stage:
         run, config, model = self.base, self.config, self.model
         self.began = time.time()
         with run.clock("refresh"):
-            shares = run.memory.refresh(model, run.kept)
-            if config.state_dtype != "float32":
+            shares = run.memory.refresh(model, run.kept) if config.consistency_weight else {}  # else: none is asked
+            if shares and config.state_dtype != "float32":
                 run.say(f"teacher states in {config.state_dtype}: their rounding costs "
                         f"{first(lambda: run.memory.rounding(model)):.1e} nats a token")
         seed = f"{config.seed}/{self.number}"
@@ -59,7 +60,7 @@ class Stage:
                 promotion = promote(run.memory, model, candidates, run.encoder, config.promote_confidence)
         run.fast = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
         with run.clock("consolidate"):
-            point = self.consolidate(start) if steps else dict(alpha=0.0, points=[], refused=False, svd_residual=0.0)
+            point = self.consolidate(start) if steps else untried(0.0)
         return dict(name=run.stage_name(self.number), steps=len(steps), new_rows=len(self.new), tokens=used,
                     rows=rows, memory_rows=len(run.memory), memory_sources=run.memory.sources(), teacher_share=shares,
                     consolidation=point, **promotion, seconds=time.time() - self.began), history
@@ -73,7 +74,7 @@ class Stage:
         with bar, run.clock("train") as clock:
             trainer = ICFTTrainer(self.model, batches, self.config, run.state / "trainer", bar,
                                   save=None if rank() else lambda trainer: self.save(trainer, clock),
-                                  callbacks=list(run.callbacks))
+                                  span=self.span, callbacks=list(run.callbacks))
             if resumed:
                 trainer.resume(*resumed)
             run.tell("on_stage_begin", number=self.number, batches=batches, history=trainer.history)
@@ -102,7 +103,7 @@ class Stage:
         run, config = self.base, self.config
         if not (config.consolidate and {"general_validation", "medical_validation"} <= set(run.suites)):
             copy_adapter(self.model, "fast", "slow")
-            return dict(alpha=1.0, points=[], refused=False, svd_residual=0.0)
+            return untried(1.0)
         general, medical = run.suites["general_validation"], run.suites["medical_validation"]
         levels = {run.stage_name(n) for n in range(1, self.number + 1)}  # medical only on those trained so far
         if levels <= set(LEVELS) and (part := medical.subset(lambda row: row["level"] in levels)).rows:
@@ -117,6 +118,11 @@ class Stage:
 
         floor = mean_score(run.before["general_validation"]) - config.epsilon
         return consolidate(self.model, start, score, floor, config.lora_rank, config.lora_alpha / config.lora_rank)
+
+
+def untried(alpha):
+    """What `consolidation.consolidate` would return, of a point that was taken without a trial."""
+    return dict(alpha=alpha, origin="start", points=[], refused=False, svd_residual=0.0)
 
 
 def kinds(batches):

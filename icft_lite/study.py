@@ -172,8 +172,9 @@ def _base_answers(data, tests, report, folder):
 def _run(report):
     """What the record keeps of a run's report."""
     keep = ("method", "accuracy_matrix", "bwt", "fwt", "forgetting")
-    points = [dict(name=stage["name"], alpha=stage["consolidation"]["alpha"], promoted=stage["promoted"],
-                   points=[[point[key] for key in ("alpha", "general", "medical")]
+    points = [dict(name=stage["name"], promoted=stage["promoted"],
+                   **{key: stage["consolidation"][key] for key in ("origin", "alpha")},
+                   points=[[point[key] for key in ("origin", "alpha", "general", "medical")]
                            for point in stage["consolidation"]["points"]]) for stage in report["stages"]]
     return dict({key: report[key] for key in keep if key in report}, **summarise(report), stages=points,
                 seconds_by_part=report["cost"]["by_part"], peak_memory_bytes=report["cost"]["peak_memory_bytes"],

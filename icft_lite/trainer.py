@@ -23,7 +23,8 @@ class ICFTTrainer(Trainer):
     """A transformers.Trainer for one stage of ICFT.
 
     model: a PeftModel with adapters `fast` and `slow` (`model.add_adapters`); batches: StageBatches; config:
-    ICFTConfig; save: called with the trainer whenever the stage should be saved. After `train()`, `history` has
+    ICFTConfig; save: called with the trainer whenever the stage should be saved; span: which part of the run the stage
+    is, for the learning rate. After `train()`, `history` has
     one dict a step: each loss, the total, and every `norms_every` steps (0: never) each loss's gradient norm.
     `state_to_save()` is all that a new trainer of the same batches needs to `resume` and end with the same bytes.
     Raises ICFTError for `modules_to_save`, and if the first step moves nothing."""
@@ -31,7 +32,8 @@ class ICFTTrainer(Trainer):
     # compute_loss divides by the whole step's own counts, so Trainer must not divide by the accumulation again.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model, batches, config, output_dir=None, progress=None, norms_every=25, save=None, **kwargs):
+    def __init__(self, model, batches, config, output_dir=None, progress=None, norms_every=25, save=None,
+                 span=(0.0, 1.0), **kwargs):
         for name, settings in model.peft_config.items():
             if settings.modules_to_save:
                 raise ICFTError(f"adapter {name}: modules_to_save is not supported: a trained head would drift "
@@ -55,7 +57,7 @@ class ICFTTrainer(Trainer):
         self.config, self.history, self.norms_every = config, [], norms_every
         self.head = head_weight(model)
         self.trainable, self.slow = adapter_tensors(model, "fast"), adapter_tensors(model, "slow")
-        self.steps, self.save, self._open, self._moments = steps, save, None, None
+        self.steps, self.save, self.span, self._open, self._moments = steps, save, span, None, None
         self.start = self.rate_start = 0  # steps of optimiser and schedule before a resume (fp16 may skip the latter)
         self.add_callback(_StageCallback(self, progress))
 
@@ -92,13 +94,14 @@ class ICFTTrainer(Trainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """Linear warm-up, then cosine to a tenth. (The library's warm-up spends the first step at rate 0.)"""
-        warmup = max(1, round(self.config.warmup * self.steps))
+        """One cosine to a tenth over the run, of which this stage is a part; a linear warm-up of each stage's fresh
+        optimiser. (The library's warm-up spends the first step at rate 0.)"""
+        warmup, (begin, end) = max(1, round(self.config.warmup * self.steps)), self.span
 
         def rate(step):
             step += self.rate_start
-            progress = max(0, step - warmup) / max(1, self.steps - warmup)
-            return min(1.0, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * min(1.0, progress)))
+            progress = begin + (end - begin) * min(1.0, max(0, step - warmup) / max(1, self.steps - warmup))
+            return min(1.0, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * progress))
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
         return self.lr_scheduler

@@ -27,7 +27,7 @@ def needs(module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", ["icft,icft_split,naive", "qlora,trainer",
+@pytest.mark.parametrize("names", ["icft,icft_padded,naive", "qlora,trainer",
                                    pytest.param("trainer,trl_shipped,trl_best", marks=needs("trl"))])
 def test_peers_of_a_step_have_the_same_loss_and_gradient(tmp_path, names):
     result = bench("step", tmp_path, "--no-memory", "--only", names)

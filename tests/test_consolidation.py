@@ -104,8 +104,30 @@ def test_consolidation_takes_the_best_allowed_point(line, medical, chosen):
                         floor=0.75, rank=RANK, scale=SCALE, line=points)
     assert point["alpha"] == chosen and not point["refused"]
     assert where() == pytest.approx(chosen, abs=1e-3)
-    assert [p["alpha"] for p in point["points"]] == list(points)
+    assert [p["alpha"] for p in point["points"] if p["origin"] == "start"] == list(points)
     assert point["points"][1]["general"] == pytest.approx(0.69, abs=1e-3), "each point is scored as it stands"
+
+
+def test_what_was_forgotten_before_the_stage_is_regained_from_the_base(two_points):
+    """A stage that began low in general skill: from its start nothing is allowed, from the base the nearest is."""
+    model, start, end = two_points
+    whole = deltas(end)[0].norm()
+
+    def score():
+        now = deltas(adapter_tensors(model, "slow"))[0]
+        return dict(general=1 - float(now.norm() / whole), medical=float((now * deltas(end)[0]).sum() / whole**2))
+
+    point = consolidate(model, start, score, 0.15, RANK, SCALE)
+    assert (point["origin"], point["alpha"]) == ("base", 0.85) and not point["refused"]
+    torch.testing.assert_close(deltas(adapter_tensors(model, "slow")), [0.85 * one for one in deltas(end)],
+                               atol=1e-4, rtol=1e-3)
+    assert point["svd_residual"] < 1e-6, "scaling keeps the rank"
+
+
+def test_an_end_that_keeps_enough_is_not_walked_back_to_the_base(two_points):
+    model, start, _ = two_points
+    point = consolidate(model, start, lambda: dict(general=1.0, medical=1.0), 0.5, RANK, SCALE)
+    assert {p["origin"] for p in point["points"]} == {"start"} and point["alpha"] == 1
 
 
 def test_an_adversarial_stage_is_refused(line):

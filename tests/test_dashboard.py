@@ -58,7 +58,7 @@ def test_it_knows_what_the_report_says(ran):
     assert {"general", "promoted"} <= set(progress.memory) and progress.room == SETTINGS["memory_size"]
     tried = [(i, point["general"]) for i, stage in enumerate(report["stages"], 1)
              for point in stage["consolidation"]["points"]]
-    assert [(point["stage"], point["general"]) for point in progress.points] == tried and len(tried) == 18
+    assert [(point["stage"], point["general"]) for point in progress.points] == tried and len(tried) >= 18
 
 
 def test_every_phase_was_shown_while_it_lasted(ran):

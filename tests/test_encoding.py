@@ -103,10 +103,10 @@ def test_lettered_options_are_one_row_and_scored_by_the_letter(tokenizer, row):
 
 # ---------------------------------------------------------------- what never changes a score
 
-def log_probabilities(model, encoded):
+def log_probabilities(model, encoded, pack=False):
     """Summed log-probability of every response, and the gradient of their weighted sum."""
     head = head_weight(model)
-    batch = join(encoded, 0)
+    batch = join(encoded, 0, pack=pack)
     states = hidden_states(model, batch)[batch["row"], batch["position"]]
     sums = response_sums(token_logprobs(states, head, batch["target"]), batch["response"], len(batch["example"]))
     tensors = adapter_tensors(model, "fast")
@@ -124,6 +124,35 @@ def test_shared_prompts_give_the_scores_and_gradients_of_separate_rows(adapted, 
     torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-5)
     assert max(g.abs().max() for g in expected) > 1e-2
     torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_packed_rows_give_the_scores_and_gradients_of_rows_apart(adapted, shake, examples, row, shared):
+    model, tokenizer = adapted
+    shake(model, "fast")
+    encoder = Encoder(tokenizer, share_prompts=shared)
+    encoded = [encoder(one) for one in [row(prompt=LONG[:300]), *examples, *examples[::-1]]]
+    tokens = sum(len(ids) for one in encoded for ids in one.rows)
+    assert tokens <= join(encoded, 0, pack=True)["input_ids"].numel() < 1.2 * tokens
+    assert join(encoded, 0)["input_ids"].numel() > 2 * tokens
+    ours, gradient = log_probabilities(model, encoded, pack=True)
+    apart, expected = log_probabilities(model, encoded)
+    torch.testing.assert_close(ours, apart, atol=1e-4, rtol=1e-5)
+    assert max(g.abs().max() for g in expected) > 1e-2
+    torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_packed_row_sees_itself_alone(tokenizer, examples, shared):
+    encoded = [Encoder(tokenizer, share_prompts=shared)(one) for one in examples]
+    batch = join(encoded, 0, pack=True)
+    sees = batch["attention_mask"][:, 0] == 0
+    for one, of_one in zip(encoded, batch["example"].unique()):
+        mine = [(int(r), int(p)) for r, p, s in zip(batch["row"], batch["position"], batch["response"])
+                if batch["example"][s] == of_one]
+        for (r, p), (_, alone, _, _) in zip(mine, one.tokens):
+            assert sees[r, p].sum() <= alone + 1 and not sees[r, p, p + 1:].any()
+            assert batch["position_ids"][r, p] == sees[r, p].sum() - 1
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -208,8 +208,8 @@ def settings(**more):
     return ICFTConfig(**{**dict(lora_rank=8, lora_alpha=16, learning_rate=1e-3, replay_weight=0.3), **more})
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_cutting_a_step_into_micro_batches_gives_the_same_adapter(adapted, batches, shake, tmp_path, parts):
+@pytest.mark.parametrize("cut", [dict(micro_batches=2), dict(micro_batches=4), dict(pack_rows=False)])
+def test_how_a_step_is_cut_and_packed_never_changes_the_adapter(adapted, batches, shake, tmp_path, cut):
     model, _ = adapted
     start = shake(model, "fast")  # away from B = 0, where Adam would blow rounding errors up
     one = trained(model, batches, settings(micro_batches=1), tmp_path, norms_every=2).history
@@ -217,7 +217,7 @@ def test_cutting_a_step_into_micro_batches_gives_the_same_adapter(adapted, batch
     with torch.no_grad():
         for tensor, value in zip(adapter_tensors(model, "fast"), start):
             tensor.copy_(value)
-    other = trained(model, batches, settings(micro_batches=parts), tmp_path, norms_every=2).history
+    other = trained(model, batches, settings(**cut), tmp_path, norms_every=2).history
     moved = torch.cat([(a - b).flatten() for a, b in zip(whole, start)]).norm()
     apart = torch.cat([(a - b).flatten() for a, b in zip(whole, adapter_tensors(model, "fast"))]).norm()
     assert apart < 0.01 * moved

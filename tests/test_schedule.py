@@ -112,7 +112,7 @@ def test_what_the_losses_are_told_of_each_row(row):
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_micro_batches_share_one_denominator_and_lose_no_row(row, parts):
-    config = ICFTConfig(rows=24, micro_batches=parts, replay_weight=0.5)
+    config = ICFTConfig(rows=24, micro_batches=parts, replay_weight=0.5, pack_rows=False)
     rows = [row(id=str(i), task="question", responses=list("abcd"), label=-1, posterior=[0.1, 0.2, 0.3, 0.4])
             if NEW[i].size == 4 else row(id=str(i)) for i in range(60)]
     entries = [Entry(row(id=f"m{i}"), one, "general", states=torch.ones(1, 3)) for i, one in enumerate(MEMORY)]

@@ -312,14 +312,14 @@ stages[["new_rows", "promoted", "evicted", "memory_rows", "teacher", "point"]]
 
 # %% [markdown]
 # These are the points that consolidation tried after the last stage, on validation questions; its medical score
-# is the mean of questions and preference. The further along the line, the more is forgotten; the chosen point is
-# the best that is allowed.
+# is the mean of questions and preference. They lie on lines to where training ended (1), from where the stage
+# started or from the base (0). The further along, the more is forgotten; the chosen point is the best allowed.
 
 # %%
 points = icft["stages"][-1]["consolidation"]["points"]
 floor = mean_score(icft["validation"]["before"]["general"]) - icft["config"]["epsilon"]
 print(f"least general score allowed: {floor:.3f}")
-pd.DataFrame(points)[["alpha", "general", "medical"]].round(3)
+pd.DataFrame(points)[["origin", "alpha", "general", "medical"]].round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT

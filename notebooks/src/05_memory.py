@@ -598,7 +598,7 @@ print(f"moving average of A and B against that of B·A: off by {off:.1%}")
 # %%
 set_slow(end)
 floor = scores["base"]["general"] - config.epsilon
-record = consolidate(model, start, score, floor, rank=32, scale=2.0)
+record = consolidate(model, start, score, floor, rank=32, scale=2.0, back=())
 points = pd.DataFrame([*record["points"], dict(alpha=0.0, **scores["base"], svd_residual=0.0)]).set_index("alpha")
 points.round(3)
 
@@ -629,7 +629,9 @@ print("no residual on a line from zero:", bool(points.svd_residual.max() < 1e-6)
 
 # %% [markdown]
 # Sixty steps, one seed, small suites: read the shape, not the digits. In a real run both adapters restart from the
-# chosen point, and the next stage begins.
+# chosen point, and the next stage begins. Later stages start away from the base, so there are two ways back: to
+# where the stage began, and to the base, which scales down all that was learned (`back`: points on that line, tried
+# where the end itself keeps too little).
 
 # %% [markdown]
 # ## 10 · Who teaches now?

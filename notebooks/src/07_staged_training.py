@@ -180,8 +180,8 @@ print("and does not stay there:", losses["consistency"].max() > 1e-3)
 # ## 2 · What happens at a stage's end
 #
 # 1. **Promote**: rows that were replayed, and whose labels are sure, go into the long-term memory.
-# 2. **Consolidate**: choose where the long-term adapter stops, between where it stood before the stage and where
-#    it is now.
+# 2. **Consolidate**: choose where the long-term adapter stops, on the way from where it stood before the stage, or
+#    from the base, to where it is now.
 # 3. **Score** it on the tests, **save** everything.
 # 4. The next stage starts there, and **refreshes** the teachers first.
 
@@ -214,9 +214,9 @@ print("sources add up:", all(sum(s.values()) == n for s, n in zip(stages["memory
 # %% [markdown]
 # ### The line
 #
-# Consolidation tries points on the line from the old long-term adapter (0) to the new one (1). Each is scored on
-# *validation* questions. It takes the best medical score among those above the floor: the base's general score
-# less epsilon.
+# Consolidation tries points on the line from the old long-term adapter (0) to the new one (1); if that one falls
+# below the floor, the base's general score less epsilon, also on the line from the base (0) to it. Each is scored on
+# *validation* questions. It takes the best medical score among those above the floor.
 #
 # **Predict.** Along the line, which curve falls, which rises?
 
@@ -226,16 +226,19 @@ with rc_context(RC):
     figure = Figure(figsize=(10, 3.2))
     axes = figure.subplots(1, 3, sharey=True)
 for axis, stage in zip(axes, report["stages"]):
-    points = pd.DataFrame(stage["consolidation"]["points"]).sort_values("alpha")
-    axis.plot(points["alpha"], points["general"], "o-", color=GENERAL, label="general")
-    axis.plot(points["alpha"], points["medical"], "s-", color=MEDICAL, label="medical")
+    chosen = stage["consolidation"]
+    for origin, points in pd.DataFrame(chosen["points"]).sort_values("alpha").groupby("origin"):
+        hollow = dict(fillstyle="none", linestyle=":") if origin == "base" else dict(linestyle="-")
+        names = (f"{name}, from the {origin}" for name in ("general", "medical"))
+        axis.plot(points["alpha"], points["general"], marker="o", color=GENERAL, label=next(names), **hollow)
+        axis.plot(points["alpha"], points["medical"], marker="s", color=MEDICAL, label=next(names), **hollow)
     axis.axhline(floor, color=GREY, **DASHED)
-    axis.axvline(stage["consolidation"]["alpha"], color=INK, linewidth=6, alpha=0.15)
-    axis.set_title(f"{stage['name']}: took {stage['consolidation']['alpha']}", loc="left")
-    axis.set_xlabel("point: 0 before the stage, 1 after")
+    axis.axvline(chosen["alpha"], color=INK, linewidth=6, alpha=0.15)
+    axis.set_title(f"{stage['name']}: took {chosen['alpha']}, from the {chosen['origin']}", loc="left")
+    axis.set_xlabel("point: 0 the start (or base), 1 the end")
 axes[0].set_ylabel("validation score (0–1)")
 axes[0].set_ylim(-0.03, 1.03)
-axes[1].legend(frameon=False, loc="lower right")
+axes[1].legend(frameon=False, loc="lower right", fontsize=8)
 Image(png(figure), width=900)
 
 # %% [markdown]

@@ -497,7 +497,8 @@ if not quiet and not len(worse):
 # %% [markdown]
 # Is it worth its price? A method is **dominated** if another is at least as good on both axes and better on one.
 # Left and middle: means, seeds (small), and each mean's interval over questions. Right: the places that ICFT's
-# consolidation tried after its last stage, a line a seed, on *validation* questions and pairs.
+# consolidation tried after its last stage, for each seed, on *validation* questions and pairs: towards the adapter
+# before the stage (solid) and towards the base (dashed).
 
 
 # %%
@@ -532,11 +533,12 @@ figure.legend(*whole.get_legend_handles_labels(), loc="outside lower center", nc
 whole.set_title("Learning against keeping", loc="left")
 near.set_title("Around ICFT, larger", loc="left")
 for run in runs[runs.method == "icft"].itertuples():
-    alpha, general, medical = zip(*sorted(run.stages[-1]["points"]))
-    beside.plot(general, medical, "o-", color=look("icft")[0], linewidth=1, markersize=4)
-    at = alpha.index(run.stages[-1]["alpha"]) if run.stages[-1]["alpha"] in alpha else None
-    if at is not None:
-        beside.plot(general[at], medical[at], "o", color=INK, markersize=9, fillstyle="none")
+    last = run.stages[-1]
+    for origin, dash in (("start", "o-"), ("base", "o--")):
+        walk = [point[2:] for point in last["points"] if point[0] == origin]
+        beside.plot(*zip(*walk) if walk else ([], []), dash, color=look("icft")[0], linewidth=1, markersize=4)
+    chosen = [point[2:] for point in last["points"] if point[:2] == [last["origin"], last["alpha"]]]
+    beside.plot(*zip(*chosen) if chosen else ([], []), "o", color=INK, markersize=9, fillstyle="none")
 beside.set(xlabel="general validation score", ylabel="medical validation score (with pairs)")
 beside.set_title("ICFT: the last walk, choice ringed", loc="left")
 Image(png(figure), width=960)

@@ -4,8 +4,6 @@ Every one is a transformers.Trainer over the same adapters; `train()` is called 
 callback. The rate is so small that the weights stay what they are, to seven digits: each round is the same work.
 """
 
-from itertools import islice
-
 import torch
 import torch.nn.functional as F
 from common import now
@@ -24,14 +22,14 @@ NAMES = {
     "icft": "ICFT, all three losses",
     "icft_replay": "ICFT, memory rows by NLL in place of consistency",
     "icft_off": "ICFT, consistency off, memory rows idle",
-    "icft_split": "ICFT, the step in two micro-batches, by length",
+    "icft_padded": "ICFT, a step's rows padded, not packed",
     "qlora": "plain QLoRA, ours",
     "trainer": "plain QLoRA, transformers.Trainer (full logits)",
     "trl_shipped": "plain QLoRA, TRL SFTTrainer as shipped",
     "trl_best": "plain QLoRA, TRL SFTTrainer, best setting here",
     "naive": "ICFT by hand: live reference, full logits",
 }
-PARITY = dict(icft="naive", naive="icft", icft_split="icft", qlora="trainer", trainer="qlora", trl_shipped="trainer",
+PARITY = dict(icft="naive", naive="icft", icft_padded="icft", qlora="trainer", trainer="qlora", trl_shipped="trainer",
               trl_best="trainer")
 """Whose loss and gradient each one's must equal."""
 
@@ -102,16 +100,21 @@ def rounds_of(name, icft, plain):
     return icft if name.startswith("icft") or name == "naive" else plain
 
 
+def packs(name):
+    """Does a contestant write short rows behind one another?"""
+    return name in ("icft", "icft_replay", "icft_off", "qlora")
+
+
 class Contestant:
     """One trainer with its own copy of the model. icft, plain: a list of rounds, each a list of steps of Items."""
 
     def __init__(self, name, folder, args, icft, plain, out):
-        self.name, self.device, self.parts = name, args.device, 2 if name == "icft_split" else 1
+        self.name, self.device, self.pack = name, args.device, packs(name)
         self.model, tokenizer = make_model(folder, args)
         ours, rounds = name.startswith("icft") or name in ("qlora", "naive"), rounds_of(name, icft, plain)
         if ours:
             change = {"qlora": list, "icft_replay": replayed, "icft_off": unused}.get(name, self._teach)
-            config = ICFTConfig(learning_rate=RATE, micro_batches=self.parts)
+            config = ICFTConfig(learning_rate=RATE, pack_rows=self.pack)
             self.rounds = [Given(change(steps), config) for steps in rounds]
             self.trainer = (NaiveTrainer if name == "naive" else ICFTTrainer)(
                 self.model, self.rounds[0], config, out, norms_every=0)
@@ -162,16 +165,15 @@ class Contestant:
 
     def gradient(self):
         """(loss, gradient as one vector) of the first step of the first round."""
-        self.trainer.train_dataset, loss = self.rounds[0], 0.0
+        self.trainer.train_dataset = self.rounds[0]
         self.model.train()
-        for batch in islice(self.trainer.get_train_dataloader(), self.parts):
-            with self.trainer.compute_loss_context_manager():
-                part = self.trainer.compute_loss(self.model, self.trainer._prepare_inputs(batch))
-            part.backward()
-            loss += float(part.detach())
+        batch = next(iter(self.trainer.get_train_dataloader()))
+        with self.trainer.compute_loss_context_manager():
+            loss = self.trainer.compute_loss(self.model, self.trainer._prepare_inputs(batch))
+        loss.backward()
         if hasattr(self.trainer, "close_step"):
             self.trainer.close_step()
         tensors = adapter_tensors(self.model, "fast")
         whole = torch.cat([tensor.grad.float().flatten() for tensor in tensors]).cpu()
         self.model.zero_grad()
-        return loss, whole
+        return float(loss.detach()), whole

@@ -78,7 +78,7 @@ def rates(args, sizes):
 
 def measure(args, base, folder):
     """Rates, floors and step times."""
-    from contestants import Contestant
+    from contestants import Contestant, packs
     from workload import make_steps, sizes, with_states
     shape, layers = common.SHAPES[args.model], args.layers
     icft, plain = ([[step] for step in steps] for steps in make_steps(shape["vocab_size"], args.repeats, args.rows))
@@ -97,7 +97,7 @@ def measure(args, base, folder):
         steps = [steps[0] for steps in (taught if name == "icft" else plain)]
         work = [arithmetic(shape, layers, step) for step in steps]
         share = [sum(part.values()) / best / time[0] for part, time in zip(work, times)]
-        padding = [sizes(step)["padded"] / sizes(step)["tokens"] for step in steps]
+        padding = [sizes(step, packs(name))["padded"] / sizes(step)["tokens"] for step in steps]
         # a pad costs the trunk what a token does, so this is the share of the work that was really asked for
         done = [(sum(part.values()) + (extra - 1) * (part["trunk"] + part["adapters"])) / best / time[0]
                 for part, extra, time in zip(work, padding, times)]

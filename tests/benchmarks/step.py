@@ -82,7 +82,7 @@ def measure(args, base, folder, names):
     seconds = alternate({name: one.train for name, one in made.items()}, args.repeats)
     out = {}
     for name, one in made.items():
-        mine = [[sizes(step, one.parts) for step in steps] for steps in rounds_of(name, icft, plain)]
+        mine = [[sizes(step, one.pack) for step in steps] for steps in rounds_of(name, icft, plain)]
         tokens = [sum(step["tokens"] for step in steps) for steps in mine]
         whole = {key: sum(step[key] for steps in mine for step in steps) for key in mine[0][0]}
         a_token = [sum(times) / n for times, n in zip(seconds[name], tokens)]
@@ -143,7 +143,7 @@ def peak(args):
     from contestants import Contestant, rounds_of
     from workload import sizes
     icft, plain = rounds(args, vocabulary(args.model))
-    worst = max(range(len(icft)), key=lambda i: max(sizes(step)["padded"] for step in icft[i]))
+    worst = max(range(len(icft)), key=lambda i: max(sizes(step, pack=False)["padded"] for step in icft[i]))
     name, where = args.memory_of, workplace()
     with where as folder:
         one = Contestant(name, args.model, args, icft[worst:worst + 1], plain[worst:worst + 1], folder)

@@ -6,11 +6,11 @@ import torch
 
 from icft_lite.config import ICFTConfig
 from icft_lite.curriculum import as_response
-from icft_lite.encoding import Encoder
+from icft_lite.encoding import Encoder, places
 from icft_lite.memory import ShortTermMemory, response_states
 from icft_lite.model import load_tokenizer
 from icft_lite.samples import sample_bundle
-from icft_lite.schedule import Item, StageBatches, count, new_item, plan_stage, split
+from icft_lite.schedule import Item, StageBatches, count, new_item, plan_stage
 
 MEMORY_SHARE, RING_SHARE = 0.25, 0.1
 WARM = 4
@@ -102,12 +102,10 @@ def plain_rows(step):
     return out
 
 
-def sizes(step, parts=1):
-    """Tokens of a step cut into `parts` micro-batches: {"tokens" not counting pads, "padded", "supervised",
+def sizes(step, pack=True):
+    """Tokens of a step: {"tokens" not counting pads, "padded" as run with its rows packed or not, "supervised",
     "memory": supervised tokens that have a teacher}."""
-    micro = [part for part in split(step, parts) if part]
-    return dict(tokens=sum(count(item.encoded) for item in step),
-                padded=sum(max(item.encoded.length for item in part) * sum(item.encoded.size for item in part)
-                           for part in micro),
+    rows, columns = places([len(row) for item in step for row in item.encoded.rows], pack)[1]
+    return dict(tokens=sum(count(item.encoded) for item in step), padded=rows * columns,
                 supervised=sum(len(item.encoded.tokens) for item in step),
                 memory=sum(len(item.encoded.tokens) for item in step if item.states is not None))
