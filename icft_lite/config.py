@@ -64,8 +64,9 @@ class ICFTConfig:
     consistency_weight: float = 1.0
     """Weight of L_consistency: KL(teacher ‖ fast adapter) on memory rows."""
     consistency_tokens: str = "all"
-    """Tokens of memory rows that L_consistency covers: `all`, the prompts' too, or `response`. `all` keeps far more;
-    a prompt's tokens pass through the trunk anyway, but its cached states and the head's work grow with it."""
+    """Tokens of memory rows that L_consistency covers: `all`, the prompts' too (promoted rows': never), or `response`.
+    `all` keeps far more; a prompt's tokens pass through the trunk anyway, but its cached states and the head's work
+    grow with it."""
     task_weight: float = 1.0
     """Weight of L_task: the noise-aware objective on weak labels."""
     fine_tune_weight: float = 1.0
@@ -88,19 +89,21 @@ class ICFTConfig:
     order: str = "easy_to_hard"
     """`easy_to_hard`, `hard_to_easy` (each stage adds a level to those before it), `interleaved`, or `random` (every
     level in every stage)."""
+    last_stage: float = 0.8
+    """Share of the run's tokens that the last stage gets, the one with every level; the others divide the rest."""
     signals: tuple = ("loss", "length", "entropy")
     """Difficulty = rank average of these: loss, ifd, length, entropy."""
     competence_start: float = 0.3
     """c0 of competence pacing (Platanios et al., 2019)."""
 
     # --- memory
-    memory_share: float = 0.3
+    memory_share: float = 0.5
     """Share of a step's rows drawn from the long-term memory."""
     ring_share: float = 0.1
     """Share of a step's rows replayed from the short-term ring."""
     ring_size: int = 128
     """Rows the short-term ring holds."""
-    promote_after: int = 1
+    promote_after: int = 3
     """Replays a row needs before it may be promoted when it leaves the ring."""
     promote_confidence: float = 0.8
     """Weak rows promote only if their posterior's largest entry reaches this."""
@@ -151,7 +154,7 @@ class ICFTConfig:
                      "save_every", "tokens", "memory_size", "states_in_memory", "ring_size", "self_prompts", "epsilon"):
             self._check(name, getattr(self, name) >= 0, "give 0 or more")
         for name in ("memory_share", "ring_share", "warmup", "competence_start", "promote_confidence",
-                     "reservoir_share", "ema_decay"):
+                     "reservoir_share", "ema_decay", "last_stage"):
             self._check(name, 0 <= getattr(self, name) <= 1, "give a number between 0 and 1")
         self._check("memory_share", self.memory_share + self.ring_share < 1,
                     "memory_share + ring_share must leave room for new rows")

@@ -14,7 +14,7 @@ from icft_lite.model import adapter_tensors, delta_svd
 
 LINE = (1.0, 0.85, 0.7, 0.55, 0.4, 0.2)
 """Points tried between the long-term memory at a stage's start (0) and the slow adapter at its end (1)."""
-BACK = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+BACK = (0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.75, 0.7)
 """Points tried between the bare base (0) and that end (1), where the end itself keeps too little."""
 
 

@@ -85,7 +85,7 @@ class Entry:
 class LongTermMemory:
     """A bounded buffer of `Entry`. Room is shared equally among sources; within a source one of
     `policies.POLICIES` says who stays. features(encoded) → float [n, d]: needed by `herding` alone. prompts: keep the
-    teacher's states on the prompts' tokens too."""
+    teacher's states on the prompts' tokens too, those of promoted rows excepted."""
 
     def __init__(self, size, policy="surprise", reservoir_share=0.25, state_dtype="float32", seed=0, features=None,
                  prompts=True):
@@ -135,7 +135,8 @@ class LongTermMemory:
         try:
             if entry.encoded is None:
                 encoded = encoder(entry.row)
-                entry.encoded = with_prompt(encoded) if self.prompts else encoded
+                # A promoted row's prompt is medicine, still being learned: no teacher of today should hold it in place.
+                entry.encoded = with_prompt(encoded) if self.prompts and entry.source != "promoted" else encoded
         except TooLong:
             return False
         return True

@@ -55,11 +55,13 @@ class _Bag:
 
 
 def plan_budget(stages, encoded, config):
-    """(tokens of a run, each stage's share of them): by config.tokens, else config.epochs over the new rows."""
-    sizes, tokens = [len(stage) for stage in stages], config.tokens
+    """(tokens of a run, each stage's share of them): by config.tokens, else config.epochs over the new rows. The last
+    stage's share is a setting; the others divide the rest by their rows."""
+    tokens, before = config.tokens, [len(stage) for stage in stages[:-1]]
     if not tokens:
         tokens = config.epochs * sum(map(count, encoded)) / (1 - config.memory_share - config.ring_share)
-    return tokens, [size / sum(sizes) for size in sizes]
+    last = config.last_stage if before else 1.0
+    return tokens, [*((1 - last) * size / sum(before) for size in before), last]
 
 
 def plan_stage(stage, new, topics, memory, stm, config, tokens, max_steps=0, seed=0):

@@ -5,7 +5,7 @@ import os
 import sys
 
 SETTINGS = dict(max_steps=18, rows=8, lora_rank=2, lora_alpha=4, self_prompts=8, memory_size=40, memory_share=0.4,
-                ring_share=0.3, ema_decay=0.5, save_every=1)
+                ring_share=0.3, promote_after=1, last_stage=0.4, ema_decay=0.5, save_every=1)
 FEW = dict(trusted=2, pool=2, validation=1, test=1, general_memory=1, general_validation=1, general_test=1)
 
 

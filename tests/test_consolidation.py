@@ -118,8 +118,8 @@ def test_what_was_forgotten_before_the_stage_is_regained_from_the_base(two_point
         return dict(general=1 - float(now.norm() / whole), medical=float((now * deltas(end)[0]).sum() / whole**2))
 
     point = consolidate(model, start, score, 0.15, RANK, SCALE)
-    assert (point["origin"], point["alpha"]) == ("base", 0.85) and not point["refused"]
-    torch.testing.assert_close(deltas(adapter_tensors(model, "slow")), [0.85 * one for one in deltas(end)],
+    assert (point["origin"], point["alpha"]) == ("base", 0.83) and not point["refused"]
+    torch.testing.assert_close(deltas(adapter_tensors(model, "slow")), [0.83 * one for one in deltas(end)],
                                atol=1e-4, rtol=1e-3)
     assert point["svd_residual"] < 1e-6, "scaling keeps the rank"
 

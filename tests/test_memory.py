@@ -161,12 +161,14 @@ def test_cached_states_give_the_live_teacher_s_log_probabilities(remembered):
         torch.testing.assert_close(cached, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_remembered_prompt_has_a_teacher_too_unless_told_otherwise(adapted, row):
+def test_a_remembered_prompt_has_a_teacher_too_unless_promoted_or_told_otherwise(adapted, row):
     model, tokenizer = adapted
     whole = Encoder(tokenizer)(row())
-    for prompts, tokens in ((True, len(whole.rows[0]) - 1), (False, len(whole.tokens))):
+    every, response = len(whole.rows[0]) - 1, len(whole.tokens)
+    for prompts, source, tokens in ((True, "general", every), (True, "self", every), (True, "promoted", response),
+                                    (False, "general", response)):
         memory = LongTermMemory(10, prompts=prompts)
-        memory.add([row()], Encoder(tokenizer), "general")
+        memory.add([row()], Encoder(tokenizer), source)
         memory.refresh(model)
         assert memory.entries[0].states.shape == (tokens, 192)
         item = memory_item(memory.entries[0], replay_weight=0.5)

@@ -34,7 +34,8 @@ def example():
                     "memory_rows": 1600, "teacher_share": {"memory": 0.4123, "base": 0.5877},
                     "tokens": 20000, "seconds": 40.1,
                     "consolidation": {"alpha": 0.8, "origin": "base", "refused": False, "svd_residual": 0.0123,
-                                      "points": [{"alpha": 0.8, "origin": "base", "general": 0.8765, "medical": 0.7654}]}}
+                                      "points": [{"alpha": 0.8, "origin": "base", "general": 0.8765,
+                                                  "medical": 0.7654}]}}
                    for name in ("easy", "middle", "hard")],
         "losses": losses, "rows": {"trusted": 7013}, "gradient_norms": {"task": [0.8, 0.4]},
         "cost": {"seconds": 131.2, "tokens": np.int64(612345), "peak_memory_bytes": 913 * 2**20,

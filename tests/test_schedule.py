@@ -6,7 +6,7 @@ import torch
 from icft_lite.config import ICFTConfig
 from icft_lite.encoding import Encoded
 from icft_lite.memory import Entry, ShortTermMemory
-from icft_lite.schedule import StageBatches, count, new_item, plan_stage
+from icft_lite.schedule import StageBatches, count, new_item, plan_budget, plan_stage
 
 
 def encoded(n, rows=1):
@@ -65,7 +65,7 @@ def test_an_empty_memory_leaves_its_room_to_new_rows():
 
 
 def test_ring_rows_were_new_before_and_each_replay_is_counted():
-    steps, _, stm = plan(ICFTConfig(rows=24, ring_share=0.2, ring_size=1000))
+    steps, _, stm = plan(ICFTConfig(rows=24, ring_share=0.2, ring_size=1000, promote_after=1))
     seen, replays = set(), {}
     for step in steps:
         assert set(step.ring) <= seen and len(set(step.ring)) == len(step.ring)
@@ -108,6 +108,18 @@ def test_what_the_losses_are_told_of_each_row(row):
     assert (chosen.token_weight, chosen.posterior) == ([0.0, 0.0], [1.0, 0.0])
     hard = new_item(row(task="question", responses=["a", "b"], posterior=[0.3, 0.7]), encoded(9, 2), "new", soft=False)
     assert hard.posterior == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("sizes, shares", [((10, 30, 50), (0.05, 0.15, 0.8)), ((7,), (1.0,)), ((1, 1), (0.2, 0.8))])
+def test_the_last_stage_gets_its_share_of_the_tokens_and_the_others_divide_the_rest(sizes, shares):
+    stages = [list(range(size)) for size in sizes]
+    assert plan_budget(stages, [], ICFTConfig(tokens=1000)) == (1000, pytest.approx(list(shares)))
+
+
+def test_without_a_number_of_tokens_the_new_rows_are_run_through_so_often():
+    config = ICFTConfig(epochs=2, memory_share=0.4, ring_share=0.1)
+    tokens, _ = plan_budget([[0, 1]], [encoded(30, 1), encoded(10, 1)], config)
+    assert tokens == pytest.approx(2 * 40 / 0.5)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

@@ -599,15 +599,16 @@ print("sum of the micro-batches' means:    ", sum(means))
 # third, which nobody divides, is larger than the second by the number of micro-batches, as if the learning rate
 # were. Both were common: until October 2024 the best known trainer did the second.
 #
-# The mend: divide every part by the counts of the *whole step*.
+# The mend: divide every part by the counts of the *whole step*. And so that little is padded, short rows are
+# **packed**: written behind one another in one long row, each seeing only itself.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def in_parts(items, n, whole=True):
+def in_parts(items, n, whole=True, pack=False):
     """Total gradient of a step in n micro-batches, each divided by the step's counts, or by its own."""
     step, fast, total = denominators(items), adapter_tensors(model, "fast"), 0
     for part in split(items, n):
-        batch = collate(part, step if whole else denominators(part), tokenizer.pad_token_id)
+        batch = collate(part, step if whole else denominators(part), tokenizer.pad_token_id, pack)
         losses = icft_losses(hidden_states(model, batch), head, batch, batch["denominators"])
         total = total + torch.cat([g.flatten() for g in torch.autograd.grad(sum(losses.values()), fast)])
     return total
@@ -622,6 +623,7 @@ long = Item(encoder(dict(rows[0], prompt="Now tell me, please, and take your tim
 print("order:", gap(measure(items[::-1])[1]["total"]) < 1e-4)
 print("padding:", gap(measure([*items, long])[1]["total"]) < 1e-4)
 print("2 or 4 micro-batches:", gap(in_parts(items, 2)) < 1e-4, gap(in_parts(items, 4)) < 1e-4)
+print("packed rows:", gap(in_parts(items, 1, pack=True)) < 1e-4)
 
 # %% [markdown]
 # Those counts are response tokens: of remembered rows for L_consistency, of all the others for L_task and

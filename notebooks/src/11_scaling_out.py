@@ -73,7 +73,7 @@ from transformers import BitsAndBytesConfig
 import icft_lite
 from icft_lite import load_base, train_icft
 from icft_lite.config import samples_dir
-from icft_lite.encoding import Encoder, length_groups
+from icft_lite.encoding import Encoder, length_groups, places
 from icft_lite.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
 from icft_lite.model import add_adapters, load_tokenizer
 from icft_lite.outcome import peak_memory
@@ -592,7 +592,8 @@ print("frozen and trained never together:", all(len(flags(unit)) == 1 for unit i
 
 # %% [markdown]
 # **Padding.** A batch is as long as its longest row; short rows are filled up with padding that costs as much as
-# text. Rows of similar length together waste less. **Predict** by how much.
+# text. Rows of similar length together waste less; so do rows **packed** behind one another, each seeing only
+# itself. **Predict** by how much.
 
 # %%
 encoder = Encoder(load_tokenizer("tiny"))
@@ -609,16 +610,19 @@ def padding(groups):
 
 as_they_come = [list(range(i, i + 12)) for i in range(0, 600, 12)]
 grouped = length_groups(encoded, 12)
-print(f"as they come {padding(as_they_come):.0%}, by length {padding(grouped):.0%}")
+shapes = [places([encoded[i].length for i in group], pack=True)[1] for group in as_they_come]
+packed = 1 - sum(one.length for one in encoded) / sum(rows * columns for rows, columns in shapes)
+print(f"as they come {padding(as_they_come):.0%}, by length {padding(grouped):.0%}, packed {packed:.0%}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
 print("grouping saves more than four fifths of the padding:", padding(grouped) < padding(as_they_come) / 5)
+print("so does packing:", packed < padding(as_they_come) / 5)
 print("no row is lost:", sorted(i for group in grouped for i in group) == list(range(600)))
 
 # %% [markdown]
-# The price of grouping is that batches are no longer random. So the package first draws a step's rows by the
-# curriculum, and groups only *within* the step, into micro-batches: gradients are the same, padding is less.
+# The price of grouping is that batches are no longer random. So in training the package draws a step's rows by the
+# curriculum, and packs them: gradients are the same (lesson 06), and a step costs half. In scoring it groups.
 #
 # **Teachers' states** are what takes space: one hidden state for each response token in the long-term memory. As
 # logits they would take far more.
