@@ -629,9 +629,7 @@ print("no residual on a line from zero:", bool(points.svd_residual.max() < 1e-6)
 
 # %% [markdown]
 # Sixty steps, one seed, small suites: read the shape, not the digits. In a real run both adapters restart from the
-# chosen point, and the next stage begins. Later stages start away from the base, so there are two ways back: to
-# where the stage began, and to the base, which scales down all that was learned (`back`: points on that line, tried
-# where the end itself keeps too little).
+# chosen point, and the next stage begins; later stages also try the line back to the base (`back`).
 
 # %% [markdown]
 # ## 10 · Who teaches now?
