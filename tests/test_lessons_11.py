@@ -56,7 +56,7 @@ def test_the_scripts_are_python_and_import_only_what_every_install_has(built, bo
         for node in ast.walk(ast.parse(script)):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-                assert {name.split(".")[0] for name in names} <= {"torch", "bitsandbytes", "functools", "json"}
+                assert {name.split(".")[0] for name in names} <= {"torch", "bitsandbytes", "functools", "json", "os"}
 
 
 @pytest.mark.parametrize("name", ["Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B"])
