@@ -120,6 +120,9 @@ class ICFTConfig:
     """β of the slow adapter; 0 means 1 − 10 / stage steps."""
     consolidate: bool = True
     """Choose the point between the old and the new long-term memory at each stage's end."""
+    exact_average: bool = True
+    """Take that point in ΔW = B·A itself, brought back to rank r by SVD. False: average A and B, which is cheaper and
+    not the average of what they do (lesson 05)."""
     epsilon: float = 0.09
     """How far general validation may fall below the base's. Smaller keeps more and learns more slowly."""
     state_dtype: str = "float32"

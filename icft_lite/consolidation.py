@@ -19,17 +19,19 @@ BACK = (0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.75, 0.7)
 
 
 @torch.no_grad()
-def blend(model, start, end, alpha, rank, scale):
+def blend(model, start, end, alpha, rank, scale, exact=True):
     """Set `slow` to the point (1 − α)·start + α·end, in exact ΔW = B·A, brought back to rank r by SVD.
 
-    start, end: adapter tensors [A, B, A, B, …]. Averaging A and B instead is not this point. Returns the
-    largest relative residual over the layers (0 at α = 0 and 1)."""
+    start, end: adapter tensors [A, B, A, B, …]. exact=False averages A and B instead, another point wherever the two
+    ends have different A. Returns the largest relative residual over the layers (0 at α = 0 and 1)."""
     target = adapter_tensors(model, "slow")
     worst = 0.0
     for i in range(0, len(target), 2):
         if alpha in (0.0, 1.0):
             source = start if alpha == 0.0 else end
             A, B = source[i], source[i + 1]
+        elif not exact:
+            A, B = start[i].lerp(end[i], alpha), start[i + 1].lerp(end[i + 1], alpha)
         else:
             pairs = [(1 - alpha, start[i], start[i + 1]), (alpha, end[i], end[i + 1])]
             A, B, residual = delta_svd(pairs, rank, scale)
@@ -39,11 +41,11 @@ def blend(model, start, end, alpha, rank, scale):
     return worst
 
 
-def consolidate(model, start, score, floor, rank, scale, line=LINE, back=BACK):
+def consolidate(model, start, score, floor, rank, scale, exact=True, line=LINE, back=BACK):
     """Choose the long-term memory's next point, on the line start → slow adapter or base → slow adapter.
 
     start: adapter tensors at the stage's start. score(): {"general", "medical"} of the slow adapter as it
-    stands. floor: least general score allowed. Takes the best medical score among the points that keep the
+    stands. floor: least general score allowed. exact: see `blend`. Takes the best medical score among the points that keep the
     floor; if none does, stays at the start (refused). Sets `slow` to the result and returns
     {"alpha", "origin" ("start" or "base"), "points", "refused", "svd_residual"}."""
     end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
@@ -52,7 +54,7 @@ def consolidate(model, start, score, floor, rank, scale, line=LINE, back=BACK):
 
     def walk(origin, alphas):
         for alpha in alphas:
-            residual = blend(model, origins[origin], end, alpha, rank, scale)
+            residual = blend(model, origins[origin], end, alpha, rank, scale, exact)
             points.append(dict(alpha=alpha, origin=origin, **score(), svd_residual=residual))
 
     walk("start", line)
@@ -61,7 +63,7 @@ def consolidate(model, start, score, floor, rank, scale, line=LINE, back=BACK):
     allowed = [point for point in points if point["general"] >= floor]
     chosen = max(allowed, key=lambda point: (point["medical"], point["general"]),
                  default=dict(alpha=0.0, origin="start"))
-    residual = blend(model, origins[chosen["origin"]], end, chosen["alpha"], rank, scale)
+    residual = blend(model, origins[chosen["origin"]], end, chosen["alpha"], rank, scale, exact)
     return dict(alpha=chosen["alpha"], origin=chosen["origin"], refused=not allowed, svd_residual=residual,
                 points=points)
 

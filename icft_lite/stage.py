@@ -117,7 +117,8 @@ class Stage:
             return means
 
         floor = mean_score(run.before["general_validation"]) - config.epsilon
-        return consolidate(self.model, start, score, floor, config.lora_rank, config.lora_alpha / config.lora_rank)
+        return consolidate(self.model, start, score, floor, config.lora_rank, config.lora_alpha / config.lora_rank,
+                           config.exact_average)
 
 
 def untried(alpha):

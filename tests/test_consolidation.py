@@ -74,9 +74,11 @@ def test_twice_the_rank_holds_the_average_exactly(two_points):
 
 
 def test_averaging_a_and_b_is_another_point(two_points):
-    _, start, end = two_points
-    naive = deltas([0.5 * a + 0.5 * b for a, b in zip(start, end)])[0]
-    exact = 0.5 * deltas(start)[0] + 0.5 * deltas(end)[0]
+    model, start, end = two_points
+    assert blend(model, start, end, 0.25, RANK, SCALE, exact=False) == 0
+    for ours, a, b in zip(adapter_tensors(model, "slow"), start, end):
+        torch.testing.assert_close(ours, 0.75 * a + 0.25 * b)
+    naive, exact = deltas(adapter_tensors(model, "slow"))[0], 0.75 * deltas(start)[0] + 0.25 * deltas(end)[0]
     assert (naive - exact).norm() / exact.norm() > 0.1
 
 

@@ -10,7 +10,7 @@ from common import now
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from workload import Given, plain_rows, replayed, unused, with_states
+from workload import Given, on_responses, plain_rows, replayed, unused, with_states
 
 from icft_lite.config import ICFTConfig
 from icft_lite.losses import pad_options, pair_loss, question_loss, response_sums
@@ -20,6 +20,7 @@ from icft_lite.trainer import ICFTTrainer
 RATE = 1e-8
 NAMES = {
     "icft": "ICFT, all three losses",
+    "icft_response": "ICFT, consistency on responses alone",
     "icft_replay": "ICFT, memory rows by NLL in place of consistency",
     "icft_off": "ICFT, consistency off, memory rows idle",
     "icft_padded": "ICFT, a step's rows padded, not packed",
@@ -102,7 +103,7 @@ def rounds_of(name, icft, plain):
 
 def packs(name):
     """Does a contestant write short rows behind one another?"""
-    return name in ("icft", "icft_replay", "icft_off", "qlora")
+    return name in ("icft", "icft_response", "icft_replay", "icft_off", "qlora")
 
 
 class Contestant:
@@ -113,7 +114,8 @@ class Contestant:
         self.model, tokenizer = make_model(folder, args)
         ours, rounds = name.startswith("icft") or name in ("qlora", "naive"), rounds_of(name, icft, plain)
         if ours:
-            change = {"qlora": list, "icft_replay": replayed, "icft_off": unused}.get(name, self._teach)
+            change = {"qlora": list, "icft_replay": replayed, "icft_off": unused,
+                      "icft_response": lambda steps: self._teach(on_responses(steps))}.get(name, self._teach)
             config = ICFTConfig(learning_rate=RATE, pack_rows=self.pack)
             self.rounds = [Given(change(steps), config) for steps in rounds]
             self.trainer = (NaiveTrainer if name == "naive" else ICFTTrainer)(

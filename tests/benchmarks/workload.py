@@ -6,7 +6,7 @@ import torch
 
 from icft_lite.config import ICFTConfig
 from icft_lite.curriculum import as_response
-from icft_lite.encoding import Encoder, places
+from icft_lite.encoding import Encoded, Encoder, places, with_prompt
 from icft_lite.memory import ShortTermMemory, response_states
 from icft_lite.model import load_tokenizer
 from icft_lite.samples import sample_bundle
@@ -31,7 +31,8 @@ def make_steps(vocab, n_steps, rows=16, seed=0):
     """`n_steps` steps of the method, and the same rows as plain ones.
 
     Returns (icft, plain): lists of lists of Items. `icft`: new rows (trusted, weak questions with their options behind
-    one prompt, weak pairs), ring and memory rows. `plain`: each of these as its prompt and its likeliest response.
+    one prompt, weak pairs), ring rows, and memory rows to be taught on prompt and response, as is the default.
+    `plain`: each of these as its prompt and its likeliest response.
     The labels of weak rows are made up: only their cost matters here. Ids are those of the embedded tokenizer;
     for a larger vocabulary they are spread over it at random, so lengths stay those of the samples."""
     chance = random.Random(seed)
@@ -54,7 +55,7 @@ def make_steps(vocab, n_steps, rows=16, seed=0):
     plain = {i: _respell(encode(as_response(new[i])), spread) for step in steps for i in step.new + step.ring}
     icft, simple = [], []
     for step in steps[WARM:]:
-        old_rows = [Item(memory[i], "memory", [0.0], posterior=[1.0]) for i in step.memory]
+        old_rows = [Item(with_prompt(memory[i]), "memory", [0.0, 0.0], posterior=[0.0, 1.0]) for i in step.memory]
         icft.append([new_item(new[i], encoded[i], role) for role in ("new", "ring") for i in getattr(step, role)]
                     + old_rows)
         simple.append([Item(one, "new", [1.0], posterior=[1.0]) for one in
@@ -79,10 +80,17 @@ def with_states(model, steps):
     return out
 
 
+def on_responses(steps, weight=0.0):
+    """The steps with memory rows whose prompts are left to no loss; weight: of their responses in L_fine-tune."""
+    def only(one):
+        return Encoded(one.rows, [(r, p, target, 0) for r, p, target, s in one.tokens if s == 1], 1)
+    return [[Item(only(item.encoded), "memory", [weight], posterior=[1.0]) if item.role == "memory" else item
+             for item in step] for step in steps]
+
+
 def replayed(steps):
     """The steps with their memory rows trained on as any other, without a teacher."""
-    return [[Item(item.encoded, "memory", [1.0], posterior=[1.0]) if item.role == "memory" else item for item in step]
-            for step in steps]
+    return on_responses(steps, weight=1.0)
 
 
 def unused(steps):
