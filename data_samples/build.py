@@ -18,6 +18,7 @@ FACTS = HERE / "facts"
 ANIMALS, OBJECTS = ("animal_class", "animal_young", "animal_home"), ("colour", "use", "place")
 BY_HEART = {"capital", "continent", *ANIMALS, "opposite", *OBJECTS, "anatomy", "vitamins", "organisms",
             "hormones", "ranges"}
+FEW = {"vitamins", "hormones", "ranges"}  # topics of under 30 facts: each is asked for in more ways
 LEVELS = {"terminology": "easy", "anatomy": "easy", "drug_class": "middle", "drug_use": "middle",
           "organisms": "middle", "vitamins": "middle", "hormones": "middle", "ranges": "middle"}
 # What the words of a question ask for in a passage.
@@ -346,12 +347,13 @@ def medical_questions():
     for n, (topic, entity, fields, where) in enumerate(medical_items()):
         kind = "fact" if topic in BY_HEART else "rule"
         base = dict(topic=topic, level=LEVELS[topic], kind=kind, entity=entity)
-        r = rng("medical", topic, entity)
         splits = [where] if kind == "rule" else [where, "validation", "test"]
         for split in splits:
+            r = rng("medical", topic, entity, split)
             options = list(W[topic, "train" if split == "pool" else split])
             r.shuffle(options)
-            count = {"train": 6 if kind == "fact" else 5, "pool": 6 if kind == "fact" else 2, "validation": 1,
+            many = 12 if topic in FEW else 6  # ways of asking for a fact
+            count = {"train": many if kind == "fact" else 5, "pool": many if kind == "fact" else 2, "validation": 1,
                      "test": 1 if kind == "fact" else 2}[split]
             for i, (question, answer) in enumerate(options[:count]):
                 out[split].append(dict(id=f"m{n}-{split}-{i}", **base, prompt=fill(question, fields),

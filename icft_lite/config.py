@@ -51,7 +51,7 @@ class ICFTConfig:
     `tokens` can be compared."""
     max_steps: int = 0
     """Cut the run to this many optimiser steps in all; 0 means as many as the tokens need."""
-    rows: int = 16
+    rows: int = 8
     """Rows of sequence in an optimiser step: new, ring and memory together; P processes have P times as many.
     Options that share their prompt count as one row."""
     micro_batches: int = 1
@@ -61,8 +61,8 @@ class ICFTConfig:
     """Steps between the saved states a killed run resumes from; 0 means about a minute. Never changes the result."""
 
     # --- the three losses; L_total is their weighted sum
-    consistency_weight: float = 1.0
-    """Weight of L_consistency: KL(teacher ‖ fast adapter) on memory rows."""
+    consistency_weight: float = 0.1
+    """Weight of L_consistency: T²·KL(teacher ‖ fast adapter) on memory rows."""
     consistency_tokens: str = "all"
     """Tokens of memory rows that L_consistency covers: `all`, the prompts' too (promoted rows': never), or `response`.
     `all` keeps far more; a prompt's tokens pass through the trunk anyway, but its cached states and the head's work
@@ -73,8 +73,9 @@ class ICFTConfig:
     """Weight of L_fine-tune: response-token NLL."""
     replay_weight: float = 0.0
     """Weight of memory rows inside L_fine-tune; 0 leaves them to L_consistency."""
-    temperature: float = 1.0
-    """T in T²·KL."""
+    temperature: float = 0.0
+    """T in T²·KL; 0 stands for T = ∞, where it becomes half the variance of the logits' differences: no logits are
+    needed, and far more is kept than at 1."""
     pair_beta: float = 2.0
     """β_pair: scale of the length-normalised log-probability difference of a pair."""
 
@@ -89,7 +90,7 @@ class ICFTConfig:
     order: str = "easy_to_hard"
     """`easy_to_hard`, `hard_to_easy` (each stage adds a level to those before it), `interleaved`, or `random` (every
     level in every stage)."""
-    last_stage: float = 0.8
+    last_stage: float = 0.9
     """Share of the run's tokens that the last stage gets, the one with every level; the others divide the rest."""
     signals: tuple = ("loss", "length", "entropy")
     """Difficulty = rank average of these: loss, ifd, length, entropy."""
@@ -97,7 +98,7 @@ class ICFTConfig:
     """c0 of competence pacing (Platanios et al., 2019)."""
 
     # --- memory
-    memory_share: float = 0.5
+    memory_share: float = 0.25
     """Share of a step's rows drawn from the long-term memory."""
     ring_share: float = 0.1
     """Share of a step's rows replayed from the short-term ring."""
@@ -150,11 +151,11 @@ class ICFTConfig:
         self._check("consistency_tokens", self.consistency_tokens in ("all", "response"), "choose all or response")
         unknown = set(self.signals) - {"loss", "ifd", "length", "entropy"}
         self._check("signals", self.signals and not unknown, "choose among loss, ifd, length, entropy")
-        for name in ("learning_rate", "lora_rank", "lora_alpha", "max_length", "epochs", "rows",
-                     "micro_batches", "temperature"):
+        for name in ("learning_rate", "lora_rank", "lora_alpha", "max_length", "epochs", "rows", "micro_batches"):
             self._check(name, getattr(self, name) > 0, "give a number above 0")
-        for name in ("consistency_weight", "task_weight", "fine_tune_weight", "replay_weight", "max_steps",
-                     "save_every", "tokens", "memory_size", "states_in_memory", "ring_size", "self_prompts", "epsilon"):
+        for name in ("consistency_weight", "task_weight", "fine_tune_weight", "replay_weight", "temperature",
+                     "max_steps", "save_every", "tokens", "memory_size", "states_in_memory", "ring_size",
+                     "self_prompts", "epsilon"):
             self._check(name, getattr(self, name) >= 0, "give 0 or more")
         for name in ("memory_share", "ring_share", "warmup", "competence_start", "promote_confidence",
                      "reservoir_share", "ema_decay", "last_stage"):

@@ -45,8 +45,8 @@ def consolidate(model, start, score, floor, rank, scale, exact=True, line=LINE, 
     """Choose the long-term memory's next point, on the line start → slow adapter or base → slow adapter.
 
     start: adapter tensors at the stage's start. score(): {"general", "medical"} of the slow adapter as it
-    stands. floor: least general score allowed. exact: see `blend`. Takes the best medical score among the points that keep the
-    floor; if none does, stays at the start (refused). Sets `slow` to the result and returns
+    stands. floor: least general score allowed. exact: see `blend`. Takes the best medical score among the
+    points that keep the floor; if none does, stays at the start (refused). Sets `slow` to the result and returns
     {"alpha", "origin" ("start" or "base"), "points", "refused", "svd_residual"}."""
     end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
     origins = dict(start=start, base=[0 * tensor if i % 2 else tensor for i, tensor in enumerate(end)])  # B = 0

@@ -78,7 +78,7 @@ def losses_figure(report):
     panels = [panel for panel in (
         ("fine_tune", "L_fine-tune: imitate the responses", "nats per response token", "#d55e00"),
         ("task", "L_task: agree with the weak labels", "nats per response token", "#009e73"),
-        ("consistency", "L_consistency: stay with the teacher on memory rows", "nats per response token", "#0072b2"),
+        ("consistency", "L_consistency: stay with the teacher on memory rows", "per response token", "#0072b2"),
     ) if any(v is not None for v in losses.get(panel[0]) or [])]
     figure, axes = _figure(max(1, len(panels)), 1, (8, 1 + 1.9 * max(1, len(panels))), sharex=True)
     for axis, (key, title, unit, colour) in zip(axes, panels, strict=False):

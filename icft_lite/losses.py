@@ -7,10 +7,22 @@ gradient with respect to the hidden state can be taken in the forward pass, chun
 for backward is [tokens, hidden], and [tokens, vocab] never exists as a whole.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
-CHUNK = 1024  # tokens whose logits exist at one time
+CHUNK, LOGITS = 1024, 2**25  # tokens whose logits exist at one time; numbers that those may be, 128 MiB in fp32
+
+
+def chunk_size(vocab, at_once=1):
+    """How many tokens may have their logits at one time; at_once: rows of logits that each needs."""
+    return max(1, min(CHUNK, LOGITS // vocab) // at_once)
+
+
+def chunks(n, size):
+    """Slices of n tokens, `size` in each."""
+    return (slice(i, i + size) for i in range(0, n, size))
 
 
 class _TokenLogProb(torch.autograd.Function):
@@ -20,8 +32,7 @@ class _TokenLogProb(torch.autograd.Function):
     def forward(ctx, hidden, weight, target):
         logp = torch.empty(len(target), dtype=torch.float32, device=hidden.device)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for i in range(0, len(target), CHUNK):
-            part = slice(i, i + CHUNK)
+        for part in chunks(len(target), chunk_size(len(weight))):
             logits = (hidden[part] @ weight.T).float()  # [chunk, vocab], worked on in place: it is the largest by far
             top = logits.amax(-1, keepdim=True)
             right = logits.gather(1, target[part, None])
@@ -46,8 +57,7 @@ class _TokenKL(torch.autograd.Function):
     def forward(ctx, hidden, teacher, weight, temperature):
         kl = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for i in range(0, len(hidden), CHUNK // 2):
-            part = slice(i, i + CHUNK // 2)
+        for part in chunks(len(hidden), chunk_size(len(weight), at_once=2)):
             both = torch.cat([hidden[part], teacher[part].to(hidden.dtype)])  # one pass over the head
             logits = (both @ weight.T).float().div_(temperature)
             student, target = logits.sub_(logits.logsumexp(-1, keepdim=True)).chunk(2)
@@ -72,11 +82,22 @@ def token_logprobs(hidden, weight, target):
     return _TokenLogProb.apply(hidden, weight, target)
 
 
-def token_kl(hidden, teacher, weight, temperature=1.0):
+def token_kl(hidden, teacher, weight, temperature=1.0, spread=None):
     """T²·KL(teacher ‖ student) per token over the full vocabulary (Hinton et al., 2015, for T²).
 
-    hidden, teacher [N, hidden], weight [vocab, hidden] → [N] float32."""
+    hidden, teacher [N, hidden], weight [vocab, hidden] → [N] float32. T = inf is its limit, half the variance over the
+    vocabulary of how far the logits are apart; that needs no logits, only `head_spread(weight)` (spread, if given)."""
+    if math.isinf(temperature):
+        apart = (hidden - teacher.to(hidden.dtype)).float()
+        return 0.5 * ((apart @ (head_spread(weight) if spread is None else spread)) * apart).sum(-1)
     return _TokenKL.apply(hidden, teacher, weight, temperature)
+
+
+def head_spread(weight):
+    """Covariance of the head's rows over the vocabulary: [vocab, hidden] → [hidden, hidden] float32."""
+    second = sum(part.float().T @ part.float() for part in weight.detach().split(8192)) / len(weight)
+    mean = weight.detach().float().mean(0)
+    return second - torch.outer(mean, mean)
 
 
 def response_sums(token_values, response, n_responses):
@@ -120,13 +141,13 @@ def pad_options(values, example, n_examples):
     return out, torch.arange(width, device=example.device) < counts[:, None]
 
 
-def icft_losses(hidden, weight, batch, denominators, temperature=1.0, beta=2.0):
+def icft_losses(hidden, weight, batch, denominators, temperature=1.0, beta=2.0, spread=None):
     """The three losses of one micro-batch, each divided by its own denominator of the *whole* step.
 
     hidden [rows, length, hidden] final hidden states; weight [vocab, hidden]; `batch` from
     `trainer.StageBatches` (`encoding.join` plus `token_weight` [N], `posterior` [responses],
     `weak_question`, `weak_pair` int64 example indices, `teacher` [M, hidden] and `teacher_token` [M]).
-    `denominators`: dict of floats. Returns {"consistency", "task", "fine_tune"}: scalars."""
+    `denominators`: dict of floats; `spread`: see `token_kl`. Returns {"consistency", "task", "fine_tune"}: scalars."""
     states = hidden[batch["row"], batch["position"]]  # [N, hidden]: only what is supervised
     zero = states.sum() * 0.0
     task, consistency = zero, zero
@@ -151,7 +172,7 @@ def icft_losses(hidden, weight, batch, denominators, temperature=1.0, beta=2.0):
         at = batch["weak_pair"]
         task = task + pair_loss(means[at, 0], means[at, 1], posterior[at, 0], beta)
     if len(batch["teacher_token"]):
-        consistency = token_kl(states[batch["teacher_token"]], batch["teacher"], weight, temperature).sum()
+        consistency = token_kl(states[batch["teacher_token"]], batch["teacher"], weight, temperature, spread).sum()
 
     parts = dict(consistency=consistency, task=task, fine_tune=fine_tune)
     return {name: value / max(denominators[name], 1e-12) for name, value in parts.items()}

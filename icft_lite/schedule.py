@@ -141,7 +141,7 @@ class StageBatches(Dataset):
 
 
 def denominators(items):
-    """What each loss of a step is divided by, so that all three are in nats a response token, and may be added up.
+    """What each loss of a step is divided by, so that all three are means a response token, and may be added up.
 
     L_fine-tune: the sum of token weights. L_task: the response tokens of new and ring rows, of weak rows those of
     each response times its posterior. L_consistency: the response tokens of memory rows."""

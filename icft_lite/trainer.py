@@ -10,7 +10,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from icft_lite.config import ICFTError
 from icft_lite.consolidation import average_step
-from icft_lite.losses import icft_losses
+from icft_lite.losses import head_spread, icft_losses
 from icft_lite.model import adapter_tensors, hardware, head_weight, hidden_states, restore_adapter
 from icft_lite.processes import add_up, ranks
 
@@ -56,6 +56,8 @@ class ICFTTrainer(Trainer):
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.config, self.history, self.norms_every = config, [], norms_every
         self.head = head_weight(model)
+        self.temperature = config.temperature or math.inf
+        self.spread = head_spread(self.head) if math.isinf(self.temperature) else None
         self.trainable, self.slow = adapter_tensors(model, "fast"), adapter_tensors(model, "slow")
         self.steps, self.save, self.span, self._open, self._moments = steps, save, span, None, None
         self.start = self.rate_start = 0  # steps of optimiser and schedule before a resume (fp16 may skip the latter)
@@ -123,8 +125,8 @@ class ICFTTrainer(Trainer):
         if "empty" in inputs:
             return sum(tensor.sum() for tensor in self.trainable) * 0.0
         hidden = hidden_states(model, inputs)
-        losses = icft_losses(hidden, self.head, inputs, inputs["denominators"], self.config.temperature,
-                             self.config.pair_beta)
+        losses = icft_losses(hidden, self.head, inputs, inputs["denominators"], self.temperature,
+                             self.config.pair_beta, self.spread)
         weighted = {name: getattr(self.config, f"{name}_weight") * losses[name] for name in LOSSES}
         total = sum(weighted.values())
         for name in LOSSES:

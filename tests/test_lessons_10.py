@@ -11,7 +11,7 @@ from test_notebooks import build, cells, check_exercise, notebook
 
 from icft_lite.config import ICFTError
 from icft_lite.doctor import MODELS
-from icft_lite.losses import CHUNK, token_kl
+from icft_lite.losses import chunk_size, token_kl
 from icft_lite.samples import read_examples
 
 SOURCE = Path(build.HERE) / "src" / "10_your_own_model.py"
@@ -96,7 +96,7 @@ def test_the_loss_takes_no_more_than_the_budget_says(built):
     teacher, head = torch.randn(300, 8), torch.randn(4096, 8)
     with built["Ledger"]() as books:
         token_kl(hidden, teacher, head).sum().backward()
-    assert 3 < books.peak / (4 * 300 * 4096) < 6.2 and CHUNK >= 300
+    assert 3 < books.peak / (4 * 300 * 4096) < 6.2 and chunk_size(4096, 2) >= 300
 
 
 def test_nothing_is_sent_without_a_name_and_a_token(built, tmp_path):

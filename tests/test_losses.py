@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from icft_lite import losses
 from icft_lite.encoding import Encoded, with_prompt
-from icft_lite.losses import icft_losses, pair_loss, question_loss, token_kl, token_logprobs
+from icft_lite.losses import head_spread, icft_losses, pair_loss, question_loss, token_kl, token_logprobs
 from icft_lite.schedule import Item, collate, denominators, split
 
 VOCAB, HIDDEN = 50, 16
@@ -34,7 +34,7 @@ def test_token_logprobs_equal_log_softmax_in_value_and_gradient(monkeypatch, chu
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_token_kl_equals_the_naive_formula(monkeypatch, temperature):
     monkeypatch.setattr(losses, "CHUNK", 3)
     hidden, weight = random_states(7)
@@ -49,9 +49,32 @@ def test_token_kl_equals_the_naive_formula(monkeypatch, temperature):
     torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_kl_to_itself_is_zero_with_zero_gradient():
+def test_kl_at_infinite_temperature_is_half_the_variance_of_the_logits_apart():
+    hidden, weight = random_states(7)
+    teacher, upstream = torch.randn(7, HIDDEN), torch.randn(7)
+    ours = token_kl(hidden, teacher, weight, float("inf"))
+    (gradient,) = torch.autograd.grad(ours @ upstream, hidden)
+    apart = (hidden - teacher) @ weight.T
+    expected = 0.5 * apart.var(-1, correction=0)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected @ upstream, hidden)[0], atol=1e-5, rtol=1e-5)
+    student, target = ((states @ weight.T).double().div(1e3).log_softmax(-1) for states in (hidden, teacher))
+    limit = 1e6 * F.kl_div(student, target, log_target=True, reduction="none").sum(-1)
+    torch.testing.assert_close(ours.double(), limit, atol=0.0, rtol=0.02)
+    torch.testing.assert_close(ours, token_kl(hidden, teacher, weight, float("inf"), head_spread(weight.bfloat16())),
+                               atol=0.0, rtol=0.02)
+
+
+@pytest.mark.parametrize("vocab, at_once, size", [(700, 1, 1024), (151_936, 2, 110), (2**26, 1, 1)])
+def test_logits_of_a_chunk_never_pass_their_share_of_memory(vocab, at_once, size):
+    assert losses.chunk_size(vocab, at_once) == size
+    assert [part.start for part in losses.chunks(3000, size)] == list(range(0, 3000, size))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, float("inf")])
+def test_kl_to_itself_is_zero_with_zero_gradient(temperature):
     hidden, weight = random_states(5)
-    kl = token_kl(hidden, hidden.detach().clone(), weight)
+    kl = token_kl(hidden, hidden.detach().clone(), weight, temperature)
     kl.sum().backward()
     assert kl.abs().max() < 1e-6 and hidden.grad.abs().max() < 1e-6
 

@@ -113,7 +113,7 @@ def test_what_the_losses_are_told_of_each_row(row):
 @pytest.mark.parametrize("sizes, shares", [((10, 30, 50), (0.05, 0.15, 0.8)), ((7,), (1.0,)), ((1, 1), (0.2, 0.8))])
 def test_the_last_stage_gets_its_share_of_the_tokens_and_the_others_divide_the_rest(sizes, shares):
     stages = [list(range(size)) for size in sizes]
-    assert plan_budget(stages, [], ICFTConfig(tokens=1000)) == (1000, pytest.approx(list(shares)))
+    assert plan_budget(stages, [], ICFTConfig(tokens=1000, last_stage=0.8)) == (1000, pytest.approx(list(shares)))
 
 
 def test_without_a_number_of_tokens_the_new_rows_are_run_through_so_often():

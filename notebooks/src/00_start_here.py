@@ -234,7 +234,7 @@ print("less than half of the general score kept:", theirs["retention"] < 0.5)
 
 # %% [markdown]
 # **Three losses.** A loss is a number that training makes small. Here
-# L_total = L_consistency + L_task + L_fine-tune:
+# L_total = L_consistency + L_task + L_fine-tune, where each may have a weight:
 #
 # - L_fine-tune: imitate the responses;
 # - L_task: agree with the weak labels, as far as they are sure;
@@ -327,14 +327,15 @@ print("rows were promoted in every stage:", bool((stages["promoted"] > 0).all())
 print("first teacher is the base alone:", stages["teacher"].iloc[0] == 0)
 
 # %% [markdown]
-# The report logs each loss under its own name. **Predict**: does the total equal the sum of the three, at
-# every step?
+# The report logs each loss under its own name. **Predict**: does the total equal the sum of the three, L_consistency
+# times its weight, at every step?
 
 # %%
 # NBVAL_CHECK_OUTPUT
 losses = pd.DataFrame(icft["losses"])
-gap = losses["total"] - losses[["consistency", "task", "fine_tune"]].sum(axis=1)
-print("total = consistency + task + fine-tune:", bool(gap.abs().max() < 1e-3))
+weight = icft["config"]["consistency_weight"]
+gap = losses["total"] - weight * losses["consistency"] - losses["task"] - losses["fine_tune"]
+print("total = weight · consistency + task + fine-tune:", bool(gap.abs().max() < 1e-3))
 
 # %%
 Image(png(losses_figure(icft)), width=640)

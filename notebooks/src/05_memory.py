@@ -499,8 +499,8 @@ print("closed form:", torch.allclose(products - means, alpha * (1 - alpha) * (B1
 
 # %% [markdown]
 # **A twin.** Turn the sign of both factors in every layer of our slow adapter: B·A is unchanged, so the twin is
-# the same model. Now mix the two, half and half. `blend` is the package's: it averages ΔW. **Predict** the
-# medical score of each mixture.
+# the same model. Now mix the two, half and half. `blend` is the package's: it averages ΔW
+# (the setting `exact_average=False` averages A and B). **Predict** the medical score of each mixture.
 
 
 # %%

@@ -400,7 +400,7 @@ print("teacher = student: loss 0:", abs(kl.item()) < 1e-7, "gradient 0:", bool((
 # %% [markdown]
 # **Temperature.** Both sides' logits are divided by T first. A large T flattens the distributions, so that
 # unlikely tokens count for more; it also shrinks the gradient by T². Hence the factor T² (Hinton and others,
-# 2015). ICFT's default is T = 1.
+# 2015).
 #
 # **Predict.** What does the gradient tend to as T grows? (Hint: exp(x) ≈ 1 + x.)
 
@@ -412,6 +412,13 @@ for temperature in (1, 2, 10, 1000):
     (push,) = torch.autograd.grad(kl.sum(), state)
     print(f"T = {temperature:4}:", [round(float(x), 2) for x in push[0]])
 print("limit, a third of the logits' difference:", [round(float(x), 2) for x in (z - teacher[0]) / 3])
+
+# %% [markdown]
+# At T = 1 a token that the teacher finds unlikely hardly counts. In the limit every logit counts alike: T²·KL becomes
+# **half the variance of the logits' differences**. Dark experience replay (Buzzega and others, 2020) matches logits
+# too. It tells the student far more about its teacher, and is ICFT's default, T = ∞.
+#
+# That number is larger than a KL at T = 1, so its default weight is small, 0.1.
 
 # %% [markdown]
 # ### Keep the state, not the logits
@@ -627,7 +634,7 @@ print("packed rows:", gap(in_parts(items, 1, pack=True)) < 1e-4)
 
 # %% [markdown]
 # Those counts are response tokens: of remembered rows for L_consistency, of all the others for L_task and
-# L_fine-tune, a weak row's each weighted by its posterior. So all three losses are in nats a response token, and
+# L_fine-tune, a weak row's each weighted by its posterior. So each loss is a mean over response tokens, and they
 # may be added. **Predict**: how far off is the step if each micro-batch uses its own counts?
 
 # %%

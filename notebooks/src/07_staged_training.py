@@ -167,8 +167,8 @@ Image(png(dashboard_figure(report)), width=900)
 # %%
 # NBVAL_CHECK_OUTPUT
 losses = pd.DataFrame(report["losses"])
-parts = losses[["consistency", "task", "fine_tune"]].sum(axis=1)
-print("total = consistency + task + fine-tune, at every step:", bool(np.allclose(losses["total"], parts, atol=1e-4)))
+parts = report["config"]["consistency_weight"] * losses["consistency"] + losses["task"] + losses["fine_tune"]
+print("total = weight · consistency + task + fine-tune:", bool(np.allclose(losses["total"], parts, atol=1e-4)))
 print("consistency starts at zero:", losses["consistency"].iloc[0] < 1e-4)
 print("and does not stay there:", losses["consistency"].max() > 1e-3)
 
@@ -575,7 +575,7 @@ print("all forgotten:         ", broken(lambda r: r.update(retention=0.1)))
 # - A stage trains the fast adapter; its end promotes rows, chooses a point, scores and saves; the next begins by
 #   refreshing the teachers.
 # - The accuracy matrix gains a row a stage. Down a column one sees learning and forgetting.
-# - At every step the total was the sum of the three losses.
+# - At every step the total was the sum of the three losses, L_consistency times its weight.
 # - A killed run went on from its last saved step and ended with the same bytes: the plan is a pure function of seed
 #   and stage, the state is complete, and it is written whole or not at all.
 # - Most failed runs can be told from their report.

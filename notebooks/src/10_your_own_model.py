@@ -70,7 +70,7 @@ from icft_lite.config import ICFTError
 from icft_lite.encoding import Encoder, join
 from icft_lite.evaluate import option_scores
 from icft_lite.figures import DASHED, INK, RC, png
-from icft_lite.losses import CHUNK, token_kl, token_logprobs
+from icft_lite.losses import chunk_size, token_kl, token_logprobs
 from icft_lite.metrics import binomial_interval, mcnemar_exact
 from icft_lite.model import add_adapters, export, hardware, head_weight, hidden_states, load_run, using
 from icft_lite.outcome import peak_memory
@@ -380,9 +380,9 @@ print("asked about:", [tokenizer.decode([target]) for _, _, target, _ in one.tok
 # in fp32 too. Written out in bytes: 28H + 12Q + 8K + 10I + 28r.
 
 # %% [markdown]
-# The seventh part is the loss. Logits are made for at most 1,024 tokens at a time (`CHUNK`), in fp32; the
-# consistency loss holds up to six arrays of that size at once: logits of teacher and student, the same divided by the
-# temperature, and their log-probabilities.
+# The seventh part is the loss. Logits are made for so many tokens at a time that they take 128 MiB in fp32, at most
+# 1,024 (`chunk_size`). The consistency loss needs two rows of them a token, teacher's and student's, and with what it
+# works out from them up to six.
 
 # %%
 def budget(c, tokens, supervised, rank=32, value=2):
@@ -399,7 +399,7 @@ def budget(c, tokens, supervised, rank=32, value=2):
             "embeddings and head": value * c.vocab_size * H * (1 if c.tie_word_embeddings else 2),
             "two adapters": 8 * lora, "gradient, AdamW": 12 * lora, "copies": 16 * lora,
             "activations": tokens * c.num_hidden_layers * kept,
-            "logits of a chunk": 6 * 4 * min(supervised, CHUNK) * c.vocab_size}
+            "logits of a chunk": 6 * 4 * min(supervised, chunk_size(c.vocab_size, 2)) * c.vocab_size}
 
 
 # %% [markdown]

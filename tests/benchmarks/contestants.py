@@ -5,12 +5,11 @@ callback. The rate is so small that the weights stay what they are, to seven dig
 """
 
 import torch
-import torch.nn.functional as F
 from common import now
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from workload import Given, on_responses, plain_rows, replayed, unused, with_states
+from workload import Given, plain_rows, replayed, unused, with_states
 
 from icft_lite.config import ICFTConfig
 from icft_lite.losses import pad_options, pair_loss, question_loss, response_sums
@@ -20,7 +19,7 @@ from icft_lite.trainer import ICFTTrainer
 RATE = 1e-8
 NAMES = {
     "icft": "ICFT, all three losses",
-    "icft_response": "ICFT, consistency on responses alone",
+    "icft_kl": "ICFT, consistency by KL at T = 1",
     "icft_replay": "ICFT, memory rows by NLL in place of consistency",
     "icft_off": "ICFT, consistency off, memory rows idle",
     "icft_padded": "ICFT, a step's rows padded, not packed",
@@ -50,7 +49,7 @@ class Stamps(TrainerCallback):
 
 class NaiveTrainer(ICFTTrainer):
     """The same three losses as one writes them first, in the style of ASFT: the whole batch through the frozen base
-    as well, logits of every position from both, and the KL taken of those."""
+    as well, logits of every position from both, and half the variance of their differences."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         mask = inputs["attention_mask"]
@@ -64,12 +63,13 @@ class NaiveTrainer(ICFTTrainer):
         at = inputs["row"], inputs["position"]
         logp = student[*at, inputs["target"]]
         kept = [one[inputs["teacher_token"]] for one in at]
-        kl = F.kl_div(student[*kept], reference[*kept], log_target=True, reduction="sum")
+        consistency = 0.5 * (student[*kept] - reference[*kept]).var(-1, correction=0).sum()
         task = self._task(inputs, logp)
         below, record = inputs["denominators"], self._record()
-        parts = dict(consistency=kl, task=task, fine_tune=-(inputs["token_weight"] * logp).sum())
+        parts = dict(consistency=consistency, task=task, fine_tune=-(inputs["token_weight"] * logp).sum())
         record.update({name: (value / max(below[name], 1e-12)).detach() for name, value in parts.items()})
-        return sum(value / max(below[name], 1e-12) for name, value in parts.items())
+        return sum(getattr(self.config, f"{name}_weight") * value / max(below[name], 1e-12)
+                   for name, value in parts.items())
 
     @staticmethod
     def _task(inputs, logp):
@@ -103,7 +103,7 @@ def rounds_of(name, icft, plain):
 
 def packs(name):
     """Does a contestant write short rows behind one another?"""
-    return name in ("icft", "icft_response", "icft_replay", "icft_off", "qlora")
+    return name in ("icft", "icft_kl", "icft_replay", "icft_off", "qlora")
 
 
 class Contestant:
@@ -114,9 +114,10 @@ class Contestant:
         self.model, tokenizer = make_model(folder, args)
         ours, rounds = name.startswith("icft") or name in ("qlora", "naive"), rounds_of(name, icft, plain)
         if ours:
-            change = {"qlora": list, "icft_replay": replayed, "icft_off": unused,
-                      "icft_response": lambda steps: self._teach(on_responses(steps))}.get(name, self._teach)
+            change = {"qlora": list, "icft_replay": replayed, "icft_off": unused}.get(name, self._teach)
             config = ICFTConfig(learning_rate=RATE, pack_rows=self.pack)
+            if name == "icft_kl":
+                config.temperature = 1.0
             self.rounds = [Given(change(steps), config) for steps in rounds]
             self.trainer = (NaiveTrainer if name == "naive" else ICFTTrainer)(
                 self.model, self.rounds[0], config, out, norms_every=0)

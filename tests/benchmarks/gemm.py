@@ -8,6 +8,7 @@ step, which is the arithmetic it cannot do without ÷ that rate; and the share o
 """
 
 import argparse
+import math
 
 import common
 from common import alternate, finish, median, now, show, spread
@@ -35,13 +36,13 @@ def products(shape, tokens, scored):
             "head": (scored, hidden, shape["vocab_size"]), "head, back": (scored, shape["vocab_size"], hidden)}
 
 
-def arithmetic(shape, layers, step, rank=32):
+def arithmetic(shape, layers, step, rank=32, temperature=1.0):
     """Operations that a step needs at least, by part, pads not counted.
 
     Frozen weights: forward and the gradient of their input, 2 + 2 a weight and token. Adapters: 2 + 4. (The first
     layer's query, key and value need no gradient of their input: nothing is trained before them.) Attention: scores
     and values, causal, 2 + 4. Head: logits and their way back, 2 + 2, of each scored token; for consistency the
-    student's and the teacher's logits and the way back, 2 + 2 + 2."""
+    student's and the teacher's logits and the way back, 2 + 2 + 2, or at infinite temperature none."""
     from workload import sizes
     hidden, wide = shape["hidden_size"], shape["intermediate_size"]
     narrow = hidden * shape["num_key_value_heads"] // shape["num_attention_heads"]
@@ -52,9 +53,10 @@ def arithmetic(shape, layers, step, rank=32):
     n, size = sizes(step)["tokens"], sizes(step)
     squares = sum(len(row) ** 2 for item in step for row in item.encoded.rows)
     scored = sum(len(item.encoded.tokens) for item in step if item.weak or any(item.token_weight))
+    taught = 0 if math.isinf(temperature) else 6 * size["memory"]
     return dict(trunk=n * (4 * frozen * layers - 2 * first), adapters=n * (6 * adapters * layers - 6 * rank * hidden),
                 attention=6 * squares * hidden * layers,
-                head=shape["vocab_size"] * hidden * (4 * scored + 6 * size["memory"]))
+                head=shape["vocab_size"] * hidden * (4 * scored + taught))
 
 
 def rates(args, sizes):
@@ -80,6 +82,8 @@ def measure(args, base, folder):
     """Rates, floors and step times."""
     from contestants import Contestant, packs
     from workload import make_steps, sizes, with_states
+
+    from icft_lite.config import ICFTConfig
     shape, layers = common.SHAPES[args.model], args.layers
     icft, plain = ([[step] for step in steps] for steps in make_steps(shape["vocab_size"], args.repeats, args.rows))
     contestants = {(name, base_is): Contestant(name, base, argparse.Namespace(**{**vars(args), "no_4bit": full}),
@@ -95,7 +99,7 @@ def measure(args, base, folder):
     out = []
     for (name, base_is), times in seconds.items():
         steps = [steps[0] for steps in (taught if name == "icft" else plain)]
-        work = [arithmetic(shape, layers, step) for step in steps]
+        work = [arithmetic(shape, layers, step, temperature=ICFTConfig().temperature or math.inf) for step in steps]
         share = [sum(part.values()) / best / time[0] for part, time in zip(work, times)]
         padding = [sizes(step, packs(name))["padded"] / sizes(step)["tokens"] for step in steps]
         # a pad costs the trunk what a token does, so this is the share of the work that was really asked for

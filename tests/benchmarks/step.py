@@ -17,7 +17,7 @@ import sys
 from common import alternate, build_base, conditions, finish, median, parser, show, spread, start, workplace
 
 TARGETS = (("time a token", "icft", "trainer", {4: 0.7, 24: 0.95}), ("time a token", "icft", "trl_best", 1.0),
-           ("time a token", "icft", "icft_off", 1.05), ("time a token", "icft_response", "icft_off", 1.05),
+           ("time a token", "icft", "icft_off", 1.05), ("time a token", "icft_kl", "icft_off", 1.05),
            ("peak a token", "icft", "trainer", 0.25),
            ("peak a token", "icft", "trl_best", 1.0), ("peak", "icft", "trainer", 0.25),
            ("peak", "icft", "trl_best", 1.0))

@@ -80,17 +80,12 @@ def with_states(model, steps):
     return out
 
 
-def on_responses(steps, weight=0.0):
-    """The steps with memory rows whose prompts are left to no loss; weight: of their responses in L_fine-tune."""
+def replayed(steps):
+    """The steps with their memory rows' responses trained on as any other, without a teacher."""
     def only(one):
         return Encoded(one.rows, [(r, p, target, 0) for r, p, target, s in one.tokens if s == 1], 1)
-    return [[Item(only(item.encoded), "memory", [weight], posterior=[1.0]) if item.role == "memory" else item
+    return [[Item(only(item.encoded), "memory", [1.0], posterior=[1.0]) if item.role == "memory" else item
              for item in step] for step in steps]
-
-
-def replayed(steps):
-    """The steps with their memory rows trained on as any other, without a teacher."""
-    return on_responses(steps, weight=1.0)
 
 
 def unused(steps):
