@@ -618,8 +618,9 @@ pd.DataFrame(report["stages"])[["name", "steps", "new_rows", "promoted", "memory
 # %%
 # NBVAL_CHECK_OUTPUT
 cost, losses = report["cost"], pd.DataFrame(report["losses"])
-gap = losses["total"] - losses[["consistency", "task", "fine_tune"]].sum(axis=1)
-print("total = consistency + task + fine-tune:", bool(gap.abs().max() < 1e-3))
+weight = report["config"]["consistency_weight"]
+gap = losses["total"] - weight * losses["consistency"] - losses["task"] - losses["fine_tune"]
+print("total = weight · consistency + task + fine-tune:", bool(gap.abs().max() < 1e-3))
 print("kinds of rows trained on:", sorted(report["rows"]))
 print("LoRA parameters as predicted:", cost["trainable_parameters"] == predicted["two adapters"] / 8)
 
