@@ -1,5 +1,7 @@
 """The losses on a real model: equal to the naive formulas, and unmoved by what must not move them."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,8 @@ from icft_lite.model import (
 )
 from icft_lite.schedule import StageBatches, Step, collate, denominators, split
 from icft_lite.trainer import LOSSES, ICFTTrainer
+
+AS_SUMMED = dict(consistency_weight=1.0, temperature=1.0)  # what `icft_losses` and a plain sum have
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +72,14 @@ def eight(trained, row):
     return make
 
 
-def ours(model, items, change=lambda batch: batch, parts=1):
+def ours(model, items, change=lambda batch: batch, parts=1, temperature=1.0):
     """Losses of a step in `parts` micro-batches, and the gradient of their sum."""
     whole, found = denominators(items), {}
     for some in split(items, parts):
         if some:
             batch = change(collate(some, whole))
-            for name, value in icft_losses(hidden_states(model, batch), head_weight(model), batch, whole).items():
+            for name, value in icft_losses(hidden_states(model, batch), head_weight(model), batch, whole,
+                                           temperature).items():
                 found[name] = found.get(name, 0) + value
     return found, gradient(model, sum(found.values()))
 
@@ -90,7 +95,8 @@ def assert_same(one, other, gradients=1e-5):
     assert (one[1] - other[1]).norm() / other[1].norm() < gradients
 
 
-def test_equal_to_full_logits_and_a_live_reference(trained, eight):
+@pytest.mark.parametrize("temperature", [1.0, 4.0, math.inf])
+def test_equal_to_full_logits_and_a_live_reference(trained, eight, temperature):
     """The cached states and the chunked head against what they stand for: another pass through the whole model."""
     model, _ = trained
     items = eight().items(eight().steps[0])
@@ -113,9 +119,13 @@ def test_equal_to_full_logits_and_a_live_reference(trained, eight):
             with torch.no_grad(), using(model, {"base": None, "memory": "slow"}[next(entries).teacher]):
                 live = model(input_ids=ids[0]).logits[0].log_softmax(-1)
             at = [position for _, position, _, _ in item.encoded.tokens]
-            kl = kl + F.kl_div(logp[0][at], live[at], log_target=True, reduction="sum")
+            if math.isinf(temperature):
+                kl = kl + 0.5 * (logp[0][at] - live[at]).var(-1, correction=0).sum()
+            else:
+                student, teacher = ((one[at] / temperature).log_softmax(-1) for one in (logp[0], live))
+                kl = kl + temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="sum")
     naive = dict(fine_tune=nll / whole["fine_tune"], task=task / whole["task"], consistency=kl / whole["consistency"])
-    assert_same(ours(model, items), (naive, gradient(model, sum(naive.values()))))
+    assert_same(ours(model, items, temperature=temperature), (naive, gradient(model, sum(naive.values()))))
 
 
 # ---------------------------------------------------------------- what must not move them
@@ -167,7 +177,7 @@ def test_the_trainer_accumulates_that_gradient(trained, eight, tmp_path, monkeyp
         return loss
 
     monkeypatch.setattr(ICFTTrainer, "training_step", look)
-    config = ICFTConfig(replay_weight=0.3, micro_batches=parts, lora_rank=8, lora_alpha=16)
+    config = ICFTConfig(replay_weight=0.3, micro_batches=parts, lora_rank=8, lora_alpha=16, **AS_SUMMED)
     _, expected = ours(model, eight().items(eight().steps[0]))
     ICFTTrainer(model, eight(config), config, tmp_path).train()
     (found,) = seen
@@ -183,7 +193,7 @@ def test_a_weight_of_zero_removes_its_gradient_and_no_other(trained, eight, tmp_
         alone[name] = gradient(model, parts[name])
         assert alone[name].norm() > 1e-4
     for off in LOSSES:
-        config = ICFTConfig(replay_weight=0.3, **{f"{off}_weight": 0.0})
+        config = ICFTConfig(replay_weight=0.3, **{**AS_SUMMED, f"{off}_weight": 0.0})
         batches = eight(config)
         loss = ICFTTrainer(model, batches, config, tmp_path).compute_loss(model, batches[0])
         expected = sum(alone[name] for name in LOSSES if name != off)
