@@ -101,7 +101,9 @@ def losses_figure(report):
             axis.axvline(step[i], color=GREY, **DASHED)
     for n, i in enumerate(starts if len(starts) > 1 else []):
         name = names[n] if len(names) == len(starts) else f"stage {stage[i]}"
-        axes[0].annotate(name, (step[i], 1.02), xycoords=("data", "axes fraction"), color=GREY, fontsize=9)
+        crowded = n and step[i] - step[starts[n - 1]] < 0.07 * (step[-1] - step[0])
+        axes[0].annotate(name, (step[i], 0.92 if crowded else 1.02), xycoords=("data", "axes fraction"), color=GREY,
+                         fontsize=9, xytext=(4 if crowded else 0, 0), textcoords="offset points")
     axes[-1].set_xlabel("optimiser step (dashed: a stage begins; bold: running mean)")
     axes[-1].set_xlim(step[0], max(step[-1], step[0] + 1))
     return figure
