@@ -200,6 +200,17 @@ def test_a_weight_of_zero_removes_its_gradient_and_no_other(trained, eight, tmp_
         assert (gradient(model, loss) - expected).norm() / expected.norm() < 1e-5
 
 
+@pytest.mark.parametrize("setting, temperature", [(0.0, math.inf), (3.0, 3.0)])
+def test_the_trainer_takes_a_temperature_of_zero_for_the_limit(trained, eight, tmp_path, setting, temperature):
+    model, _ = trained
+    config = ICFTConfig(temperature=setting, consistency_weight=0.3)
+    batches = eight(config)
+    batch = batches[0]
+    losses = icft_losses(hidden_states(model, batch), head_weight(model), batch, batch["denominators"], temperature)
+    found = ICFTTrainer(model, batches, config, tmp_path).compute_loss(model, batch)
+    torch.testing.assert_close(found, 0.3 * losses["consistency"] + losses["task"] + losses["fine_tune"])
+
+
 # ---------------------------------------------------------------- what is held for backward
 
 def test_nothing_of_tokens_times_vocabulary_is_held_for_backward(monkeypatch):
