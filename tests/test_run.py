@@ -23,8 +23,8 @@ from icft_lite.schedule import StageBatches, Step
 from icft_lite.trainer import LOSSES, ICFTTrainer
 
 SETTINGS = dict(max_steps=6, rows=16, lora_rank=4, lora_alpha=8, self_prompts=32, memory_size=120,
-                memory_share=0.5, ring_share=0.2, promote_after=1, last_stage=0.3, ema_decay=0.5,
-                consistency_weight=0.5, task_weight=2.0, replay_weight=0.25)
+                memory_share=0.5, ring_share=0.2, promote_after=1, competence_start=1.0, last_stage=0.8,
+                ema_decay=0.5, consistency_weight=0.5, task_weight=2.0, replay_weight=0.25)
 
 
 @pytest.fixture(scope="module")
