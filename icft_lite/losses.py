@@ -95,8 +95,9 @@ def token_kl(hidden, teacher, weight, temperature=1.0, spread=None):
 
 def head_spread(weight):
     """Covariance of the head's rows over the vocabulary: [vocab, hidden] → [hidden, hidden] float32."""
-    second = sum(part.float().T @ part.float() for part in weight.detach().split(8192)) / len(weight)
-    mean = weight.detach().float().mean(0)
+    weight = weight.detach()  # in parts, since `torch.cov` would copy the whole head, in fp32 and centred
+    second = sum(part.float().T @ part.float() for part in weight.split(8192)) / len(weight)
+    mean = weight.mean(0, dtype=torch.float32)
     return second - torch.outer(mean, mean)
 
 
