@@ -51,6 +51,7 @@ def build_parser():
     sub.add_argument("--seeds", type=_count, default=1, metavar="N",
                      help="runs to average (default: %(default)s)")
     sub.add_argument("--full", action="store_true", help="longer training, better scores")
+    _jobs_flag(sub)
 
     sub = command("train", train, "train on your data; the same line again resumes")
     _data_flags(sub)
@@ -70,6 +71,7 @@ def build_parser():
                      help=f"of {', '.join(METHODS)}; spaces or commas between (default: icft qlora)")
     sub.add_argument("--seeds", type=_count, default=3, metavar="N", help="default: %(default)s")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _jobs_flag(sub)
     _config_flags(sub)
 
     sub = command("chat", chat, "talk to a run's model")
@@ -97,6 +99,11 @@ def _config_flags(sub):
                      help="one setting; wins over all")
 
 
+def _jobs_flag(sub):
+    sub.add_argument("--jobs", type=_count, metavar="N",
+                     help="runs at a time (default: one a core for the embedded model, 1 for others and on a GPU)")
+
+
 def _count(text):
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError("give 1 or more")
@@ -114,7 +121,7 @@ def demo(args):
     """`make demo`."""
     check_out(args.out)
     from icft_lite.experiment import run_demo
-    run_demo(args.out, args.seeds, args.full)
+    run_demo(args.out, args.seeds, args.full, args.jobs)
 
 
 def train(args):
@@ -147,7 +154,7 @@ def compare(args):
     config = read_config(args)
     check_out(args.out)
     from icft_lite.experiment import run_compare
-    result = run_compare(args.out, methods, args.seeds, config)
+    result = run_compare(args.out, methods, args.seeds, config, args.jobs)
     if args.json:
         print(json.dumps(result, indent=2))
 

@@ -1,6 +1,7 @@
 """Every knob of the method, once. `METHODS` names the settings that experiments compare."""
 
 import dataclasses
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ class ICFTError(Exception):
 
 @dataclass
 class ICFTConfig:
-    """All settings of one run; `report.json` stores them. Sizes are in examples unless named otherwise."""
+    """All settings of one run; `report.json` stores them. Sizes are in examples unless named otherwise. Given by name;
+    what is not given is as its method has it (METHODS), or the default."""
 
     model: str = "tiny"
     """`tiny` (the embedded base), a folder, or a Hub name."""
     method: str = "icft"
-    """A key of METHODS; its settings are applied under yours."""
+    """A key of METHODS: settings that stand in the place of the defaults."""
     seed: int = 0
     """Seeds adapters, schedule, memory and generation. The base and the data do not depend on it."""
 
@@ -41,9 +43,10 @@ class ICFTConfig:
 
     # --- optimiser
     learning_rate: float = 2e-3
-    """Peak learning rate of AdamW: one cosine over the run, to a tenth; each stage warms up anew."""
-    warmup: float = 0.05
-    """Share of a stage's steps spent warming up."""
+    """Peak learning rate of AdamW; one cosine over the run, to a tenth."""
+    warmup: float = 0.1
+    """Share of the run over which the rate rises. The first stages lie in it by default: steps at the full rate on few
+    kinds of rows are what forgets most."""
     epochs: float = 3.0
     """How often the new rows are run through, on average; memory rows come on top."""
     tokens: int = 0
@@ -135,10 +138,6 @@ class ICFTConfig:
     def __post_init__(self):
         if self.method not in METHODS:
             raise ICFTError(f"method: {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
-        for name, value in METHODS[self.method].items():
-            default = self.__dataclass_fields__[name].default
-            if getattr(self, name) == default:
-                setattr(self, name, value)
         self.signals = tuple(self.signals)
         self._check("order", self.order in ("easy_to_hard", "hard_to_easy", "interleaved", "random"),
                     "choose easy_to_hard, hard_to_easy, interleaved or random")
@@ -209,6 +208,17 @@ METHODS = {
 """icft: the whole method. qlora: plain fine-tuning on the same rows and labels. replay: memory replayed by NLL and
 interpolation, no consistency. no_ltm: no long-term memory (no memory rows, no interpolation). majority_vote, gold:
 other labels."""
+
+
+def _method_first(init):
+    """An __init__ that takes a method's settings for those that are not given."""
+    @functools.wraps(init)
+    def __init__(self, **given):
+        init(self, **{**METHODS.get(given.get("method"), {}), **given})
+    return __init__
+
+
+ICFTConfig.__init__ = _method_first(ICFTConfig.__init__)
 
 
 def quick():

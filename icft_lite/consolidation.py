@@ -46,25 +46,29 @@ def consolidate(model, start, score, floor, rank, scale, exact=True, line=LINE, 
 
     start: adapter tensors at the stage's start. score(): {"general", "medical"} of the slow adapter as it
     stands. floor: least general score allowed. exact: see `blend`. Takes the best medical score among the
-    points that keep the floor; if none does, stays at the start (refused). Sets `slow` to the result and returns
-    {"alpha", "origin" ("start" or "base"), "points", "refused", "svd_residual"}."""
+    points that keep the floor; if none does, stays at the start (refused). Each line is walked from its end until
+    medicine falls below what is allowed already. Sets `slow` to the result and returns {"alpha", "origin" ("start" or
+    "base"), "points" (those scored), "refused", "svd_residual"}."""
     end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
     origins = dict(start=start, base=[0 * tensor if i % 2 else tensor for i, tensor in enumerate(end)])  # B = 0
-    points = []
+    points, best = [], dict(alpha=0.0, origin="start", medical=-1.0, general=-1.0)
 
     def walk(origin, alphas):
+        nonlocal best
         for alpha in alphas:
             residual = blend(model, origins[origin], end, alpha, rank, scale, exact)
-            points.append(dict(alpha=alpha, origin=origin, **score(), svd_residual=residual))
+            point = dict(alpha=alpha, origin=origin, **score(), svd_residual=residual)
+            points.append(point)
+            if point["general"] >= floor:
+                best = max(best, point, key=lambda point: (point["medical"], point["general"]))
+            if point["medical"] < best["medical"]:
+                break
 
     walk("start", line)
     if points[0]["general"] < floor:
         walk("base", back)
-    allowed = [point for point in points if point["general"] >= floor]
-    chosen = max(allowed, key=lambda point: (point["medical"], point["general"]),
-                 default=dict(alpha=0.0, origin="start"))
-    residual = blend(model, origins[chosen["origin"]], end, chosen["alpha"], rank, scale, exact)
-    return dict(alpha=chosen["alpha"], origin=chosen["origin"], refused=not allowed, svd_residual=residual,
+    residual = blend(model, origins[best["origin"]], end, best["alpha"], rank, scale, exact)
+    return dict(alpha=best["alpha"], origin=best["origin"], refused=best["general"] < 0, svd_residual=residual,
                 points=points)
 
 

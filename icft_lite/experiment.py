@@ -7,6 +7,7 @@ from pathlib import Path
 from icft_lite.config import METHODS, ICFTConfig, ICFTError, quick
 from icft_lite.evaluate import mean_score
 from icft_lite.files import write_json
+from icft_lite.jobs import how_many, run_all
 from icft_lite.metrics import holm, paired_bootstrap
 from icft_lite.report import print_table, write_comparison
 from icft_lite.run import train_icft
@@ -44,23 +45,30 @@ def spread(values):
     return dict(mean=sum(values) / len(values), min=min(values), max=max(values), values=values) if values else None
 
 
-def compare(out, methods, seeds, settings=None, data=None, progress=True):
+def compare(out, methods, seeds, settings=None, data=None, progress=True, jobs=None):
     """Train every method with every seed at equal `tokens`, and write comparison.json, .md and .png in `out`.
 
-    settings: dict of ICFTConfig fields for all of them; data: DataBundle (default: the samples). Runs that are
-    complete are not repeated. Returns the comparison."""
+    settings: dict of ICFTConfig fields for all of them; data: DataBundle (default: the samples). jobs: runs at a time
+    (default: `jobs.how_many`; 1 where data is given). Runs that are complete are not repeated. Returns the
+    comparison."""
     if unknown := set(methods) - set(METHODS):
         raise ICFTError(f"methods: {min(unknown)!r} is unknown; choose among {', '.join(METHODS)}")
-    out, data = Path(out), data or sample_bundle()
+    out = Path(out)
     settings = {"tokens": DEMO_TOKENS, **(settings or {})}
+    configs = {(method, seed): ICFTConfig.from_dict({**settings, "method": method, "seed": seed})
+               for seed in seeds for method in methods}
+    jobs = jobs or (how_many(len(configs), settings.get("model", "tiny")) if data is None else 1)
+    if jobs > 1:
+        run_all({out / f"{method}-{seed}": config for (method, seed), config in configs.items()}, jobs, progress)
+        progress = False  # what follows only reads their reports
+    data = data or sample_bundle()
     comparison = dict(methods={}, seeds=list(seeds), settings=settings)
     for method in methods:
         reports = []
         for seed in seeds:
             if progress:
                 print(f"— {method}, seed {seed}", flush=True)
-            config = ICFTConfig.from_dict({**settings, "method": method, "seed": seed})
-            reports.append(train_icft(config, out / f"{method}-{seed}", data, progress))
+            reports.append(train_icft(configs[method, seed], out / f"{method}-{seed}", data, progress))
         runs = [summarise(report) for report in reports]
         keys = [key for key in runs[0] if key != "seed"]
         comparison["methods"][method] = dict(runs=runs, **{key: spread([run[key] for run in runs]) for key in keys})
@@ -110,11 +118,11 @@ def beside(icft, plain):
             for a, b in zip(ours, theirs)]
 
 
-def run_demo(out, seeds=1, full=False, progress=True):
-    """The demo: ICFT beside plain QLoRA; with three seeds or more, beside every other method too."""
+def run_demo(out, seeds=1, full=False, jobs=None, progress=True):
+    """The demo: ICFT beside plain QLoRA; with more than one seed, beside every other method too."""
     methods = list(METHODS) if seeds > 1 else ["icft", "qlora"]
     tokens = DEMO_TOKENS * (FULL if full and quick() else 1)
-    comparison = compare(out, methods, range(seeds), dict(tokens=tokens), progress=progress)
+    comparison = compare(out, methods, range(seeds), dict(tokens=tokens), progress=progress, jobs=jobs)
     report = json.loads((Path(out) / "icft-0" / "report.json").read_text())
     write_json(Path(out) / "report.json", {**report, "comparison": comparison})
     if progress:
@@ -123,8 +131,8 @@ def run_demo(out, seeds=1, full=False, progress=True):
     return comparison
 
 
-def run_compare(out, methods, seeds, config=None, progress=True):
+def run_compare(out, methods, seeds, config=None, jobs=None, progress=True):
     """`icft-lite compare`: any methods, seeds 0 … seeds − 1. `config` (ICFTConfig) sets what all have in common."""
     settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config or ICFTConfig)
                 if config and f.name not in ("method", "seed") and getattr(config, f.name) != f.default}
-    return compare(out, methods, range(seeds), settings, progress=progress)
+    return compare(out, methods, range(seeds), settings, progress=progress, jobs=jobs)

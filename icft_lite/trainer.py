@@ -17,6 +17,8 @@ from icft_lite.processes import add_up, ranks
 LOSSES = ("consistency", "task", "fine_tune")
 SAVE_SECONDS = 60
 """How often a stage under way is saved, where `save_every` does not say."""
+RAMP = 0.05
+"""Share of a stage's steps over which its fresh optimiser's rate rises, since AdamW's first moments are noise."""
 
 
 class ICFTTrainer(Trainer):
@@ -24,15 +26,16 @@ class ICFTTrainer(Trainer):
 
     model: a PeftModel with adapters `fast` and `slow` (`model.add_adapters`); batches: StageBatches; config:
     ICFTConfig; save: called with the trainer whenever the stage should be saved; span: which part of the run the stage
-    is, for the learning rate. After `train()`, `history` has
-    one dict a step: each loss, the total, and every `norms_every` steps (0: never) each loss's gradient norm.
+    is, for the learning rate. After `train()`, `history` has one dict a step: each loss, the total, and every
+    `norms_every` steps (None: some 40 times a stage; 0: never) each loss's gradient norm, for which it is
+    differentiated alone.
     `state_to_save()` is all that a new trainer of the same batches needs to `resume` and end with the same bytes.
     Raises ICFTError for `modules_to_save`, and if the first step moves nothing."""
 
     # compute_loss divides by the whole step's own counts, so Trainer must not divide by the accumulation again.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model, batches, config, output_dir=None, progress=None, norms_every=25, save=None,
+    def __init__(self, model, batches, config, output_dir=None, progress=None, norms_every=None, save=None,
                  span=(0.0, 1.0), **kwargs):
         for name, settings in model.peft_config.items():
             if settings.modules_to_save:
@@ -45,7 +48,7 @@ class ICFTTrainer(Trainer):
             output_dir=str(output_dir or "runs/stage"), per_device_train_batch_size=1, num_train_epochs=1,
             gradient_accumulation_steps=config.micro_batches, learning_rate=config.learning_rate,
             weight_decay=0.0, max_grad_norm=1.0,
-            optim="adamw_torch_fused" if on_gpu else "adamw_torch", logging_strategy="no", save_strategy="no",
+            optim="adamw_torch_fused", logging_strategy="no", save_strategy="no",
             report_to="none", disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
             use_cpu=not on_gpu, bf16=on_gpu and hw["dtype"] == "bfloat16", fp16=on_gpu and hw["dtype"] == "float16",
             seed=config.seed)
@@ -54,7 +57,8 @@ class ICFTTrainer(Trainer):
             self.remove_callback(callback)
         if ranks() > 1:  # no DistributedDataParallel around the model: `training_step` adds the gradients up
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
-        self.config, self.history, self.norms_every = config, [], norms_every
+        self.config, self.history = config, []
+        self.norms_every = max(25, steps // 40) if norms_every is None else norms_every
         self.head = head_weight(model)
         self.temperature = config.temperature or math.inf
         self.spread = head_spread(self.head) if math.isinf(self.temperature) else None
@@ -96,14 +100,15 @@ class ICFTTrainer(Trainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """One cosine to a tenth over the run, of which this stage is a part; a linear warm-up of each stage's fresh
-        optimiser. (The library's warm-up spends the first step at rate 0.)"""
-        warmup, (begin, end) = max(1, round(self.config.warmup * self.steps)), self.span
+        """One schedule over the run, of which this stage is a part: a linear rise, a cosine to a tenth. Each stage's
+        fresh optimiser gets a short ramp besides. (The library's warm-up spends the first step at rate 0.)"""
+        ramp, (begin, end), warmup = max(1, round(RAMP * self.steps)), self.span, self.config.warmup
 
         def rate(step):
-            step += self.rate_start
-            progress = begin + (end - begin) * min(1.0, max(0, step - warmup) / max(1, self.steps - warmup))
-            return min(1.0, (step + 1) / warmup) * (0.55 + 0.45 * math.cos(math.pi * progress))
+            step += self.rate_start + 1
+            done = begin + (end - begin) * min(1.0, step / self.steps)
+            fall = math.pi * max(0.0, done - warmup) / max(1e-9, 1 - warmup)
+            return min(1.0, step / ramp, done / max(1e-9, warmup)) * (0.55 + 0.45 * math.cos(fall))
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
         return self.lr_scheduler
@@ -111,6 +116,10 @@ class ICFTTrainer(Trainer):
     def _get_train_sampler(self, *args, **kwargs):
         """The plan's order, from where a resumed stage goes on."""
         return range(self.start * self.train_dataset.parts, len(self.train_dataset))
+
+    def floating_point_ops(self, inputs):
+        """0: nobody reads Trainer's estimate, and it walks through all parameters at every step."""
+        return 0
 
     def training_step(self, *args, **kwargs):
         """Trainer's own; the last of a step adds up what all processes found."""

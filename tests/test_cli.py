@@ -68,11 +68,10 @@ def test_train_passes_config_out_and_data(called, write, tmp_path):
 
 def test_demo_compare_chat_and_export(called, tmp_path, capsys):
     assert run("demo", "--out", tmp_path / "d", "--seeds", 3, "--full") == 0
-    assert called["run_demo"] == (tmp_path / "d", 3, True)
+    assert called["run_demo"] == (tmp_path / "d", 3, True, None)
     assert run("compare", "--methods", "icft,qlora", "replay", "--seeds", 2, "--out", tmp_path / "c",
-               "--json") == 0
-    out, methods, seeds, config = called["run_compare"]
-    assert (out, methods, seeds, config) == (tmp_path / "c", ["icft", "qlora", "replay"], 2, ICFTConfig())
+               "--json", "--jobs", 2) == 0
+    assert called["run_compare"] == (tmp_path / "c", ["icft", "qlora", "replay"], 2, ICFTConfig(), 2)
     assert json.loads(capsys.readouterr().out) == {"methods": {}}
     (tmp_path / "report.json").write_text("{}")
     assert run("chat", tmp_path) == 0 and called["chat"] == ((tmp_path,), {})

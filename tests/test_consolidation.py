@@ -110,6 +110,13 @@ def test_consolidation_takes_the_best_allowed_point(line, medical, chosen):
     assert point["points"][1]["general"] == pytest.approx(0.69, abs=1e-3), "each point is scored as it stands"
 
 
+def test_the_walk_ends_where_medicine_falls(line):
+    model, start, where = line
+    point = consolidate(model, start, lambda: dict(general=0.9 - 0.3 * where(), medical=where()),
+                        floor=0.5, rank=RANK, scale=SCALE)
+    assert point["alpha"] == 1 and [p["alpha"] for p in point["points"]] == [1.0, 0.85], "more points cost time"
+
+
 def test_what_was_forgotten_before_the_stage_is_regained_from_the_base(two_points):
     """A stage that began low in general skill: from its start nothing is allowed, from the base the nearest is."""
     model, start, end = two_points

@@ -1,0 +1,98 @@
+"""Runs beside one another: each gets its own settings, a failure stops them all, and the results are the same."""
+
+import json
+import sys
+import time
+
+import pytest
+from small_run import SETTINGS
+
+from icft_lite import cli, jobs
+from icft_lite.config import METHODS, ICFTConfig, ICFTError
+from icft_lite.jobs import cores, flags, how_many, run_all
+
+STAND_IN = """
+import os, pathlib, sys, time
+out, mine = next(pathlib.Path(word[6:]) for word in sys.argv if word.startswith("--out=")), sys.argv[1:]
+print("stage 1:  50%|#####     | 1/2", end="\\r", flush=True)
+out.mkdir()
+if "--set=seed=9" in mine:
+    sys.exit("icft-lite: data: no training row is left")
+other = out.with_name({"one": "two", "two": "one"}.get(out.name, out.name))
+deadline = time.time() + 60
+while not other.exists():
+    if time.time() > deadline:
+        sys.exit("alone")
+    time.sleep(0.02)
+(out / "said").write_text(os.environ["OMP_NUM_THREADS"] + " ".join(mine))
+print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """A script in the place of `icft-lite train`."""
+    script = tmp_path / "train.py"
+    script.write_text(STAND_IN)
+    monkeypatch.setattr(jobs, "TRAIN", [sys.executable, str(script)])
+    return tmp_path
+
+
+@pytest.mark.parametrize("config", [*(ICFTConfig(method=name, seed=3) for name in METHODS), ICFTConfig(
+    method="qlora", order="easy_to_hard", four_bit=False, learning_rate=3e-4, signals=("ifd", "length"), tokens=123, label_model="majority_vote")])
+def test_the_command_line_says_the_same_settings(config):
+    args = cli.build_parser().parse_args(["train", "--out", "o", *flags(config)])
+    assert cli.read_config(args) == config
+
+
+def test_two_runs_go_at_once_and_share_the_cores(stand_in, capsys):
+    configs = {stand_in / "one": ICFTConfig(seed=1), stand_in / "two": ICFTConfig(seed=2)}
+    run_all(configs, 2)  # each waits for the other to begin
+    threads = str(max(1, cores() // 2))
+    assert (stand_in / "one" / "said").read_text().startswith(f"{threads}--out")
+    assert (stand_in / "two" / "said").read_text().endswith("--set=seed=2")
+    shown = capsys.readouterr()
+    assert "one: done" in shown.out and "one stage 1 50%" in shown.err
+
+
+def test_the_first_failure_is_told_and_stops_the_others(stand_in):
+    begun = time.monotonic()
+    with pytest.raises(ICFTError, match="bad: data: no training row is left"):
+        run_all({stand_in / "one": ICFTConfig(), stand_in / "bad": ICFTConfig(seed=9),
+                 stand_in / "later": ICFTConfig()}, 2, progress=False)
+    assert time.monotonic() - begun < 30, "`one` would have waited a minute"
+    assert not (stand_in / "later" / "said").exists()
+
+
+def test_how_many_at_a_time(monkeypatch):
+    monkeypatch.setattr(jobs, "cores", lambda: 4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), dict(available=5 * 2**30)))
+    assert how_many(18, "tiny") == 2 and how_many(1, "tiny") == 1, "as many as memory holds"
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), dict(available=99 * 2**30)))
+    assert how_many(18, "tiny") == 4 and how_many(18, "Qwen/Qwen3-0.6B") == 1
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert how_many(18, "tiny") == 1
+
+
+@pytest.mark.slow
+def test_a_comparison_is_the_same_one_by_one_and_beside_one_another(tmp_path, monkeypatch):
+    import torch
+
+    from icft_lite.experiment import compare
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(jobs, "cores", lambda: 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = [compare(tmp_path / name, ["icft", "qlora"], [0], {**SETTINGS, "max_steps": 3}, progress=False, jobs=n)
+                 for name, n in (("apart", 2), ("one", 1))]
+    finally:
+        torch.set_num_threads(threads)
+    for one in found:
+        for method in one["methods"].values():
+            for name in ("seconds", "train_seconds"):
+                method.pop(name), method["runs"][0].pop(name)
+    assert json.dumps(found[0], sort_keys=True) == json.dumps(found[1], sort_keys=True)
+    assert ((tmp_path / "apart" / "icft-0" / "adapter" / "adapter_model.safetensors").read_bytes()
+            == (tmp_path / "one" / "icft-0" / "adapter" / "adapter_model.safetensors").read_bytes())
