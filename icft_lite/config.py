@@ -86,6 +86,8 @@ class ICFTConfig:
     label_model: str = "dawid_skene"
     """`dawid_skene`, `majority_vote`, or `gold` (an upper bound: reads the gold of the weak pool)."""
 
+    least_posterior: float = 0.0
+    """Options of a weak question less likely than this are left out of training, and their tokens saved."""
     soft_labels: bool = True
     """Train on posteriors. False: on each weak row's likeliest response, taken as certain (plain fine-tuning)."""
 
@@ -157,7 +159,7 @@ class ICFTConfig:
                      "self_prompts", "epsilon"):
             self._check(name, getattr(self, name) >= 0, "give 0 or more")
         for name in ("memory_share", "ring_share", "warmup", "competence_start", "promote_confidence",
-                     "reservoir_share", "ema_decay", "last_stage"):
+                     "reservoir_share", "ema_decay", "last_stage", "least_posterior"):
             self._check(name, 0 <= getattr(self, name) <= 1, "give a number between 0 and 1")
         self._check("memory_share", self.memory_share + self.ring_share < 1,
                     "memory_share + ring_share must leave room for new rows")

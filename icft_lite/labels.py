@@ -24,11 +24,21 @@ def label_pool_rows(data, config, model, encoder):
         posteriors, report = first(lambda: label(data, pool, config, model, encoder))
         for row, posterior in zip(pool, posteriors):
             row["posterior"] = [float(p) for p in posterior]
-        parts.append(table(row for row in pool if row["posterior"]))
+        parts.append(table(plausible(row, config.least_posterior) for row in pool if row["posterior"]))
     rows = concatenate_datasets(parts) if parts else table([])
     if not config.soft_labels:
         rows = table(row if row["task"] == "response" else as_response(row) for row in rows)
     return rows, report
+
+
+def plausible(row, least):
+    """A weak question without the options less likely than `least`, what they had shared among the others; the likeliest
+    always stays. Pairs keep both."""
+    p = np.array(row["posterior"])
+    keep = np.flatnonzero(p >= min(least, p.max()))
+    if row["task"] != "question" or len(keep) == len(p):
+        return row
+    return {**row, "responses": [row["responses"][k] for k in keep], "posterior": (p[keep] / p[keep].sum()).tolist()}
 
 
 def label(data, pool, config, model, encoder):

@@ -3,6 +3,7 @@
     python notebooks/build.py               # all lessons
     python notebooks/build.py 00            # those whose name starts with 00
     python notebooks/build.py --no-run 00   # without running: keeps no outputs
+    python notebooks/build.py --text 00     # without running: keeps them, since text alone has changed
     python notebooks/build.py --to DIR      # elsewhere: the stored ones stay as they are
 
 One way only, source to notebook. The same source gives the same cell ids, so that a diff shows what changed.
@@ -64,10 +65,24 @@ def read(source):
     return notebook
 
 
-def build(source, run=True, to=HERE):
-    """Write the notebook of one source in the folder `to`; returns its path. Raises nbclient's CellExecutionError."""
+def with_outputs(notebook, stored):
+    """The notebook with the outputs of a stored one, whose code is the same. Raises ValueError if it is not."""
+    code, known = ([cell for cell in book.cells if cell.cell_type == "code"] for book in (notebook, stored))
+    if [cell.source for cell in code] != [cell.source for cell in known]:
+        raise ValueError("code has changed as well as text; build it without --text")
+    for cell, old in zip(code, known):
+        cell.outputs, cell.execution_count = old.outputs, old.execution_count
+    return notebook
+
+
+def build(source, run=True, to=HERE, text=False):
+    """Write the notebook of one source in the folder `to`; returns its path. Raises nbclient's CellExecutionError.
+
+    text: nothing is run, the stored outputs are kept."""
     notebook = read(source)
-    if run:
+    if text:
+        notebook = with_outputs(notebook, nbformat.read(HERE / f"{source.stem}.ipynb", as_version=4))
+    elif run:
         NotebookClient(notebook, timeout=1800, kernel_name="python3", record_timing=False,
                        store_widget_state=False, coalesce_streams=True,  # prints come in a varying number of parts
                        resources={"metadata": {"path": str(HERE)}}).execute()
@@ -88,11 +103,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="starts of lesson names; default: all")
     parser.add_argument("--no-run", action="store_true")
+    parser.add_argument("--text", action="store_true", help="only text has changed: keep all outputs")
     parser.add_argument("--to", type=Path, default=HERE, metavar="DIR")
     args = parser.parse_args()
     for source in sorted((HERE / "src").glob("[0-9]*.py")):
         if not args.names or source.stem.startswith(tuple(args.names)):
-            print(build(source, run=not args.no_run, to=args.to))
+            print(build(source, run=not args.no_run, to=args.to, text=args.text))
 
 
 if __name__ == "__main__":

@@ -166,3 +166,19 @@ def test_hard_labels_turn_weak_rows_into_replies(adapted, encoder):
                               encoder)
     assert all(one["task"] == "response" and not one["posterior"] for one in rows)
     assert [one["responses"] for one in rows] == [[options[1]] for options in pool["responses"]]
+
+
+def test_options_that_labels_rule_out_are_left_out_of_training(adapted, encoder):
+    pool = load_samples("medical_pool").select(range(0, 900, 90))
+    shares = [0.72, 0.24, 0.03, 0.01]
+    posteriors = {name: shares[:len(options) - 1] + [1 - sum(shares[:len(options) - 1])]
+                  for name, options in zip(pool["id"], pool["responses"])}
+    data = DataBundle(pool=pool, posteriors=posteriors)
+    rows, _ = label_pool_rows(data, ICFTConfig(least_posterior=0.05), adapted[0], encoder)
+    for one, task, options in zip(rows, pool["task"], pool["responses"]):
+        kept = [k for k, p in enumerate(posteriors[one["id"]]) if p >= 0.05 or task == "pair"]
+        total = sum(posteriors[one["id"]][k] for k in kept)
+        assert one["responses"] == [options[k] for k in kept]
+        assert one["posterior"] == pytest.approx([posteriors[one["id"]][k] / total for k in kept])
+    only, _ = label_pool_rows(data, ICFTConfig(least_posterior=0.9), adapted[0], encoder)
+    assert all(len(one["responses"]) == (2 if one["task"] == "pair" else 1) for one in only), "the likeliest stays"

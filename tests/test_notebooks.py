@@ -83,6 +83,19 @@ def test_an_unknown_mark_is_an_error(tmp_path):
         build.read(path)
 
 
+def test_text_is_renewed_without_a_run_and_code_is_not(tmp_path):
+    source = SOURCES[0]
+    text = source.read_text(encoding="utf-8")
+    path = tmp_path / source.name
+    path.write_text(text.replace("# %% [markdown]\n", "# %% [markdown]\n# A new line.\n#\n", 1), encoding="utf-8")
+    fresh, stored = nbformat.read(build.build(path, to=tmp_path, text=True), as_version=4), notebook(source)
+    assert fresh.cells[0].source.startswith("A new line.")
+    assert [cell.get("outputs") for cell in fresh.cells] == [cell.get("outputs") for cell in stored.cells]
+    path.write_text(f"{text}\n# %%\nprint(1)\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="code has changed"):
+        build.build(path, to=tmp_path, text=True)
+
+
 # --- style
 
 @lessons

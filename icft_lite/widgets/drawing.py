@@ -6,8 +6,8 @@ import math
 from icft_lite.figures import GENERAL, MEDICAL
 from icft_lite.progress import SOURCES
 
-LOSSES = {"total": ("L_total", "nats, the sum", "currentColor"),
-          "consistency": ("L_consistency", "nats per token", "#0072b2"),
+LOSSES = {"total": ("L_total", "weighted sum", "currentColor"),
+          "consistency": ("L_consistency", "per response token", "#0072b2"),
           "task": ("L_task", "nats per token", "#009e73"),
           "fine_tune": ("L_fine-tune", "nats per token", "#d55e00"),
           "loss": ("training loss", "as logged", "currentColor"),

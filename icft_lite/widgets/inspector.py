@@ -50,7 +50,7 @@ _REASONS = {"surprise": "among the most surprising of its topic", "balanced": "d
 
 def _left_out(row, replays, least):
     if not replays:
-        fate, why = "not replayed", "it left the ring without a replay"
+        fate, why = "not replayed", "it left the ring with too few replays, or none"
     elif not confident(row, least):
         fate, why = "label too unsure", f"its posterior stays below {least:g}"
     else:

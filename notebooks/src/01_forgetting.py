@@ -80,7 +80,8 @@ def canvas(panels, size, **options):
 
 # %% [markdown]
 # The base and an adapter (lesson 00: a small trainable addition to a frozen model). `fast` lists the adapter's
-# tensors, two a layer. It runs in fp32 on the CPU, so that numbers do not depend on a GPU.
+# tensors, two a layer: A and B (section 6). The model computes in fp32 on the CPU, so that numbers do not depend on
+# a GPU.
 
 # %%
 base, tokenizer = load_base(device="cpu")
@@ -224,7 +225,7 @@ pd.DataFrame(answers, index=asked)
 
 # %% [markdown]
 # Look at *how* it is wrong. Is it silent, does it babble, or does it answer in the manner of the rows it saw last?
-# Keep your impression for section 5.
+# Keep your impression for section 6.
 
 # %% [markdown]
 # ## 3 · The accuracy matrix
@@ -291,7 +292,8 @@ for name, value in by_hand.items():
 
 # %% [markdown]
 # The trap: general rose to 0.85 after stage A. BWT counts from 0.80, where it was *learned*; forgetting counts from
-# 0.85, the *best* it ever was. If no column rises after its own stage, the two are the same but for the sign.
+# 0.85, the *best* it ever was. If each column's best earlier score is the one at its own stage, the two are the
+# same but for the sign.
 #
 # Now our own matrix. **Predict** the signs.
 
@@ -349,7 +351,8 @@ Image(png(figure), width=880)
 # %% [markdown]
 # ## 6 · Is it erased? Walk back and see
 #
-# The adapter adds a change ΔW = scale · B·A to each frozen weight W0. Scale it by α between 0 and 1:
+# In each layer the product of the adapter's two matrices is a change to the frozen weight W0: ΔW = scale · B·A.
+# Multiply it by α, between 0 and 1:
 #
 # W0 + α·ΔW = (1 − α)·W0 + α·(W0 + ΔW)
 #
@@ -516,16 +519,16 @@ print("along each path, further means more lost (rank correlation over 0.8):",
       all(same_order(points, key) > 0.8 for points in (walk, replay_walk) for key in ("medical_kl", "general_kl")))
 
 # %% [markdown]
-# Along one path, KL and loss rise together. Whether one line serves for both runs, you see above: how far a model
-# moved *on the new task* need not tell where else it moved. A small model and one seed settle nothing; lesson 09
-# asks again with many runs.
+# Along one path, KL and the score lost rise together. Whether one line serves for both runs, you see above: how far
+# a model moved *on the new task* need not tell where else it moved. A small model and one seed settle nothing;
+# lesson 09 asks again with many runs.
 
 # %% [markdown]
 # ## What was shown
 #
 # - Plain fine-tuning takes general skill within some dozens of steps, and each stage takes the one before.
 # - The accuracy matrix holds all of it; BWT, FWT, forgetting and retention are four ways to read it.
-# - It is overlaid, not erased: on the way back to the base it returns before the medicine is all gone.
+# - Old skill is overlaid, not erased: on the way back to the base it returns before the medicine is all gone.
 # - A few replayed rows keep a good part of what is like them.
 # - KL from the base goes along with forgetting on one path; across methods look twice.
 

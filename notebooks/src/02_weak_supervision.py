@@ -144,7 +144,7 @@ print(", ".join(names))
 # %% [markdown]
 # | function | votes for |
 # |---|---|
-# | longest, nearest_letter | the longest text; the letter nearest to the drug's: bad on purpose |
+# | longest, nearest_letter | longest text; first letter nearest to that of the prompt's longest word: bad on purpose |
 # | shares_words | the response with words of the prompt |
 # | drug_stem | what a sheet of word endings says |
 # | formulary, notes, flashcards | what three tables say, with gaps and errors |
@@ -167,7 +167,7 @@ Image(png(figure, dpi=110), width=800)
 
 # %% [markdown]
 # Look at drug_stem, formulary and notes: nearly always the same letter. Three programs that know nothing of each
-# other cannot keep agreeing by luck, as only one option in four is right. *Agreement is evidence.* Hold on to
+# other cannot keep agreeing by luck, with four options to choose from. *Agreement is evidence.* Hold on to
 # that thought.
 
 # %% [markdown]
@@ -179,7 +179,7 @@ Image(png(figure, dpi=110), width=800)
 # - **overlap**: it votes, and so does another;
 # - **conflict**: it votes, and another votes otherwise.
 #
-# **Predict** all three for function A below.
+# **Predict** all three for function A below. (A dot: it abstains.)
 #
 # | row | A | B | C |
 # |---|---|---|---|

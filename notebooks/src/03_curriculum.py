@@ -130,7 +130,7 @@ print("the package computes the same:", np.allclose(package, list(losses.values(
 # ## 2 · Is it the question or the words?
 #
 # A response can be surprising merely because its words are rare. **Instruction-following difficulty** (IFD, from
-# "Cherry LLM") divides that out: the loss with the prompt, by the loss of the same response *without* it.
+# "Cherry LLM") takes that out: the loss with the prompt, divided by the loss of the same response *without* it.
 
 # %% [markdown]
 # IFD near 0: the prompt gives the answer away. Near 1: the prompt does not help, so the model does not know the
@@ -313,8 +313,8 @@ Image(png(figure, dpi=110), width=720)
 #
 # Stage 0 is general: nothing is trained, the base is scored and its memory filled. Stages 1 to 3 are medical: easy,
 # then middle too, then hard too. Each **adds** a level and keeps those before it
-# ([baby steps](https://aclanthology.org/N10-1116/), Spitkovsky and others, 2010). Where a row has no level, as in
-# your own data perhaps, stages add equal shares by difficulty.
+# ([baby steps](https://aclanthology.org/N10-1116/), Spitkovsky and others, 2010). If any row has no level, as in
+# your own data perhaps, stages add equal shares by difficulty instead.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -386,7 +386,8 @@ Image(png(figure, dpi=110), width=560)
 # ## 8 · Which rows are drawn when?
 #
 # The package's `Drawer` draws rows in shuffled passes over what competence allows; a row that is newly allowed is
-# mixed into the pass under way. We draw a whole run: three stages, each as long as its rows deserve.
+# mixed into the pass under way. We draw a whole run: three stages, each as long as its rows deserve. (`train_icft`
+# gives the last stage nine tenths of the tokens: the setting `last_stage`.)
 
 # %%
 def draw_run(order, passes=6, seed=0):
@@ -447,9 +448,9 @@ print("levels among the first 60 draws:", {order: len(set(found)) for order, fou
 print("a run is a function of its seed:", draw_run("random") == runs["random"] != draw_run("random", seed=1))
 
 # %% [markdown]
-# White above the steps: a level waits for its stage, and pacing opens each stage from below. What was learned stays
-# in the draw, only thinner. Stages that *drop* the levels before them would be white lower right too: the model
-# forgets those, and order has *hurt*.
+# First picture, white above the steps: a level waits for its stage, and pacing opens each stage from below. The
+# second is the reverse; the last two are even. What was learned stays in the draw, only thinner. Stages that *drop*
+# the levels before them would be white lower right too: the model forgets those, and order has *hurt*.
 
 # %% [markdown]
 # ## 9 · Not only when, also how often
@@ -511,10 +512,10 @@ print("paced, the easiest tenth comes more than 4 times as often as the hardest:
 
 # %% [markdown]
 # How does one test such a claim? A toy, but a fair one: points of two classes, a small network. Each label is
-# *wrong* with a probability that we know, from 0 up to `noise`; that is a row's difficulty. Every arm gets the same
-# data, the same start and as many steps.
+# *wrong* with a probability that we know, from 0 up to `noise`; that is a row's difficulty. Every **arm**, a way of
+# drawing rows, gets the same data, the same start and as many steps.
 #
-# The fourth arm is the trick: it takes the paced run's draws and **shuffles** them. Same weights, no order.
+# The arm `shuffled` is the trick: it **shuffles** the draws of the easy_to_hard arm. Same weights, no order.
 
 # %%
 def toy(seed, noise, n=600):
@@ -580,8 +581,9 @@ print("hard_to_easy loses more than 1:", noisy["hard_to_easy"] < -1)
 print("the same draws in no order gain at least as much:", noisy["shuffled"] > noisy["easy_to_hard"] - 1)
 
 # %% [markdown]
-# With clean labels, nothing. With noisy ones the curriculum gains, but its draws in *no* order gain as much or
-# more: here the **weights** did it, trusting doubtful rows less. Going backward ends on the most doubtful rows.
+# With clean labels, nothing: no row is harder than another there. With noisy ones the curriculum gains, but its
+# draws in *no* order gain as much or more: here the **weights** did it, trusting doubtful rows less. Going backward
+# draws the most doubtful rows most often.
 #
 # A toy proves little about language models. Take along the manner: equal budgets, several seeds, paired
 # differences, an interval, and an arm that separates two explanations.
@@ -589,8 +591,9 @@ print("the same draws in no order gain at least as much:", noisy["shuffled"] > n
 # %% [markdown]
 # ## 11 · A curriculum explorer
 #
-# What *is* in the hard stage? Never train on what you have not looked at. The explorer filters rows by stage,
-# topic and difficulty, and shows who voted for what. First as a table, for a page that cannot run widgets:
+# What does the hard stage *add*? Never train on what you have not looked at. The explorer filters rows by stage (the
+# one that adds them), topic and difficulty, and shows who voted for what. First as a table, for a page that cannot
+# run widgets:
 
 # %%
 lf_names = [lf.name for lf in sample_lfs()]

@@ -109,8 +109,8 @@ print(f"{W.shape[0]} × {W.shape[1]} numbers, mean {W.mean():.4f}, standard devi
 
 # %% [markdown]
 # So NF4 (*4-bit NormalFloat*, from the QLoRA paper) builds the halves apart: from p = 0.5 up to the edge in 8
-# even steps, and down from it in 7. Both start at zero, which counts once. Divided by the largest, the levels
-# span −1 … 1.
+# even steps, and from 0.5 down to 1 − edge in 7. Both start at zero, which counts once. Divided by the largest,
+# the levels span −1 … 1.
 #
 # **Predict.** How many are negative, how many positive?
 
@@ -767,8 +767,8 @@ Image(png(figure), width=760)
 # %% [markdown]
 # With the weights in 4 bits, activations become the largest part of the 7 B's budget. Two ways down: fewer tokens
 # at a time, or *activation checkpointing*, which keeps only each layer's input and computes the rest a second time.
-# Logits, a score for each of 152,000 tokens at every position, would come on top; lesson 06 shows how to do
-# without them.
+# Logits, a score for each of 152,000 tokens at every position, would come on top; the package makes them for a
+# part of the tokens at a time, and keeps none.
 
 # %% [markdown]
 # ## 10 · Merging without losing it
@@ -840,8 +840,8 @@ print("the merge into fp32 loses less than 1 in 1,000:", bool((merged[:, 2] < 1e
 # %% [markdown]
 # Two regimes. A small change is rounded away, nearly all of it. A large one moves enough weights over a midpoint:
 # the numbers are still off, but the errors point in all directions and cancel, while what was learned points
-# in one. A hint is the printed size of the change, beside the 9 % that rounding makes. No need to guess:
-# **dequantise, then merge**, and compare the outputs before and after.
+# in one. The printed size of the change is a hint at which it is: compare it with the 9 % that rounding makes.
+# No need to guess: **dequantise, then merge**, and compare the outputs before and after.
 
 # %% [markdown]
 # peft merges into NF4 if the base is in NF4, and says so in a warning. Is its merge ours?
@@ -860,8 +860,8 @@ gap = bnb.dequantize_4bit(there.data, there.quant_state) - NF4Weight(frozen[name
 print("peft's merged weight is ours, to 2 %:", bool(gap.norm() < 0.02 * W.norm()))
 
 # %% [markdown]
-# `icft-lite export --merge` never rounds again: it unpacks the 4-bit weights, adds the adapter, and keeps the sum in
-# full. The merged model says what the run said.
+# `icft-lite export --merge` never rounds to 4 bits again: it unpacks the weights, adds the adapter, and keeps the sum
+# in plain floats. The merged model says what the run said.
 
 # %% [markdown]
 # ## 11 · Why a low rank goes far

@@ -210,7 +210,7 @@ Image(png(figure), width=420)
 # What the right token gains the others lose, each in proportion to its own probability. When p is right
 # already, nothing moves.
 #
-# The package's version takes *hidden states* and the output *head*, a matrix that turns one into the other:
+# The package's version takes *hidden states* and the output *head*, the matrix that turns a state into logits:
 # logits = head · state. With the identity for a head the states *are* the logits, so we can ask it about our
 # three tokens.
 
@@ -225,8 +225,8 @@ print("the package agrees:", torch.allclose(theirs[0], by_hand))
 # %% [markdown]
 # **Soft labels.** A weak question has a *posterior* p̃ over its options (lesson 02), and no answer. Then
 # L_fine-tune is the **expected NLL**, Σ p̃_k · NLL(option k): what you would pay on average if the answer were
-# drawn from p̃. Each token of option k *weighs* p̃_k, and the mean is taken with these weights. The gradient is
-# p − p̃. If p̃ is one-hot, this is the ordinary loss.
+# drawn from p̃. Each token of option k *weighs* p̃_k, and the mean is taken with these weights. Where each option
+# is one token, the gradient is p − p̃. If p̃ is one-hot, this is the ordinary loss.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -343,11 +343,12 @@ print("loss", round(loss.item(), 3), "gradient", round(gradient.item(), 3), torc
 # %% [markdown]
 # ## 4 · L_consistency: stay with the teacher
 #
-# In words: *over the tokens of remembered rows, T² times the KL divergence from the teacher's next-token
-# distribution to the student's, for each response token.* The **teacher** is fixed; the **student** is the
-# model in training.
+# In words: *T² times the KL divergence from the teacher's next-token distribution to the student's, summed over
+# the tokens of remembered rows, divided by the number of their response tokens.* T is explained below. The
+# **teacher** is fixed; the **student** is the model in training.
 #
-# KL(t ‖ s) = Σ t · (log t − log s): how surprised one is, on average, who expects s and meets t.
+# KL(t ‖ s) = Σ t · (log t − log s): how much more one who expects s is surprised by t, on average, than one who
+# expects t.
 
 # %% [markdown]
 # **By hand.** Student: logits 2, 1, 0 as before. Teacher: 0, 2, 1. The exponentials are the same three
@@ -395,7 +396,8 @@ print("teacher = student: loss 0:", abs(kl.item()) < 1e-7, "gradient 0:", bool((
 # %% [markdown]
 # **Which tokens?** L_fine-tune must not touch prompts: to learn to write the user's lines is not the aim. Here
 # nothing new is taught, so a prompt's tokens count too. They pass through the model anyway, there are many more
-# of them, and each one holds the model still at one more place.
+# of them, and each one holds the model still at one more place. Only promoted rows' prompts are left out: they are
+# medicine, still being learned.
 
 # %% [markdown]
 # **Temperature.** Both sides' logits are divided by T first. A large T flattens the distributions, so that
@@ -470,7 +472,7 @@ print("a whole memory:", 4 * d * tokens * rows // 10**6, "MB against", 4 * vocab
 # %% [markdown]
 # ## 5 · The sum, on a real batch
 #
-# One step of training joins trusted rows, weak questions, a pair and remembered rows. First, posteriors for
+# One step of training joins trusted rows, weak questions, weak pairs and remembered rows. First, posteriors for
 # the pool (lesson 02).
 
 # %%
@@ -586,11 +588,12 @@ print(felt.map(lambda norm: "felt" if norm > 0 else "-"))
 (gradient,) = torch.autograd.grad(sum(losses.values()), hidden)
 supervised = torch.zeros(hidden.shape[:2], dtype=torch.bool)
 supervised[batch["row"], batch["position"]] = True
-print("prompts and padding feel nothing:", bool((gradient[~supervised] == 0).all()))
+print("other prompts and padding feel nothing:", bool((gradient[~supervised] == 0).all()))
 
 # %% [markdown]
 # Memory rows feel only the teacher, since `replay_weight` is 0 by default: told what to say by the teacher,
-# they need not be told again by NLL. Pairs teach what is better, and nothing about how to speak.
+# they need not be told again by NLL. Their prompts feel it too: the last line speaks of all other prompts. Pairs
+# teach what is better, and nothing about how to speak.
 
 # %% [markdown]
 # ## 6 · What must never change a loss
@@ -610,9 +613,9 @@ print("mean of the micro-batches' means:   ", sum(means) / len(means))
 print("sum of the micro-batches' means:    ", sum(means))
 
 # %% [markdown]
-# The first is right. The second gives each of the two short tokens four times the weight of a long one. The
-# third, which nobody divides, is larger than the second by the number of micro-batches, as if the learning rate
-# were. Both were common: until October 2024 the best known trainer did the second.
+# The first is right. The second gives each of the two tokens of the short part four times the weight of one of the
+# long part. The third, which nobody divides, is the second times the number of micro-batches. Both were common:
+# until October 2024 the best known trainer did the second.
 #
 # The mend: divide every part by the counts of the *whole step*. And so that little is padded, short rows are
 # **packed**: written behind one another in one long row, each seeing only itself.
@@ -642,8 +645,8 @@ print("packed rows:", gap(in_parts(items, 1, pack=True)) < 1e-4)
 
 # %% [markdown]
 # Those counts are response tokens: of remembered rows for L_consistency, of all the others for L_task and
-# L_fine-tune, a weak row's each weighted by its posterior. So each loss is a mean over response tokens, and they
-# may be added. **Predict**: how far off is the step if each micro-batch uses its own counts?
+# L_fine-tune (of pairs for L_task alone), a weak row's each weighted by its posterior. So each loss is a mean over
+# response tokens, and they may be added. **Predict**: how far off is the step if each micro-batch uses its own counts?
 
 # %%
 wrong = in_parts(items, 4, whole=False)
@@ -773,7 +776,8 @@ print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error
 # ## 8 · Why my fine-tune learned nothing, never stops, or forgot everything
 #
 # Most fine-tunes that fail do so quietly, and for a few reasons. Each has a check of one line. `batch` is a
-# micro-batch, `row` and `one` a training row and its encoding, `config` the settings.
+# micro-batch, `row` and `one` a training row and its encoding, `soft_row` a weak row, `asked` the prompt's tokens,
+# `before` and `now` the adapter's weights, `kl_seen` L_consistency at each step, `config` the settings.
 
 # %% [markdown]
 # | symptom | likely cause | the check, which should be true |
@@ -859,7 +863,8 @@ kl_seen = history["consistency weight 1"]
 # %% [markdown]
 # ## What was shown
 #
-# - Only response tokens and the end of turn are supervised; prompts and padding feel nothing.
+# - Only responses and their end of turn are imitated. Prompts feel nothing but L_consistency, on remembered rows;
+#   padding feels nothing.
 # - Each gradient on the logits is *what the model says − what it should say*: p − onehot, softmax(s) − p̃,
 #   p_student − p_teacher.
 # - L_fine-tune teaches how to speak, L_task what to choose, L_consistency what to keep saying.

@@ -157,7 +157,7 @@ Image(png(dashboard_figure(report)), width=900)
 # %% [markdown]
 # | you see | what it tells |
 # |---|---|
-# | L_fine-tune | jumps where a stage begins, at new material, then should fall |
+# | L_fine-tune | should fall; it rises at new material, which may come late: a stage begins with its easiest rows |
 # | L_task | zero in steps without weak rows, as at first: sure rows count as easier (lesson 03) |
 # | L_consistency | how far the student is from its teachers on remembered rows: it rises, then should level off |
 # | accuracy | on the test, after each stage; hollow: what consolidation tried, on validation of the stages so far |
@@ -179,7 +179,8 @@ print("and does not stay there:", losses["consistency"].max() > 1e-3)
 # %% [markdown]
 # ## 2 · What happens at a stage's end
 #
-# 1. **Promote**: rows that were replayed, and whose labels are sure, go into the long-term memory.
+# 1. **Promote**: rows that were replayed three times or more, and whose labels are sure, go into the long-term
+#    memory.
 # 2. **Consolidate**: choose where the long-term adapter stops, on the way from where it stood before the stage, or
 #    from the base, to where it is now.
 # 3. **Score** it on the tests, **save** everything.
@@ -214,9 +215,9 @@ print("sources add up:", all(sum(s.values()) == n for s, n in zip(stages["memory
 # %% [markdown]
 # ### The line
 #
-# Consolidation tries points on the line from the old long-term adapter (0) to the new one (1); if that one falls
-# below the floor, the base's general score less epsilon, also on the line from the base (0) to it. Each is scored on
-# *validation* questions. It takes the best medical score among those above the floor.
+# Consolidation walks from the new long-term adapter (1) towards the old one (0); if the new one falls below the floor,
+# the base's general score less epsilon, also towards the base (0). Each point is scored on *validation* questions; a
+# walk ends once medicine is below that of the best allowed point so far. The best allowed point is taken.
 #
 # **Predict.** Along the line, which curve falls, which rises?
 
@@ -243,7 +244,7 @@ Image(png(figure), width=900)
 
 # %% [markdown]
 # Dashed is the floor; the grey bar is the choice. The medical score is that of the stages so far, so it can start
-# above 0. With two dozen questions a curve is not smooth: a single answer moves it.
+# above 0. With so few questions a curve is not smooth: a single answer moves it.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -353,9 +354,9 @@ print(sorted(groups))
 print(sorted(name for name in facts if "seconds" not in name))
 
 # %% [markdown]
-# Both adapters, and for each number of the fast one AdamW's two moving averages (`exp_avg`, `exp_avg_sq`) and its
-# count of steps. That is all. No plan, no teachers, no ring, no state of a random generator: they can be worked
-# out again.
+# Both adapters, and for each tensor of the fast one AdamW's two moving averages (`exp_avg`, `exp_avg_sq`) and its
+# count of steps; beside them where the run stood, and the losses so far. That is all. No plan, no teachers, no ring,
+# no state of a random generator: they can be worked out again.
 
 # %% [markdown]
 # ## 5 · The same line again
@@ -414,7 +415,7 @@ print("pure function, from step 3:", rows_by_step(range(3, 6), seed=0, stage=2) 
 print("other stage, other rows:   ", rows_by_step(range(6), seed=0, stage=1) != whole)
 
 # %% [markdown]
-# The package plans a whole stage before it begins, `plan_stage` (lesson 03), from a generator seeded with seed and
+# The package plans a whole stage before it begins, `plan_stage` (lesson 05), from generators seeded with seed and
 # stage. Plan it twice, and disturb the global generator in between:
 
 # %%
@@ -497,9 +498,9 @@ print(state.read_text())
 # %% [markdown]
 # ## 7 · Why my fine-tune learned nothing, never stops, or forgot everything
 #
-# Lesson 06 had checks for a single batch. These are for a whole run, and need nothing but its report: `stages`,
-# `samples`, `rows` and `weak` are parts of it, `chosen` what consolidation did, `first` and `last` the mean of a tenth.
-# A check that is *false* has found the trouble.
+# Lesson 06 had checks for a single batch. These are for a whole run, and need nothing but its report: `stages` and
+# `samples` are parts of it, `rows` is its part `data` and `weak` a part of that, `chosen` what consolidation did in
+# each stage, `first` and `last` the mean of a tenth. A check that is *false* has found the trouble.
 
 # %% [markdown]
 # | symptom | check | mend |
@@ -700,7 +701,7 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Write to another name in the same folder, then `os.replace`. `try … except BaseException:` is where to tidy up.
+# Write to another name in the same folder, then `os.replace`. `try … finally:` is where to tidy up.
 #
 # </details>
 # <details><summary>Solution</summary>

@@ -80,8 +80,8 @@ data, runs = sample_bundle(), Path(tempfile.mkdtemp())
 # ## 1 · Something to judge
 #
 # A short run on easy medical rows, plain on purpose: no memory, no consolidation (lesson 05). It will learn something
-# and forget a good deal. In random order its three stages are three equal parts of the training; `KeepStages` keeps
-# the adapter of each one's end, so that we can ask them all.
+# and forget a good deal. In random order each of its three stages draws from all rows; `KeepStages` keeps the adapter
+# of each one's end, so that we can ask them all.
 
 # %%
 def easy(rows):
@@ -101,8 +101,9 @@ models = run_models(runs / "short", max_new_tokens=24)
 print(*models, sep=", ")
 
 # %% [markdown]
-# `slow` is the long-term memory after the last stage, `fast` the adapter that was trained by gradient. One base
-# serves them all: an adapter is switched on when it is asked.
+# `slow` is the long-term memory after the last stage, `fast` the adapter that was trained by gradient. Without
+# consolidation the slow one becomes a copy of the fast one, so here both say the same. One base serves them all: an
+# adapter is switched on when it is asked.
 
 # %% [markdown]
 # ## 2 · Ask
@@ -145,7 +146,7 @@ for T in (1, 2, 0.1):
 chat_panel(*load_run(runs / "short"))
 
 # %% [markdown]
-# A reader's clicks can be done by code: here we ask at temperature 0, twice, then stop a reply before it begins.
+# A reader's clicks can be done by code: here we ask at temperature 0, twice, then press *Stop* with nothing to stop.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -360,7 +361,7 @@ print("every medical topic did:", bool((medical["slow"] > medical["base"]).all()
 #
 # - **right**: exactly the answer;
 # - **worded otherwise**: the answer but for case, articles, marks, or with more around it;
-# - **confused**: an answer that belongs to another question of the topic;
+# - **confused**: another answer, out of all the options of the topic's questions;
 # - **partly**: shares words with the answer;
 # - **other**.
 
@@ -418,8 +419,8 @@ print("more are confused or partly right than worded otherwise:",
 
 # %% [markdown]
 # So on these samples exact match is fair: hardly any right answer is lost to its wording. The mistakes are
-# *confusions*: the right kind of answer, or half of it, and the wrong one. With freer answers it would be otherwise,
-# and you must look anew.
+# mostly of the right kind: another option of the topic in place of the right one, or half of the answer. With freer
+# answers it would be otherwise, and you must look anew.
 #
 # A **confusion matrix** shows what is taken for what. All questions on anatomy, which ask for the system of a part:
 

@@ -238,7 +238,7 @@ print("the two agree to half a point:", bool(np.allclose(mine, [package.low, pac
 print("and with the formula to one:", bool(abs((package.high - package.low) / 2 - paired_half) < 0.01))
 
 # %% [markdown]
-# Does the difference exclude 0 here? No. Then the honest words are **no difference measured**. They do not mean "no
+# Does the interval exclude 0 here? No. Then the honest words are **no difference measured**. They do not mean "no
 # difference": look how far the interval reaches.
 #
 # Now the study's own numbers, ICFT against each other method on the medical test:
@@ -315,13 +315,13 @@ print("pairing finds more than not pairing:", bool(better.iloc[2] > better.iloc[
 # %% [markdown]
 # ## 6 · The words we allow ourselves
 #
-# Decided before we look:
+# Decided before we look (p and Holm are explained below):
 #
-# | over questions (Holm) | over seeds | we say |
+# | p over questions, after Holm | interval over seeds | we say |
 # |---|---|---|
-# | excludes 0 | excludes 0 | **clear** |
-# | excludes 0 | does not, or one seed | **these runs only** |
-# | does not | – | **no difference measured** |
+# | below 0.05 | excludes 0 | **clear** |
+# | below 0.05 | does not, or one seed | **these runs only** |
+# | 0.05 or more | – | **no difference measured** |
 
 
 # %% tags=["from-scratch"]
@@ -341,8 +341,8 @@ print(verdict(-0.01, 0.30, -0.03, 0.01))
 print(verdict(-0.04, 0.001, math.nan, math.nan))
 
 # %% [markdown]
-# Why **Holm**? Twenty comparisons at 95 % find one difference by chance alone. Holm's rule sorts the m p-values (a
-# **p-value**: how often chance alone would give as much), multiplies the smallest by m, the next by m − 1, …, and
+# Why **Holm**? Twenty comparisons at 95 % find, on average, one difference by chance. Holm's rule sorts the m p-values
+# (a **p-value**: how often chance alone would give as much), multiplies the smallest by m, the next by m − 1, …, and
 # never lets one fall below the one before.
 #
 # **By hand**: 0.01, 0.02, 0.03, 0.20.
@@ -403,15 +403,16 @@ axis.set_title("What 4 of 5 such studies would see", loc="left")
 Image(png(figure), width=640)
 
 # %% [markdown]
-# The marks are this study's pairs of methods, with seeds averaged (d is then the mean squared difference). Below its
-# mark a difference would most often go unseen, *even if it is there*.
+# The marks are this study's pairs of methods, with seeds averaged (d is then the mean squared difference). A
+# difference as large as its mark is seen 4 times in 5; a smaller one is missed more often, *though it is there*.
 
 # %% [markdown]
 # ## 8 · The ablations
 #
 # Everything in one table: for each test and method, ICFT minus that method, its interval over questions (topics
 # weighed equally, as scores are), p after Holm over *all* comparisons, and the t-interval over seeds of the same
-# difference. (2,000 resamples cannot give a p below 0.001, and Holm multiplies that.)
+# difference. (2,000 resamples cannot give a p below 0.001, and Holm multiplies that.) Intervals are not
+# adjusted for the number of comparisons: where one excludes 0 and p is 0.05 or more, p decides.
 #
 # **Predict** for each method: does taking the part away cost medicine? Does it cost general skill?
 
@@ -586,8 +587,8 @@ Image(png(figure), width=800)
 # ## 11 · Your own ablation, live
 #
 # Does the *order* of the curriculum matter? Two runs of 15,000 tokens on trusted rows, alike but for `order`. To
-# see small things early we score with **option accuracy**: is the right option the likeliest of four? (Chance: about
-# 0.26.)
+# see small things early we score with **option accuracy**: is the right option the likeliest of its three or four?
+# (Chance: about 0.26.)
 #
 # **Predict** the verdict, before you see any score.
 
@@ -630,8 +631,9 @@ print("equal tokens, to a tenth:", abs(tokens[0] / tokens[1] - 1) < 0.1)
 print("a gain of two points could have been seen:", bool(visible(d, len(questions)) < 0.02))
 
 # %% [markdown]
-# Published gains from order are one or two points, and in controlled studies often none. This run could not have
-# seen them: its result, whatever it is, is no evidence for or against curricula. An hour of such runs would be needed;
+# (The two scores count questions, the difference is a mean over topics.) Published gains from order are one or two
+# points, and in controlled studies often none. This run could not have seen them: its result, whatever it is, is no
+# evidence for or against curricula. That takes more questions and several seeds;
 # `icft-lite compare --set order=random …` is how it starts.
 
 # %% [markdown]
@@ -781,7 +783,7 @@ else:
 # ## Further reading
 #
 # - [Statistical significance tests for machine translation](https://aclanthology.org/W04-3250/) (Koehn, 2004): the
-#   bootstrap over test items, in four pages.
+#   bootstrap over test items, in eight pages.
 # - [With little power comes great responsibility](https://arxiv.org/abs/2010.06595) (Card and others, 2020): how many
 #   published comparisons could not have seen what they claim.
 # - [Adding error bars to evals](https://arxiv.org/abs/2411.00640) (Miller, 2024): pairing, clusters and power for

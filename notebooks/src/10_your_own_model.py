@@ -381,8 +381,8 @@ print("asked about:", [tokenizer.decode([target]) for _, _, target, _ in one.tok
 
 # %% [markdown]
 # The seventh part is the loss. Logits are made for so many tokens at a time that they take 128 MiB in fp32, at most
-# 1,024 (`chunk_size`). The consistency loss needs two rows of them a token, teacher's and student's, and with what it
-# works out from them up to six.
+# 1,024 (`chunk_size`). At T = ∞, the default, the consistency loss needs none (lesson 06). We reckon with a finite T,
+# which takes most: two rows of them a token, teacher's and student's, and with what is worked out from them up to six.
 
 # %%
 def budget(c, tokens, supervised, rank=32, value=2):
@@ -404,8 +404,8 @@ def budget(c, tokens, supervised, rank=32, value=2):
 
 # %% [markdown]
 # For Qwen3-0.6B and its bigger sisters on a T4. A step has 16 rows in four *micro-batches*; four rows of 400
-# tokens are a forward pass of 1,600 tokens. Of these, say 100 are supervised (remembered replies; a lettered
-# question has four). **Predict** the largest part.
+# tokens are a forward pass of 1,600 tokens. Of these, say 100 need logits (a lettered question has four).
+# **Predict** the largest part.
 
 # %%
 SIZES = {"0.6 B": (1024, 28, 3072, 16), "1.7 B": (2048, 28, 6144, 16), "4 B": (2560, 36, 9728, 32)}
@@ -441,7 +441,9 @@ print("largest part:", sorted(set(table.idxmax())))
 # `micro_batches` first: it changes no gradient (lesson 06). (About 0.7 GiB for CUDA and the libraries come on top,
 # and scoring has its own peak: 96 rows at a time, but nothing kept.)
 #
-# In the computer's own memory lies the teachers' cache: 4H bytes for each response token that is remembered.
+# In the computer's own memory lies the teachers' cache: 4H bytes for each remembered token. (Prompts' tokens are
+# remembered too by default, `consistency_tokens`; here we count responses alone. Beyond 1 GiB, `states_in_memory`, the
+# cache stays on disk.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -630,7 +632,7 @@ print(f"peak of {where}: {cost['peak_memory_bytes'] / 2**30:.2f} GiB; {cost['sec
 
 # %% [markdown]
 # On the GPU, compare that with the first bar of the figure. On a CPU it says little: torch and its friends alone
-# take most of it.
+# take most of it. (Among the kinds of rows, every question counts as `weak_question`, trusted ones too.)
 #
 # ## 6 · Is it better?
 #
@@ -913,7 +915,7 @@ else:
 #     return -int(-round(exact, 6) // 1)
 # ```
 #
-# One point of accuracy takes nearly ten thousand questions, PubMedQA's whole test ten times over.
+# One point of accuracy takes nearly ten thousand questions, PubMedQA's 1,000 nearly ten times over.
 #
 # </details>
 

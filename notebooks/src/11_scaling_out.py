@@ -168,9 +168,9 @@ for name, gradient in found.items():
 
 # %% [markdown]
 # A mean of means gives each of rank 0's three tokens three times the weight of rank 1's nine. The mend is to divide
-# by the count of the *whole* batch and then to add. torch's own wrapper averages, so its loss must be divided by ranks
-# times less. (For years many trainers had this wrong, as with gradient accumulation, lesson 06: it is the same sum,
-# over processes instead of micro-batches.)
+# by the count of the *whole* batch and then to add. torch's own wrapper, `DistributedDataParallel` (**DDP**), averages,
+# so its loss must be divided by ranks times less. (For years many trainers had this wrong, as with gradient
+# accumulation, lesson 06: it is the same sum, over processes instead of micro-batches.)
 
 # %% [markdown]
 # The package does the second: every micro-batch carries the three denominators of its whole step, whoever runs it, so
@@ -385,7 +385,7 @@ back = [bnb.functional.dequantize_4bit(data.view(torch.uint8), packed.quant_stat
 print(f"{shares[0].nbytes:,} bytes each; the gathered weight is the same: {torch.equal(*back)}")
 
 # %% [markdown]
-# Enough of by hand. torch's FSDP runs on CPUs too, so here is one QLoRA layer in shares, in two processes: a 4-bit
+# Enough by hand. torch's FSDP runs on CPUs too, so here is one QLoRA layer in shares, in two processes: a 4-bit
 # weight and an adapter, one step on half of the batch each, against the same step in one process. Trained parts are
 # units of their own, for a flat vector is trained as a whole or not at all.
 
@@ -585,16 +585,17 @@ print("frozen and trained never together:", all(len(flags(unit)) == 1 for unit i
 # %% [markdown]
 # ## 5 · Large data
 #
-# A million rows are no problem of speed first, but of what is held. What grows?
+# With a million rows the first problem is not speed, but what must be held. What grows?
 #
 # | part | grows with the rows? | held where |
 # |---|---|---|
 # | reading | yes, time | row by row, into Arrow tables |
 # | votes, int8 | yes | memory: 1 byte a row and labelling function |
+# | encodings | yes | memory: 4 to 8 bytes a token, 16 more where it is supervised |
 # | difficulty, one forward pass | yes, time | 8 bytes a row |
-# | training | with the tokens you ask for | – |
-# | long-term memory, teachers' states | no: bounded by `memory_size` | memory |
-# | scoring, consolidation | no: at most 1,000 rows held out a file | – |
+# | training | no if you set `tokens`; by default (`epochs`) yes, time | – |
+# | long-term memory, teachers' states | no: bounded by `memory_size` | memory; beyond `states_in_memory`, disk |
+# | scoring, consolidation | no: a file's validation and test have at most 1,000 groups of rows each | – |
 
 # %% [markdown]
 # **Padding.** A batch is as long as its longest row; short rows are filled up with padding that costs as much as
@@ -628,10 +629,10 @@ print("no row is lost:", sorted(i for group in grouped for i in group) == list(r
 
 # %% [markdown]
 # The price of grouping is that batches are no longer random. So in training the package draws a step's rows by the
-# curriculum, and packs them: gradients are the same (lesson 06), and a step costs half. In scoring it groups.
+# curriculum, and packs them: gradients are the same (lesson 06), and most of the padding goes. In scoring it groups.
 #
-# **Teachers' states** are what takes space: one hidden state for each response token in the long-term memory. As
-# logits they would take far more.
+# **Teachers' states** are what takes space: one hidden state for each token of the long-term memory that L_consistency
+# covers (by default prompts' tokens too, except promoted rows'). As logits they would take far more.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -659,8 +660,8 @@ print(f"{Path('states.bin').stat().st_size:,} bytes on disk, {on_disk[wanted].nb
       np.array_equal(on_disk[wanted], states[wanted]))
 
 # %% [markdown]
-# The package keeps its states in memory, since its buffer is bounded; the last cell is what you would build for one
-# that is not. (A 16-bit copy halves them, at the error that lesson 06 measured.)
+# The package does both: its buffer is bounded, and states beyond `states_in_memory` (1,024 MiB by default) stay in
+# files of the run's folder, memory-mapped. (A 16-bit copy halves them, at the error that lesson 06 measured.)
 #
 # ## What was shown
 #
