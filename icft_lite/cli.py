@@ -151,10 +151,11 @@ def compare(args):
     for name in methods:
         if name not in METHODS:
             raise ICFTError(f"--methods: {name!r} is unknown; choose among {', '.join(METHODS)}")
-    config = read_config(args)
+    settings = read_settings(args)
+    ICFTConfig.from_dict(settings)
     check_out(args.out)
-    from icft_lite.experiment import run_compare
-    result = run_compare(args.out, methods, args.seeds, config, args.jobs)
+    from icft_lite.experiment import compare as run
+    result = run(args.out, methods, range(args.seeds), settings, jobs=args.jobs)
     if args.json:
         print(json.dumps(result, indent=2))
 
@@ -176,7 +177,12 @@ def export(args):
 
 
 def read_config(args):
-    """ICFTConfig from defaults, then --config, then flags, then --set. Raises ICFTError."""
+    """The ICFTConfig of a command line. Raises ICFTError."""
+    return ICFTConfig.from_dict(read_settings(args))
+
+
+def read_settings(args):
+    """The settings that are given: --config, then flags, then --set. Raises ICFTError."""
     values = {}
     if args.config:
         import yaml
@@ -198,7 +204,7 @@ def read_config(args):
         if not equals:
             raise ICFTError(f"--set {text}: write it as FIELD=VALUE")
         values[name.strip()] = value.strip()
-    return ICFTConfig.from_dict(values)
+    return values
 
 
 def check_out(out):

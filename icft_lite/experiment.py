@@ -1,6 +1,5 @@
 """The methods side by side on the bundled samples, at equal training tokens."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -48,13 +47,15 @@ def spread(values):
 def compare(out, methods, seeds, settings=None, data=None, progress=True, jobs=None):
     """Train every method with every seed at equal `tokens`, and write comparison.json, .md and .png in `out`.
 
-    settings: dict of ICFTConfig fields for all of them; data: DataBundle (default: the samples). jobs: runs at a time
-    (default: `jobs.how_many`; 1 where data is given). Runs that are complete are not repeated. Returns the
-    comparison."""
+    settings: dict of ICFTConfig fields for all of them, which win over a method's own; data: DataBundle (default: the
+    samples); jobs: runs at a time (default: `jobs.how_many`; 1 where data is given). Runs that are complete are not
+    repeated. Returns the comparison."""
     if unknown := set(methods) - set(METHODS):
         raise ICFTError(f"methods: {min(unknown)!r} is unknown; choose among {', '.join(METHODS)}")
     out = Path(out)
     settings = {"tokens": DEMO_TOKENS, **(settings or {})}
+    checked = ICFTConfig.from_dict(settings)  # what a command line gives is text
+    settings = {name: getattr(checked, name) for name in settings if name not in ("method", "seed")}
     configs = {(method, seed): ICFTConfig.from_dict({**settings, "method": method, "seed": seed})
                for seed in seeds for method in methods}
     jobs = jobs or (how_many(len(configs), settings.get("model", "tiny")) if data is None else 1)
@@ -129,10 +130,3 @@ def run_demo(out, seeds=1, full=False, jobs=None, progress=True):
         print_table(comparison)
         print(f"\nfigure: {Path(out) / 'comparison.png'}")
     return comparison
-
-
-def run_compare(out, methods, seeds, config=None, jobs=None, progress=True):
-    """`icft-lite compare`: any methods, seeds 0 … seeds − 1. `config` (ICFTConfig) sets what all have in common."""
-    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config or ICFTConfig)
-                if config and f.name not in ("method", "seed") and getattr(config, f.name) != f.default}
-    return compare(out, methods, range(seeds), settings, progress=progress, jobs=jobs)

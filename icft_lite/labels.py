@@ -32,7 +32,7 @@ def label_pool_rows(data, config, model, encoder):
 
 
 def plausible(row, least):
-    """A weak question without the options less likely than `least`, what they had shared among the others; the likeliest
+    """A weak question without the options less likely than `least`, their share given to the others; the likeliest
     always stays. Pairs keep both."""
     p = np.array(row["posterior"])
     keep = np.flatnonzero(p >= min(least, p.max()))

@@ -128,10 +128,10 @@ def untried(alpha):
 
 def kinds(batches):
     """Rows of sequence that a stage trains on, by kind."""
-    rows, tasks = Counter(), column(batches.rows, "task")
+    rows, tasks, posteriors = Counter(), column(batches.rows, "task"), column(batches.rows, "posterior")
     for step in batches.steps:
         for i in step.new:
-            rows["trusted" if tasks[i] == "response" else f"weak_{tasks[i]}"] += batches.encoded[i].size
+            rows[f"weak_{tasks[i]}" if len(posteriors[i]) else "trusted"] += batches.encoded[i].size
         for name, encoded in (("ring", [batches.encoded[i] for i in step.ring]),
                               ("memory", [batches.entries[i].encoded for i in step.memory])):
             if encoded:

@@ -34,7 +34,7 @@ def called(monkeypatch):
     stand_in("model", "export")
     double = types.ModuleType("icft_lite.experiment")
     double.run_demo = lambda *args: calls.update(run_demo=args)
-    double.run_compare = lambda *args: calls.update(run_compare=args) or {"methods": {}}
+    double.compare = lambda *args, **kwargs: calls.update(compare=(args, kwargs)) or {"methods": {}}
     monkeypatch.setitem(sys.modules, "icft_lite.experiment", double)
     calls["stand_in"] = stand_in
     return calls
@@ -71,7 +71,7 @@ def test_demo_compare_chat_and_export(called, tmp_path, capsys):
     assert called["run_demo"] == (tmp_path / "d", 3, True, None)
     assert run("compare", "--methods", "icft,qlora", "replay", "--seeds", 2, "--out", tmp_path / "c",
                "--json", "--jobs", 2) == 0
-    assert called["run_compare"] == (tmp_path / "c", ["icft", "qlora", "replay"], 2, ICFTConfig(), 2)
+    assert called["compare"] == ((tmp_path / "c", ["icft", "qlora", "replay"], range(2), {}), {"jobs": 2})
     assert json.loads(capsys.readouterr().out) == {"methods": {}}
     (tmp_path / "report.json").write_text("{}")
     assert run("chat", tmp_path) == 0 and called["chat"] == ((tmp_path,), {})

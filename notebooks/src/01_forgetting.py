@@ -85,11 +85,12 @@ def canvas(panels, size, **options):
 
 # %%
 base, tokenizer = load_base(device="cpu")
+size = base.num_parameters()
 model = add_adapters(base, rank=32, alpha=64, seed=0)
 fast = adapter_tensors(model, "fast")
 fresh = [tensor.detach().clone() for tensor in fast]
 encoder, data = Encoder(tokenizer), sample_bundle()
-print(f"base: {sum(p.numel() for p in base.parameters()) / 1e6:.1f} million numbers, "
+print(f"base: {size / 1e6:.1f} million numbers, "
       f"adapter: {sum(t.numel() for t in fast) / 1e6:.2f} million")
 
 # %% [markdown]

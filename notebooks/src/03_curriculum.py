@@ -622,7 +622,7 @@ stage.value, topic.value = "easy", "anatomy"
 anatomy = sum(row["topic"] == "anatomy" for row in rows)
 print("as many as there are:", f"{anatomy} rows" in count.value, len(choice.options) == anatomy)
 stage.value = "hard"
-print("no anatomy in the hard stage:", "0 rows" in count.value and not choice.options)
+print("no anatomy among the hard rows:", "0 rows" in count.value and not choice.options)
 shown = curriculum_table([{**known, "topic": "evil", "level": "", "prompt": "<script>alert(1)</script>"}], [1.0]).data
 print("text is shown, never run:", "&lt;script" in shown and "<script" not in shown)
 

@@ -91,8 +91,8 @@ def easy(rows):
 few = replace(data, pool=None, validation=None, general_memory=None, general_validation=None,
               trusted=easy(data.trusted), test=easy(data.test),
               general_test=data.general_test.select(range(0, len(data.general_test), 3)))
-settings = dict(tokens=30_000, rows=26, learning_rate=4e-3, order="random", signals=["length"], memory_share=0.0,
-                ring_share=0.0, consolidate=False)
+settings = dict(tokens=30_000, rows=26, learning_rate=4e-3, order="random", last_stage=1 / 3, signals=["length"],
+                memory_share=0.0, ring_share=0.0, consolidate=False)
 report = train_icft(settings, runs / "short", few, progress=False, callbacks=[KeepStages()])
 models = run_models(runs / "short", max_new_tokens=24)
 

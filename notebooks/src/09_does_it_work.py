@@ -234,7 +234,7 @@ def bootstrap(difference, times=2000, seed=0):
 # NBVAL_CHECK_OUTPUT
 mine, package = bootstrap(a - b), paired_bootstrap(a, b, n_resamples=2000)
 print("difference:", round(package.difference, 3))
-print("the two agree to half a point:", bool(np.allclose(mine, [package.low, package.high], atol=0.011)))
+print("the two agree to about a point:", bool(np.allclose(mine, [package.low, package.high], atol=0.011)))
 print("and with the formula to one:", bool(abs((package.high - package.low) / 2 - paired_half) < 0.01))
 
 # %% [markdown]

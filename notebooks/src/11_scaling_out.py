@@ -624,7 +624,7 @@ print(f"as they come {padding(as_they_come):.0%}, by length {padding(grouped):.0
 # %%
 # NBVAL_CHECK_OUTPUT
 print("grouping saves more than four fifths of the padding:", padding(grouped) < padding(as_they_come) / 5)
-print("so does packing:", packed < padding(as_they_come) / 5)
+print("packing more than two thirds of it:", packed < padding(as_they_come) / 3)
 print("no row is lost:", sorted(i for group in grouped for i in group) == list(range(600)))
 
 # %% [markdown]
