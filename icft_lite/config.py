@@ -86,8 +86,9 @@ class ICFTConfig:
     label_model: str = "dawid_skene"
     """`dawid_skene`, `majority_vote`, or `gold` (an upper bound: reads the gold of the weak pool)."""
 
-    least_posterior: float = 0.0
-    """Options of a weak question less likely than this are left out of training, and their tokens saved."""
+    least_posterior: float = 0.02
+    """Options of a weak question less likely than this are left out of training: they cost a quarter of its tokens, and
+    L_task would spend its gradient on pushing down what nobody thinks right. Lettered options all stay."""
     soft_labels: bool = True
     """Train on posteriors. False: on each weak row's likeliest response, taken as certain (plain fine-tuning)."""
 

@@ -24,7 +24,8 @@ def label_pool_rows(data, config, model, encoder):
         posteriors, report = first(lambda: label(data, pool, config, model, encoder))
         for row, posterior in zip(pool, posteriors):
             row["posterior"] = [float(p) for p in posterior]
-        parts.append(table(plausible(row, config.least_posterior) for row in pool if row["posterior"]))
+        least = 0.0 if config.letter_options else config.least_posterior  # lettered options are part of the prompt
+        parts.append(table(plausible(row, least) for row in pool if row["posterior"]))
     rows = concatenate_datasets(parts) if parts else table([])
     if not config.soft_labels:
         rows = table(row if row["task"] == "response" else as_response(row) for row in rows)

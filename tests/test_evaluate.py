@@ -144,13 +144,18 @@ def test_any_model_can_be_scored_without_a_run(questions):
 
 # ---------------------------------------------------------------- labels of the pool
 
+def best_response(row):
+    return row["responses"][int(np.argmax(row["posterior"]))]
+
+
 def test_gold_stands_in_only_when_asked_for(adapted, encoder, row):
     pool = load_samples("medical_pool").select(range(0, 900, 90))
     gold = {name: int(len(options) > 2) for name, options in zip(pool["id"], pool["responses"])}
     data = DataBundle(pool=pool, pool_gold=gold)
     rows, report = label_pool_rows(data, ICFTConfig(label_model="gold"), adapted[0], encoder)
     assert len(rows) == 10 and report["accuracy"] == 1
-    assert all(int(np.argmax(one["posterior"])) == gold[one["id"]] and max(one["posterior"]) == 1 for one in rows)
+    right = {name: options[gold[name]] for name, options in zip(pool["id"], pool["responses"])}
+    assert all(best_response(one) == right[one["id"]] and max(one["posterior"]) == 1 for one in rows)
     weak, report = label_pool_rows(data, ICFTConfig(), adapted[0], encoder)
     blind, _ = label_pool_rows(DataBundle(pool=pool), ICFTConfig(), adapted[0], encoder)
     assert [one["posterior"] for one in weak] == [one["posterior"] for one in blind]
@@ -180,5 +185,7 @@ def test_options_that_labels_rule_out_are_left_out_of_training(adapted, encoder)
         total = sum(posteriors[one["id"]][k] for k in kept)
         assert one["responses"] == [options[k] for k in kept]
         assert one["posterior"] == pytest.approx([posteriors[one["id"]][k] / total for k in kept])
+    lettered, _ = label_pool_rows(data, ICFTConfig(least_posterior=0.05, letter_options=True), adapted[0], encoder)
+    assert lettered["responses"][:] == pool["responses"][:], "what the prompt lists must stay as it is"
     only, _ = label_pool_rows(data, ICFTConfig(least_posterior=0.9), adapted[0], encoder)
     assert all(len(one["responses"]) == (2 if one["task"] == "pair" else 1) for one in only), "the likeliest stays"

@@ -297,6 +297,9 @@ print("least value:", round(float(best), 3), "the label's entropy:", round(float
 # Only differences count, and an unsure label leaves a floor that no model can go below: its entropy. A loss
 # that stops falling there has not failed.
 #
+# A run leaves out options with p̃ below 0.02 (`least_posterior`). They cost tokens, and a loss spent on pushing down
+# what nobody thinks right teaches little of what *is*.
+#
 # And with a sure label, p̃ one-hot, it is the ordinary cross-entropy exactly:
 
 # %%
