@@ -6,7 +6,7 @@ SEEDS ?=
 FULL_RUN := $(filter-out 0,$(FULL))
 MANY := $(filter-out 1,$(SEEDS))
 OUT ?= runs/demo$(if $(FULL_RUN),-full)$(if $(MANY),-$(MANY)-seeds)
-NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-kernel-startup-timeout=120 \
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --nbval-kernel-startup-timeout=120 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg
 LESSONS := $(patsubst notebooks/src/%.py,notebooks/%.ipynb,$(wildcard notebooks/src/[0-9]*.py))
 

@@ -19,7 +19,7 @@ from icft_lite.kept import Kept
 from icft_lite.labels import label_pool_rows
 from icft_lite.lock import LOCK, alone
 from icft_lite.memory import LongTermMemory, mean_states
-from icft_lite.model import adapter_tensors, add_adapters, load_base, restore_adapter, save_adapter
+from icft_lite.model import adapter_tensors, add_adapters, fingerprint, load_base, restore_adapter, save_adapter
 from icft_lite.outcome import by_level, make_report
 from icft_lite.processes import device, first, rank, ranks, start
 from icft_lite.records import column
@@ -198,7 +198,8 @@ def train_icft(config, out, data, progress=True, callbacks=()):
     trained on."""
     config = config if isinstance(config, ICFTConfig) else ICFTConfig.from_dict(config)
     out = Path(out)
-    identity = json.loads(json.dumps(dict(config=config.to_dict(), sources=getattr(data, "sources", {}))))
+    identity = json.loads(json.dumps(dict(config=config.to_dict(), sources=getattr(data, "sources", {}),
+                                          base=fingerprint(config.model))))
     start()
     if ranks() > 1:
         identity["processes"] = ranks()  # a step has `rows` rows for each
@@ -236,7 +237,7 @@ def _finished(out, identity):
     """The report of this run if it is complete, else None. Raises ICFTError if `out` holds anything else."""
     if (out / "run.json").exists():
         if json.loads((out / "run.json").read_text()) != identity:
-            raise ICFTError(f"{out}: holds another run (its run.json has other settings, data or processes); "
+            raise ICFTError(f"{out}: holds another run (its run.json has other settings, data, base or processes); "
                             f"choose another --out, or delete that folder")
         return json.loads((out / "report.json").read_text()) if (out / "report.json").exists() else None
     if out.exists() and any(path.name != LOCK and path.suffix != ".part" for path in out.iterdir()):

@@ -1,6 +1,7 @@
 """The base, its adapters, the bare-base pass, other model families, and export."""
 
 import json
+import shutil
 import warnings
 
 import bitsandbytes
@@ -25,11 +26,13 @@ from icft_lite.doctor import MODELS
 from icft_lite.encoding import Encoder, join
 from icft_lite.evaluate import ask, generate, score_responses
 from icft_lite.model import (
+    TINY,
     activate,
     adapter_tensors,
     add_adapters,
     check_head,
     export,
+    fingerprint,
     hardware,
     head_weight,
     hidden_states,
@@ -318,3 +321,16 @@ def test_modules_to_save_are_refused():
 def test_scoring_never_repacks_the_weights_that_training_reads(base):
     layers = [layer for layer in base[0].modules() if hasattr(layer, "support_avx512bf16_for_cpu")]
     assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
+
+
+def test_a_base_has_a_fingerprint_that_its_weights_change(tmp_path):
+    from safetensors.torch import load_file, save_file
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(TINY / name, tmp_path / name)
+    known = fingerprint("tiny")
+    assert fingerprint(str(tmp_path)) == known != "" and fingerprint("owner/model") == ""
+    weights = load_file(tmp_path / "model.safetensors")
+    name = sorted(weights)[-1]
+    weights[name].view(-1)[0] += 1e-3
+    save_file(weights, tmp_path / "model.safetensors")
+    assert fingerprint(str(tmp_path)) != known

@@ -126,11 +126,14 @@ def test_a_second_call_says_complete_and_does_nothing(done, bundle, capsys):
     assert again == json.loads((out / "report.json").read_text())
 
 
-def test_a_folder_with_something_else_in_it_is_refused(done, bundle, tmp_path):
+def test_a_folder_with_something_else_in_it_is_refused(done, bundle, tmp_path, monkeypatch):
     with pytest.raises(ICFTError, match="holds another run"):
         train(done[0], bundle, seed=1)
     with pytest.raises(ICFTError, match="holds another run"):
         train(done[0], dataclasses.replace(bundle, sources={"other.jsonl": "x"}))
+    with monkeypatch.context() as other, pytest.raises(ICFTError, match="holds another run"):
+        other.setattr("icft_lite.run.fingerprint", lambda name: "another base")
+        train(done[0], bundle)
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ICFTError, match="holds no run"):
         train(tmp_path, bundle)
