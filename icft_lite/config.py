@@ -130,7 +130,7 @@ class ICFTConfig:
     exact_average: bool = True
     """Take that point in ΔW = B·A itself, brought back to rank r by SVD. False: average A and B, which is cheaper and
     not the average of what they do (lesson 05)."""
-    epsilon: float = 0.09
+    epsilon: float = 0.08
     """How far general validation may fall below the base's. Smaller keeps more and learns more slowly."""
     state_dtype: str = "float32"
     """Storage of teacher states: float32 is exact; float16 and bfloat16 save half and print their error."""
