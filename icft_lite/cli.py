@@ -96,7 +96,7 @@ def _config_flags(sub):
     sub.add_argument("--no-4bit", action="store_true", help="do not quantise the base")
     sub.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings of ICFTConfig")
     sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
-                     help="one setting; wins over all")
+                     help="one setting; wins over all others, in `compare` not over what makes a method what it is")
 
 
 def _jobs_flag(sub):

@@ -47,16 +47,16 @@ def spread(values):
 def compare(out, methods, seeds, settings=None, data=None, progress=True, jobs=None):
     """Train every method with every seed at equal `tokens`, and write comparison.json, .md and .png in `out`.
 
-    settings: dict of ICFTConfig fields for all of them, which win over a method's own; data: DataBundle (default: the
-    samples); jobs: runs at a time (default: `jobs.how_many`; 1 where data is given). Runs that are complete are not
-    repeated. Returns the comparison."""
+    settings: dict of ICFTConfig fields that all have in common; what makes a method what it is (METHODS) wins over
+    them. data: DataBundle (default: the samples); jobs: runs at a time (default: `jobs.how_many`; 1 where data is
+    given). Runs that are complete are not repeated. Returns the comparison."""
     if unknown := set(methods) - set(METHODS):
         raise ICFTError(f"methods: {min(unknown)!r} is unknown; choose among {', '.join(METHODS)}")
     out = Path(out)
     settings = {"tokens": DEMO_TOKENS, **(settings or {})}
     checked = ICFTConfig.from_dict(settings)  # what a command line gives is text
     settings = {name: getattr(checked, name) for name in settings if name not in ("method", "seed")}
-    configs = {(method, seed): ICFTConfig.from_dict({**settings, "method": method, "seed": seed})
+    configs = {(method, seed): ICFTConfig(**{**settings, **METHODS[method], "method": method, "seed": seed})
                for seed in seeds for method in methods}
     jobs = jobs or (how_many(len(configs), settings.get("model", "tiny")) if data is None else 1)
     if jobs > 1:

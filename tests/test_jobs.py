@@ -9,6 +9,7 @@ from small_run import SETTINGS
 
 from icft_lite import cli, jobs
 from icft_lite.config import METHODS, ICFTConfig, ICFTError
+from icft_lite.experiment import compare
 from icft_lite.jobs import cores, flags, how_many, run_all
 
 STAND_IN = """
@@ -83,7 +84,6 @@ def test_how_many_at_a_time(monkeypatch):
 def test_a_comparison_is_the_same_one_by_one_and_beside_one_another(tmp_path, monkeypatch):
     import torch
 
-    from icft_lite.experiment import compare
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(jobs, "cores", lambda: 2)
     threads = torch.get_num_threads()
@@ -100,3 +100,14 @@ def test_a_comparison_is_the_same_one_by_one_and_beside_one_another(tmp_path, mo
     assert json.dumps(found[0], sort_keys=True) == json.dumps(found[1], sort_keys=True)
     assert ((tmp_path / "apart" / "icft-0" / "adapter" / "adapter_model.safetensors").read_bytes()
             == (tmp_path / "one" / "icft-0" / "adapter" / "adapter_model.safetensors").read_bytes())
+
+
+def test_common_settings_leave_a_method_what_it_is(tmp_path, monkeypatch):
+    found = {}
+    monkeypatch.setattr("icft_lite.experiment.run_all", lambda configs, *rest: found.update(configs))
+    monkeypatch.setattr("icft_lite.experiment.train_icft", lambda *args: sys.exit("enough"))
+    with pytest.raises(SystemExit, match="enough"):
+        compare(tmp_path, ["icft", "replay"], [0], dict(consistency_weight="0.3", rows="4"), progress=False, jobs=2)
+    icft, replay = found[tmp_path / "icft-0"], found[tmp_path / "replay-0"]
+    assert (icft.consistency_weight, icft.rows) == (0.3, 4)
+    assert (replay.consistency_weight, replay.rows, replay.replay_weight) == (0.0, 4, 1.0)
