@@ -632,7 +632,7 @@ print(f"peak of {where}: {cost['peak_memory_bytes'] / 2**30:.2f} GiB; {cost['sec
 
 # %% [markdown]
 # On the GPU, compare that with the first bar of the figure. On a CPU it says little: torch and its friends alone
-# take most of it. (Among the kinds of rows, every question counts as `weak_question`, trusted ones too.)
+# take most of it. (Of the kinds of rows, `trusted` have a right answer, `weak_question` only a posterior.)
 #
 # ## 6 · Is it better?
 #
