@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from itertools import islice, repeat
 
 import torch
+import torch.nn.functional as F
 
 from icft_lite.curriculum import as_response
 from icft_lite.encoding import Encodings, TooLong, length_groups, with_prompt
 from icft_lite.encoding import join as join_batch
 from icft_lite.evaluate import score_responses
 from icft_lite.kept import Kept
-from icft_lite.losses import token_kl
 from icft_lite.model import head_weight, hidden_states, using
 from icft_lite.policies import POLICIES, water_fill
 from icft_lite.processes import first
@@ -188,8 +188,9 @@ class LongTermMemory:
             with using(model, adapter):
                 for entry, exact in zip(mine, response_states(model, [entry.encoded for entry in mine])):
                     head = head_weight(model)
-                    stored, exact = (states.to(head.device, head.dtype) for states in (entry.states, exact))
-                    total += float(token_kl(stored, exact, head).sum())
+                    stored, exact = ((states.to(head.device, head.dtype) @ head.T).double().log_softmax(-1)
+                                     for states in (entry.states, exact))  # in fp32 the KL would be lost in rounding
+                    total += float(F.kl_div(stored, exact, reduction="sum", log_target=True))
                     tokens += len(exact)
         return total / max(tokens, 1)
 
