@@ -325,7 +325,7 @@ pd.DataFrame(points)[["origin", "alpha", "general", "medical"]].round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("rows were promoted in every stage:", bool((stages["promoted"] > 0).all()))
+print("rows were promoted:", bool(stages["promoted"].sum() > 0))
 print("first teacher is the base alone:", stages["teacher"].iloc[0] == 0)
 
 # %% [markdown]
