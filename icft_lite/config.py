@@ -87,8 +87,8 @@ class ICFTConfig:
     """`dawid_skene`, `majority_vote`, or `gold` (an upper bound: reads the gold of the weak pool)."""
 
     least_posterior: float = 0.02
-    """Options of a weak question less likely than this are left out of training: they cost a quarter of its tokens, and
-    L_task would spend its gradient on pushing down what nobody thinks right. Lettered options all stay."""
+    """Options of a weak question less likely than this are left out of training: they cost a fifth of a step's tokens,
+    and L_task pushes down what nobody thinks right. Lettered options all stay."""
     soft_labels: bool = True
     """Train on posteriors. False: on each weak row's likeliest response, taken as certain (plain fine-tuning)."""
 
