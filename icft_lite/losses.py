@@ -62,9 +62,12 @@ class _TokenKL(torch.autograd.Function):
             logits = (both @ weight.T).float().div_(temperature)
             student, target = logits.sub_(logits.logsumexp(-1, keepdim=True)).chunk(2)
             p = target.exp()
-            kl[part] = temperature**2 * target.sub_(student).mul_(p).sum(-1)
+            target.sub_(student).mul_(p)
+            student.exp_().sub_(p)
+            # p·(log p − log q) + (q − p): the second part sums to 0, and cancels what rounding log Z does to the first
+            kl[part] = temperature**2 * target.add_(student).sum(-1)
             if grad is not None:
-                grad[part] = temperature * (student.exp_().sub_(p).to(weight.dtype) @ weight)
+                grad[part] = temperature * (student.to(weight.dtype) @ weight)
             del logits, student, target, p  # before the next chunk's are made
         ctx.save_for_backward(grad)
         return kl

@@ -76,7 +76,19 @@ def test_kl_to_itself_is_zero_with_zero_gradient(temperature):
     hidden, weight = random_states(5)
     kl = token_kl(hidden, hidden.detach().clone(), weight, temperature)
     kl.sum().backward()
-    assert kl.abs().max() < 1e-6 and hidden.grad.abs().max() < 1e-6
+    # a matrix product may round the same row differently at another place in the batch: T² and T carry that on
+    assert kl.abs().max() < 3e-6 and hidden.grad.abs().max() < 3e-5
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_small_kl_does_not_drown_in_rounding(temperature):
+    weight, teacher = torch.randn(VOCAB, HIDDEN), torch.randn(2000, HIDDEN)
+    hidden = teacher + 0.01 * torch.randn(2000, HIDDEN)
+    student, target = ((states.double() @ weight.double().T / temperature).log_softmax(-1)
+                       for states in (hidden, teacher))
+    exact = temperature**2 * F.kl_div(student, target, log_target=True, reduction="none").sum(-1)
+    ours = token_kl(hidden, teacher, weight, temperature)
+    assert ours.min() > -1e-7 and (ours - exact).abs().max() < 1e-7 * max(1, temperature**2) + 2e-7
 
 
 def test_one_hot_posteriors_are_the_ordinary_losses():
