@@ -9,7 +9,7 @@ from small_run import SETTINGS
 
 from icft_lite import cli, jobs
 from icft_lite.config import METHODS, ICFTConfig, ICFTError
-from icft_lite.experiment import compare
+from icft_lite.experiment import compare, run_demo
 from icft_lite.jobs import cores, flags, how_many, run_all
 
 STAND_IN = """
@@ -111,3 +111,15 @@ def test_common_settings_leave_a_method_what_it_is(tmp_path, monkeypatch):
     icft, replay = found[tmp_path / "icft-0"], found[tmp_path / "replay-0"]
     assert (icft.consistency_weight, icft.rows) == (0.3, 4)
     assert (replay.consistency_weight, replay.rows, replay.replay_weight) == (0.0, 4, 1.0)
+
+
+def test_the_long_demo_differs_in_tokens_and_in_the_weight_of_consistency_alone(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("icft_lite.experiment.run_all", lambda configs, *rest: found.append(configs))
+    monkeypatch.setattr("icft_lite.experiment.train_icft", lambda *args: sys.exit("enough"))
+    for full in (False, True):
+        with pytest.raises(SystemExit, match="enough"):
+            run_demo(tmp_path, full=full, jobs=2, progress=False)
+    for method, differs in (("icft", {"tokens", "consistency_weight"}), ("qlora", {"tokens"})):
+        short, long = (configs[tmp_path / f"{method}-0"].to_dict() for configs in found)
+        assert {name for name in short if short[name] != long[name]} == differs
