@@ -26,6 +26,9 @@ class ICFTConfig:
     # --- model and adapters (QLoRA)
     four_bit: bool = True
     """Hold the frozen base in NF4 with double quantisation (bitsandbytes)."""
+    unpack_below: int = 256
+    """MiB that a 4-bit base may take written out in plain numbers, on a CPU: bitsandbytes writes a larger one out anew
+    for every product. Never changes the result."""
     lora_rank: int = 32
     """Rank r of both adapters."""
     lora_alpha: int = 64
@@ -157,7 +160,7 @@ class ICFTConfig:
             self._check(name, getattr(self, name) > 0, "give a number above 0")
         for name in ("consistency_weight", "task_weight", "fine_tune_weight", "replay_weight", "temperature",
                      "max_steps", "save_every", "tokens", "memory_size", "states_in_memory", "ring_size",
-                     "self_prompts", "epsilon"):
+                     "self_prompts", "epsilon", "unpack_below"):
             self._check(name, getattr(self, name) >= 0, "give 0 or more")
         for name in ("memory_share", "ring_share", "warmup", "competence_start", "promote_confidence",
                      "reservoir_share", "ema_decay", "last_stage", "least_posterior"):

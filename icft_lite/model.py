@@ -8,6 +8,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -89,6 +90,22 @@ def load_base(name="tiny", four_bit=True, device=None):
     model.requires_grad_(False).eval()
     model.config.use_cache = False
     return model, tokenizer
+
+
+def unpacked(model, most=math.inf):
+    """A 4-bit model with its numbers written out, in the dtype that it computes in; as it is where they take more than
+    `most` bytes, or where it holds no 4-bit layers.
+
+    bitsandbytes writes them out anew for every product, twice in a training step. The products are the same to the
+    bit, save on a GPU, whose 4-bit kernels for few tokens add up in another order."""
+    if not getattr(model, "is_quantized", False) or model.num_parameters() * model.dtype.itemsize > most:
+        return model
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # it would say which dtype that is
+    try:
+        return model.dequantize()
+    finally:
+        hf_logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager
@@ -262,8 +279,8 @@ def load_run(folder, adapter="adapter", four_bit=None, unpack=False):
     report = json.loads((folder / "report.json").read_text())
     model, tokenizer = load_base(report["base"], report["config"]["four_bit"] if four_bit is None else four_bit)
     tokenizer.model_max_length = report["config"]["max_length"]
-    if unpack and getattr(model, "is_quantized", False):
-        model = model.dequantize()
+    if unpack:
+        model = unpacked(model)
     return PeftModel.from_pretrained(model, str(folder / adapter)), tokenizer
 
 

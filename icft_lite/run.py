@@ -19,7 +19,15 @@ from icft_lite.kept import Kept
 from icft_lite.labels import label_pool_rows
 from icft_lite.lock import LOCK, alone
 from icft_lite.memory import LongTermMemory, mean_states
-from icft_lite.model import adapter_tensors, add_adapters, fingerprint, load_base, restore_adapter, save_adapter
+from icft_lite.model import (
+    adapter_tensors,
+    add_adapters,
+    fingerprint,
+    load_base,
+    restore_adapter,
+    save_adapter,
+    unpacked,
+)
 from icft_lite.outcome import by_level, make_report
 from icft_lite.processes import device, first, rank, ranks, start
 from icft_lite.records import column
@@ -59,6 +67,8 @@ class Run:
         set_seed(config.seed)
         with self.clock("load"):
             base, self.tokenizer = load_base(config.model, config.four_bit, device())
+            if base.device.type == "cpu":
+                base = unpacked(base, config.unpack_below * 2**20)
             self.model = add_adapters(base, config.lora_rank, config.lora_alpha, config.seed)
             self.kept = Kept(self.model, self.state / "kept", config.states_in_memory * 2**20)
             self.encoder = Encoder(self.tokenizer, config.max_length, config.letter_options, config.share_prompts)

@@ -40,6 +40,7 @@ from icft_lite.model import (
     load_run,
     lora_layers,
     save_adapter,
+    unpacked,
     using,
 )
 from icft_lite.trainer import ICFTTrainer
@@ -294,6 +295,17 @@ def test_a_4_bit_layer_computes_with_the_numbers_it_stores(width):
     layer, by_hand = four_bits(width)
     x = torch.randn(5, width, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(layer(x), x @ by_hand.T, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(hardware()["device"] != "cpu", reason="a GPU's 4-bit kernels add up in another order")
+def test_a_base_written_out_computes_the_same_to_the_bit(base, capfd):
+    model = load_base("tiny")[0]
+    bytes_needed = 4 * sum(p.numel() for p in load_base("tiny", four_bit=False)[0].parameters())
+    assert unpacked(model, bytes_needed - 1) is model and model.is_quantized
+    plain = unpacked(model, bytes_needed)
+    assert not any(isinstance(layer, bitsandbytes.nn.Linear4bit) for layer in plain.modules())
+    assert torch.equal(logits(plain), logits(base[0]))
+    assert unpacked(plain, 0) is plain and capfd.readouterr().err == ""
 
 
 @pytest.mark.skipif(hardware()["device"] != "cpu", reason="it is the CPU's kernel that misreads")
