@@ -17,9 +17,10 @@ MODELS = {  # hidden, layers, MLP width, heads, key/value heads, head width, voc
     "Qwen3-8B": (4096, 36, 12288, 32, 8, 128, 151936, 2),
 }
 FORMULA = (f"0.52 bytes a layer weight (NF4, double quantisation) + embeddings in the compute dtype + "
-           f"20 bytes a LoRA parameter (rank {RANK}; in fp32 the fast adapter, its gradient and AdamW's two "
-           f"averages, and the slow adapter) + 17 hidden and 4 MLP values a layer and token, at {TOKENS:,} tokens "
-           f"a forward pass + 0.7 GiB for the libraries; it fits within 85 % of free memory")
+           f"36 bytes a LoRA parameter (rank {RANK}; in fp32 the fast adapter, its gradient and AdamW's two averages, "
+           f"and the slow adapter, 20; copies at a stage's start and of gradients now and then, 16) + what a layer "
+           f"keeps for the backward pass, at {TOKENS:,} tokens a forward pass + 0.7 GiB for the libraries; it fits "
+           f"within 85 % of free memory")
 
 
 def estimate(shape, value_bytes):
@@ -29,9 +30,13 @@ def estimate(shape, value_bytes):
                (hidden, mlp), (hidden, mlp), (mlp, hidden)]
     weights = layers * sum(i * o for i, o in linears)
     lora = layers * RANK * sum(i + o for i, o in linears)
-    activations = TOKENS * layers * (17 * hidden + 4 * mlp) * value_bytes
+    queries, keys = heads * width, kv * width
+    kept = 4 * (4 * hidden + 3 * queries + 3 * keys + 4 * mlp + 7 * RANK)  # a token; counted and measured in lesson 10
+    if value_bytes == 2:  # the norms and the adapters keep fp32 copies
+        kept = 28 * hidden + 12 * queries + 8 * keys + 10 * mlp + 28 * RANK
+    activations = TOKENS * layers * kept
     embeddings = copies * vocabulary * hidden * value_bytes
-    return int(0.52 * weights + embeddings + 20 * lora + activations + 0.7 * GIB)
+    return int(0.52 * weights + embeddings + 36 * lora + activations + 0.7 * GIB)
 
 
 def examine():

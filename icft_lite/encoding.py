@@ -118,8 +118,8 @@ class Encoder:
         return Encoded([prompt + response for response in responses], tokens, len(responses), cut=cut)
 
     def _letters(self, example):
-        # One row: every option is the single token at the end of the prompt. The likeliest letter and
-        # the end of turn follow, so that the model also learns to stop.
+        # One row: every option is the single token at the end of the prompt. The likeliest letter and the end of
+        # turn follow, as in a conversation, but are not trained on.
         letters = [self.response_ids(example, LETTERS[i])[0] for i in range(len(example["responses"]))]
         weights = example.get("posterior") or []
         best = max(range(len(weights)), key=weights.__getitem__) if weights else max(example["label"], 0)

@@ -156,7 +156,7 @@ def _draw_methods(axis, points, targets, base, limits):
         axis.scatter(x["mean"], y["mean"], color=colour, marker=marker, s=110, edgecolors="white", zorder=3,
                      label=f"{label(name)}\n{y['mean']:.2f} medical, {x['mean']:.2f} kept")
     if base is not None:
-        axis.scatter(1.0, base, color=INK, marker="*", s=170, zorder=3,
+        axis.scatter(1.0, base, color=INK, marker="*", s=170, zorder=3, clip_on=bottom > 0,
                      label=f"base, untrained\n{base:.2f} medical, 1.00 kept")
     axis.set_xlim(left, right)
     axis.set_ylim(bottom, top)

@@ -193,7 +193,8 @@ def is_question(row):
 
 def _stage_line(number, record, scores):
     parts = [f"{name} {mean_score(score):.3f}" for name, score in scores.items()]
-    return (f"stage {number} ({record['name']}): {record['steps']} steps, {record['promoted']} promoted, "
+    steps = f"{record['steps']} step{'s' * (record['steps'] != 1)}"
+    return (f"stage {number} ({record['name']}): {steps}, {record['promoted']} promoted, "
             f"point {record['consolidation']['alpha']:.2f}; test: {', '.join(parts)}")
 
 

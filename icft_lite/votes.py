@@ -114,8 +114,8 @@ def votes_figure(votes):
     for y, one in enumerate(found.values()):
         axis.plot([one.low, one.high], [y, y], color=GENERAL, linewidth=3, solid_capstyle="butt")
         axis.plot(one.rate, y, "o", color=GENERAL, markersize=8, clip_on=False)  # whole at 0 and 1 too
-        axis.annotate(f"{one.wins} : {one.losses}, {one.ties} ties", (1.02, y), va="center", fontsize=9,
-                      annotation_clip=False)
+        axis.annotate(f"{one.wins} : {one.losses}, {one.ties} tie{'s' * (one.ties != 1)}", (1.02, y), va="center",
+                      fontsize=9, annotation_clip=False)
     axis.axvline(0.5, color=GREY, **DASHED)
     axis.set(xlim=(0, 1), ylim=(-0.7, max(1, len(found)) - 0.3))
     axis.set_yticks(range(len(found)), [f"{a} against {b}" for a, b in found])

@@ -168,7 +168,7 @@ def test_doctor_says_what_this_machine_can_do(capsys):
     assert found["why"] and found["four_bit"].startswith("works") and found["free_memory_bytes"] > 0
     from icft_lite.doctor import MODELS, estimate, lines
     sizes = [row["bytes"] for row in found["models"]]
-    assert sizes == sorted(sizes) and 7 * 2 ** 30 < estimate(MODELS["Qwen3-8B"], 2) < 17 * 2 ** 30
+    assert sizes == sorted(sizes) and 7 * 2 ** 30 < estimate(MODELS["Qwen3-8B"], 2) < 22 * 2 ** 30
     assert any("4-bit NF4" in line for line in lines(found))
 
 

@@ -14,6 +14,7 @@ from icft_lite.run import train_icft
 from icft_lite.widgets import Dashboard, dashboard_figure
 from icft_lite.widgets.dashboard import EVERY
 from icft_lite.widgets.drawing import dashboard_html
+from icft_lite.widgets.still import progress_figure
 
 
 def watched():
@@ -217,6 +218,16 @@ def test_a_loss_that_is_not_a_number_is_said_and_breaks_nothing():
     for logarithmic in (False, True):
         text = dashboard_html(progress, logarithmic)
         assert "not a number: nan" in text and "nan," not in text
+
+
+def test_a_loss_that_is_seldom_above_zero_stays_within_its_axis():
+    progress = Progress()
+    progress.losses["task"] = Series()
+    for step in range(1, 101):
+        progress.losses["task"].add(step, 5.0 if step in (50, 51) else 0.0)
+    axis = progress_figure(progress).axes[0]
+    drawn = max(max(line.get_ydata()) for line in axis.lines if line.get_linewidth() == 2)
+    assert 0.5 < drawn < axis.get_ylim()[1] < 5, "the running mean is shown whole, its peaks alone are not"
 
 
 def test_the_share_done_and_the_time_left():

@@ -69,7 +69,8 @@ def test_the_budget_counts_weights_as_the_package_does(built, name):
     config = Qwen3Config(hidden_size=hidden, num_hidden_layers=layers, intermediate_size=mlp, num_attention_heads=heads,
                          num_key_value_heads=kv, head_dim=width, vocab_size=vocabulary, tie_word_embeddings=copies == 1)
     parts = built["budget"](config, tokens=0, supervised=0)
-    fixed = sum(parts[part] for part in ("weights, NF4", "embeddings and head", "two adapters", "gradient, AdamW"))
+    fixed = sum(parts[part] for part in ("weights, NF4", "embeddings and head", "two adapters", "gradient, AdamW",
+                                            "copies"))
     from icft_lite import doctor
     tokens, doctor.TOKENS = doctor.TOKENS, 0
     try:

@@ -1,6 +1,8 @@
 """The panel that asks several models, without a browser: what a person does is done to the widgets' values."""
 
 import re
+import threading
+import time
 
 import pytest
 
@@ -55,6 +57,30 @@ def test_the_button_asks_and_the_click_after_leaving_the_field_does_not_ask_twic
     question.value = "how?"
     question.value = "why?"
     assert asked == ["why?", "how?", "why?"]
+
+
+def test_two_callbacks_at_once_ask_once():
+    """As JupyterLab may run them: the field, when it is left, and the button that was clicked."""
+    asked, both = [], threading.Barrier(2)
+
+    def slow(text):
+        asked.append(text)
+        time.sleep(0.2)
+        return text
+
+    examples, question, button, answers = parts(ask_panel({"slow": slow}))
+    with question.hold_trait_notifications():
+        question.value = "why?"
+
+        def click():
+            both.wait()
+            button.click()
+
+        other = threading.Thread(target=click)
+        other.start()
+        both.wait()
+    other.join()
+    assert asked == ["why?"] and cells(answers.value)[2:] == ["why?", "why?"]
 
 
 def test_choosing_an_example_asks_it_and_typing_another_frees_the_choice():

@@ -94,7 +94,8 @@ def test_the_detail_shows_each_response_with_its_posterior_and_voters(curriculum
         voters = [name for name, vote in zip(names, votes[rows[i]["id"]]) if vote == k]
         assert response == rows[i]["responses"][k] and posterior == f"{rows[i]['posterior'][k]:.2f}"
         assert int(count) == len(voters) and who == ", ".join(voters)
-    assert f"{sum(votes[rows[i]['id']] == -1)} functions abstained" in detail.value
+    row = votes[rows[i]["id"]]
+    assert f"{sum(row == -1)} of {len(row)} functions abstained" in detail.value
 
 
 def test_the_static_table_shows_the_hardest_first(curriculum):

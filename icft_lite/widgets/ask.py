@@ -1,5 +1,7 @@
 """Ask several models one question, and read their answers side by side."""
 
+import threading
+
 import ipywidgets as widgets
 from IPython.display import HTML
 
@@ -34,20 +36,21 @@ def ask_panel(models, examples=()):
                             continuous_update=False, layout=widgets.Layout(flex="1 1 auto", width="auto"))
     button = widgets.Button(description="Ask", tooltip="ask every model this question")
     answers = widgets.HTML(value=_table(models, []))
-    asked = []
+    asked, one_at_a_time = [], threading.RLock()  # JupyterLab may run two controls' callbacks in two threads
 
     def ask(_=None):
-        text = question.value.strip()
-        if not text or asked and asked[0][0] == text:  # leaving the field asked already; the click follows
-            return
-        if choice.value != text:
-            choice.value = ""
-        # Wait in sight, and with every control alive: one that is switched off loses the keyboard's focus.
-        answers.value = _table(models, [(text, ["…"] * len(models)), *asked[:KEPT - 1]])
-        try:
-            asked.insert(0, (text, _answers(models, text)))
-        finally:
-            answers.value = _table(models, asked[:KEPT])
+        with one_at_a_time:
+            text = question.value.strip()
+            if not text or asked and asked[0][0] == text:  # leaving the field asked already; the click follows
+                return
+            if choice.value != text:
+                choice.value = ""
+            # Wait in sight, and with every control alive: one that is switched off loses the keyboard's focus.
+            answers.value = _table(models, [(text, ["…"] * len(models)), *asked[:KEPT - 1]])
+            try:
+                asked.insert(0, (text, _answers(models, text)))
+            finally:
+                answers.value = _table(models, asked[:KEPT])
 
     def choose(change):
         if change["new"]:

@@ -28,6 +28,7 @@ class ChatPanel(widgets.VBox):
     def __init__(self, model, tokenizer, max_new_tokens=64):
         self.talk, self.asked, self.writing = Talk(model, tokenizer), [], False
         self.thread, self.halt = None, threading.Event()
+        self.sending = threading.Lock()  # JupyterLab may run two controls' callbacks in two threads
         whole = {"description_width": "initial"}  # labels are not cut
         self.temperature = widgets.FloatSlider(value=0.0, min=0.0, max=2.0, step=0.1, description="Temperature",
                                                readout_format=".1f", style=whole)
@@ -51,10 +52,12 @@ class ChatPanel(widgets.VBox):
         return self.thread is None or not self.thread.is_alive()
 
     def _ask(self, _):
-        text = self.question.value.strip()
-        if not text or self.writing:  # one at a time; a question sent meanwhile stays in the field
-            return
-        self.writing, self.question.value = True, ""
+        with self.sending:
+            text = self.question.value.strip()
+            if not text or self.writing:  # one at a time; a question sent meanwhile stays in the field
+                return
+            self.writing = True
+        self.question.value = ""
         self.halt = threading.Event()  # this question's own: a click that came late for the last one is forgotten
         settings = self.temperature.value, self.tokens.value
         self.asked.insert(0, (text, "…", _how(settings[0])))

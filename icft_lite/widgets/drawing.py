@@ -16,7 +16,7 @@ LOSSES = {"total": ("L_total", "weighted sum", "currentColor"),
 FILLS = {"general": "#0072b2", "self": "#56b4e9", "promoted": "#d55e00", "rows": "#6f6f6f"}
 LINES = {"general": (GENERAL, "o"), "medical": (MEDICAL, "s")}
 OTHERS = [("#009e73", "^"), ("#cc79a7", "D"), ("#a67c00", "v"), ("#6f6f6f", "X")]
-WIDE, HIGH = 220, 120
+WIDE, HIGH, LEFT = 220, 120, 46
 """Of a small drawing, in its own units."""
 
 
@@ -87,14 +87,14 @@ def _curve(points, progress, colour, logarithmic):
 
     def place(step, value):
         y = HIGH - 18 - (HIGH - 28) * (min(max(value, low), top) - low) / (top - low)
-        return f"{34 + (WIDE - 40) * (step - 1) / (last - 1):.1f},{y:.1f}"
+        return f"{LEFT + (WIDE - 6 - LEFT) * (step - 1) / (last - 1):.1f},{y:.1f}"
 
     marks = []
     for value in (low, top):
         y = float(place(1, value).split(",")[1])
         shown = 10**value if logarithmic else value
-        marks.append(f'<line x1="34" x2="{WIDE - 6}" y1="{y}" y2="{y}" stroke="currentColor" opacity=".25"/>'
-                     f'<text x="30" y="{y + 3}" text-anchor="end">{shown:.2g}</text>')
+        marks.append(f'<line x1="{LEFT}" x2="{WIDE - 6}" y1="{y}" y2="{y}" stroke="currentColor" opacity=".25"/>'
+                     f'<text x="{LEFT - 4}" y="{y + 3}" text-anchor="end">{shown:.2g}</text>')
     for start in progress.starts[1:]:
         x = place(start + 0.5, low).split(",")[0]
         marks.append(f'<line x1="{x}" x2="{x}" y1="8" y2="{HIGH - 18}" stroke="currentColor" opacity=".5" '
@@ -102,7 +102,7 @@ def _curve(points, progress, colour, logarithmic):
     lines = [f'<polyline points="{" ".join(place(*point) for point in some)}" fill="none" stroke="{colour}" '
              f'stroke-width="{width}" opacity="{opacity}"/>'
              for some, width, opacity in ((points, 1, 0.4), (mean, 2.2, 1))]
-    ends = f'<text x="34" y="{HIGH - 5}">step 1</text>' \
+    ends = f'<text x="{LEFT}" y="{HIGH - 5}">step 1</text>' \
            f'<text x="{WIDE - 6}" y="{HIGH - 5}" text-anchor="end">{last:,}</text>'
     return "".join(marks + lines) + ends
 
@@ -154,7 +154,7 @@ def _accuracy(progress):
                 body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="none" stroke="{colour}"/>')
     lowest = HIGH
     for y, x, text in sorted(ends, reverse=True):  # from the bottom up, so that names do not lie on each other
-        lowest = min(y + 3, lowest - 12)
+        lowest = min(y - 4, lowest - 12)
         body.append(f'<text x="{x + 9:.1f}" y="{lowest:.1f}" font-weight="600">{html.escape(text)}</text>')
     labels = [str(row["at"]) for row in progress.accuracy]
     if len(progress.names) > 1:

@@ -52,7 +52,7 @@ class Curriculum:
         lines = [[response, row["posterior"][k] if row["posterior"] else "trusted", len(names), ", ".join(names)]
                  for k, (response, names) in enumerate(zip(row["responses"], self.voters(row)))]
         note = f"{row['prompt']}  ({row['topic']}, {row['level'] or 'no level'}, difficulty {self.difficulty[i]:.2f}" \
-               f"{f'; {silent} functions abstained' if silent else ''})"
+               f"{f'; {silent} of {len(self.names)} functions abstained' if silent else ''})"
         return table(["response", "posterior", "votes", "who"], lines, note)
 
 

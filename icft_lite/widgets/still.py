@@ -31,12 +31,14 @@ def _draw_loss(axis, name, progress):
     title, unit, colour = LOSSES.get(name, (name, "", "currentColor"))
     colour = INK if colour == "currentColor" else colour
     points = progress.losses[name].points if name in progress.losses else []
-    for some, width, alpha in ((points, 0.8, 0.35), (running(points, progress.starts), 2, 1)):
+    mean = running(points, progress.starts)
+    for some, width, alpha in ((points, 0.8, 0.35), (mean, 2, 1)):
         axis.plot(*(zip(*some) if some else ([], [])), color=colour, linewidth=width, alpha=alpha)
     for start in progress.starts[1:]:
         axis.axvline(start + 0.5, color=GREY, **DASHED)
     values = sorted(value for _, value in points)
-    axis.set_ylim(0, 1.15 * max(values[int(0.97 * (len(values) - 1))], 1e-3) if values else 1)
+    high = max(*(value for _, value in mean), values[int(0.97 * (len(values) - 1))], 1e-3) if values else 1 / 1.15
+    axis.set_ylim(0, 1.15 * high)
     axis.set_title(title, loc="left")
     axis.set_xlabel("optimiser step")
     axis.set_ylabel(unit.split(",")[0])

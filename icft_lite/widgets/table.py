@@ -2,7 +2,7 @@
 
 import html
 
-CELL = "padding: 4px 12px; text-align: left; vertical-align: top; white-space: pre-wrap"
+CELL = "padding: 4px 8px; text-align: left; vertical-align: top; white-space: pre-wrap"
 
 
 def table(head, rows, note=""):
@@ -12,7 +12,7 @@ def table(head, rows, note=""):
     lines = [_line("th", head, ' scope="col"'), *(_line("td", row) for row in rows)]
     note = f"<p>{html.escape(note)}</p>" if note else ""
     lines = f"<table>{''.join(lines)}</table>" if head else ""
-    return f'<div role="status" style="overflow-x: auto">{note}{lines}</div>'
+    return f'<div role="status" style="overflow-x: auto; line-height: 1.4">{note}{lines}</div>'
 
 
 def shown(value):
@@ -22,9 +22,9 @@ def shown(value):
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def count(rows):
+def count(things, name="row"):
     """How many: "1 row", "2 rows"."""
-    return f"{len(rows)} row{'s' * (len(rows) != 1)}"
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
 def _line(tag, cells, more=""):

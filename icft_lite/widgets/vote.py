@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import threading
 import time
 
 import ipywidgets as widgets
@@ -9,7 +10,7 @@ from IPython.display import HTML
 
 from icft_lite.config import ICFTError
 from icft_lite.votes import add_vote, duels, left_share, read_votes
-from icft_lite.widgets.table import table
+from icft_lite.widgets.table import count, table
 
 
 def votes_table(votes):
@@ -33,6 +34,7 @@ class VotePanel(widgets.VBox):
                     for pair in itertools.combinations(models, 2) if _key(question, *pair) not in done]
         random.Random(seed).shuffle(contests)
         self.waiting, self.current, self.same, self.total = contests, None, 0, len(contests)
+        self.counting = threading.Lock()  # JupyterLab may run two controls' callbacks in two threads
         self.sides = random.Random(f"sides/{seed}/{len(self.votes)}")
         self.question, self.replies, self.result = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.buttons = {choice: widgets.Button(description=text, tooltip=tip) for choice, text, tip in (
@@ -64,7 +66,7 @@ class VotePanel(widgets.VBox):
         self.shown = time.monotonic()
 
     def _show(self, trouble=""):
-        done = f"{len(self.votes)} votes so far; {len(self.waiting)} pairs wait; {self.same} said the same"
+        done = f"{count(self.votes, 'vote')} so far; {count(self.waiting, 'pair')} to come; {self.same} said the same"
         if self.current is None:
             self.question.value, self.replies.value = table([], [], f"That was all. {done}."), ""
             return
@@ -73,16 +75,17 @@ class VotePanel(widgets.VBox):
         self.replies.value = table(["question", "left", "right"], [[question, *replies]])
 
     def _vote(self, choice):
-        # A second click of a double click, or one made while the models were still writing, was not meant for this.
-        if self.current is None or time.monotonic() - self.shown < self.pause:
-            return
-        question, (left, right), replies = self.current
-        try:
-            self.votes.append(add_vote(self.path, question, left, right, replies, choice))
-        except ICFTError as error:
-            self._show(str(error))  # nothing is counted that is not on the disk
-            return
-        self._next()
+        with self.counting:
+            # A second click of a double click, or one made while the models were still writing, was not meant for this.
+            if self.current is None or time.monotonic() - self.shown < self.pause:
+                return
+            question, (left, right), replies = self.current
+            try:
+                self.votes.append(add_vote(self.path, question, left, right, replies, choice))
+            except ICFTError as error:
+                self._show(str(error))  # nothing is counted that is not on the disk
+                return
+            self._next()
         self._show_result()
 
     def _show_result(self, _=None):

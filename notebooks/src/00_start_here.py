@@ -237,14 +237,16 @@ print("less than half of the general score kept:", theirs["retention"] < 0.5)
 # L_total = L_consistency + L_task + L_fine-tune, where each may have a weight:
 #
 # - L_fine-tune: imitate the responses;
-# - L_task: agree with the weak labels, as far as they are sure;
+# - L_task: where a weak label is unsure, choose among its options as unsurely as it does; of two replies, prefer
+#   the likelier better one (a sure label leaves one option, and nothing to choose);
 # - L_consistency: on remembered rows, say what the *teacher* would say. It is the long-term memory or the
 #   base, whichever knows the row better.
 
 # %% [markdown]
 # **Consolidation.** At a stage's end the slow adapter moves from where it stood before the stage (point 0)
 # towards where it is now (point 1). It takes the point with the best medical score among those that keep the
-# general score within a margin, `epsilon`, of the base's. Validation questions decide, never the test's.
+# general score within a margin, `epsilon`, of the base's. *Validation* questions
+# decide, a third set kept apart for such choices, never the test's.
 
 # %% [markdown]
 # **Predict.** Part of ICFT's training goes to remembered rows, and consolidation holds it back. How much will
@@ -294,7 +296,8 @@ Image(png(forgetting_figure(plain)), width=640)
 
 # %% [markdown]
 # In ICFT's run the blue line stays near the dashed one, the base's score. Medicine rises mostly in the last stage,
-# which gets nine tenths of the training tokens.
+# which gets nine tenths of the training tokens. (Its mean here is over three levels, the table's over topics, so the
+# two differ a little.)
 
 # %%
 Image(png(forgetting_figure(icft)), width=640)

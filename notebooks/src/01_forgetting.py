@@ -404,15 +404,16 @@ walk[["general", "hard", "medical_kl", "general_kl"]].round(3)
 # %%
 def plane(paths):
     figure, (axis,) = canvas(1, (7, 4.6))
-    for (name, points), colour, style, away in zip(paths.items(), (MEDICAL, GENERAL), ("s-", "o-"), (-16, 7)):
+    looks = (MEDICAL, "s-", (-7, -13)), (GENERAL, "o-", (7, 4))
+    for (name, points), (colour, style, away) in zip(paths.items(), looks):
         axis.plot(points.general, points.hard, style, color=colour, linewidth=2, label=name)
         for alpha in points.index[1:]:
             axis.annotate(f"{alpha:g}", (points.general[alpha], points.hard[alpha]), color=colour, fontsize=9,
-                          textcoords="offset points", xytext=(away, away / 2))
+                          textcoords="offset points", xytext=away, ha="right" if away[0] < 0 else "left")
         axis.plot(points.general.iloc[[0, -1]], points.hard.iloc[[0, -1]], "--", color=colour, linewidth=1)
     axis.plot(first["general"], first["hard"], "*", color=INK, markersize=16, label="base")
     axis.set(xlabel="general exact match (0–1): kept", ylabel="hard medical exact match (0–1): learned",
-             xlim=(0, 1.02), ylim=(-0.02, None))
+             xlim=(-0.06, 1.02), ylim=(-0.02, None))
     axis.legend(frameon=False)
     axis.set_title("Learning against keeping; numbers are α", loc="left")
     return figure
@@ -543,7 +544,7 @@ print("along each path, further means more lost (rank correlation over 0.8):",
 # %%
 # NBVAL_CHECK_OUTPUT
 def culprit(R):
-    """R: list of rows [general, …]. The stage (1, 2, …) after which the general score fell most."""
+    """R: list of rows [general, …]. The stage (1, 2, …) in which the general score fell most."""
     return ...
 
 
@@ -590,7 +591,8 @@ if ... in answers:
 elif np.allclose(answers, [forgetting(case) for case in cases]):
     print("Right.")
 else:
-    print(f"Not yet: the small matrix of section 4 has 0.225, yours {answers[0]:.3f}.")
+    case, mine = next((c, a) for c, a in zip(cases, answers) if not np.isclose(a, forgetting(c)))
+    print(f"Not yet: {case} has {forgetting(case):.3f}, yours {mine:.3f}.")
 
 # %% [markdown]
 # <details><summary>Hint</summary>

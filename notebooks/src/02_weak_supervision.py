@@ -145,8 +145,8 @@ print(", ".join(names))
 # | function | votes for |
 # |---|---|
 # | longest, nearest_letter | longest text; first letter nearest to that of the prompt's longest word: bad on purpose |
-# | shares_words | the response with words of the prompt |
-# | drug_stem | what a sheet of word endings says |
+# | shares_words | the response that shares most word beginnings with the prompt |
+# | drug_stem | what a sheet of name parts (-olol, cef-) says |
 # | formulary, notes, flashcards | what three tables say, with gaps and errors |
 #
 # Here are the first 36 rows. A to D are the options; white is silence.
@@ -744,8 +744,9 @@ print("the model trained on soft labels is less sure than it may be:", soft_sure
 # %% [markdown]
 # So soft labels teach more, and they have a price: who learns from hesitant labels becomes hesitant. If you need
 # probabilities from the trained model, calibrate it afterwards. With labels as sure as those of our pool the two
-# kinds hardly differ; try it by `soft_labels` of `ICFTConfig`. ICFT uses the posteriors in
-# L_task and in L_fine-tune, and their uncertainty (their *entropy*) for the curriculum of the next lesson.
+# kinds hardly differ. (`soft_labels=False` of `ICFTConfig` does more than take hard labels: likeliest responses are
+# imitated, and L_task has no rows.) ICFT uses the posteriors in L_task and in L_fine-tune, and their uncertainty
+# (their *entropy*) for the curriculum of the next lesson.
 
 # %% [markdown]
 # ## 12 · What breaks it
@@ -873,7 +874,8 @@ wanted = [e_step(np.array([row]), 4, np.array(accuracy))[0] for row, accuracy in
 if ... in answer:
     print("Your turn.")
 else:
-    print("Right." if np.allclose(answer, wanted) else f"Not yet: {answer[0]}, and the first should be 27/33.")
+    off = [case for case, mine, one in zip(cases, answer, wanted) if not np.allclose(mine, one)]
+    print(f"Not yet: votes and accuracies {off[0]} come out wrong." if off else "Right.")
 
 # %% [markdown]
 # <details><summary>Hint</summary>

@@ -595,7 +595,7 @@ with torch.no_grad():  # peft starts where we start
 
 # %% [markdown]
 # A tiny task: say what some medical terms in *-itis* mean. The package encodes the rows and scores only the
-# response's tokens, as lesson 00 had it. The loss is the mean of −log p over them, in *nats*: natural logarithms.
+# response's tokens, as in lesson 01. The loss is the mean of −log p over them, in *nats*: natural logarithms.
 
 # %%
 terms = {row["entity"]: row for row in load_samples("medical_train") if row["entity"].endswith("itis")}
@@ -671,9 +671,9 @@ print("QLoRA in", sum(map(count, parts)), "lines of code")
 # ## 9 · What a step costs
 #
 # Memory holds three things. The frozen weights. The adapter, its gradient, two running averages that AdamW keeps of
-# each number, and ICFT's slow copy of the adapter, all in fp32: 4 + 4 + 8 + 4 = 20 bytes a parameter. And the
-# **activations**, what layers keep for the backward pass: they grow with the tokens in the batch, not with the
-# parameters.
+# each number, and ICFT's slow copy of the adapter, all in fp32: 4 + 4 + 8 + 4 = 20 bytes a parameter; now and then
+# 16 more, for copies (the adapter at a stage's start, each loss's gradient). And the **activations**, what layers keep
+# for the backward pass: they grow with the tokens in the batch, not with the parameters.
 
 # %% [markdown]
 # Count a layer's by hand. Of hidden width: the two inputs of its norms and what these give, the queries, keys and
@@ -700,9 +700,10 @@ ratio = measured / (by_count * batch["input_ids"].numel() * shape.num_hidden_lay
 print("measured ÷ counted is between 0.95 and 1.1:", 0.95 < ratio < 1.1)
 
 # %% [markdown]
-# On a GPU in 16 bits, the norms and the adapters keep fp32 copies beside these; the package reckons with 17
-# widths in place of 8, to be on the safe side. Now two real shapes, Qwen2.5 with 0.5 and with 7 billion parameters.
-# They share keys and values among several attention heads, so k and v are narrow.
+# On a GPU in 16 bits, the norms and the adapters keep fp32 copies beside these, so little is saved: 28 bytes for each
+# number of hidden width, 12 for the queries', 8 for the keys', 10 for the MLP's, 28 r (lesson 10 measures it). Now two
+# real shapes, Qwen2.5 with 0.5 and with 7 billion parameters. They share keys and values among several attention
+# heads, so k and v are narrow.
 #
 # **Predict** for the 7 B: the 4-bit weights in GiB, and what is largest.
 
@@ -715,8 +716,9 @@ def budget(hidden, layers, mlp, heads, kv_heads, width, vocabulary, copies, rank
     adapter = layers * rank * sum(i + o for i, o in linears)
     return {"4-bit weights": 4.127 / 8 * weights, "embeddings and head": 2 * copies * vocabulary * hidden,
             "adapter": 4 * adapter, "its gradient": 4 * adapter, "AdamW's averages": 8 * adapter,
-            "the slow adapter": 4 * adapter,
-            "activations": 2 * tokens * layers * (17 * hidden + 4 * mlp)}
+            "the slow adapter": 4 * adapter, "copies": 16 * adapter,
+            "activations": tokens * layers * (28 * hidden + 12 * heads * width + 8 * kv_heads * width + 10 * mlp
+                                              + 28 * rank)}
 
 
 SHAPES = {"0.5 B": (896, 24, 4864, 14, 2, 64, 151936, 1), "7 B": (3584, 28, 18944, 28, 4, 128, 152064, 2)}
@@ -745,7 +747,7 @@ for name, shape in SHAPES.items():
 def other_ways(name):
     """(adapter only, 16-bit LoRA, full fine-tuning): bytes of weights, training state, activations."""
     own, embeddings = (costs[name][part] for part in ("4-bit weights", "embeddings and head"))
-    state = costs[name][["adapter", "its gradient", "AdamW's averages", "the slow adapter"]].sum()
+    state = costs[name][["adapter", "its gradient", "AdamW's averages", "the slow adapter", "copies"]].sum()
     numbers = own / (4.127 / 8) + embeddings / 2
     return np.array([[own + embeddings, state], [2 * numbers, state], [2 * numbers, 14 * numbers]])
 

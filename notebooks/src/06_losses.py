@@ -300,6 +300,9 @@ print("least value:", round(float(best), 3), "the label's entropy:", round(float
 # A run leaves out options with p̃ below 0.02 (`least_posterior`). They cost tokens, and a loss spent on pushing down
 # what nobody thinks right teaches little of what *is*.
 #
+# So a question with a sure label keeps one option: L_task is 0 on it, and L_fine-tune alone teaches it. Of the pool's
+# 1,872 questions, 138 keep two or more; the 294 pairs keep both replies.
+#
 # And with a sure label, p̃ one-hot, it is the ordinary cross-entropy exactly:
 
 # %%
@@ -419,10 +422,10 @@ for temperature in (1, 2, 10, 1000):
 print("limit, a third of the logits' difference:", [round(float(x), 2) for x in (z - teacher[0]) / 3])
 
 # %% [markdown]
-# At T = 1 a token that the teacher finds unlikely hardly counts. In the limit every logit counts alike: T²·KL becomes
+# At T = 1 a token that both find unlikely hardly counts. In the limit every logit counts alike: T²·KL becomes
 # **half the variance of the logits' differences** over the vocabulary. Dark experience replay matches logits too.
-# On our base it kept far more, at an equal medical score, than T = 1 (README has the numbers). It is ICFT's default:
-# `temperature=0` stands for T = ∞.
+# On our base a large T learned far more medicine than T = 1 at an equal general score (README has the numbers, for
+# T = 4 and 32). T = ∞ is ICFT's default: `temperature=0` stands for it.
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -252,7 +252,7 @@ row = next(row for row in few.test if row["topic"] == "anatomy")
 table = {"option": row["responses"], "right": [k == row["label"] for k in range(len(row["responses"]))]}
 for name, adapter in (("base", None), ("slow", "default")):
     with using(model, adapter):
-        table[f"log p, {name}"] = score_responses(model, [encoder(row)])[0]["logp"].round(1)
+        table[f"log p, {name}"] = score_responses(model, [encoder(row)])[0]["logp"].astype(float).round(1)
 print(row["prompt"])
 pd.DataFrame(table)
 
@@ -524,7 +524,7 @@ for suite, one, other in claims:
     ps.append(mcnemar_exact(a.exact, b.exact))
     lines.append({"questions": suite, "better?": one, "than": other, "difference": difference, "low": low,
                   "high": high, "McNemar p": ps[-1]})
-pd.DataFrame(lines).assign(Holm=holm(ps)).round(3)
+pd.DataFrame(lines).assign(**{"McNemar p": [f"{p:.1e}" for p in ps], "Holm": [f"{p:.1e}" for p in holm(ps)]}).round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -702,8 +702,8 @@ else:
 #   2001): why not school's formula; read the figures.
 # - [Statistical Significance Tests for Machine Translation](https://aclanthology.org/W04-3250/) (Koehn, 2004): the
 #   paired bootstrap, in eight clear pages.
-# - [Chatbot Arena](https://arxiv.org/abs/2403.04132) (Chiang and others, 2024): blind votes by the million, and what
-#   can go wrong with them.
+# - [Chatbot Arena](https://arxiv.org/abs/2403.04132) (Chiang and others, 2024): blind votes by the hundred
+#   thousand, and what can go wrong with them.
 # - [With Little Power Comes Great Responsibility](https://arxiv.org/abs/2010.06595) (Card and others, 2020): most
 #   comparisons are too small; how to plan one.
 

@@ -349,7 +349,8 @@ print("asked about:", [tokenizer.decode([target]) for _, _, target, _ in one.tok
 
 # %% [markdown]
 # Four letters compete at one place, right after the empty `<think>` block: with that block Qwen3 is told to answer
-# at once. The words of the question are never trained on.
+# at once. The words of the question are never trained on. Nor is the end of turn: a lettered row does not teach when to
+# stop, which Qwen3 knows already.
 #
 # ## 3 · The budget, before
 #
