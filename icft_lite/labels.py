@@ -9,14 +9,15 @@ from icft_lite.encoding import encode_fitting
 from icft_lite.evaluate import option_scores
 from icft_lite.model import using
 from icft_lite.processes import first
-from icft_lite.records import COLUMNS, table
+from icft_lite.records import COLUMNS, column, table
 
 
 def label_pool_rows(data, config, model, encoder):
     """The training rows of a run, a Dataset: (rows, report).
 
     Pool rows get a posterior from labelling functions and config.label_model; rows that nobody voted on are
-    dropped. `gold` puts the known answers in the posterior's place; nothing else reads them, save to score
+    dropped. The report's `unsure_questions` have two options or more left: those alone, and pairs, are what L_task can
+    teach. `gold` puts the known answers in the posterior's place; nothing else reads them, save to score
     the labels. With config.soft_labels off, a weak row becomes its likeliest response, taken as certain."""
     parts, report = [data.trusted.select_columns(list(COLUMNS))] if data.trusted is not None else [], {}
     if data.pool is not None and len(data.pool):
@@ -25,7 +26,9 @@ def label_pool_rows(data, config, model, encoder):
         for row, posterior in zip(pool, posteriors):
             row["posterior"] = [float(p) for p in posterior]
         least = 0.0 if config.letter_options else config.least_posterior  # lettered options are part of the prompt
-        parts.append(table(plausible(row, least) for row in pool if row["posterior"]))
+        parts.append(weak := table(plausible(row, least) for row in pool if row["posterior"]))
+        report["unsure_questions"] = sum(task == "question" and len(posterior) > 1 for task, posterior in
+                                         zip(column(weak, "task"), column(weak, "posterior")))
     rows = concatenate_datasets(parts) if parts else table([])
     if not config.soft_labels:
         rows = table(row if row["task"] == "response" else as_response(row) for row in rows)

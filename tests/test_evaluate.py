@@ -179,7 +179,9 @@ def test_options_that_labels_rule_out_are_left_out_of_training(adapted, encoder)
     posteriors = {name: shares[:len(options) - 1] + [1 - sum(shares[:len(options) - 1])]
                   for name, options in zip(pool["id"], pool["responses"])}
     data = DataBundle(pool=pool, posteriors=posteriors)
-    rows, _ = label_pool_rows(data, ICFTConfig(least_posterior=0.05), adapted[0], encoder)
+    rows, report = label_pool_rows(data, ICFTConfig(least_posterior=0.05), adapted[0], encoder)
+    questions = [one for one in rows if one["task"] == "question"]
+    assert report["unsure_questions"] == sum(len(one["responses"]) > 1 for one in questions) == len(questions) > 0
     for one, task, options in zip(rows, pool["task"], pool["responses"]):
         kept = [k for k, p in enumerate(posteriors[one["id"]]) if p >= 0.05 or task == "pair"]
         total = sum(posteriors[one["id"]][k] for k in kept)
@@ -187,5 +189,6 @@ def test_options_that_labels_rule_out_are_left_out_of_training(adapted, encoder)
         assert one["posterior"] == pytest.approx([posteriors[one["id"]][k] / total for k in kept])
     lettered, _ = label_pool_rows(data, ICFTConfig(least_posterior=0.05, letter_options=True), adapted[0], encoder)
     assert lettered["responses"][:] == pool["responses"][:], "what the prompt lists must stay as it is"
-    only, _ = label_pool_rows(data, ICFTConfig(least_posterior=0.9), adapted[0], encoder)
+    only, report = label_pool_rows(data, ICFTConfig(least_posterior=0.9), adapted[0], encoder)
+    assert report["unsure_questions"] == 0
     assert all(len(one["responses"]) == (2 if one["task"] == "pair" else 1) for one in only), "the likeliest stays"
