@@ -70,7 +70,7 @@ def test_the_page_holds_the_checks_that_are_run_and_each_can_fail(book):
     assert len(snippets) == len(re.findall(r'^        "[^"]+": ', run, re.M)) >= 10
     for snippet in snippets:
         assert f": {snippet},\n" in run, snippet
-    stage = dict(steps=3, new_rows=10, consolidation=dict(alpha=0.7, refused=False))
+    stage = dict(steps=30, new_rows=10, consolidation=dict(alpha=0.7, refused=False))
     good = dict(stages=[stage], rows=dict(memory=3), retention=0.9, config=dict(epsilon=0.06),
                 losses=dict(fine_tune=[3.0, 1.0], consistency=[0.0, 0.1]),
                 data=dict(weak=dict(dropped_unvoted=0, rows=5), left_out=0), samples=[dict(after="x", reference="y")])

@@ -506,7 +506,7 @@ print(state.read_text())
 # %% [markdown]
 # | symptom | check | mend |
 # |---|---|---|
-# | learned nothing | `sum(s["steps"] for s in stages) > 0` | raise `tokens`, `epochs` or `max_steps` |
+# | learned nothing | `sum(s["steps"] for s in stages) > 20` | raise `tokens`, `epochs` or `max_steps` (0: no limit) |
 # | learned nothing | `last(fine_tune) < first(fine_tune)` | raise `learning_rate`; see lesson 06 |
 # | learned nothing | `not all(c["refused"] for c in chosen)` | raise `epsilon`, or keep more: `memory_share` |
 # | learned nothing | `max(c["alpha"] for c in chosen) > 0.2` | the same: the floor held the run back |
