@@ -646,6 +646,7 @@ print("a gain of two points could have been seen:", bool(visible(d, len(question
 # - Equal tokens are not equal seconds.
 # - Majority vote is seldom sure, so nearly all its questions keep two options or more; of the label model's, one in
 #   thirteen does. What the label model gains includes that.
+# - No method here lacks L_task alone. One run without it did no worse (README): labels this sure leave it little to do.
 # - An ablation takes away one part at a time; two that replace each other both look useless.
 
 # %% [markdown]
