@@ -4,7 +4,11 @@ Names load on first use (PEP 562), so `import icft_lite` costs nothing: torch co
 needs it.
 """
 
+import logging
 from importlib import import_module
+
+# bitsandbytes asks for one more package on CPUs with AVX512-BF16, for a path that `model.guard_four_bit` turns off.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 

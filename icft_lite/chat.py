@@ -9,7 +9,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer, T
 
 from icft_lite.encoding import TooLong
 from icft_lite.evaluate import ask
-from icft_lite.model import load_run, save_adapter, using
+from icft_lite.finished import load_run
+from icft_lite.model import save_adapter, using
 
 
 class Talk:

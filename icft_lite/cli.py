@@ -172,7 +172,7 @@ def export(args):
     if args.to.exists() and (args.to.is_file() or any(args.to.iterdir())):
         raise ICFTError(f"--to {args.to}: it is not empty; give a new folder")
     check_out(args.to)
-    from icft_lite.model import export as write
+    from icft_lite.finished import export as write
     write(run, args.to, merge=args.merge)
 
 

@@ -129,7 +129,8 @@ class ICFTConfig:
     ema_decay: float = 0.0
     """β of the slow adapter; 0 means 1 − 10 / stage steps."""
     consolidate: bool = True
-    """Choose the point between the old and the new long-term memory at each stage's end."""
+    """Choose the point between the old and the new long-term memory at each stage's end; at the last one's, a little
+    beyond it too."""
     exact_average: bool = True
     """Take that point in ΔW = B·A itself, brought back to rank r by SVD. False: average A and B, which is cheaper and
     not the average of what they do (lesson 05)."""

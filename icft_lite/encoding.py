@@ -66,7 +66,7 @@ class Encoder:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, **kwargs)
 
     def _ids(self, text):
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # too long is handled here
 
     def _messages(self, example, context):
         text = example["prompt"]
@@ -84,7 +84,7 @@ class Encoder:
         ids = self._ids(self._template(self._messages(example, context), add_generation_prompt=True))
         if len(ids) <= limit:
             return ids, False
-        pieces = self.tokenizer(context, add_special_tokens=False)["input_ids"]
+        pieces = self._ids(context)
         keep = len(pieces)
         while keep and len(ids) > limit:
             keep = max(0, keep - (len(ids) - limit))

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from icft_lite.encoding import Encoder, encode_fitting, join, length_groups
+from icft_lite.finished import load_run
 from icft_lite.losses import CHUNK
 from icft_lite.metrics import key_fact_recall, token_f1
-from icft_lite.model import head_weight, hidden_states, load_base, load_run, using
+from icft_lite.model import head_weight, hidden_states, load_base, using
 
 SHORT = 8
 """Free-form references of at most this many words are scored by exact match, longer ones by token F1."""
@@ -107,7 +108,7 @@ def generate(model, tokenizer, encoder, rows, max_new_tokens=64, batch=64, tempe
 
 def ask(model, tokenizer, question, encoder=None, **kwargs):
     """One question in plain text → the model's reply. A question may be as long as the tokenizer says the model
-    takes (`model.load_run` sets it to what the run was trained on); raises ICFTError for a longer one."""
+    takes (`finished.load_run` sets it to what the run was trained on); raises ICFTError for a longer one."""
     row = dict(id="asked", task="response", context="", prompt=question, history=[], responses=[""])
     return generate(model, tokenizer, encoder or Encoder(tokenizer, tokenizer.model_max_length), [row], **kwargs)[0]
 

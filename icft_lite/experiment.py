@@ -12,7 +12,7 @@ from icft_lite.report import print_table, write_comparison
 from icft_lite.run import train_icft
 from icft_lite.samples import sample_bundle
 
-FULL = 8
+FULL = 12
 """How many times as many tokens `make demo FULL=1`, and the profile `full`, train on."""
 FULL_WEIGHT = 0.08
 """Weight of L_consistency in `make demo FULL=1`: at the default a long run keeps more than epsilon asks for, and a

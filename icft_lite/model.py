@@ -1,4 +1,4 @@
-"""The base in NF4, its two LoRA adapters, the bare-base pass, and export.
+"""The base in NF4, its two LoRA adapters, and the bare-base pass.
 
     h = W0·x + (alpha / r) · B·A·x        W0 frozen (4-bit), A and B trained
 
@@ -7,11 +7,9 @@
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import platform
-import shutil
 from pathlib import Path
 
 import torch
@@ -142,7 +140,8 @@ def guard_four_bit(model):
                             f"bitsandbytes misreads in 4 bits on a CPU; use --no-4bit (four_bit=False)")
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             # On CPUs with AVX512-BF16 the first scoring would repack the weights for good, into a form that later
-            # training steps take no gradient through (read in bitsandbytes 0.50.2, nn/modules.py; no such CPU here).
+            # training steps take no gradient through: all but the last layer's were off by 60 to 100 % (bitsandbytes
+            # 0.50.2, nn/modules.py; measured on an AMD EPYC of 2024).
             layer.support_avx512bf16_for_cpu = False
 
 
@@ -264,44 +263,3 @@ def save_adapter(model, name, folder):
     for file in (folder / name).iterdir():
         file.replace(folder / file.name)
     (folder / name).rmdir()
-
-
-def load_run(folder, adapter="adapter", four_bit=None, unpack=False):
-    """A finished run: (model with its adapter, tokenizer). four_bit: as the run had it, unless given.
-    unpack: write a 4-bit base out in plain numbers, the same that it computes with.
-
-    The tokenizer's `model_max_length` is the run's `max_length`: what it was trained on.
-    Raises ICFTError if `folder` holds no finished run."""
-    folder = Path(folder)
-    if not (folder / adapter / "adapter_config.json").exists():
-        raise ICFTError(f"{folder}: holds no finished run ({adapter}/adapter_config.json is missing); "
-                        f"give the --out folder of `icft-lite train`")
-    report = json.loads((folder / "report.json").read_text())
-    model, tokenizer = load_base(report["base"], report["config"]["four_bit"] if four_bit is None else four_bit)
-    tokenizer.model_max_length = report["config"]["max_length"]
-    if unpack:
-        model = unpacked(model)
-    return PeftModel.from_pretrained(model, str(folder / adapter)), tokenizer
-
-
-def export(folder, to, merge=False):
-    """Copy a run's adapter to `to`, or (merge=True) write whole weights with the adapter merged in.
-
-    An adapter trained on 4-bit weights is merged into the numbers that those stand for: it has learned to make
-    up for their rounding, so the base's own weights do not suit it, and rounding the sum again loses much of it."""
-    to = Path(to)
-    if to.exists() and any(to.iterdir()):
-        raise ICFTError(f"{to}: is not empty; give a new folder")
-    beside = to.with_name(to.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    if merge:
-        model, _ = load_run(folder, unpack=True)
-        model.merge_and_unload().save_pretrained(beside)
-        load_tokenizer(json.loads((Path(folder) / "report.json").read_text())["base"]).save_pretrained(beside)
-    else:
-        load_run(folder)  # fails with one clear line if there is nothing to export
-        shutil.copytree(Path(folder) / "adapter", beside)
-    if to.exists():
-        to.rmdir()
-    beside.replace(to)
-    return to

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from tqdm.auto import tqdm
 
-from icft_lite.consolidation import consolidate
+from icft_lite.consolidation import BEYOND, consolidate
 from icft_lite.curriculum import LEVELS
 from icft_lite.evaluate import evaluate_suite, mean_score
 from icft_lite.memory import ShortTermMemory, promote
@@ -117,8 +117,10 @@ class Stage:
             return means
 
         floor = mean_score(run.before["general_validation"]) - config.epsilon
+        # Only at the run's end: what a stage before it overdoes is general knowledge that the next has to regain.
+        beyond = BEYOND if self.number == len(run.stages) else ()
         return consolidate(self.model, start, score, floor, config.lora_rank, config.lora_alpha / config.lora_rank,
-                           config.exact_average)
+                           config.exact_average, beyond=beyond)
 
 
 def untried(alpha):

@@ -23,9 +23,10 @@ from icft_lite.encoding import Encoder
 from icft_lite.evaluate import Suite, evaluate_suite
 from icft_lite.experiment import summarise
 from icft_lite.files import write_json
+from icft_lite.finished import load_run
 from icft_lite.losses import token_kl
 from icft_lite.memory import response_states
-from icft_lite.model import TINY, hardware, head_weight, load_base, load_run, using
+from icft_lite.model import TINY, hardware, head_weight, load_base, using
 from icft_lite.samples import sample_bundle
 
 STUDY = TINY / "study.json"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from icft_lite.consolidation import average_step, blend, consolidate
+from icft_lite.consolidation import BEYOND, average_step, blend, consolidate
 from icft_lite.model import adapter_tensors, delta_svd, lora_layers
 
 RANK, SCALE = 8, 2.0  # of the fixture `adapted`
@@ -137,6 +137,28 @@ def test_an_end_that_keeps_enough_is_not_walked_back_to_the_base(two_points):
     model, start, _ = two_points
     point = consolidate(model, start, lambda: dict(general=1.0, medical=1.0), 0.5, RANK, SCALE)
     assert {p["origin"] for p in point["points"]} == {"start"} and point["alpha"] == 1
+
+
+@pytest.mark.parametrize("medical, chosen, tried", [
+    (lambda a: a, 1.1, [1.05, 1.1, 1.15]),  # as far beyond the end as general knowledge allows
+    (lambda a: a if a < 1.04 or a > 1.07 else 0.9, 1.1, [1.05, 1.1, 1.15]),  # one answer less does not end the walk
+    (lambda a: min(a, 1), 1.0, [1.05, 1.1, 1.15]),  # among equals the one that keeps more
+    (lambda a: -a, 0.2, []),  # an end that is not the best point is no place to go on from
+])
+def test_general_knowledge_to_spare_is_spent_beyond_the_end(line, medical, chosen, tried):
+    model, start, where = line
+    point = consolidate(model, start, lambda: dict(general=1.8 - where(), medical=medical(where())),
+                        floor=0.68, rank=RANK, scale=SCALE, beyond=BEYOND)
+    assert point["alpha"] == chosen and where() == pytest.approx(chosen, abs=1e-3)
+    assert [p["alpha"] for p in point["points"] if p["origin"] == "base"] == tried
+    assert point["svd_residual"] < 1e-6, "scaling keeps the rank"
+
+
+def test_nothing_is_tried_beyond_an_end_that_keeps_too_little(line):
+    model, start, where = line
+    point = consolidate(model, start, lambda: dict(general=1 - where() / 2, medical=where()),
+                        floor=0.6, rank=RANK, scale=SCALE, beyond=BEYOND)
+    assert max(p["alpha"] for p in point["points"]) == 1 and point["alpha"] < 1
 
 
 def test_an_adversarial_stage_is_refused(line):

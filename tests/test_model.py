@@ -25,19 +25,18 @@ from icft_lite.config import ICFTConfig, ICFTError
 from icft_lite.doctor import MODELS
 from icft_lite.encoding import Encoder, join
 from icft_lite.evaluate import ask, generate, score_responses
+from icft_lite.finished import export, load_run
 from icft_lite.model import (
     TINY,
     activate,
     adapter_tensors,
     add_adapters,
     check_head,
-    export,
     fingerprint,
     hardware,
     head_weight,
     hidden_states,
     load_base,
-    load_run,
     lora_layers,
     save_adapter,
     unpacked,

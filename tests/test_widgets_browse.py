@@ -10,9 +10,9 @@ from icft_lite.chat import KeepStages, run_models
 from icft_lite.config import ICFTConfig, ICFTError
 from icft_lite.curriculum import score_difficulty
 from icft_lite.evaluate import ask
+from icft_lite.finished import load_run
 from icft_lite.labelers import sample_lfs
 from icft_lite.memory import LongTermMemory
-from icft_lite.model import load_run
 from icft_lite.run import Run
 from icft_lite.samples import sample_bundle
 from icft_lite.weak import apply_lfs, label_pool

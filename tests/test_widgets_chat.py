@@ -94,6 +94,19 @@ def test_one_reply_at_a_time_and_the_second_question_stays_in_the_field(panel):
     assert panel.wait(60) and [asked[0] for asked in panel.asked] == ["What is the capital of France?", LONG]
 
 
+def test_a_click_waits_for_another_controls_callback(panel):
+    """JupyterLab may run each control's callback in a thread of its own: whether one is writing is asked one by one."""
+    click = threading.Thread(target=panel.submit.click)
+    with panel.question.hold_trait_notifications():
+        panel.question.value = LONG
+        with panel.sending:
+            click.start()
+            click.join(0.2)
+            assert click.is_alive() and not panel.asked
+        click.join()
+    assert panel.wait(60) and [asked[0] for asked in panel.asked] == [LONG]
+
+
 def test_most_tokens_and_temperature_are_obeyed(panel, base):
     panel.tokens.value, panel.temperature.value = 3, 2.0
     panel.question.value = LONG

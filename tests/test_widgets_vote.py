@@ -4,6 +4,8 @@ import json
 import math
 import multiprocessing
 import re
+import threading
+import time
 from functools import cache, partial
 
 import pytest
@@ -176,7 +178,7 @@ def test_every_pair_is_asked_once_and_a_new_panel_goes_on(models, tmp_path):
         panel.buttons["right"].click()
     voted = [(one["question"], *sorted((one["left"], one["right"]))) for one in read_votes(path)]
     assert len(voted) == len(set(voted)) == 6 - panel.same
-    assert "That was all" in panel.question.value
+    assert "That was all" in panel.question.value and all(button.disabled for button in panel.buttons.values())
     panel.buttons["right"].click()
     assert len(read_votes(path)) == len(voted), "there is nothing to vote on"
 
@@ -194,6 +196,29 @@ def test_the_second_click_of_a_double_click_votes_for_nothing(two, tmp_path):
     panel.buttons["left"].click()
     panel.buttons["left"].click()
     assert len(panel.votes) == 1
+
+
+def test_two_clicks_at_once_vote_once(two, tmp_path, monkeypatch):
+    """As JupyterLab may run them: each control's callback in a thread of its own."""
+    both = threading.Barrier(2)
+    panel = vote_panel(two, QUESTIONS, tmp_path / "votes.jsonl", pause=3600)
+    panel.shown -= 3600
+
+    def slow(*vote):
+        time.sleep(0.2)
+        return add_vote(*vote)
+
+    def click(choice):
+        both.wait()
+        panel.buttons[choice].click()
+
+    monkeypatch.setattr("icft_lite.widgets.vote.add_vote", slow)
+    threads = [threading.Thread(target=click, args=(choice,)) for choice in ("left", "right")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(panel.votes) == len(read_votes(tmp_path / "votes.jsonl")) == 1
 
 
 def test_a_vote_that_cannot_be_written_is_not_counted_and_said(two, tmp_path):

@@ -69,6 +69,8 @@ class VotePanel(widgets.VBox):
         done = f"{count(self.votes, 'vote')} so far; {count(self.waiting, 'pair')} to come; {self.same} said the same"
         if self.current is None:
             self.question.value, self.replies.value = table([], [], f"That was all. {done}."), ""
+            for button in self.buttons.values():
+                button.disabled = True
             return
         question, _, replies = self.current
         self.question.value = table([], [], f"{done}.{' ' * bool(trouble)}{trouble}")

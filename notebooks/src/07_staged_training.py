@@ -346,7 +346,7 @@ print(sorted(path.name for path in (runs / "killed" / "state").glob("*.safetenso
 # %%
 groups, facts = load_state(runs / "killed" / "state" / STEP)
 print(f"stage {facts['stage']}, step {facts['step']}")
-pd.DataFrame({"tensors": {name: len(many) for name, many in groups.items()},
+pd.DataFrame({"tensors": {name: len(many) for name, many in sorted(groups.items())},
               "KiB": {name: round(sum(t.nbytes for t in many) / 1024, 1) for name, many in groups.items()}})
 
 # %%

@@ -59,6 +59,7 @@ from icft_lite.chat import KeepStages, run_models
 from icft_lite.encoding import Encoder
 from icft_lite.evaluate import Suite, evaluate_suite, generate, score_responses
 from icft_lite.figures import GENERAL, GREY, INK, MEDICAL, RC, png
+from icft_lite.finished import load_run
 from icft_lite.metrics import (
     binomial_interval,
     holm,
@@ -68,7 +69,7 @@ from icft_lite.metrics import (
     paired_bootstrap,
     token_f1,
 )
-from icft_lite.model import load_run, using
+from icft_lite.model import using
 from icft_lite.outcome import peak_memory
 from icft_lite.votes import duel, read_votes
 from icft_lite.widgets import ask_panel, ask_table, chat_panel, vote_panel, votes_figure, votes_table

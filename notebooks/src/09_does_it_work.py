@@ -61,8 +61,8 @@ from icft_lite import ICFTConfig, ICFTError, sample_bundle, train_icft
 from icft_lite.encoding import Encoder
 from icft_lite.evaluate import option_scores
 from icft_lite.figures import GREY, INK, LABELS, RC, STYLES, png
+from icft_lite.finished import load_run
 from icft_lite.metrics import binomial_interval, holm, mcnemar_exact, mean_interval, paired_bootstrap
-from icft_lite.model import load_run
 from icft_lite.outcome import peak_memory
 from icft_lite.study import answers_of, load_study
 

@@ -70,9 +70,10 @@ from icft_lite.config import ICFTError
 from icft_lite.encoding import Encoder, join
 from icft_lite.evaluate import option_scores
 from icft_lite.figures import DASHED, INK, RC, png
+from icft_lite.finished import export, load_run
 from icft_lite.losses import chunk_size, token_kl, token_logprobs
 from icft_lite.metrics import binomial_interval, mcnemar_exact
-from icft_lite.model import add_adapters, export, hardware, head_weight, hidden_states, load_run, using
+from icft_lite.model import add_adapters, hardware, head_weight, hidden_states, using
 from icft_lite.outcome import peak_memory
 from icft_lite.samples import bundle_from_files
 
