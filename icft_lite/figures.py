@@ -143,6 +143,7 @@ def forgetting_figure(report):
 
 def _draw_methods(axis, points, targets, base, limits):
     (left, right), (bottom, top) = limits
+    clip = dict(clip_on=left > 0 or bottom > 0)  # of the whole a marker on an axis is drawn in full
     if {"retention", "medical"} <= set(targets):
         axis.fill_between([targets["retention"], 9], targets["medical"], 9, color=GOAL, alpha=0.08, lw=0)
     if "retention" in targets:
@@ -152,11 +153,12 @@ def _draw_methods(axis, points, targets, base, limits):
     for (name, x, y), (colour, marker) in zip(points, STYLES * len(points), strict=False):
         for seed_x, seed_y in zip(x["values"], y["values"], strict=False):
             axis.plot([x["mean"], seed_x], [y["mean"], seed_y], color=colour, linewidth=0.8, alpha=0.6)
-        axis.scatter(x["values"], y["values"], color=colour, marker=marker, s=22, alpha=0.75, linewidths=0)
-        axis.scatter(x["mean"], y["mean"], color=colour, marker=marker, s=110, edgecolors="white", zorder=3,
+        axis.scatter(x["values"], y["values"], color=colour, marker=marker, s=22, alpha=0.75, linewidths=0,
+                     **clip)
+        axis.scatter(x["mean"], y["mean"], color=colour, marker=marker, s=110, edgecolors="white", zorder=3, **clip,
                      label=f"{label(name)}\n{y['mean']:.2f} medical, {x['mean']:.2f} kept")
     if base is not None:
-        axis.scatter(1.0, base, color=INK, marker="*", s=170, zorder=3, clip_on=bottom > 0,
+        axis.scatter(1.0, base, color=INK, marker="*", s=170, zorder=3, **clip,
                      label=f"base, untrained\n{base:.2f} medical, 1.00 kept")
     axis.set_xlim(left, right)
     axis.set_ylim(bottom, top)

@@ -318,7 +318,7 @@ stages[["new_rows", "promoted", "evicted", "memory_rows", "teacher", "point"]]
 # These are the points that consolidation tried after the last stage, on validation questions; its medical score
 # is the mean of questions and preference. It walks back from where training ended (1), to where the stage started or
 # to the base (0), until medicine falls below that of a point already allowed. The further back, the more is kept;
-# the chosen point is the best allowed.
+# the chosen point is the best allowed. (Where 1 itself is best, a run's last stage also tries to go on, up to 1.2.)
 
 # %%
 points = icft["stages"][-1]["consolidation"]["points"]

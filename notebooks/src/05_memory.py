@@ -644,7 +644,7 @@ print("no residual on a line from zero:", bool(points.svd_residual.max() < 1e-6)
 # %% [markdown]
 # Sixty steps, one seed, small suites: read the shape, not the digits. In a real run both adapters restart from the
 # chosen point, and the next stage begins. Where the end falls below the floor, a run also tries the line back to the
-# base (`back`).
+# base (`back`); where the run's end is the best point, the same line beyond it (`beyond`, α up to 1.2).
 
 # %% [markdown]
 # ## 10 · Who teaches now?

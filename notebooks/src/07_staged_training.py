@@ -217,7 +217,8 @@ print("sources add up:", all(sum(s.values()) == n for s, n in zip(stages["memory
 #
 # Consolidation walks from the new long-term adapter (1) towards the old one (0); if the new one falls below the floor,
 # the base's general score less epsilon, also towards the base (0). Each point is scored on *validation* questions; a
-# walk ends once medicine is below that of the best allowed point so far. The best allowed point is taken.
+# walk ends once medicine is below that of the best allowed point so far. The best allowed point is taken. Where the
+# run's end is best, the line from the base is followed beyond it, to 1.2 or to the floor.
 #
 # **Predict.** Along the line, which curve falls, which rises?
 
