@@ -31,7 +31,7 @@ def called(monkeypatch):
     stand_in("run", "train_icft")
     stand_in("evaluate", "evaluate_run", {"medical": {"qa": {"metric": "accuracy", "value": 0.5, "n": 10}}})
     stand_in("chat", "chat")
-    stand_in("model", "export")
+    stand_in("finished", "export")
     double = types.ModuleType("icft_lite.experiment")
     double.run_demo = lambda *args: calls.update(run_demo=args)
     double.compare = lambda *args, **kwargs: calls.update(compare=(args, kwargs)) or {"methods": {}}

@@ -643,8 +643,8 @@ print("no residual on a line from zero:", bool(points.svd_residual.max() < 1e-6)
 
 # %% [markdown]
 # Sixty steps, one seed, small suites: read the shape, not the digits. In a real run both adapters restart from the
-# chosen point, and the next stage begins. Where the end falls below the floor, a run also tries the line back to the
-# base (`back`); where the run's end is the best point, the same line beyond it (`beyond`, α up to 1.2).
+# chosen point. An end below the floor makes a run try the line back to the base too (`back`); a run's last end, if it
+# is the best point, the same line beyond it (`beyond`, α up to 1.2).
 
 # %% [markdown]
 # ## 10 · Who teaches now?
