@@ -11,8 +11,10 @@ from transformers import TrainerCallback
 
 from icft_lite import doctor
 from icft_lite import run as run_module
+from icft_lite import stage as stage_module
 from icft_lite import trainer as trainer_module
 from icft_lite.config import ICFTConfig, ICFTError
+from icft_lite.consolidation import BEYOND
 from icft_lite.encoding import Encoder
 from icft_lite.files import write_json
 from icft_lite.memory import LongTermMemory
@@ -174,6 +176,18 @@ def test_two_steps_for_three_stages_and_nothing_to_remember(bundle, tmp_path):
         report["losses"]["consistency"][:1])
     assert stages[2]["rows"] == {} and stages[2]["tokens"] == 0 and stages[2]["consolidation"]["points"] == []
     assert report["accuracy_matrix"][3] == report["accuracy_matrix"][2], "a stage that is passed over changes nothing"
+
+
+def test_only_the_last_stage_goes_beyond_its_end(bundle, tmp_path, no_figures, monkeypatch):
+    asked, consolidate = [], stage_module.consolidate
+
+    def listen(*args, beyond=(), **kwargs):
+        asked.append(beyond)
+        return consolidate(*args, beyond=beyond, **kwargs)
+
+    monkeypatch.setattr(stage_module, "consolidate", listen)
+    train(tmp_path / "run", bundle, max_steps=3)
+    assert asked == [(), (), BEYOND]
 
 
 def test_a_run_needs_rows_to_train_on(bundle, tmp_path):
