@@ -71,7 +71,7 @@ def consolidate(model, start, score, floor, rank, scale, exact=True, line=LINE, 
     walk("start", line)
     if points[0]["general"] < floor:
         walk("base", back)
-    elif best["alpha"] == 1:  # to the floor, since here a single answer can make medicine fall
+    elif best["alpha"] == 1:  # whatever medicine does: one answer can make it fall
         walk("base", beyond, lambda point: point["general"] < floor)
     residual = blend(model, origins[best["origin"]], end, best["alpha"], rank, scale, exact)
     return dict(alpha=best["alpha"], origin=best["origin"], refused=best["general"] < 0, svd_residual=residual,

@@ -143,7 +143,7 @@ def forgetting_figure(report):
 
 def _draw_methods(axis, points, targets, base, limits):
     (left, right), (bottom, top) = limits
-    clip = dict(clip_on=left > 0 or bottom > 0)  # of the whole a marker on an axis is drawn in full
+    clip = dict(clip_on=left > 0 or bottom > 0)  # only the enlarged corner has points outside it
     if {"retention", "medical"} <= set(targets):
         axis.fill_between([targets["retention"], 9], targets["medical"], 9, color=GOAL, alpha=0.08, lw=0)
     if "retention" in targets:
