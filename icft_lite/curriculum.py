@@ -12,7 +12,7 @@ import numpy as np
 
 from icft_lite.config import ICFTError
 from icft_lite.encoding import Encoded
-from icft_lite.records import column
+from icft_lite.tables import column, columns
 
 LEVELS = ("easy", "middle", "hard")
 
@@ -58,7 +58,7 @@ def score_difficulty(rows, model=None, encoded=None, signals=("length", "entropy
         if model is None or encoded is None:
             raise ICFTError("difficulty: the signals loss and ifd need a model and encoded rows")
         scores = kept.scores("loss", encoded) if kept else score_responses(model, encoded)
-        likeliest = map(_best, column(rows, "posterior"), column(rows, "label"))
+        likeliest = (_best(*one) for one in columns(rows, "posterior", "label"))
         loss = np.array([-(s["logp"] / s["tokens"])[at] for at, s in zip(likeliest, scores)])
         if "loss" in signals:
             found["loss"] = loss
@@ -69,11 +69,11 @@ def score_difficulty(rows, model=None, encoded=None, signals=("length", "entropy
             found["ifd"] = np.full(len(rows), np.nan)
             found["ifd"][free] = [loss[i] / max(-(s["logp"] / s["tokens"])[0], 1e-6) for i, s in zip(free, bare)]
     if "length" in signals:
-        found["length"] = ([one.length for one in encoded] if encoded is not None else
-                           [len(f"{context} {prompt}".split())
-                            for context, prompt in zip(column(rows, "context"), column(rows, "prompt"))])
+        lengths = ((one.length for one in encoded) if encoded is not None else
+                   (len(f"{context} {prompt}".split()) for context, prompt in columns(rows, "context", "prompt")))
+        found["length"] = np.fromiter(lengths, float, len(rows))
     if "entropy" in signals:
-        found["entropy"] = list(map(entropy, column(rows, "posterior")))
+        found["entropy"] = np.fromiter((entropy(one) for one, in columns(rows, "posterior")), float, len(rows))
     return rank_average({name: found[name] for name in signals})
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from icft_lite.config import ICFTError
+from icft_lite.tables import each
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -161,7 +162,7 @@ def encode_fitting(rows, encoder):
     """Encode the rows (a list or Dataset) whose question and responses fit `max_length`: (rows kept, their
     encodings, ids left out). A question or a response is never cut, so a row that does not fit is left out whole."""
     kept, encoded, left_out = [], Encodings(), []
-    for at, row in enumerate(rows):
+    for at, row in enumerate(each(rows)):
         try:
             encoded.append(encoder(row))
             kept.append(at)

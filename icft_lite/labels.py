@@ -9,7 +9,8 @@ from icft_lite.encoding import encode_fitting
 from icft_lite.evaluate import option_scores
 from icft_lite.model import using
 from icft_lite.processes import first
-from icft_lite.records import COLUMNS, column, table
+from icft_lite.records import COLUMNS
+from icft_lite.tables import column, each, table
 
 
 def label_pool_rows(data, config, model, encoder):
@@ -21,7 +22,7 @@ def label_pool_rows(data, config, model, encoder):
     the labels. With config.soft_labels off, a weak row becomes its likeliest response, taken as certain."""
     parts, report = [data.trusted.select_columns(list(COLUMNS))] if data.trusted is not None else [], {}
     if data.pool is not None and len(data.pool):
-        pool = encode_fitting([dict(row) for row in data.pool], encoder)[0]
+        pool = encode_fitting(list(each(data.pool)), encoder)[0]
         posteriors, report = first(lambda: label(data, pool, config, model, encoder))
         for row, posterior in zip(pool, posteriors):
             row["posterior"] = [float(p) for p in posterior]
@@ -31,7 +32,7 @@ def label_pool_rows(data, config, model, encoder):
                                          zip(column(weak, "task"), column(weak, "posterior")))
     rows = concatenate_datasets(parts) if parts else table([])
     if not config.soft_labels:
-        rows = table(row if row["task"] == "response" else as_response(row) for row in rows)
+        rows = table(row if row["task"] == "response" else as_response(row) for row in each(rows))
     return rows, report
 
 
@@ -60,7 +61,7 @@ def label(data, pool, config, model, encoder):
                      dropped_unvoted=sum(row["id"] not in data.posteriors for row in pool)))
     if all(row.get("long_answer") for row in pool):
         from icft_lite.pubmedqa import pubmedqa_weak_labels
-        test = [dict(row) for row in data.test] if data.test is not None else None
+        test = list(each(data.test)) if data.test is not None else None
         test = test if test and all(row.get("long_answer") for row in test) else None
         return pubmedqa_weak_labels(pool, test)
     with using(model, None):

@@ -20,6 +20,7 @@ from icft_lite.kept import Kept
 from icft_lite.model import head_weight, hidden_states, using
 from icft_lite.policies import POLICIES, water_fill
 from icft_lite.processes import first
+from icft_lite.tables import each
 
 OFFERS = 10_000
 """Rows looked at together, where a memory is offered any number of them."""
@@ -225,7 +226,7 @@ def promote(memory, model, candidates, encoder, least):
     """Move candidate rows (canonical) into the long-term memory: gated by label confidence, kept by surprise
     under the slow adapter. Returns {"candidates", "gated", "promoted", "evicted"}."""
     def rows():
-        return (as_response(row) for row in candidates if confident(row, least))
+        return (as_response(row) for row in each(candidates) if confident(row, least))
 
     encoded, surprise = Encodings(map(encoder, rows())), []
     if len(encoded):

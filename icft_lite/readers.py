@@ -7,16 +7,17 @@ import csv
 import json
 import os
 import re
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
-from datasets import Dataset, Features, load_dataset
+from datasets import load_dataset
 
 from icft_lite.config import ICFTError
-from icft_lite.records import FEATURES, TEXT, normalise
+from icft_lite.records import FEATURES, normalise
+from icft_lite.tables import BATCH, table
 
-BATCH = 5000
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+?)(?::([\w.-]+))?(?:@([\w.-]+))?")
 csv.field_size_limit(2 ** 24)  # the default, 131,072 characters, is less than a long context
 
@@ -25,20 +26,21 @@ def read_source(source, domain="", split=None):
     """One path, Hub name (`owner/name[:config][@split]`) or list of dicts -> Dataset.
 
     `domain` is for rows that name none; `split` is of a Hub data set. Raises ICFTError."""
-    batches, batch, seen, schema = [], [], {}, None
-    for where, row in _canonical(source, domain, split):
-        first = seen.setdefault(row["id"], where)
-        if first is not where:
-            raise ICFTError(f"{where}: id {row['id']!r} is already used at {first}; give each row its own id")
-        if schema is None:
-            schema = Features(FEATURES | {name: TEXT for name in row if name not in FEATURES}).arrow_schema
-        batch.append(row)
-        if len(batch) == BATCH:
-            batches.append(pa.RecordBatch.from_pylist(batch, schema))
-            batch = []
-    if not seen:
+    rows = _distinct(source, domain, split)
+    if (first := next(rows, None)) is None:
         raise ICFTError(f"{source}: no rows in it; give at least one example")
-    return Dataset(pa.Table.from_batches([*batches, pa.RecordBatch.from_pylist(batch, schema)]))
+    return table(chain([first], rows), extra=[name for name in first if name not in FEATURES])
+
+
+def _distinct(source, domain, split):
+    """Yield the canonical rows. Raises ICFTError where two have one id."""
+    seen = set()
+    for where, row in _canonical(source, domain, split):
+        if row["id"] in seen:
+            first = next(place for place, one in _canonical(source, domain, split) if one["id"] == row["id"])
+            raise ICFTError(f"{where}: id {row['id']!r} is already used at {first}; give each row its own id")
+        seen.add(row["id"])
+        yield row
 
 
 def is_hub(source):

@@ -2,10 +2,8 @@
 
 import json
 import re
-from itertools import islice
 
-import pyarrow as pa
-from datasets import Dataset, Features, Value
+from datasets import Features, Value
 
 from icft_lite.config import ICFTError
 
@@ -19,24 +17,6 @@ before the prompt; prompt: the last user turn; history: earlier turns; responses
 two replies; label: index of the right response, -1 unknown; posterior: weak label over responses, or [];
 facts: what a free reply must contain; kind: "" | rule | fact; entity: what the row is about, or ""."""
 COLUMNS = tuple(FEATURES)
-
-BATCH = 5000
-
-
-def table(rows, extra=()):
-    """Canonical rows (any iterable of dicts) → Dataset; `extra` names more columns, of text. No more than BATCH rows
-    are dicts at a time: as such a million take gigabytes."""
-    schema = Features(FEATURES | {name: TEXT for name in extra}).arrow_schema
-    rows, batches = iter(rows), []
-    while batch := list(islice(rows, BATCH)):
-        batches.append(pa.RecordBatch.from_pylist(batch, schema))
-    return Dataset(pa.Table.from_batches(batches, schema))
-
-
-def column(rows, name):
-    """One column of a Dataset, or of a list of dicts, as a list: row by row a Dataset is slow."""
-    return [row[name] for row in rows] if isinstance(rows, list) else rows[name][:]
-
 
 FORMATS = ("prompt + completion, messages, question + choices (+ answer), prompt + chosen + rejected, "
            "or prompt + response_a + response_b")

@@ -9,6 +9,7 @@ from icft_lite.evaluate import generate
 from icft_lite.memory import OFFERS
 from icft_lite.model import head_weight
 from icft_lite.processes import first
+from icft_lite.tables import each
 
 
 def seed_memory(memory, given, held_out, model, tokenizer, encoder, count, seed=0):
@@ -24,7 +25,7 @@ def seed_memory(memory, given, held_out, model, tokenizer, encoder, count, seed=
 
 def answered(given, model, tokenizer, encoder):
     """Canonical rows as what is remembered of them, a few at a time: the right response, or the base's own answer."""
-    given = iter(given)
+    given = each(given)
     while batch := [dict(row) for row in islice(given, OFFERS)]:
         if asked := [row for row in batch if row["label"] < 0]:
             for row, answer in zip(asked, first(lambda: generate(model, tokenizer, encoder, asked))):

@@ -30,12 +30,12 @@ from icft_lite.model import (
 )
 from icft_lite.outcome import by_level, make_report
 from icft_lite.processes import device, first, rank, ranks, start
-from icft_lite.records import column
 from icft_lite.rehearsal import seed_memory
 from icft_lite.report import write_report
 from icft_lite.schedule import plan_budget
 from icft_lite.stage import Stage
 from icft_lite.state import last_stage, load_state, remove_parts, save_state, stage_file, tidy
+from icft_lite.tables import column
 
 
 class Run:

@@ -11,6 +11,7 @@ from datasets import Dataset, concatenate_datasets
 from icft_lite.config import ICFTError, samples_dir
 from icft_lite.readers import is_hub, read_ids, read_jsonl, read_source
 from icft_lite.records import COLUMNS, FEATURES, answer_index, normalise
+from icft_lite.tables import column, columns
 
 __all__ = ["COLUMNS", "FEATURES", "DataBundle", "bundle_from_files", "evaluation_rows", "fingerprint", "join",
            "load_samples", "normalise", "pool_gold", "read_examples", "read_pubmedqa", "sample_bundle",
@@ -68,7 +69,7 @@ def read_examples(source, *, domain="", split=None, require=None):
         rows = read_source(source, domain, split)
     if require:
         wanted = (require,) if isinstance(require, str) else tuple(require)
-        for number, task in enumerate(rows["task"][:], 1):
+        for number, task in enumerate(column(rows, "task"), 1):
             if task not in wanted:
                 raise ICFTError(f"{source}: example {number} is a {task}; only {', '.join(wanted)} fit here")
     return rows
@@ -98,7 +99,7 @@ def join(parts):
 def _unique(parts):
     seen = set()
     for part in parts:
-        if both := seen & (ids := set(part["id"][:])):
+        if both := seen & (ids := set(column(part, "id"))):
             raise ICFTError(f"id {min(both)!r} is in two files; give each row an id of its own")
         seen |= ids
 
@@ -124,21 +125,21 @@ def split_source(source, domain="", test_ids=None, seed=0):
     beside = Path(str(source)).parent / "test_ground_truth.json"
     if release and test_ids is None and beside.is_file():
         test_ids = beside
-    names, labels, groups = rows["id"][:], rows["label"][:], _groups(rows)
-    ids = read_ids(test_ids) & set(names) if test_ids else set()
-    if test_ids and not ids:
+    ids, labels, groups = read_ids(test_ids) if test_ids else set(), column(rows, "label"), _groups(rows, seed)
+    named = [name in ids for name in column(rows, "id")] if ids else [False] * len(rows)
+    if test_ids and not any(named):
         raise ICFTError(f"{test_ids}: none of its ids is in {source}; give the ids of that file's test rows")
-    fixed = {group for group, name in zip(groups, names, strict=True) if name in ids}
+    fixed = {group for group, one in zip(groups, named, strict=True) if one}
     free = {group for group, label in zip(groups, labels, strict=True) if label >= 0} - fixed
     if 0 < len(free) < 3:
         raise ICFTError(f"{source}: {len(free)} different labelled prompts; to hold some out takes 3")
-    order = sorted(free, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+    order = sorted(free)
     share = min(HELD_OUT, max(1, round(len(order) * (0.2 if release else 0.1))))
     cut = 0 if release or ids else share
     test, validation = set(order[:cut]), set(order[cut:cut + share])
     places = {"train": [], "validation": [], "test": []}
-    for i, (name, label, group) in enumerate(zip(names, labels, groups, strict=True)):
-        if name in ids or group in test:
+    for i, (one, label, group) in enumerate(zip(named, labels, groups, strict=True)):
+        if one or group in test:
             place = "test"
         elif group in validation:
             place = "validation"
@@ -218,14 +219,13 @@ def fingerprint(source):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _groups(rows):
-    """The group of each row: what must not lie on two sides of a split."""
+def _groups(rows, seed=0):
+    """The group of each row, what must not lie on two sides of a split, as a hash of 32 bytes: a random order too."""
     if rows is None:
         return []
-    columns = (rows[name][:] for name in ("entity", "context", "prompt", "history"))
     keys = (entity or context or " ".join([*(turn["content"] for turn in history), prompt])
-            for entity, context, prompt, history in zip(*columns, strict=True))
-    return [" ".join(key.lower().split()) for key in keys]
+            for entity, context, prompt, history in columns(rows, "entity", "context", "prompt", "history"))
+    return [hashlib.sha256(f"{seed}:{' '.join(key.lower().split())}".encode()).digest() for key in keys]
 
 
 def _select(rows, keep):
@@ -237,7 +237,7 @@ def _without(rows, groups):
 
 
 def _labelled(rows, yes):
-    labels = rows["label"][:] if rows is not None else []  # sliced: iterating a column decodes row by row
+    labels = column(rows, "label") if rows is not None else []
     return _select(rows, [i for i, label in enumerate(labels) if (label >= 0) == yes])
 
 
@@ -245,5 +245,5 @@ def _blank(rows, gold):
     """Move the labels of PubMedQA's rows from the Dataset to `gold`; other rows are left as they are."""
     if rows is None or "long_answer" not in rows.column_names:
         return rows
-    gold |= {name: label for name, label in zip(rows["id"][:], rows["label"][:], strict=True) if label >= 0}
+    gold |= {name: label for name, label in zip(column(rows, "id"), column(rows, "label"), strict=True) if label >= 0}
     return Dataset.from_dict({**rows.to_dict(), "label": [-1] * len(rows)}, features=rows.features)

@@ -17,9 +17,9 @@ from icft_lite.evaluate import evaluate_suite, mean_score
 from icft_lite.memory import ShortTermMemory, promote
 from icft_lite.model import activate, adapter_tensors, copy_adapter
 from icft_lite.processes import first, rank, ranks
-from icft_lite.records import column
 from icft_lite.schedule import StageBatches, plan_stage
 from icft_lite.state import STEP, load_state, save_state
+from icft_lite.tables import column
 from icft_lite.trainer import ICFTTrainer
 
 

@@ -1,8 +1,11 @@
 """Many rows: what grows with them stays small, what need not grow does not, and batches change no result."""
 
+import json
 import random
+import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +15,9 @@ from icft_lite.curriculum import _Queue, build_curriculum, score_difficulty
 from icft_lite.encoding import Encoded, Encoder, Encodings, TooLong, encode_fitting
 from icft_lite.memory import LongTermMemory, ShortTermMemory
 from icft_lite.policies import POLICIES
-from icft_lite.records import column, table
 from icft_lite.rehearsal import answered, seed_memory
 from icft_lite.schedule import plan_stage
+from icft_lite.tables import column, columns, each, table
 
 
 def one(i):
@@ -55,11 +58,14 @@ def rows(row):
 
 
 def test_a_table_of_rows_is_those_rows(rows, monkeypatch):
-    monkeypatch.setattr("icft_lite.records.BATCH", 7)
+    monkeypatch.setattr("icft_lite.tables.BATCH", 7)
     whole = table(iter(rows))
     assert [dict(one) for one in whole] == rows and len(table([])) == 0
     for name in ("posterior", "label", "level"):
         assert column(whole, name) == column(rows, name) == [row[name] for row in rows]
+    some = whole.select(range(30, 5, -3))
+    assert list(each(some)) == list(some) == list(each(rows[30:5:-3]))
+    assert list(columns(some, "label", "id")) == [(row["label"], row["id"]) for row in rows[30:5:-3]]
 
 
 def test_a_dataset_and_a_list_have_the_same_difficulty_and_stages(rows):
@@ -183,3 +189,14 @@ def test_a_plan_takes_few_bytes_for_each_row_it_draws():
         steps, _ = plan_stage(stage, encoded, levels, [], ShortTermMemory(128), ICFTConfig(), 50 * 20_000)
         assert sum(len(step.new) for step in steps) > 15_000
     assert most(plan) < 300 * 20_000
+
+
+@pytest.mark.slow
+def test_a_million_rows_take_less_than_two_gigabytes(tmp_path):
+    """Read, split, encoded, ranked, planned, and offered to a memory under each policy: all that the process takes."""
+    line = [sys.executable, str(Path(__file__).parent / "benchmarks" / "scale.py"), "--rows", "1000000"]
+    subprocess.run([*line, "--json", str(tmp_path / "scale.json")], check=True)
+    (found,) = json.loads((tmp_path / "scale.json").read_text())
+    assert found["rows"] > 990_000
+    assert {"encode", *(f"memory: {policy}" for policy in POLICIES)} <= set(found["parts"])
+    assert max(part["peak_bytes"] for part in found["parts"].values()) < 2e9

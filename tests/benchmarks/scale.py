@@ -52,9 +52,9 @@ def measure(path):
     from icft_lite.model import load_tokenizer
     from icft_lite.outcome import peak_memory
     from icft_lite.policies import POLICIES
-    from icft_lite.records import column
     from icft_lite.samples import split_source
     from icft_lite.schedule import count, plan_stage
+    from icft_lite.tables import column, each
     parts, config, encoder = {"imports": (0.0, peak_memory())}, ICFTConfig(), Encoder(load_tokenizer("tiny"))
 
     def timed(name, work):
@@ -79,7 +79,7 @@ def measure(path):
     draw = np.random.default_rng(0)
     for policy in POLICIES:
         memory = LongTermMemory(config.memory_size, policy, features=lambda many: draw.normal(size=(len(many), 64)))
-        timed(f"memory: {policy}", lambda: memory.add(map(as_response, rows), encoder, "general",
+        timed(f"memory: {policy}", lambda: memory.add(map(as_response, each(rows)), encoder, "general",
                                                       draw.random(len(rows))))
         assert len(memory) == min(config.memory_size, len(rows))
     return dict(rows=len(rows), parts={name: dict(seconds=s, peak_bytes=b) for name, (s, b) in parts.items()})
