@@ -79,11 +79,11 @@ def canvas(panels, size, **options):
 # %% [markdown]
 # ## 1 · The study
 #
-# Training every method with several seeds takes an hour or more, so it was done once and its record comes with the
+# Training every method with several seeds takes half an hour or more, so it was done once and its record comes with the
 # package. Two commands make it again:
 #
 # ```
-# icft-lite compare --methods icft,qlora,replay,no_ltm,majority_vote,gold --seeds 2 --out runs/study
+# icft-lite compare --methods icft,qlora,replay,no_ltm,majority_vote,gold --seeds 3 --out runs/study
 # python -m icft_lite.study runs/study
 # ```
 
@@ -311,7 +311,7 @@ print("pairing finds more than not pairing:", bool(better.iloc[2] > better.iloc[
 # %% [markdown]
 # So: resampling *questions* answers "would it hold on other questions, for these runs?"; the *seeds'* t-interval
 # answers "would it hold for other runs, on these questions?". No single one answers both. Asking for both is safe, and
-# with three seeds it misses much, with our two more: seeds are where more effort pays.
+# with three seeds, which is what we have, it misses much: seeds are where more effort pays.
 
 # %% [markdown]
 # ## 6 · The words we allow ourselves
