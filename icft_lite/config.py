@@ -209,12 +209,16 @@ METHODS = {
                   task_weight=0.0, soft_labels=False, order="random"),
     "replay": dict(consistency_weight=0.0, replay_weight=1.0),
     "no_ltm": dict(memory_share=0.0, consistency_weight=0.0, consolidate=False),
+    "no_ring": dict(ring_share=0.0),
+    "no_curriculum": dict(order="random"),
+    "no_task": dict(task_weight=0.0),
     "majority_vote": dict(label_model="majority_vote"),
     "gold": dict(label_model="gold"),
 }
 """icft: the whole method. qlora: plain fine-tuning on the same rows and labels. replay: memory replayed by NLL and
-interpolation, no consistency. no_ltm: no long-term memory (no memory rows, no interpolation). majority_vote, gold:
-other labels."""
+interpolation, no consistency. no_ltm: no long-term memory (no memory rows, no interpolation). no_ring: no replay from
+the short-term ring, so no promotion. no_curriculum: every level from the start, in random order, without pacing.
+no_task: without L_task. majority_vote, gold: other labels."""
 
 
 def _method_first(init):

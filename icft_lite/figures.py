@@ -14,14 +14,15 @@ TARGETS = {"retention": 0.90, "medical": 0.85}
 """Lines in the comparison figure, unless the comparison brings its own `targets` ({} for none)."""
 
 LABELS = {"icft": "ICFT", "qlora": "plain QLoRA", "replay": "replay, no consistency",
-          "no_ltm": "no long-term memory", "majority_vote": "ICFT, majority vote",
-          "gold": "ICFT, gold labels"}
+          "no_ltm": "no long-term memory", "no_ring": "no ring, no promotion",
+          "no_curriculum": "no curriculum", "no_task": "no L_task",
+          "majority_vote": "ICFT, majority vote", "gold": "ICFT, gold labels"}
 
 INK, GREY, GENERAL, MEDICAL, GOAL = "#1a1a1a", "#6f6f6f", "#0072b2", "#d55e00", "#00694d"
 LEVELS = ["#c27c00", "#8f5a00", "#5c3900"]
 # After Okabe and Ito, darkened where white ground asks for it.
 STYLES = [("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#a67c00", "v"),
-          ("#56b4e9", "P"), ("#5d3a9b", "X"), ("#6f6f6f", "h")]
+          ("#56b4e9", "P"), ("#5d3a9b", "X"), ("#6f6f6f", "h"), ("#8b3a2f", "<")]
 DASHED = {"linewidth": 1, "linestyle": (0, (4, 3))}
 RC = {"figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white", "font.size": 10,
       "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.titlesize": 11,

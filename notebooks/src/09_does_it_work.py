@@ -79,11 +79,11 @@ def canvas(panels, size, **options):
 # %% [markdown]
 # ## 1 · The study
 #
-# Training every method with several seeds takes half an hour or more, so it was done once and its record comes with the
+# Training every method with three seeds takes most of an hour, so it was done once and its record comes with the
 # package. Two commands make it again:
 #
 # ```
-# icft-lite compare --methods icft,qlora,replay,no_ltm,majority_vote,gold --seeds 3 --out runs/study
+# icft-lite demo --seeds 3 --out runs/study
 # python -m icft_lite.study runs/study
 # ```
 
