@@ -12,7 +12,7 @@ LESSONS := $(patsubst notebooks/src/%.py,notebooks/%.ipynb,$(wildcard notebooks/
 
 .PHONY: help demo test test-all lab lessons notebooks lint venv
 help:
-	@echo "make demo       the whole method in five minutes; SEEDS=3 averages, FULL=1 trains longer"
+	@echo "make demo       the whole method in five minutes; FULL=1 trains longer, SEEDS=3 compares all methods"
 	@echo "make test       the tests and the lessons, up to 20 minutes; make test-all adds the slow ones"
 	@echo "make lab        the lessons in JupyterLab; make lessons runs them all in full, into runs/lessons"
 	@echo "make notebooks  build the lessons from notebooks/src;  make lint  style"

@@ -470,6 +470,11 @@ for test, part in results.groupby("test", sort=False):
         print(f"  against {LABELS[r.method]}: {100 * r.difference:+.1f} points "
               f"[{100 * r.low:+.1f}, {100 * r.high:+.1f}]: {r.verdict}")
 
+# %% [markdown]
+# Look again at two rows. *No curriculum* takes away the order **and** pacing's weights, by which easy rows come more
+# often: lesson 03 shows how to tell the two apart. *No ring* gives the ring's share of a step to new rows: below 0
+# there means that what was replayed was worth less than the new rows it displaced.
+
 # %%
 # NBVAL_CHECK_OUTPUT
 print("each verdict follows the rule:", all(
@@ -646,7 +651,9 @@ print("a gain of two points could have been seen:", bool(visible(d, len(question
 # - Equal tokens are not equal seconds.
 # - Majority vote is seldom sure, so nearly all its questions keep two options or more; of the label model's, one in
 #   thirteen does. What the label model gains includes that.
-# - No method here lacks L_task alone. One run without it did no worse (README): labels this sure leave it little to do.
+# - *No curriculum* lacks the order and pacing's weights, *no ring* the replay and promotion: which of the two matters,
+#   this study cannot tell.
+# - L_task acts only on questions that keep two options, and on pairs: of labels less sure the study says nothing.
 # - An ablation takes away one part at a time; two that replace each other both look useless.
 
 # %% [markdown]
