@@ -473,7 +473,7 @@ for test, part in results.groupby("test", sort=False):
 # %% [markdown]
 # Look again at two rows. *No curriculum* takes away the order **and** pacing's weights, by which easy rows come more
 # often: lesson 03 shows how to tell the two apart. *No ring* gives the ring's share of a step to new rows: below 0
-# there means that what was replayed was worth less than the new rows it displaced.
+# there means that replay and promotion together were worth less than the new rows they displaced.
 
 # %%
 # NBVAL_CHECK_OUTPUT
