@@ -1,4 +1,5 @@
-"""A whole run of the method in seconds, to be stopped and killed. As a script: `small_run.py OUT` does one."""
+"""A whole run of the method in seconds, to be stopped and killed. As a script: `small_run.py OUT` does one, and
+`small_run.py train …` is `icft-lite train …` with so few samples."""
 
 import dataclasses
 import os
@@ -30,7 +31,11 @@ def small_bundle():
 
 if __name__ == "__main__":
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
+    from icft_lite import cli, samples
     from icft_lite.run import train_icft
     bundle = small_bundle()
+    if sys.argv[1] == "train":
+        samples.sample_bundle = lambda: bundle
+        sys.exit(cli.main())
     print("ready", flush=True)
     train_icft(SETTINGS, sys.argv[1], bundle, progress=False)

@@ -5,7 +5,8 @@ import sys
 import time
 
 import pytest
-from small_run import SETTINGS
+import small_run
+from small_run import SETTINGS, small_bundle
 
 from icft_lite import cli, jobs
 from icft_lite.config import METHODS, ICFTConfig, ICFTError
@@ -84,12 +85,15 @@ def test_how_many_at_a_time(monkeypatch):
 def test_a_comparison_is_the_same_one_by_one_and_beside_one_another(tmp_path, monkeypatch):
     import torch
 
+    bundle = small_bundle()
+    monkeypatch.setattr("icft_lite.experiment.sample_bundle", lambda: bundle)
+    monkeypatch.setattr(jobs, "TRAIN", [sys.executable, small_run.__file__, "train"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(jobs, "cores", lambda: 2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = [compare(tmp_path / name, ["icft", "qlora"], [0], {**SETTINGS, "max_steps": 3}, progress=False, jobs=n)
+        found = [compare(tmp_path / name, ["icft", "qlora"], [0], {**SETTINGS, "max_steps": 6}, progress=False, jobs=n)
                  for name, n in (("apart", 2), ("one", 1))]
     finally:
         torch.set_num_threads(threads)
