@@ -109,8 +109,9 @@ class ICFTConfig:
     # --- memory
     memory_share: float = 0.25
     """Share of a step's rows drawn from the long-term memory."""
-    ring_share: float = 0.1
-    """Share of a step's rows replayed from the short-term ring."""
+    ring_share: float = 0.125
+    """Share of a step's rows replayed from the short-term ring. Both shares are met over the steps: 0.05 of 8 rows is
+    two rows in five steps."""
     ring_size: int = 128
     """Rows the short-term ring holds."""
     promote_after: int = 3

@@ -71,12 +71,12 @@ def plan_stage(stage, new, topics, memory, stm, config, tokens, max_steps=0, see
     memory; stm: a ShortTermMemory, which the plan fills and replays. Returns (steps, tokens planned)."""
     drawer = Drawer(stage, topics, config.order, config.competence_start, seed)
     bag = _Bag(len(memory), "memory", seed)
-    memory_rows = round(config.rows * config.memory_share) if memory else 0
-    ring_rows = round(config.rows * config.ring_share)
     steps, used = [], 0
     while used < tokens and not (max_steps and len(steps) >= max_steps):
         step, new_size = Step(), 0
         progress = max(used / tokens, len(steps) / max_steps if max_steps else 0)
+        memory_rows = _due(len(steps), config.rows * config.memory_share) if memory else 0
+        ring_rows = _due(len(steps), config.rows * config.ring_share)
         step.ring = stm.replay(ring_rows, lambda i: new[i].size)
         ring_size = sum(new[i].size for i in step.ring)
         step.memory = [bag.draw() for _ in range(memory_rows)]
@@ -88,6 +88,11 @@ def plan_stage(stage, new, topics, memory, stm, config, tokens, max_steps=0, see
         used += sum(count(new[i]) for i in step.new + step.ring) + sum(count(memory[i]) for i in step.memory)
         steps.append(step)
     return steps, used
+
+
+def _due(step, a_step):
+    """Rows due in a step where `a_step` of them, maybe a fraction, are due in each: 0.4 is 0, 0, 1, 0, 1, …"""
+    return int((step + 1) * a_step + 1e-9) - int(step * a_step + 1e-9)  # 1e-9: 3 × 0.1 × 10 is 3
 
 
 def count(encoded):

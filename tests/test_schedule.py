@@ -59,6 +59,16 @@ def test_memory_has_its_share_and_is_gone_through_evenly(share):
     assert max(counts) - min(counts) <= 1
 
 
+def test_a_share_that_is_no_whole_number_of_rows_is_met_over_the_steps():
+    config = ICFTConfig(rows=8, memory_share=0.2, ring_share=0.05)  # 1.6 and 0.4 rows a step
+    steps, _, _ = plan(config, new=[encoded(10)] * 60)
+    for done in range(1, len(steps)):
+        drawn = [(len(step.memory), len(step.ring)) for step in steps[:done]]
+        assert sum(m for m, _ in drawn) == int(1.6 * done + 1e-6)
+        assert sum(r for _, r in drawn) == int(0.4 * done + 1e-6)
+    assert all(len(step.new) + len(step.ring) + len(step.memory) == 8 for step in steps)
+
+
 def test_an_empty_memory_leaves_its_room_to_new_rows():
     steps, _, _ = plan(memory=[])
     assert all(not step.memory and sum(NEW[i].size for i in step.new + step.ring) >= 24 for step in steps)
