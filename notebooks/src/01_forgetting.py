@@ -80,8 +80,8 @@ def canvas(panels, size, **options):
 
 # %% [markdown]
 # The base and an adapter (lesson 00: a small trainable addition to a frozen model). `fast` lists the adapter's
-# tensors, two a layer: A and B (section 6). The model computes in fp32 on the CPU, so that numbers do not depend on
-# a GPU.
+# tensors, two a layer: A and B (section 6). The model computes in *fp32*, the usual 32-bit floats, on the CPU, so that
+# numbers do not depend on a GPU.
 
 # %%
 base, tokenizer = load_base(device="cpu")

@@ -104,8 +104,8 @@ print(f"{W.shape[0]} × {W.shape[1]} numbers, mean {W.mean():.4f}, standard devi
 # Two snags. First, p = 1 is infinitely far out: we must stop earlier, at an `edge`. Of 16 slices with a level in
 # the middle of each, half a slice, 1/32, lies beyond the outermost level; of 15, 1/30. NF4 takes the mean of the two.
 #
-# Second, 16 is even, so a symmetric set has no zero in its middle; but zeros are common (padding, pruned
-# weights) and must stay exactly zero.
+# Second, 16 is even, so a symmetric set has no zero in its middle; but zeros are common (weights that were
+# set to zero on purpose) and must stay exactly zero.
 
 # %% [markdown]
 # So NF4 (*4-bit NormalFloat*, from the QLoRA paper) builds the halves apart: from p = 0.5 up to the edge in 8

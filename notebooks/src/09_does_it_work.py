@@ -178,7 +178,8 @@ Image(png(figure), width=800)
 # ## 3 · Chance, second: questions
 #
 # The test is a sample too: other questions would have given another score. For one model and n questions, a share p
-# right has the standard error √(p(1−p)/n).
+# right has the **standard error** √(p(1−p)/n), which is how far it typically lies from the truth; ± 1.96 of them are
+# a 95 % interval.
 #
 # **Predict.** With 500 questions and half of them right: plus or minus how many points? (A point is 0.01.) And the
 # difference of two such models, each with 500 questions of its own?
