@@ -83,7 +83,7 @@ def build(source, run=True, to=HERE, text=False):
     if text:
         notebook = with_outputs(notebook, nbformat.read(HERE / f"{source.stem}.ipynb", as_version=4))
     elif run:
-        NotebookClient(notebook, timeout=1800, kernel_name="python3", record_timing=False,
+        NotebookClient(notebook, timeout=3600, kernel_name="python3", record_timing=False,
                        store_widget_state=False, coalesce_streams=True,  # prints come in a varying number of parts
                        resources={"metadata": {"path": str(HERE)}}).execute()
         notebook.metadata.pop("widgets", None)  # GitHub refuses widgets without their state
