@@ -67,6 +67,7 @@ class Encoder:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, **kwargs)
 
     def _ids(self, text):
+        """Ids of a text, or of each text of a list."""
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # too long is handled here
 
     def _messages(self, example, context):
@@ -76,13 +77,19 @@ class Encoder:
         user = f"{context}\n\n{text}" if context else text
         return [*(example.get("history") or []), {"role": "user", "content": user}]
 
+    def _opened(self, example, context=""):
+        """The prompt as the chat template writes it, up to where the response starts."""
+        return self._template(self._messages(example, context), add_generation_prompt=True)
+
     def prompt_ids(self, example, room=0):
         """Ids of the prompt up to where the response starts, leaving `room` tokens for it; and if it was cut.
 
         Raises ICFTError if the prompt does not fit even without its context."""
-        limit = self.max_length - room
-        context = example.get("context") or ""
-        ids = self._ids(self._template(self._messages(example, context), add_generation_prompt=True))
+        return self._fitted(example, self._ids(self._opened(example, example.get("context") or "")), room)
+
+    def _fitted(self, example, ids, room):
+        """`prompt_ids` of a prompt whose ids in full are known."""
+        limit, context = self.max_length - room, example.get("context") or ""
         if len(ids) <= limit:
             return ids, False
         pieces = self._ids(context)
@@ -90,28 +97,30 @@ class Encoder:
         while keep and len(ids) > limit:
             keep = max(0, keep - (len(ids) - limit))
             short = self.tokenizer.decode(pieces[:keep]).rstrip("\ufffd ")
-            ids = self._ids(self._template(self._messages(example, short), add_generation_prompt=True))
+            ids = self._ids(self._opened(example, short))
         if len(ids) > limit:
             raise TooLong(f"example {example['id']}: question and response need {len(ids) + room} tokens, "
                             f"max_length is {self.max_length}; raise max_length or shorten the example")
         return ids, True
 
-    def response_ids(self, example, text):
-        """Ids of a response with the end of turn, as the chat template writes them."""
-        messages = self._messages(example, "")
-        start = self._template(messages, add_generation_prompt=True)
-        whole = self._template([*messages, {"role": "assistant", "content": text}])
-        if not whole.startswith(start):  # a template that rewrites the last turn: close it by hand
-            return [*self._ids(text), self.tokenizer.eos_token_id]
-        ids = self._ids(whole[len(start):].rstrip("\n"))
-        return ids if ids[-1] == self.tokenizer.eos_token_id else [*ids, self.tokenizer.eos_token_id]
+    def _all_ids(self, example, texts):
+        """Ids of the whole prompt, and of each response with the end of turn, as the chat template writes them: one
+        call of the tokenizer for all of them, whose overhead is most of the time."""
+        messages, opened, end = self._messages(example, ""), self._opened(example), self.tokenizer.eos_token_id
+        whole = (self._template([*messages, {"role": "assistant", "content": text}]) for text in texts)
+        written = [one[len(opened):].rstrip("\n") if one.startswith(opened)
+                   else text  # a template that rewrites the last turn: close it by hand
+                   for one, text in zip(whole, texts)]
+        full = self._opened(example, example["context"]) if example.get("context") else opened
+        prompt, *responses = self._ids([full, *written])
+        return prompt, [ids if ids[-1:] == [end] else [*ids, end] for ids in responses]
 
     def __call__(self, example):
         """Encode one canonical example → Encoded. Long responses are refused, long context is cut."""
         if self.letter_options and example["task"] == "question":
             return self._letters(example)
-        responses = [self.response_ids(example, text) for text in example["responses"]]
-        prompt, cut = self.prompt_ids(example, room=max(map(len, responses)))
+        prompt, responses = self._all_ids(example, example["responses"])
+        prompt, cut = self._fitted(example, prompt, max(map(len, responses)))
         if self.share_prompts and len(responses) > 1:
             return _shared(prompt, responses, cut)
         tokens = [(r, len(prompt) - 1 + i, target, r)
@@ -121,11 +130,11 @@ class Encoder:
     def _letters(self, example):
         # One row: every option is the single token at the end of the prompt. The likeliest letter and the end of
         # turn follow, as in a conversation, but are not trained on.
-        letters = [self.response_ids(example, LETTERS[i])[0] for i in range(len(example["responses"]))]
+        prompt, answers = self._all_ids(example, LETTERS[:len(example["responses"])])
         weights = example.get("posterior") or []
         best = max(range(len(weights)), key=weights.__getitem__) if weights else max(example["label"], 0)
-        answer = self.response_ids(example, LETTERS[best])
-        prompt, cut = self.prompt_ids(example, room=len(answer))
+        answer, letters = answers[best], [ids[0] for ids in answers]
+        prompt, cut = self._fitted(example, prompt, len(answer))
         at = len(prompt) - 1
         return Encoded([prompt + answer], [(0, at, letter, i) for i, letter in enumerate(letters)],
                        len(letters), cut=cut)
