@@ -193,10 +193,13 @@ def test_a_plan_takes_few_bytes_for_each_row_it_draws():
 
 @pytest.mark.slow
 def test_a_million_rows_take_less_than_two_gigabytes(tmp_path):
-    """Read, split, encoded, ranked, planned, and offered to a memory under each policy: all that the process takes."""
-    line = [sys.executable, str(Path(__file__).parent / "benchmarks" / "scale.py"), "--rows", "1000000"]
+    """Read, split, encoded, ranked, planned, and offered to a memory: all that the process takes. Under the policy
+    that is the default, and the one that keeps most of what it is offered; the benchmark has them all."""
+    policies = ("surprise", "herding")
+    line = [sys.executable, str(Path(__file__).parent / "benchmarks" / "scale.py"), "--rows", "1000000",
+            *(f"--policy={policy}" for policy in policies)]
     subprocess.run([*line, "--json", str(tmp_path / "scale.json")], check=True)
     (found,) = json.loads((tmp_path / "scale.json").read_text())
     assert found["rows"] > 990_000
-    assert {"encode", *(f"memory: {policy}" for policy in POLICIES)} <= set(found["parts"])
+    assert {"encode", *(f"memory: {policy}" for policy in policies)} <= set(found["parts"])
     assert max(part["peak_bytes"] for part in found["parts"].values()) < 2e9

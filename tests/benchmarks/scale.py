@@ -2,6 +2,7 @@
 
     python tests/benchmarks/scale.py                   10,000, 100,000 and 1,000,000 rows, each in its own process
     python tests/benchmarks/scale.py --rows 10000      one size
+    python tests/benchmarks/scale.py --policy surprise one policy of the memory
 
 Read a JSONL file, split it, encode it, difficulty by length and entropy, curriculum, the plan of every stage (one pass
 over the new rows), and a full long-term memory offered every row under each policy. Herding's features are random
@@ -41,8 +42,8 @@ def write_rows(path, n):
             file.write(json.dumps(row) + "\n")
 
 
-def measure(path):
-    """{part: seconds}, and the most resident bytes of this process after each."""
+def measure(path, policies):
+    """{part: seconds}, and the most resident bytes of this process after each. policies: of the memory; None: all."""
     import numpy as np
 
     from icft_lite.config import ICFTConfig
@@ -77,7 +78,7 @@ def measure(path):
 
     timed("plan of all stages", plan)
     draw = np.random.default_rng(0)
-    for policy in POLICIES:
+    for policy in policies or POLICIES:
         memory = LongTermMemory(config.memory_size, policy, features=lambda many: draw.normal(size=(len(many), 64)))
         timed(f"memory: {policy}", lambda: memory.add(map(as_response, each(rows)), encoder, "general",
                                                       draw.random(len(rows))))
@@ -85,28 +86,31 @@ def measure(path):
     return dict(rows=len(rows), parts={name: dict(seconds=s, peak_bytes=b) for name, (s, b) in parts.items()})
 
 
-def one_size(n):
+def one_size(n, policies):
     """`measure` in a process of its own, whose peak is this size's."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         write_rows(path, n)
-        out = subprocess.run([sys.executable, __file__, "--measure", str(path)], stdout=subprocess.PIPE, check=True)
+        chosen = [f"--policy={policy}" for policy in policies or ()]
+        out = subprocess.run([sys.executable, __file__, "--measure", str(path), *chosen], stdout=subprocess.PIPE,
+                             check=True)
     return json.loads(out.stdout)
 
 
 def main():
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parse.add_argument("--rows", type=int, action="append", help="a size; several are possible")
+    parse.add_argument("--policy", action="append", help="of the memory; several are possible (default: all)")
     parse.add_argument("--json", help="write the results here too")
     parse.add_argument("--measure", help=argparse.SUPPRESS)
     args = parse.parse_args()
     if args.measure:
-        print(json.dumps(measure(args.measure)))
+        print(json.dumps(measure(args.measure, args.policy)))
         return
     results = []
     for n in args.rows or SIZES:
         print(f"{n:,} rows", file=sys.stderr, flush=True)
-        results.append(one_size(n))
+        results.append(one_size(n, args.policy))
     print(f"{'':24}" + "".join(f"{one['rows']:>14,} rows       rows/s" for one in results))
     for name in list(results[0]["parts"])[1:]:
         found = [(one["rows"], one["parts"][name]["seconds"]) for one in results]
