@@ -6,14 +6,18 @@ SEEDS ?=
 FULL_RUN := $(filter-out 0,$(FULL))
 MANY := $(filter-out 1,$(SEEDS))
 OUT ?= runs/demo$(if $(FULL_RUN),-full)$(if $(MANY),-$(MANY)-seeds)
+# How many test files, or lessons, run at a time, each on its share of the cores. They start in order: lesson 00 takes
+# longest.
+JOBS ?= 2
+SHARE = OMP_NUM_THREADS=$$($(BIN)/python -c "import os; print(max(1, os.cpu_count() // $(JOBS)))")
+PYTEST = $(SHARE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --nbval-kernel-startup-timeout=120 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg
-LESSONS := $(patsubst notebooks/src/%.py,notebooks/%.ipynb,$(wildcard notebooks/src/[0-9]*.py))
 
 .PHONY: help demo test test-all lab lessons notebooks lint venv
 help:
 	@echo "make demo       the whole method in five minutes; FULL=1 trains longer, SEEDS=3 compares all methods"
-	@echo "make test       the tests and the lessons, up to 20 minutes; make test-all adds the slow ones"
+	@echo "make test       the tests and the lessons, up to 20 minutes; make test-all adds the slow ones; JOBS=1 one by one"
 	@echo "make lab        the lessons in JupyterLab; make lessons runs them all in full, into runs/lessons"
 	@echo "make notebooks  build the lessons from notebooks/src;  make lint  style"
 
@@ -21,16 +25,18 @@ demo: venv
 	$(BIN)/icft-lite demo --out $(OUT) $(if $(MANY),--seeds $(MANY)) $(if $(FULL_RUN),--full)
 
 test: venv
-	$(BIN)/python -m pytest -m "not slow" $(if $(LESSONS),&& $(BIN)/python -m pytest notebooks $(NBVAL))
+	$(PYTEST) -m "not slow"
+	$(PYTEST) notebooks $(NBVAL)
 
 test-all: venv
-	$(BIN)/python -m pytest $(if $(LESSONS),&& $(BIN)/python -m pytest notebooks $(NBVAL))
+	$(PYTEST)
+	$(PYTEST) notebooks $(NBVAL)
 
 lab: venv
 	$(BIN)/jupyter lab notebooks
 
 lessons: venv
-	ICFT_PROFILE=full $(BIN)/python notebooks/build.py --to runs/lessons
+	$(SHARE) ICFT_PROFILE=full $(BIN)/python notebooks/build.py --jobs $(JOBS) --to runs/lessons
 
 notebooks: venv
 	$(BIN)/python notebooks/build.py

@@ -5,6 +5,7 @@
     python notebooks/build.py --no-run 00   # without running: keeps no outputs
     python notebooks/build.py --text 00     # without running: keeps them, since text alone has changed
     python notebooks/build.py --to DIR      # elsewhere: the stored ones stay as they are
+    python notebooks/build.py --jobs 2      # two at a time; set OMP_NUM_THREADS to each one's share of the cores
 
 One way only, source to notebook. The same source gives the same cell ids, so that a diff shows what changed.
 What lessons have in common is written once, and put in place of its mark:
@@ -18,6 +19,7 @@ import argparse
 import hashlib
 import re
 import tomllib
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import jupytext
@@ -105,10 +107,18 @@ def main():
     parser.add_argument("--no-run", action="store_true")
     parser.add_argument("--text", action="store_true", help="only text has changed: keep all outputs")
     parser.add_argument("--to", type=Path, default=HERE, metavar="DIR")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="lessons at a time")
     args = parser.parse_args()
-    for source in sorted((HERE / "src").glob("[0-9]*.py")):
-        if not args.names or source.stem.startswith(tuple(args.names)):
-            print(build(source, run=not args.no_run, to=args.to, text=args.text))
+    sources = [source for source in sorted((HERE / "src").glob("[0-9]*.py"))
+               if not args.names or source.stem.startswith(tuple(args.names))]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        try:
+            for done in as_completed(pool.submit(build, source, run=not args.no_run, to=args.to, text=args.text)
+                                     for source in sources):
+                print(done.result(), flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # those under way end, the others do not begin
+            raise
 
 
 if __name__ == "__main__":

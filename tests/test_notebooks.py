@@ -12,6 +12,8 @@ import shlex
 import statistics
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jupytext
@@ -94,6 +96,33 @@ def test_text_is_renewed_without_a_run_and_code_is_not(tmp_path):
     path.write_text(f"{text}\n# %%\nprint(1)\n", encoding="utf-8")
     with pytest.raises(ValueError, match="code has changed"):
         build.build(path, to=tmp_path, text=True)
+
+
+def test_lessons_are_built_side_by_side_and_none_begins_after_one_has_failed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "src").mkdir()
+    for name in ("00_a", "01_b", "02_c", "03_d", "04_e", "05_f"):
+        (tmp_path / "src" / f"{name}.py").touch()
+    pair, begun = threading.Barrier(2, timeout=20), []
+
+    def one(source, **_):
+        begun.append(source.stem)
+        pair.wait()  # for another that runs at the same time; else BrokenBarrierError
+        if source.stem in broken:
+            raise RuntimeError(source.stem)
+        time.sleep(len(broken))  # the next pair is under way when the failure is seen
+        return source
+
+    broken = set()
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setattr(build, "build", one)
+    monkeypatch.setattr(sys, "argv", ["build.py", "--jobs", "2"])
+    build.main()
+    assert sorted(begun) == sorted(Path(line).stem for line in capsys.readouterr().out.split()) and len(begun) == 6
+    begun.clear()
+    broken |= {"00_a", "01_b"}
+    with pytest.raises(RuntimeError, match="0[01]_[ab]"):
+        build.main()
+    assert len(begun) < 6
 
 
 # --- style
