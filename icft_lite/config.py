@@ -104,7 +104,9 @@ class ICFTConfig:
     signals: tuple = ("loss", "length", "entropy")
     """Difficulty = rank average of these: loss, ifd, length, entropy."""
     competence_start: float = 0.3
-    """c0 of competence pacing (Platanios et al., 2019)."""
+    """c0 of competence pacing (Platanios et al., 2019): the share of a stage's rows that it begins with."""
+    competence_end: float = 1.0
+    """T of competence pacing, as a share of the stage: from then on every row may be drawn."""
 
     # --- memory
     memory_share: float = 0.25
@@ -164,7 +166,7 @@ class ICFTConfig:
                      "max_steps", "save_every", "tokens", "memory_size", "states_in_memory", "ring_size",
                      "self_prompts", "epsilon", "unpack_below"):
             self._check(name, getattr(self, name) >= 0, "give 0 or more")
-        for name in ("memory_share", "ring_share", "warmup", "competence_start", "promote_confidence",
+        for name in ("memory_share", "ring_share", "warmup", "competence_start", "competence_end", "promote_confidence",
                      "reservoir_share", "ema_decay", "last_stage", "least_posterior"):
             self._check(name, 0 <= getattr(self, name) <= 1, "give a number between 0 and 1")
         self._check("memory_share", self.memory_share + self.ring_share < 1,

@@ -120,24 +120,25 @@ def build_curriculum(levels, difficulty, order="easy_to_hard", n_stages=3):
 
 def competence(t, total, start):
     """c(t) for t in 0…total: the share of a stage's easiest rows that may be drawn (Platanios et al., eq. 7)."""
-    return min(1.0, math.sqrt(t * (1 - start**2) / max(total, 1) + start**2))
+    return min(1.0, math.sqrt(t * (1 - start**2) / max(total, 1e-9) + start**2))
 
 
 class Drawer:
     """Draws rows for a stage in shuffled passes over the share that competence allows. Rows that it newly
     allows are mixed into the pass under way, so that the hardest are not left waiting for its end.
+    start, end: c0, and T as a share of the stage (1: the very hardest rows are drawn once or not at all).
 
     A pure function of (stage, topics, order, seed): a resumed run draws the same rows."""
 
-    def __init__(self, stage, topics, order="easy_to_hard", start=0.3, seed=0):
-        self.stage, self.topics, self.order, self.start = stage, topics, order, start
+    def __init__(self, stage, topics, order="easy_to_hard", start=0.3, seed=0, end=1.0):
+        self.stage, self.topics, self.order, self.start, self.end = stage, topics, order, start, end
         self.random = random.Random(f"draw/{seed}")
         self.queue, self.open = _Queue([]), 0
 
     def draw(self, progress):
         """The next row index; `progress` is the share of the stage that is done, 0…1."""
         paced = self.order in ("easy_to_hard", "hard_to_easy")
-        share = competence(progress, 1, self.start) if paced else 1.0
+        share = competence(progress, self.end, self.start) if paced else 1.0
         allowed = max(1, math.ceil(share * len(self.stage)))
         if not self.queue:
             rows = self.random.sample(self.stage[:allowed], allowed)

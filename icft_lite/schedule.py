@@ -69,7 +69,7 @@ def plan_stage(stage, new, topics, memory, stm, config, tokens, max_steps=0, see
 
     stage: indices of new rows, easiest first; new: their encodings; memory: encodings of the long-term
     memory; stm: a ShortTermMemory, which the plan fills and replays. Returns (steps, tokens planned)."""
-    drawer = Drawer(stage, topics, config.order, config.competence_start, seed)
+    drawer = Drawer(stage, topics, config.order, config.competence_start, seed, config.competence_end)
     bag = _Bag(len(memory), "memory", seed)
     steps, used = [], 0
     while used < tokens and not (max_steps and len(steps) >= max_steps):

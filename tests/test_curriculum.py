@@ -150,6 +150,15 @@ def test_a_paced_stage_never_draws_beyond_its_competence():
         assert drawer.draw(i / 400) < math.ceil(100 * competence(i, 400, 0.2))
 
 
+def test_a_stage_may_be_open_to_all_rows_before_it_ends():
+    usual, early = (Drawer(list(range(100)), ["t"] * 100, "easy_to_hard", 0.2, 0, end) for end in (1.0, 0.5))
+    last = [[drawer.draw(i / 4000) for i in range(4000)].count(99) for drawer in (usual, early)]
+    assert last[0] <= 2 and 15 <= last[1] <= 21, "20 passes in the second half, with the hardest row in each of them"
+    drawer = Drawer(list(range(100)), ["t"] * 100, "easy_to_hard", 0.2, 0, 0.5)
+    for i in range(200):
+        assert drawer.draw(i / 400) < math.ceil(100 * competence(i, 200, 0.2))
+
+
 def test_every_pass_draws_each_row_once():
     drawn = draws("random")
     assert all(sorted(drawn[i:i + 100]) == list(range(100)) for i in (0, 100, 200))
