@@ -23,8 +23,9 @@ FORMULA = (f"0.52 bytes a layer weight (NF4, double quantisation) + embeddings i
            f"within 85 % of free memory")
 
 
-def estimate(shape, value_bytes):
-    """Bytes that NF4 QLoRA training takes, by FORMULA. `shape`: a value of MODELS; value_bytes: 2 or 4."""
+def estimate(shape, value_bytes, tokens=TOKENS):
+    """Bytes that NF4 QLoRA training takes, by FORMULA. `shape`: a value of MODELS; value_bytes: 2 or 4; tokens: of one
+    forward pass."""
     hidden, layers, mlp, heads, kv, width, vocabulary, copies = shape
     linears = [(hidden, heads * width), (hidden, kv * width), (hidden, kv * width), (heads * width, hidden),
                (hidden, mlp), (hidden, mlp), (mlp, hidden)]
@@ -34,7 +35,7 @@ def estimate(shape, value_bytes):
     kept = 4 * (4 * hidden + 3 * queries + 3 * keys + 4 * mlp + 7 * RANK)  # a token; counted and measured in lesson 10
     if value_bytes == 2:  # the norms and the adapters keep fp32 copies
         kept = 28 * hidden + 12 * queries + 8 * keys + 10 * mlp + 28 * RANK
-    activations = TOKENS * layers * kept
+    activations = tokens * layers * kept
     embeddings = copies * vocabulary * hidden * value_bytes
     return int(0.52 * weights + embeddings + 36 * lora + activations + 0.7 * GIB)
 

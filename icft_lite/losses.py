@@ -153,7 +153,8 @@ def icft_losses(hidden, weight, batch, denominators, temperature=1.0, beta=2.0, 
     `weak_question`, `weak_pair` int64 example indices, `teacher` [M, hidden] and `teacher_token` [M]).
     `denominators`: dict of floats; `spread`: see `token_kl`. Returns {"consistency", "task", "fine_tune"}: scalars."""
     states = hidden[batch["row"], batch["position"]]  # [N, hidden]: only what is supervised
-    zero = states.sum() * 0.0
+    # In fp32: fp16 sums reach infinity, and 0 · infinity is no zero; nor is its gradient, once scaled and divided.
+    zero = states[:1].float().sum() * 0.0
     task, consistency = zero, zero
 
     scored = batch["scored"]  # tokens whose log-probability some loss needs

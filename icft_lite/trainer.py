@@ -183,18 +183,27 @@ class _StageCallback(TrainerCallback):
     def __init__(self, trainer, progress):
         self.trainer, self.progress = trainer, progress
         self.decay = trainer.config.ema_decay or max(0.0, 1 - 10 / max(trainer.steps, 1))
-        self.before, self.saved = None, time.monotonic()
+        self.before, self.scale, self.saved = None, 1.0, time.monotonic()
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.before = [tensor.detach().clone() for tensor in self.trainer.trainable]
+        self.scale = self.fp16_scale()
+
+    def fp16_scale(self):
+        """What gradients are multiplied by in fp16; 1 otherwise. It falls when a step is left out because they came
+        out too large. accelerate's `optimizer_step_was_skipped` says so too, but never of a fused optimiser, which
+        leaves the step out on the device (accelerate 1.15.0, optimizer.py)."""
+        scaler = self.trainer.accelerator.scaler
+        return scaler.get_scale() if scaler else 1.0
 
     def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer
-        if self.before is not None and not trainer.accelerator.optimizer_step_was_skipped:
-            if all(torch.equal(a, b) for a, b in zip(self.before, trainer.trainable)):
+        if self.before is not None:
+            skipped, self.scale = self.fp16_scale() < self.scale, self.fp16_scale()
+            if not skipped and all(torch.equal(a, b) for a, b in zip(self.before, trainer.trainable)):
                 raise ICFTError("training: the first step moved no weight of the fast adapter; is it active and "
                                 "trainable (icft_lite.model.activate), and is any loss weight above 0?")
-            self.before = None
+            self.before = self.before if skipped else None
         average_step(trainer.slow, trainer.trainable, trainer.step - 1, self.decay)
         record = trainer.close_step()
         trainer.log({name: value for name, value in record.items() if name != "norms"})  # for other callbacks

@@ -9,6 +9,8 @@ import pytest
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", MPLBACKEND="Agg",
                   TOKENIZERS_PARALLELISM="false")
 os.environ.pop("ICFT_PROFILE", None)
+if not os.environ.get("ICFT_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # test_gpu.py says why
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def shake():
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for tensor in adapter_tensors(model, name):
-                tensor += size * torch.randn(tensor.shape, generator=generator)
+                tensor += size * torch.randn(tensor.shape, generator=generator).to(tensor)
         return [tensor.detach().clone() for tensor in adapter_tensors(model, name)]
     return noise
 

@@ -10,7 +10,7 @@ import torch
 from test_notebooks import build, cells, check_exercise, notebook
 
 from icft_lite.config import ICFTError
-from icft_lite.doctor import MODELS
+from icft_lite.doctor import MODELS, estimate
 from icft_lite.losses import chunk_size, token_kl
 from icft_lite.samples import read_examples
 
@@ -71,12 +71,7 @@ def test_the_budget_counts_weights_as_the_package_does(built, name):
     parts = built["budget"](config, tokens=0, supervised=0)
     fixed = sum(parts[part] for part in ("weights, NF4", "embeddings and head", "two adapters", "gradient, AdamW",
                                             "copies"))
-    from icft_lite import doctor
-    tokens, doctor.TOKENS = doctor.TOKENS, 0
-    try:
-        assert fixed == pytest.approx(doctor.estimate(MODELS[name], 2) - 0.7 * 2**30, rel=0.01)
-    finally:
-        doctor.TOKENS = tokens
+    assert fixed == pytest.approx(estimate(MODELS[name], 2, tokens=0) - 0.7 * 2**30, rel=0.01)
     assert parts["activations"] == parts["logits of a chunk"] == 0
 
 

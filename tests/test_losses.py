@@ -219,6 +219,21 @@ def test_no_gradient_from_prompt_pad_or_other_examples():
     assert touched.any() and not (touched & ~supervised).any()
 
 
+@pytest.mark.parametrize("kind", ["memory", "trusted", "question", "pair"])
+def test_losses_that_have_no_rows_spoil_no_gradient_in_fp16(kind):
+    items = [item for item in mixed_items(replay=0.0)
+             if kind == (item.weak or ("memory" if item.role == "memory" else "trusted"))]
+    batch = collate(items, denominators(items))
+    hidden = 40 * torch.ones(*batch["input_ids"].shape, HIDDEN, dtype=torch.float16)  # their sum is beyond fp16
+    hidden[:, -1] *= 65504 / 40
+    hidden.requires_grad_()
+    weight = torch.randn(VOCAB, HIDDEN, dtype=torch.float16) / 40
+    losses = icft_losses(hidden, weight, batch, denominators(items))
+    (2.0**10 * sum(losses.values())).backward()  # as a GradScaler does
+    assert items and all(loss.isfinite() for loss in losses.values())
+    assert hidden.grad.isfinite().all() and hidden.grad.abs().max() > 0
+
+
 def test_memory_rows_without_replay_feel_only_consistency():
     items = [item for item in mixed_items(replay=0.0) if item.role == "memory"]
     batch = collate(items, denominators(items))

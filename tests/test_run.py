@@ -303,6 +303,23 @@ def test_training_that_moves_nothing_is_an_error(adapted, batches, tmp_path):
         trained(adapted[0], batches, silent, tmp_path)
 
 
+def test_a_step_left_out_in_fp16_is_no_error(adapted, batches, tmp_path):
+    model, config, seen = adapted[0], settings(), []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            seen.append([tensor.detach().clone() for tensor in adapter_tensors(model, "fast")])
+
+    start = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
+    trainer = ICFTTrainer(model, batches(config), config, tmp_path, callbacks=[Watch()])
+    # The scale is too large for the first step, and right after it, as on a GPU that computes in fp16.
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-100)
+    trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(start, seen[0])), "left out"
+    assert any(not torch.equal(a, b) for a, b in zip(seen[0], seen[1]))
+    assert all(tensor.isfinite().all() for tensor in seen[-1])
+
+
 def test_only_the_fast_adapter_gets_a_gradient(adapted, batches, tmp_path):
     model, _ = adapted
     fast = {id(tensor) for tensor in adapter_tensors(model, "fast")}

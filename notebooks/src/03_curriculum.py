@@ -120,8 +120,9 @@ for row in (known, new):
 # NBVAL_CHECK_OUTPUT
 scores = score_responses(base, [encoder(known), encoder(new)])
 package = [-(score["logp"] / score["tokens"])[0] for score in scores]
+near = 1e-3 if base.dtype == torch.float32 else 0.1  # a GPU computes in 16 bits
 print("what the base was taught is easier, by more than a nat:", losses[new["id"]] > losses[known["id"]] + 1)
-print("the package computes the same:", np.allclose(package, list(losses.values()), atol=1e-3))
+print("the package computes the same:", np.allclose(package, list(losses.values()), atol=near))
 
 # %% [markdown]
 # The last token of each response, the end of turn, counts too: stopping is part of the answer.

@@ -724,7 +724,7 @@ print({key: f"{value:.1e}" for key, value in apart.items()}, "at most, in nats")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-tolerance = 0.05 if REAL else 1e-4  # 16-bit sums are rough
+tolerance = 1e-4 if model.dtype == torch.float32 else 0.05  # 16-bit sums are rough
 print("merged weights answer as the run does:", apart["merged"] < tolerance)
 print("so does peft's loading:", apart["adapter by peft"] < tolerance)
 print("training had changed more than that:", apart["untrained base"] > apart["merged"])

@@ -81,7 +81,7 @@ def build_base(args, folder):
     if args.model not in SHAPES:
         return args.model
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
     from transformers.utils import logging
 
     from icft_lite.model import load_tokenizer
@@ -89,9 +89,12 @@ def build_base(args, folder):
     to = Path(folder) / f"{args.model}-{args.layers}"
     if not to.exists():
         shape = dict(SHAPES[args.model], num_hidden_layers=args.layers)
+        kind = Qwen3Config if "head_dim" in shape else Qwen2Config
         torch.manual_seed(0)
-        model = Qwen2ForCausalLM(Qwen2Config(**shape, eos_token_id=3, pad_token_id=0, bos_token_id=None))
-        model.to(torch.bfloat16).save_pretrained(to)
+        with torch.device(args.device):
+            model = AutoModelForCausalLM.from_config(kind(**shape, eos_token_id=3, pad_token_id=0, bos_token_id=None),
+                                                     dtype=torch.bfloat16)
+        model.save_pretrained(to)
         load_tokenizer("tiny").save_pretrained(to)
     return str(to)
 
