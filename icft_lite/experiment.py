@@ -15,11 +15,9 @@ from icft_lite.samples import sample_bundle
 DEMO_TOKENS = 350_000 * (1 if quick() else 4)
 """Training tokens of each run of the demo: less than two minutes on two cores. In the profile `full` four times as
 many, which a core without AVX-512 does in some ten minutes."""
-FULL_TOKENS = 4_200_000
-"""Training tokens of each run in `make demo FULL=1`."""
-FULL_WEIGHT = 0.08
-"""Weight of L_consistency in `make demo FULL=1`: at the default a long run keeps more than epsilon asks for, and a
-smaller weight spends that on medicine."""
+FULL = dict(tokens=4_200_000, consistency_weight=0.08, competence_end=0.5)
+"""Settings of `make demo FULL=1`. At the default weight so long a run keeps more than epsilon asks for, and a smaller one
+spends that on medicine; with every row open from the middle of a stage on, the hardest are met more than once."""
 
 
 def summarise(report):
@@ -126,7 +124,7 @@ def beside(icft, plain):
 def run_demo(out, seeds=1, full=False, jobs=None, progress=True):
     """The demo: ICFT beside plain QLoRA; with more than one seed, beside every other method too."""
     methods = list(METHODS) if seeds > 1 else ["icft", "qlora"]
-    settings = dict(tokens=FULL_TOKENS, consistency_weight=FULL_WEIGHT) if full else dict(tokens=DEMO_TOKENS)
+    settings = FULL if full else dict(tokens=DEMO_TOKENS)
     comparison = compare(out, methods, range(seeds), settings, progress=progress, jobs=jobs)
     report = json.loads((Path(out) / "icft-0" / "report.json").read_text())
     write_json(Path(out) / "report.json", {**report, "comparison": comparison})

@@ -117,13 +117,15 @@ def test_common_settings_leave_a_method_what_it_is(tmp_path, monkeypatch):
     assert (replay.consistency_weight, replay.rows, replay.replay_weight) == (0.0, 4, 1.0)
 
 
-def test_the_long_demo_differs_in_tokens_and_in_the_weight_of_consistency_alone(tmp_path, monkeypatch):
+def test_the_long_demo_differs_in_tokens_weight_and_pacing_alone(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr("icft_lite.experiment.run_all", lambda configs, *rest: found.append(configs))
     monkeypatch.setattr("icft_lite.experiment.train_icft", lambda *args: sys.exit("enough"))
     for full in (False, True):
         with pytest.raises(SystemExit, match="enough"):
             run_demo(tmp_path, full=full, jobs=2, progress=False)
-    for method, differs in (("icft", {"tokens", "consistency_weight"}), ("qlora", {"tokens"})):
+    for method, differs in (("icft", {"tokens", "consistency_weight", "competence_end"}),
+                            ("qlora", {"tokens", "competence_end"})):
         short, long = (configs[tmp_path / f"{method}-0"].to_dict() for configs in found)
         assert {name for name in short if short[name] != long[name]} == differs
+        assert method == "icft" or long["order"] == "random", "which knows no pacing"

@@ -344,11 +344,10 @@ def test_the_trainer_holds_what_the_doctor_counts_for_adapters(adapted, batches,
     config = settings()
     trainer = ICFTTrainer(adapted[0], batches(config), config, tmp_path, callbacks=[Weigh()])
     trainer.train()
-    monkeypatch.setattr(doctor, "TOKENS", 0)
     layer = (1,) * len(doctor.MODELS["Qwen3-8B"])  # seven 1 × 1 matrices, whose adapters have 14 parameters a rank
-    whole, rank = doctor.estimate(layer, 2), doctor.RANK
+    whole, rank = doctor.estimate(layer, 2, tokens=0), doctor.RANK
     monkeypatch.setattr(doctor, "RANK", 0)
-    counted = (whole - doctor.estimate(layer, 2)) / (14 * rank)
+    counted = (whole - doctor.estimate(layer, 2, tokens=0)) / (14 * rank)
     assert {size / sum(tensor.numel() for tensor in trainer.trainable) for size in held} == {20.0} and counted == 36
     assert " 36 bytes a LoRA parameter" in doctor.FORMULA and "slow adapter, 20; copies" in doctor.FORMULA
 
