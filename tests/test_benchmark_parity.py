@@ -55,6 +55,14 @@ def test_the_harness_gives_every_option_the_same_likelihood(tmp_path, flags):
     assert parity["mean_loglikelihood"] < -0.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flags, says", [((), "fit.py needs a GPU"), (("--model", "gpt2"), "--model gpt2: one of ")])
+def test_what_a_gpu_holds_is_not_asked_of_a_cpu(flags, says):
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "fit.py"), "--device", "cpu", *flags],
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(says)
+
+
 def test_the_floor_of_a_step_is_what_torch_counts(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import torch
