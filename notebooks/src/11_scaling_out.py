@@ -146,7 +146,7 @@ os._exit(0)  # at once: at an ordinary end, gloo's threads abort the process now
 # %%
 def launch(*arguments):
     """Run Python in a process of its own, on one thread. Returns what it printed; raises if it failed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
