@@ -16,8 +16,8 @@ DEMO_TOKENS = 350_000 * (1 if quick() else 4)
 """Training tokens of each run of the demo: less than two minutes on two cores. In the profile `full` four times as
 many, which a core without AVX-512 does in some ten minutes."""
 FULL = dict(tokens=4_200_000, consistency_weight=0.08, competence_end=0.5)
-"""Settings of `make demo FULL=1`. At the default weight so long a run keeps more than epsilon asks for, and a smaller one
-spends that on medicine; with every row open from the middle of a stage on, the hardest are met more than once."""
+"""Settings of `make demo FULL=1`. At the default weight so long a run keeps more than epsilon asks for, and a smaller
+one spends that on medicine; with every row open from the middle of a stage on, the hardest are met more than once."""
 
 
 def summarise(report):
