@@ -495,10 +495,10 @@ print("paced, the easiest tenth comes more than 4 times as often as the hardest:
 # to ask which of the two did it.
 
 # %% [markdown]
-# How long should it last? The package's T can end before the stage does (`competence_end`; from then on every row is
-# allowed). Measured on our samples: at 350,000 tokens an end in the middle costs medicine (0.41 in place of 0.47, one
-# seed); at 4,200,000 it gains (0.925 in place of 0.893, three seeds). A long run has seen the easy rows often enough:
-# what it lacks are the hardest, drawn once or never.
+# How long should pacing last? The package can end it before the stage ends (`competence_end`); from then on every row
+# is allowed. Measured on our samples: at 350,000 tokens an end in the middle costs medicine (0.41 in place of 0.47,
+# one seed); at 4,200,000 it gains (0.925 in place of 0.893, three seeds). A long run has seen the easy rows often
+# enough: what it lacks are the hardest, drawn once or never.
 
 # %% [markdown]
 # ## 10 · Does order help?
