@@ -128,9 +128,8 @@ def test_a_run_is_stopped_resumed_and_taken_along(dtype, bundle, tmp_path, monke
     assert np.median(np.concatenate([abs(a - b) for a, b in zip(ours, theirs)])) < 40 * FAR[dtype]
 
 
-def test_fp16_leaves_out_steps_whose_gradients_overflow(dtype, bundle, tmp_path):
-    if dtype != "float16":
-        pytest.skip("bf16 has the range of fp32")
+@pytest.mark.parametrize("dtype", ["float16"], indirect=True)  # bf16 has the range of fp32
+def test_steps_whose_gradients_overflow_are_left_out(dtype, bundle, tmp_path):
     model, tokenizer = load_base("tiny")
     model, encoder = add_adapters(model, 8, 16), Encoder(tokenizer)
     rows = [dict(row) for row in bundle.trusted if row["task"] == "response"][:4]
