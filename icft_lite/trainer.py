@@ -199,11 +199,14 @@ class _StageCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer
         if self.before is not None:
-            skipped, self.scale = self.fp16_scale() < self.scale, self.fp16_scale()
-            if not skipped and all(torch.equal(a, b) for a, b in zip(self.before, trainer.trainable)):
+            scale = self.fp16_scale()
+            if scale < self.scale:  # this step was left out: look at the next
+                self.scale = scale
+            elif all(torch.equal(a, b) for a, b in zip(self.before, trainer.trainable)):
                 raise ICFTError("training: the first step moved no weight of the fast adapter; is it active and "
                                 "trainable (icft_lite.model.activate), and is any loss weight above 0?")
-            self.before = self.before if skipped else None
+            else:
+                self.before = None
         average_step(trainer.slow, trainer.trainable, trainer.step - 1, self.decay)
         record = trainer.close_step()
         trainer.log({name: value for name, value in record.items() if name != "norms"})  # for other callbacks

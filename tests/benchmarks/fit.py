@@ -4,7 +4,8 @@
     python tests/benchmarks/fit.py --model Qwen3-4B --dtype fp16 --gib 15   as on a T4, whose memory is that large
 
 The step is that of the estimate: so many tokens in one forward pass, half of them in memory rows that are taught on
-all their tokens, with what a run holds now and then: each loss's gradient, and the adapter at the stage's start.
+all their tokens, with what a run holds now and then: each loss's gradient, and the adapter at the stage's start. Every
+model is built with Qwen3's layers, in the size that its name stands for.
 """
 
 import sys
