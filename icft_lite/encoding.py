@@ -263,13 +263,14 @@ def join(encoded, pad_id, device="cpu", pack=False):
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def length_groups(encoded, rows):
-    """Indices of `encoded` in groups of about `rows` sequence rows, similar lengths together."""
-    groups, count = [[]], 0
+def length_groups(encoded, tokens):
+    """Indices of `encoded` in groups of at most `tokens` tokens, padding included, similar lengths together; an example
+    that has more is a group of its own."""
+    groups, rows = [], 0
     for i in sorted(range(len(encoded)), key=lambda i: encoded[i].length):
-        if groups[-1] and count + encoded[i].size > rows:
+        rows += encoded[i].size
+        if not groups or rows * encoded[i].length > tokens:
             groups.append([])
-            count = 0
+            rows = encoded[i].size
         groups[-1].append(i)
-        count += encoded[i].size
-    return [group for group in groups if group]
+    return groups

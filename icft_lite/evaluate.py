@@ -15,7 +15,7 @@ from icft_lite.encoding import Encoder, encode_fitting, join, length_groups
 from icft_lite.finished import load_run
 from icft_lite.losses import CHUNK
 from icft_lite.metrics import key_fact_recall, token_f1
-from icft_lite.model import head_weight, hidden_states, load_base, using
+from icft_lite.model import head_weight, hidden_states, load_base, merged, pass_size
 
 SHORT = 8
 """Free-form references of at most this many words are scored by exact match, longer ones by token F1."""
@@ -49,15 +49,15 @@ class Suite:
 
 
 @torch.no_grad()
-def score_responses(model, encoded, rows=96):
+def score_responses(model, encoded, tokens=None):
     """Log-probabilities of every response of every example.
 
-    Returns a list, one dict an example: `logp` [responses] summed over tokens, `tokens` [responses] counts,
-    `greedy` [responses] bool: would greedy decoding write exactly this response. Independent of how
-    examples are batched or padded."""
+    tokens: most tokens to a pass, see `encoding.length_groups` (default: `model.pass_size`). Returns a list, one dict
+    an example: `logp` [responses] summed over tokens, `tokens` [responses] counts, `greedy` [responses] bool: would
+    greedy decoding write exactly this response. Independent of how examples are batched or padded."""
     out = [None] * len(encoded)
     weight, pad = head_weight(model), 0
-    for group in length_groups(encoded, rows):
+    for group in length_groups(encoded, tokens or pass_size(weight.device)):
         batch = join([encoded[i] for i in group], pad, weight.device)
         states = hidden_states(model, batch)[batch["row"], batch["position"]]
         logp, hit = [], []
@@ -70,11 +70,9 @@ def score_responses(model, encoded, rows=96):
         sums = zeros.index_add(0, batch["response"], torch.cat(logp)).cpu()
         counts = torch.bincount(batch["response"], minlength=n).cpu()
         hits = zeros.index_add(0, batch["response"], torch.cat(hit).float()).cpu()
-        example = batch["example"].cpu()
-        for at, i in enumerate(group):
-            mine = example == at
-            out[i] = dict(logp=sums[mine].numpy(), tokens=counts[mine].numpy(),
-                          greedy=(hits[mine] == counts[mine]).numpy())
+        sizes = [encoded[i].n_responses for i in group]
+        for i, *mine in zip(group, sums.split(sizes), counts.split(sizes), (hits == counts).split(sizes)):
+            out[i] = dict(zip(("logp", "tokens", "greedy"), (part.numpy() for part in mine)))
     return out
 
 
@@ -141,7 +139,7 @@ def evaluate_suite(model, tokenizer, suites, adapter=None, encoder=None, items=F
     model.eval()
     out = {}
     if adapter is not None:
-        with using(model, None if adapter == "base" else adapter):
+        with merged(model, None if adapter == "base" else adapter):
             return evaluate_suite(model, tokenizer, suites, encoder=encoder, items=items)
     for name, suite in suites.items():
         if suite is None or not len(suite.rows if isinstance(suite, Suite) else suite):

@@ -78,7 +78,8 @@ class Kept:
     @staticmethod
     def _read(path, mapped):
         kept = load_file(path) if mapped else load(path.read_bytes())
-        return kept["values"].split(kept["sizes"].tolist())
+        parts = kept["values"].split(kept["sizes"].tolist())
+        return parts if mapped else [part.clone() for part in parts]  # so that each can be let go alone
 
     @functools.cached_property
     def _base(self):

@@ -17,7 +17,8 @@ from icft_lite.encoding import Encodings, TooLong, length_groups, with_prompt
 from icft_lite.encoding import join as join_batch
 from icft_lite.evaluate import score_responses
 from icft_lite.kept import Kept
-from icft_lite.model import head_weight, hidden_states, using
+from icft_lite.losses import token_logprobs
+from icft_lite.model import adapter_tensors, head_weight, hidden_states, pass_size, using
 from icft_lite.policies import POLICIES, water_fill
 from icft_lite.processes import first
 from icft_lite.tables import each
@@ -159,23 +160,20 @@ class LongTermMemory:
         return first(lambda: self.features([entry.encoded for entry in entries]))
 
     def refresh(self, model, kept=None):
-        """Choose each entry's teacher (long-term memory or bare base) and cache its states. Two no-gradient
-        passes, whose results `kept` (a kept.Kept) keeps. Returns {"memory": share, "base": share}."""
+        """Choose each entry's teacher (long-term memory or bare base) and cache its states. One no-gradient pass for
+        each of the two, whose results `kept` (a kept.Kept) keeps. Returns {"memory": share, "base": share}."""
         if not self.entries:
             return {}
-        encoded = [entry.encoded for entry in self.entries]
-        views = {"base": None, "memory": "slow"}
-        kept = kept or Kept(model)
-        logp = {name: [score["logp"][-1] for score in kept.scores(f"likelihood-{name}", encoded, adapter)]
-                for name, adapter in views.items()}
-        for i, entry in enumerate(self.entries):
-            entry.teacher = "memory" if logp["memory"][i] > logp["base"][i] else "base"
+        encoded, weight, kept = [entry.encoded for entry in self.entries], head_weight(model), kept or Kept(model)
+        views, found = {"base": None}, {}
+        if any(B.any() for B in adapter_tensors(model, "slow")[1::2]):  # until it has learned something it is the base
+            views["memory"] = "slow"
         for name, adapter in views.items():
-            mine = [entry for entry in self.entries if entry.teacher == name]
-            states = kept.ask(f"states-{name}", self._states, [entry.encoded for entry in mine], adapter,
-                              width=head_weight(model).shape[1])
-            for entry, of_one in zip(mine, states):
-                entry.states = of_one
+            states = kept.ask(f"states-{name}", self._states, encoded, adapter, width=weight.shape[1])
+            found[name] = states, response_logp(encoded, states, weight)
+        for i, entry in enumerate(self.entries):
+            entry.teacher = max(found, key=lambda name: found[name][1][i])  # of equals the first, the base
+            entry.states = found[entry.teacher][0][i]
         share = sum(entry.teacher == "memory" for entry in self.entries) / len(self.entries)
         return {"memory": share, "base": 1 - share}
 
@@ -200,14 +198,30 @@ class LongTermMemory:
 
 
 @torch.no_grad()
-def response_states(model, encoded, rows=96):
+def response_states(model, encoded):
     """Final hidden states at the supervised positions of each example: list of [tokens, hidden], on the CPU."""
     out = [None] * len(encoded)
-    for group in length_groups(encoded, rows) if encoded else []:
+    for group in length_groups(encoded, pass_size(head_weight(model).device)):
         batch = join_batch([encoded[i] for i in group], 0, head_weight(model).device)
         states = hidden_states(model, batch)[batch["row"], batch["position"]].float().cpu()
         for i, part in zip(group, states.split([len(encoded[i].tokens) for i in group])):
             out[i] = part.clone()
+    return out
+
+
+@torch.no_grad()
+def response_logp(encoded, states, weight, examples=256):
+    """log p of each example's last response, read off its states as a head [vocab, hidden] reads them: [n] floats.
+
+    states: [tokens, hidden] an example, at its supervised tokens; `examples` of them are looked at together."""
+    out = []
+    for start in range(0, len(encoded), examples):
+        targets = [[target for _, _, target, response in one.tokens if response == one.n_responses - 1]
+                   for one in encoded[start:start + examples]]
+        hidden = torch.cat([of_one[-len(target):] for of_one, target in zip(states[start:], targets)])
+        logp = token_logprobs(hidden.to(weight.device, weight.dtype), weight,
+                              torch.tensor(sum(targets, []), device=weight.device))
+        out += [float(part.sum()) for part in logp.split(list(map(len, targets)))]
     return out
 
 

@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from icft_lite.config import ICFTError
-from icft_lite.encoding import Encoder, join
+from icft_lite.encoding import Encoder, join, length_groups
 from icft_lite.evaluate import score_responses
 from icft_lite.losses import response_sums, token_logprobs
 from icft_lite.model import TINY, adapter_tensors, head_weight, hidden_states
@@ -163,13 +163,30 @@ def test_batching_order_and_padding_never_change_scores(base, examples, row, sha
     filler = [encoder(row(prompt=f"Define {'x ' * n}.")) for n in (40, 1, 90)]
     alone = [score_responses(model, [one])[0] for one in encoded]
     back = score_responses(model, encoded[::-1])[::-1]
-    padded = score_responses(model, encoded + filler, rows=1000)[:len(encoded)]
-    single = score_responses(model, encoded, rows=1)
+    padded = score_responses(model, encoded + filler, tokens=10**6)[:len(encoded)]
+    single = score_responses(model, encoded, tokens=1)
     for other in (back, padded, single):
         for expected, score in zip(alone, other):
             assert score["logp"] == pytest.approx(expected["logp"], abs=1e-4)
             assert list(score["greedy"]) == list(expected["greedy"])
             assert list(score["tokens"]) == list(expected["tokens"])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("tokens", [1, 60, 150, 10**6])
+def test_groups_are_of_similar_length_and_hold_no_more_than_they_may(tokenizer, examples, shared, tokens):
+    encoder = Encoder(tokenizer, share_prompts=shared)
+    encoded = [encoder(one) for one in examples * 3]
+    groups = length_groups(encoded, tokens)
+    assert sorted(sum(groups, [])) == list(range(len(encoded))) and all(groups)
+    lengths = [encoded[i].length for group in groups for i in group]
+    assert lengths == sorted(lengths)
+    for group, after in zip(groups, [*groups[1:], None]):
+        def taken(some):
+            return sum(encoded[i].size for i in some) * max(encoded[i].length for i in some)
+        assert taken(group) <= tokens or len(group) == 1
+        assert after is None or taken([*group, after[0]]) > tokens, "no smaller than need be"
+    assert length_groups([], tokens) == []
 
 
 def test_a_pad_that_is_the_end_of_turn_changes_nothing(base, examples):

@@ -15,7 +15,7 @@ import torch
 from small_run import SETTINGS, small_bundle
 
 import icft_lite
-from icft_lite import cli, consolidation, files, kept, state
+from icft_lite import cli, consolidation, files, kept, memory, state
 from icft_lite import run as run_module
 from icft_lite import stage as stage_module
 from icft_lite.config import ICFTError
@@ -89,8 +89,10 @@ MOMENTS = [  # in the order of the run; each attempt must come as far as its own
 
 
 def test_a_run_stopped_again_and_again_ends_with_the_same_bytes(bundle, tmp_path, monkeypatch, no_figures):
-    asked, score_responses = [], kept.score_responses
-    monkeypatch.setattr(kept, "score_responses", lambda *args: asked.append(len(args[1])) or score_responses(*args))
+    asked = []
+    for module, name in ((kept, "score_responses"), (memory, "response_states")):
+        monkeypatch.setattr(module, name, lambda model, rows, work=getattr(module, name):
+                            asked.append(len(rows)) or work(model, rows))
     train_icft({**SETTINGS, "save_every": 0}, tmp_path / "untouched", bundle, progress=False)
     once = list(asked)
     asked.clear()
@@ -110,7 +112,7 @@ def test_a_run_stopped_again_and_again_ends_with_the_same_bytes(bundle, tmp_path
     train_icft(SETTINGS, out, bundle, progress=False)
     assert result(out) == result(tmp_path / "untouched")
     assert len(losses) <= 18 + 12, "what was saved is not trained again"
-    assert asked == once and len(once) == 1 + 3 * 2, "difficulty and teachers are not asked for again"
+    assert asked == once and len(once) == 1 + 1 + 2 * 2, "difficulty and teachers are not asked for again"
     assert sorted(path.name for path in out.iterdir()) == sorted(p.name for p in (tmp_path / "untouched").iterdir())
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from icft_lite import kept as kept_module
+from icft_lite import memory as memory_module
 from icft_lite.curriculum import score_difficulty
 from icft_lite.encoding import Encoder
 from icft_lite.evaluate import score_responses
@@ -110,8 +111,11 @@ def test_difficulty_reads_back_what_the_base_said(adapted, rows, encoded, asked,
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_teachers_from_the_disk_are_those_in_memory(adapted, rows, shake, asked, tmp_path, dtype):
+def test_teachers_from_the_disk_are_those_in_memory(adapted, rows, shake, monkeypatch, tmp_path, dtype):
     """In memory, written, read back, and mapped past a set size: the same bits."""
+    asked = []
+    monkeypatch.setattr(memory_module, "response_states",
+                        lambda model, some: asked.append(len(some)) or response_states(model, some))
     model, tokenizer = adapted
     shake(model, "slow", 0.08, seed=1)
 

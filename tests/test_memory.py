@@ -6,7 +6,15 @@ import torch
 
 from icft_lite.encoding import Encoded, Encoder
 from icft_lite.evaluate import score_responses
-from icft_lite.memory import LongTermMemory, ShortTermMemory, confident, mean_states, promote, response_states
+from icft_lite.memory import (
+    LongTermMemory,
+    ShortTermMemory,
+    confident,
+    mean_states,
+    promote,
+    response_logp,
+    response_states,
+)
 from icft_lite.model import head_weight, using
 from icft_lite.samples import load_samples
 from icft_lite.schedule import memory_item
@@ -144,6 +152,11 @@ def test_the_teacher_is_whoever_finds_the_response_likelier(remembered, adapted)
     expected = ["memory" if m > b else "base" for m, b in zip(scores["memory"], scores["base"])]
     assert [entry.teacher for entry in memory.entries] == expected
     assert set(expected) == {"base", "memory"}
+    for view, scored in scores.items():
+        mine = [i for i, entry in enumerate(memory.entries) if entry.teacher == view]
+        entries = [memory.entries[i] for i in mine]
+        read = response_logp([e.encoded for e in entries], [e.states for e in entries], head_weight(model), examples=3)
+        assert read == pytest.approx([scored[i] for i in mine], abs=1e-3), "the states are its own"
     assert shares == {"memory": pytest.approx(expected.count("memory") / len(expected)),
                       "base": pytest.approx(expected.count("base") / len(expected))}
 

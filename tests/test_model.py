@@ -38,6 +38,7 @@ from icft_lite.model import (
     hidden_states,
     load_base,
     lora_layers,
+    merged,
     save_adapter,
     unpacked,
     using,
@@ -123,6 +124,31 @@ def test_looking_through_another_adapter_leaves_no_trace(adapted, active, view):
         raise KeyError("something went wrong inside")
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
     assert model.active_adapter == active and sum(before.values()) == 56
+
+
+@pytest.mark.parametrize("name", ["slow", None])
+def test_merged_scores_the_same_and_leaves_no_trace(shake, name):
+    model = add_adapters(unpacked(load_base()[0]), rank=8, alpha=16)
+    shake(model, "slow", 0.1)
+    ids = torch.arange(5, 45).reshape(4, 10)
+    before, weights = model(ids).logits, {key: value.clone() for key, value in model.state_dict().items()}
+    with using(model, name), torch.no_grad():
+        expected = model(ids).logits
+    with merged(model, name), torch.no_grad():
+        assert all(module.disable_adapters for module in lora_layers(model).values())
+        torch.testing.assert_close(model(ids).logits, expected, atol=1e-3, rtol=0)
+    with pytest.raises(KeyboardInterrupt), merged(model, name):
+        raise KeyboardInterrupt
+    assert torch.equal(model(ids).logits, before) and model.active_adapter == "fast"
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+def test_4_bit_weights_are_not_merged_with(adapted, shake):
+    model, _ = adapted
+    shake(model, "slow", 0.1)
+    with merged(model, "slow"):
+        assert not any(module.disable_adapters for module in lora_layers(model).values())
+        assert model.active_adapter == "slow"
 
 
 def test_a_look_at_the_teacher_between_forward_and_backward_keeps_the_gradient(adapted):

@@ -19,7 +19,8 @@ from common import alternate, build_base, conditions, finish, median, now, parse
 def main():
     parse = parser(__doc__)
     parse.add_argument("--questions", type=int, help="test questions to score; default 64, tiny 512")
-    parse.add_argument("--batches", default="8,32,96", help="batch sizes to try: each side is judged at its best")
+    parse.add_argument("--batches", default="8,32,96", help="rows a batch to try: each side is judged at its best")
+    parse.add_argument("--tokens", default="512,1024,4096", help="the same for ours, which counts tokens")
     parse.add_argument("--letters", action="store_true", help="one letter an option, in place of its text")
     args = parse.parse_args()
     if not importlib.util.find_spec("lm_eval"):
@@ -68,10 +69,10 @@ def measure(args, base):
     harness = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=1, max_length=512)
     answers = {}
 
-    def ours(rows):
+    def ours(tokens):
         def score(_):
             begin = now(args.device)
-            answers["ours", rows] = [one["logp"] for one in score_responses(model, encoded, rows)]
+            answers["ours", tokens] = [one["logp"] for one in score_responses(model, encoded, tokens)]
             return now(args.device) - begin
         return score
 
@@ -85,11 +86,12 @@ def measure(args, base):
             return taken
         return score
 
-    sizes = [int(size) for size in args.batches.split(",")][:1 if args.quick else None]
-    seconds = alternate({(who.__name__, rows): who(rows) for rows in sizes for who in (ours, theirs)}, args.repeats)
-    out = [dict(who={"ours": "ours", "theirs": "harness"}[who], rows=rows, seconds=median(times), spread=spread(times),
-                options_a_second=len(asked) / median(times)) for (who, rows), times in seconds.items()]
-    mine, other = answers["ours", sizes[0]], answers["harness", sizes[0]]
+    sizes = {who: [int(size) for size in text.split(",")][:1 if args.quick else None]
+             for who, text in ((ours, args.tokens), (theirs, args.batches))}
+    seconds = alternate({(who.__name__, size): who(size) for who in sizes for size in sizes[who]}, args.repeats)
+    out = [dict(who={"ours": "ours", "theirs": "harness"}[who], size=size, seconds=median(times), spread=spread(times),
+                options_a_second=len(asked) / median(times)) for (who, size), times in seconds.items()]
+    mine, other = answers["ours", sizes[ours][0]], answers["harness", sizes[theirs][0]]
     best = {who: max(one["options_a_second"] for one in out if one["who"] == who) for who in ("ours", "harness")}
     return dict(
         benchmark="evaluation", conditions=conditions(args), questions=len(encoded), options=len(asked),
@@ -103,9 +105,9 @@ def measure(args, base):
 def report(result):
     """Print the tables."""
     show(f"Scoring {result['options']} options of {result['questions']} questions",
-         ["who", "rows a batch", "s", "± %", "options/s"],
-         [[one["who"], str(one["rows"]), one["seconds"], 100 * one["spread"], one["options_a_second"]]
-          for one in result["scores"]],
+         ["who", "a batch", "s", "± %", "options/s"],
+         [[one["who"], f"{one['size']} {'tokens' if one['who'] == 'ours' else 'rows'}", one["seconds"],
+           100 * one["spread"], one["options_a_second"]] for one in result["scores"]],
          ["ours: a question's options behind one copy of its prompt; logits of the options' tokens only",
           "harness: each option a row with its prompt; logits and their softmax of every position"])
     show("Do they do the same work?", ["what", "value"], list(result["parity"].items()))
