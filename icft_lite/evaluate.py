@@ -210,11 +210,6 @@ def option_scores(model, dataset, encoder):
             for row, score in zip(dataset, scores)]
 
 
-def mean_score(scores):
-    """The mean over tasks of one suite's scores."""
-    return float(np.mean([task["value"] for task in scores.values()]))
-
-
 def evaluate_run(folder, data):
     """Score a finished run, or any model `load_base` takes, on a DataBundle or a Dataset.
 

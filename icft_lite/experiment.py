@@ -1,15 +1,17 @@
-"""The methods side by side on the bundled samples, at equal training tokens."""
+"""The methods side by side on the bundled samples, at equal training tokens.
+
+Where runs have processes of their own, this one only reads what they leave: torch and transformers, which take ten
+seconds to import, stay out of it.
+"""
 
 import json
 from pathlib import Path
 
 from icft_lite.config import METHODS, ICFTConfig, ICFTError, quick
-from icft_lite.evaluate import mean_score
 from icft_lite.files import write_json
 from icft_lite.jobs import how_many, run_all
-from icft_lite.metrics import holm, paired_bootstrap
+from icft_lite.metrics import holm, mean_score, paired_bootstrap
 from icft_lite.report import print_table, write_comparison
-from icft_lite.run import train_icft
 from icft_lite.samples import sample_bundle
 
 DEMO_TOKENS = 350_000 * (1 if quick() else 4)
@@ -63,15 +65,16 @@ def compare(out, methods, seeds, settings=None, data=None, progress=True, jobs=N
     jobs = jobs or (how_many(len(configs), settings.get("model", "tiny")) if data is None else 1)
     if jobs > 1:
         run_all({out / f"{method}-{seed}": config for (method, seed), config in configs.items()}, jobs, progress)
-        progress = False  # what follows only reads their reports
     data = data or sample_bundle()
-    comparison = dict(methods={}, seeds=list(seeds), settings=settings)
-    for method in methods:
-        reports = []
-        for seed in seeds:
+    if jobs == 1:
+        from icft_lite.run import train_icft
+        for (method, seed), config in configs.items():
             if progress:
                 print(f"— {method}, seed {seed}", flush=True)
-            reports.append(train_icft(configs[method, seed], out / f"{method}-{seed}", data, progress))
+            train_icft(config, out / f"{method}-{seed}", data, progress)
+    comparison = dict(methods={}, seeds=list(seeds), settings=settings)
+    for method in methods:
+        reports = [json.loads((out / f"{method}-{seed}" / "report.json").read_text()) for seed in seeds]
         runs = [summarise(report) for report in reports]
         keys = [key for key in runs[0] if key != "seed"]
         comparison["methods"][method] = dict(runs=runs, **{key: spread([run[key] for run in runs]) for key in keys})

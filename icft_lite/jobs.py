@@ -15,7 +15,6 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import psutil
-import torch
 from tqdm import tqdm
 
 from icft_lite.config import ICFTConfig, ICFTError
@@ -33,6 +32,7 @@ def cores():
 def how_many(runs, model):
     """Runs to have at a time: as many as there are cores, and memory, for one each. 1 on a GPU, and for any model but
     the embedded one, whose needs are not known."""
+    import torch  # here, since it takes seconds
     if model != "tiny" or torch.cuda.is_available():
         return 1
     return max(1, min(runs, cores(), psutil.virtual_memory().available // MEMORY))

@@ -195,6 +195,13 @@ def holm(p_values):
     return adjusted
 
 
+# --- scores of a run
+
+def mean_score(scores):
+    """The mean over tasks of one suite's scores, {task: {"value": float, …}}."""
+    return float(np.mean([task["value"] for task in scores.values()]))
+
+
 # --- free-form answers
 
 def normalise_answer(text):

@@ -7,8 +7,8 @@ from importlib.metadata import version
 import torch
 
 from icft_lite.curriculum import LEVELS
-from icft_lite.evaluate import generate, mean_score
-from icft_lite.metrics import bwt, forgetting, fwt, retention
+from icft_lite.evaluate import generate
+from icft_lite.metrics import bwt, forgetting, fwt, mean_score, retention
 from icft_lite.model import adapter_tensors, using
 from icft_lite.trainer import LOSSES
 

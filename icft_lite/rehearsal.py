@@ -7,7 +7,7 @@ import torch
 
 from icft_lite.evaluate import generate
 from icft_lite.memory import OFFERS
-from icft_lite.model import head_weight
+from icft_lite.model import head_weight, using
 from icft_lite.processes import first
 from icft_lite.tables import each
 
@@ -17,10 +17,11 @@ def seed_memory(memory, given, held_out, model, tokenizer, encoder, count, seed=
     answer), and `count` prompts the base makes up. The made-up ones name nothing that `held_out` rows ask about.
 
     memory: a LongTermMemory; given: canonical rows or None; held_out: rows of validation and test."""
-    memory.add(answered(given or [], model, tokenizer, encoder), encoder, "general")
-    if count:
-        blocked = held_out_filter(held_out)
-        memory.add(first(lambda: self_prompts(model, tokenizer, encoder, count, blocked, seed)), encoder, "self")
+    with using(model, None):
+        memory.add(answered(given or [], model, tokenizer, encoder), encoder, "general")
+        if count:
+            blocked = held_out_filter(held_out)
+            memory.add(first(lambda: self_prompts(model, tokenizer, encoder, count, blocked, seed)), encoder, "self")
 
 
 def answered(given, model, tokenizer, encoder):

@@ -13,12 +13,13 @@ from icft_lite.clock import Clock
 from icft_lite.config import ICFTConfig, ICFTError
 from icft_lite.curriculum import LEVELS, build_curriculum, score_difficulty
 from icft_lite.encoding import Encoder, encode_fitting
-from icft_lite.evaluate import Suite, evaluate_suite, is_short, mean_score
+from icft_lite.evaluate import Suite, evaluate_suite, is_short
 from icft_lite.files import write_json
 from icft_lite.kept import Kept
 from icft_lite.labels import label_pool_rows
 from icft_lite.lock import LOCK, alone
 from icft_lite.memory import LongTermMemory, mean_states
+from icft_lite.metrics import mean_score
 from icft_lite.model import (
     adapter_tensors,
     add_adapters,

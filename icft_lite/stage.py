@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 
 from icft_lite.consolidation import BEYOND, consolidate
 from icft_lite.curriculum import LEVELS
-from icft_lite.evaluate import evaluate_suite, mean_score
+from icft_lite.evaluate import evaluate_suite
 from icft_lite.memory import ShortTermMemory, promote
+from icft_lite.metrics import mean_score
 from icft_lite.model import activate, adapter_tensors, copy_adapter
 from icft_lite.processes import first, rank, ranks
 from icft_lite.schedule import StageBatches, plan_stage

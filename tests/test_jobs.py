@@ -108,8 +108,8 @@ def test_a_comparison_is_the_same_one_by_one_and_beside_one_another(tmp_path, mo
 
 def test_common_settings_leave_a_method_what_it_is(tmp_path, monkeypatch):
     found = {}
-    monkeypatch.setattr("icft_lite.experiment.run_all", lambda configs, *rest: found.update(configs))
-    monkeypatch.setattr("icft_lite.experiment.train_icft", lambda *args: sys.exit("enough"))
+    monkeypatch.setattr("icft_lite.experiment.run_all",
+                        lambda configs, *rest: found.update(configs) or sys.exit("enough"))
     with pytest.raises(SystemExit, match="enough"):
         compare(tmp_path, ["icft", "replay"], [0], dict(consistency_weight="0.3", rows="4"), progress=False, jobs=2)
     icft, replay = found[tmp_path / "icft-0"], found[tmp_path / "replay-0"]
@@ -119,8 +119,8 @@ def test_common_settings_leave_a_method_what_it_is(tmp_path, monkeypatch):
 
 def test_the_long_demo_differs_in_tokens_weight_and_pacing_alone(tmp_path, monkeypatch):
     found = []
-    monkeypatch.setattr("icft_lite.experiment.run_all", lambda configs, *rest: found.append(configs))
-    monkeypatch.setattr("icft_lite.experiment.train_icft", lambda *args: sys.exit("enough"))
+    monkeypatch.setattr("icft_lite.experiment.run_all",
+                        lambda configs, *rest: found.append(configs) or sys.exit("enough"))
     for full in (False, True):
         with pytest.raises(SystemExit, match="enough"):
             run_demo(tmp_path, full=full, jobs=2, progress=False)

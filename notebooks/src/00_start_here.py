@@ -61,12 +61,12 @@ from IPython.display import Image
 
 from icft_lite import apply_lfs, evaluate_suite, load_base, sample_bundle, train_icft
 from icft_lite.encoding import Encoder
-from icft_lite.evaluate import ask, mean_score, option_scores
+from icft_lite.evaluate import ask, option_scores
 from icft_lite.experiment import DEMO_TOKENS, summarise
 from icft_lite.figures import comparison_figure, forgetting_figure, losses_figure, png
 from icft_lite.finished import load_run
 from icft_lite.labelers import sample_lfs
-from icft_lite.metrics import retention
+from icft_lite.metrics import mean_score, retention
 from icft_lite.weak import ABSTAIN, label_pool, lf_analysis
 from icft_lite.widgets import ask_panel, ask_table
 

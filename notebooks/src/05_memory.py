@@ -57,11 +57,12 @@ from matplotlib.figure import Figure
 from icft_lite import ICFTConfig, LongTermMemory, ShortTermMemory, apply_lfs, load_base, sample_bundle
 from icft_lite.consolidation import LINE, average_step, blend, consolidate
 from icft_lite.encoding import Encoder
-from icft_lite.evaluate import Suite, evaluate_suite, mean_score
+from icft_lite.evaluate import Suite, evaluate_suite
 from icft_lite.figures import GENERAL, GREY, INK, MEDICAL, RC, png
 from icft_lite.labelers import sample_lfs
 from icft_lite.losses import icft_losses
 from icft_lite.memory import promote, water_fill
+from icft_lite.metrics import mean_score
 from icft_lite.model import adapter_tensors, add_adapters, delta_svd, head_weight, hidden_states, using
 from icft_lite.outcome import peak_memory
 from icft_lite.rehearsal import held_out_filter, self_prompts

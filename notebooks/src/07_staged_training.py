@@ -72,9 +72,8 @@ from matplotlib.figure import Figure
 
 from icft_lite import ICFTConfig, ShortTermMemory, load_base, train_icft
 from icft_lite.encoding import Encoder
-from icft_lite.evaluate import mean_score
 from icft_lite.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.metrics import bwt, forgetting
+from icft_lite.metrics import bwt, forgetting, mean_score
 from icft_lite.outcome import peak_memory
 from icft_lite.schedule import plan_stage
 from icft_lite.state import STEP, load_state
