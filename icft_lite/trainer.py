@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from functools import partial
 
 import torch
@@ -223,3 +224,8 @@ class _StageCallback(TrainerCallback):
         if trainer.save and (due or trainer.step == trainer.steps):  # the last: what follows may be killed too
             trainer.save(trainer)
             self.saved = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.before is not None:
+            warnings.warn(f"training: nothing was learned: all {state.global_step} steps were left out, since a stage's "
+                          f"first gradients, scaled up for fp16, are too large; give it more steps", stacklevel=2)

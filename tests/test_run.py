@@ -320,6 +320,16 @@ def test_a_step_left_out_in_fp16_is_no_error(adapted, batches, tmp_path):
     assert all(tensor.isfinite().all() for tensor in seen[-1])
 
 
+def test_fp16_that_leaves_out_every_step_says_so(adapted, batches, tmp_path):
+    model, config = adapted[0], settings()
+    start = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
+    trainer = ICFTTrainer(model, batches(config), config, tmp_path)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=0.999)
+    with pytest.warns(UserWarning, match=f"all {trainer.steps} steps were left out"):
+        trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(start, adapter_tensors(model, "fast")))
+
+
 def test_only_the_fast_adapter_gets_a_gradient(adapted, batches, tmp_path):
     model, _ = adapted
     fast = {id(tensor) for tensor in adapter_tensors(model, "fast")}
