@@ -217,15 +217,17 @@ def using(model, name):
 
 
 @contextlib.contextmanager
-def merged(model, name):
+def merged(model, name, most=2**28):
     """`using`, for many passes without a gradient: as long as the block runs, the adapter's change is part of the
     weights, so that a pass costs what the bare base's does (three quarters, for the embedded one).
 
-    Only where a base's weights are plain fp32 numbers: 4-bit ones would lose most of the change, 16-bit ones some.
-    Afterwards they are the very same weights again (peft's own unmerging subtracts, and leaves rounding behind)."""
+    Only where a base's weights are plain fp32 numbers (4-bit ones would lose most of the change, 16-bit ones some), and
+    take no more than `most` bytes, since they are there twice. Afterwards they are the very same weights again: peft's
+    own unmerging subtracts, and leaves rounding behind."""
     layers = lora_layers(model).values() if name is not None and isinstance(model, PeftModel) else ()
     plain = {layer: layer.get_base_layer().weight for layer in layers}
-    if not plain or any(weight.dtype != torch.float32 for weight in plain.values()):
+    if (not plain or any(weight.dtype != torch.float32 for weight in plain.values())
+            or sum(weight.nbytes for weight in plain.values()) > most):
         with using(model, name):
             yield model
         return

@@ -227,5 +227,6 @@ class _StageCallback(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.before is not None:
-            warnings.warn(f"training: nothing was learned: all {state.global_step} steps were left out, since a stage's "
-                          f"first gradients, scaled up for fp16, are too large; give it more steps", stacklevel=2)
+            warnings.warn(f"training: nothing was learned: all {state.global_step} steps were left out, since the "
+                          f"first gradients of a stage are too large for fp16 as they are scaled; give it more steps",
+                          stacklevel=2)

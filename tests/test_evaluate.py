@@ -11,12 +11,12 @@ from icft_lite.evaluate import (
     evaluate_run,
     evaluate_suite,
     generate,
-    mean_score,
     option_scores,
     score_responses,
     summary,
 )
 from icft_lite.labels import label_pool_rows
+from icft_lite.metrics import mean_score
 from icft_lite.model import adapter_tensors
 from icft_lite.samples import DataBundle, load_samples
 

@@ -143,10 +143,10 @@ def test_merged_scores_the_same_and_leaves_no_trace(shake, name):
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
-def test_4_bit_weights_are_not_merged_with(adapted, shake):
-    model, _ = adapted
-    shake(model, "slow", 0.1)
-    with merged(model, "slow"):
+@pytest.mark.parametrize("plain", [False, True])
+def test_weights_in_4_bits_or_too_large_to_have_twice_are_not_merged(plain):
+    model = add_adapters(unpacked(load_base()[0]) if plain else load_base()[0], rank=8, alpha=16)
+    with merged(model, "slow", most=2**20 if plain else 2**28):
         assert not any(module.disable_adapters for module in lora_layers(model).values())
         assert model.active_adapter == "slow"
 
