@@ -142,8 +142,8 @@ class ICFTConfig:
     state_dtype: str = "float32"
     """Storage of teacher states: float32 is exact; float16 and bfloat16 save half and print their error."""
     states_in_memory: int = 1024
-    """MiB of states a run holds in memory of either teacher's. Where there are more, they stay in its folder and are
-    mapped from there. Never changes the result."""
+    """MiB that each teacher's states may take in memory. Where they would take more, they stay in the run's folder and
+    are mapped from there. Never changes the result."""
 
     def __post_init__(self):
         if self.method not in METHODS:

@@ -1,7 +1,7 @@
 """The methods side by side on the bundled samples, at equal training tokens.
 
-Where runs have processes of their own, this one only reads what they leave: torch and transformers, which take ten
-seconds to import, stay out of it.
+Where runs have processes of their own, this one only reads what they leave, without transformers and peft, which take
+ten seconds to import.
 """
 
 import json

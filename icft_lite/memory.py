@@ -170,7 +170,7 @@ class LongTermMemory:
             views["memory"] = "slow"
         for name, adapter in views.items():
             states = kept.ask(f"states-{name}", self._states, encoded, adapter, width=weight.shape[1])
-            found[name] = states, response_logp(encoded, states, weight)
+            found[name] = states, first(lambda: response_logp(encoded, states, weight))
         for i, entry in enumerate(self.entries):
             entry.teacher = max(found, key=lambda name: found[name][1][i])  # of equals the first, the base
             entry.states = found[entry.teacher][0][i]

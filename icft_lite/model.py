@@ -224,21 +224,20 @@ def merged(model, name, most=2**28):
     Only where a base's weights are plain fp32 numbers (4-bit ones would lose most of the change, 16-bit ones some), and
     take no more than `most` bytes, since they are there twice. Afterwards they are the very same weights again: peft's
     own unmerging subtracts, and leaves rounding behind."""
-    layers = lora_layers(model).values() if name is not None and isinstance(model, PeftModel) else ()
-    plain = {layer: layer.get_base_layer().weight for layer in layers}
-    if (not plain or any(weight.dtype != torch.float32 for weight in plain.values())
-            or sum(weight.nbytes for weight in plain.values()) > most):
+    layers = list(lora_layers(model).values()) if name is not None and isinstance(model, PeftModel) else []
+    weights = [layer.get_base_layer().weight for layer in layers]
+    before = [weight.data for weight in weights]
+    if not before or any(data.dtype != torch.float32 for data in before) or sum(data.nbytes for data in before) > most:
         with using(model, name):
             yield model
         return
-    before = {weight: weight.data for weight in plain.values()}
     try:
-        for layer, weight in plain.items():
-            weight.data = weight.data + layer.get_delta_weight(name)
+        for layer, weight in zip(layers, weights):
+            weight.data = weight.data + layer.get_delta_weight(name).detach()
         with using(model, None):
             yield model
     finally:
-        for weight, data in before.items():
+        for weight, data in zip(weights, before):
             weight.data = data
 
 

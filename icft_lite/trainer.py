@@ -123,7 +123,7 @@ class ICFTTrainer(Trainer):
         return 0
 
     def _clip_grad_norm(self, model):
-        """Trainer's own walks through all parameters, twice: for a small model, 3 % of a step."""
+        """Clip the gradients of what is trained. (Trainer's own walks through all parameters, twice, to find them.)"""
         return self.accelerator.clip_grad_norm_(self.trainable, self.args.max_grad_norm)
 
     def training_step(self, *args, **kwargs):

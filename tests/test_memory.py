@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from icft_lite import memory as memory_module
 from icft_lite.encoding import Encoded, Encoder
 from icft_lite.evaluate import score_responses
 from icft_lite.memory import (
@@ -159,6 +160,15 @@ def test_the_teacher_is_whoever_finds_the_response_likelier(remembered, adapted)
         assert read == pytest.approx([scored[i] for i in mine], abs=1e-3), "the states are its own"
     assert shares == {"memory": pytest.approx(expected.count("memory") / len(expected)),
                       "base": pytest.approx(expected.count("base") / len(expected))}
+
+
+def test_every_process_takes_the_first_one_s_choice_of_teachers(remembered, monkeypatch):
+    """Another's may round otherwise, and training would drift apart."""
+    model, memory = remembered
+    said = {"base": [0.0] * len(memory), "memory": [1.0] * len(memory)}
+    answers = iter(said.values())
+    monkeypatch.setattr(memory_module, "first", lambda work: next(answers))
+    assert memory.refresh(model) == {"memory": 1, "base": 0}
 
 
 def test_cached_states_give_the_live_teacher_s_log_probabilities(remembered):

@@ -126,10 +126,11 @@ def test_looking_through_another_adapter_leaves_no_trace(adapted, active, view):
     assert model.active_adapter == active and sum(before.values()) == 56
 
 
-@pytest.mark.parametrize("name", ["slow", None])
+@pytest.mark.parametrize("name", ["slow", "fast", None])
 def test_merged_scores_the_same_and_leaves_no_trace(shake, name):
     model = add_adapters(unpacked(load_base()[0]), rank=8, alpha=16)
-    shake(model, "slow", 0.1)
+    for seed, adapter in enumerate(("slow", "fast")):
+        shake(model, adapter, 0.1, seed)
     ids = torch.arange(5, 45).reshape(4, 10)
     before, weights = model(ids).logits, {key: value.clone() for key, value in model.state_dict().items()}
     with using(model, name), torch.no_grad():
@@ -137,6 +138,7 @@ def test_merged_scores_the_same_and_leaves_no_trace(shake, name):
     with merged(model, name), torch.no_grad():
         assert all(module.disable_adapters for module in lora_layers(model).values())
         torch.testing.assert_close(model(ids).logits, expected, atol=1e-3, rtol=0)
+    assert name == "fast" or (before - expected).abs().max() > 0.1, "the fast one is active outside"
     with pytest.raises(KeyboardInterrupt), merged(model, name):
         raise KeyboardInterrupt
     assert torch.equal(model(ids).logits, before) and model.active_adapter == "fast"
