@@ -138,15 +138,16 @@ def evaluate(args):
     """Score a run or a model on the bundled tests, or on files."""
     from icft_lite.samples import evaluation_rows, sample_bundle
     sources = args.data or ["samples"]
-    bundled = sources == ["samples"]
-    data = sample_bundle() if bundled else evaluation_rows(sources, args.test_ids, _trained_on(args.dir))
+    run = _report(args.dir)
+    data = (sample_bundle().only(run.get("config", {}).get("topics")) if sources == ["samples"] else
+            evaluation_rows(sources, args.test_ids, run.get("data", {}).get("sources", {})))
     from icft_lite.evaluate import evaluate_run
     scores = evaluate_run(args.dir, data)
     print(json.dumps(scores, indent=2) if args.json else "\n".join(score_lines(scores)))
 
 
 def compare(args):
-    """Several methods and seeds on the samples."""
+    """Several methods and seeds on the samples; what is not set is as in the demo."""
     methods = [name for text in args.methods for name in text.split(",") if name]
     for name in methods:
         if name not in METHODS:
@@ -234,10 +235,11 @@ def _run_folder(name):
     return Path(name)
 
 
-def _trained_on(name):
+def _report(name):
+    """A run's report; {} for anything else."""
     try:
-        return json.loads((Path(name) / "report.json").read_text(encoding="utf-8"))["data"]["sources"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return json.loads((Path(name) / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
 
 

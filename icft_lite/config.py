@@ -23,6 +23,9 @@ class ICFTConfig:
     seed: int = 0
     """Seeds adapters, schedule, memory and generation. The base and the data do not depend on it."""
 
+    topics: tuple = ()
+    """Medical topics to learn and be tested on; none named: all. The general side stays whole."""
+
     # --- model and adapters (QLoRA)
     four_bit: bool = True
     """Hold the frozen base in NF4 with double quantisation (bitsandbytes)."""
@@ -148,7 +151,7 @@ class ICFTConfig:
     def __post_init__(self):
         if self.method not in METHODS:
             raise ICFTError(f"method: {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
-        self.signals = tuple(self.signals)
+        self.signals, self.topics = tuple(self.signals), tuple(self.topics)
         self._check("order", self.order in ("easy_to_hard", "hard_to_easy", "interleaved", "random"),
                     "choose easy_to_hard, hard_to_easy, interleaved or random")
         self._check("label_model", self.label_model in ("dawid_skene", "majority_vote", "gold"),
@@ -189,7 +192,8 @@ class ICFTConfig:
 
     def to_dict(self):
         """Plain values, ready for JSON."""
-        return {**dataclasses.asdict(self), "signals": list(self.signals)}
+        return {name: list(value) if isinstance(value, tuple) else value
+                for name, value in dataclasses.asdict(self).items()}
 
 
 def _coerce(name, value, default):
@@ -199,7 +203,7 @@ def _coerce(name, value, default):
                 return value
             return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
         if isinstance(default, tuple):
-            return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+            return tuple(filter(None, value.split(","))) if isinstance(value, str) else tuple(value)
         return type(default)(value)
     except (KeyError, TypeError, ValueError):
         kind = type(default).__name__

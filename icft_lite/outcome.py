@@ -1,5 +1,6 @@
 """The report of a finished run, as a dict: what `report.json` holds."""
 
+import math
 import platform
 import sys
 from importlib.metadata import version
@@ -59,10 +60,11 @@ def kept(before, after):
 
 
 def transfer(matrix):
-    """bwt, fwt and forgetting, where every level has a test."""
-    if len(matrix) < 2 or any(value is None for row in matrix for value in row):
+    """bwt, fwt and forgetting of a run with a stage for each level, over the columns that have a test."""
+    if len(matrix) != len(matrix[0]):
         return {}
-    return dict(bwt=bwt(matrix), fwt=fwt(matrix), forgetting=forgetting(matrix))
+    found = dict(bwt=bwt(matrix), fwt=fwt(matrix), forgetting=forgetting(matrix))
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def counts(data):

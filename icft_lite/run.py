@@ -209,7 +209,7 @@ def train_icft(config, out, data, progress=True, callbacks=()):
     Raises ICFTError if `out` holds another run, another process is at work there, or the data cannot be
     trained on."""
     config = config if isinstance(config, ICFTConfig) else ICFTConfig.from_dict(config)
-    out = Path(out)
+    out, data = Path(out), data.only(config.topics)
     identity = json.loads(json.dumps(dict(config=config.to_dict(), sources=getattr(data, "sources", {}),
                                           base=fingerprint(config.model))))
     start()

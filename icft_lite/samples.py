@@ -1,7 +1,7 @@
 """Examples: the bundled samples, the user's files, and how rows are cut into train, validation and test."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -48,6 +48,18 @@ class DataBundle:
     """Weak labels of the pool, once they are made."""
     sources: dict = field(default_factory=dict)
     """Source as the user named it -> fingerprint of its content."""
+
+    def only(self, topics):
+        """This bundle with the medical rows of `topics` alone; none named: as it is. Raises ICFTError for a topic
+        that no row has."""
+        if not topics:
+            return self
+        parts = {name: getattr(self, name) for name in ("trusted", "pool", "validation", "test")}
+        known = {topic for rows in parts.values() if rows is not None for topic in column(rows, "topic")}
+        if unknown := set(topics) - known:
+            raise ICFTError(f"topics: {min(unknown)!r} is in no row; choose among {', '.join(sorted(known))}")
+        return replace(self, **{name: _select(rows, _places(rows, topics)) for name, rows in parts.items()
+                                if rows is not None})
 
 
 def read_examples(source, *, domain="", split=None, require=None):
@@ -230,6 +242,10 @@ def _groups(rows, seed=0):
 
 def _select(rows, keep):
     return rows.select(np.array(keep)) if keep else None  # datasets hashes an array a hundred times faster
+
+
+def _places(rows, topics):
+    return [i for i, topic in enumerate(column(rows, "topic")) if topic in topics]
 
 
 def _without(rows, groups):

@@ -1,6 +1,7 @@
-"""The record of a study: a comparison's runs packed into one small file, so that it can be analysed anew.
+r"""The record of a study: a comparison's runs packed into one small file, so that it can be analysed anew.
 
-    icft-lite demo --seeds 3 --out runs/study
+    icft-lite compare --methods icft qlora replay no_ltm no_ring no_curriculum no_task majority_vote gold \
+        --set topics= --set tokens=350000 --set competence_end=1 --seeds 3 --out runs/study
     python -m icft_lite.study runs/study        # writes icft_lite/tiny/study.json, which lesson 09 reads
 
 The record holds every test question's right or wrong, by method and seed, so any interval can be computed again;

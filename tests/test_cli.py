@@ -98,6 +98,12 @@ def test_evaluate_scores_only_what_a_run_held_out(called, write, tmp_path):
     assert set(called["evaluate_run"][0][1]["id"]) == set(bundle.test["id"])
 
 
+def test_evaluate_scores_a_run_on_the_topics_it_studied(called, tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps({"config": {"topics": ["anatomy"]}}))
+    assert run("evaluate", tmp_path) == 0
+    assert set(called["evaluate_run"][0][1].test["topic"]) == {"anatomy"}
+
+
 @pytest.mark.parametrize("words, message", [
     (["train", "--data", "gone.jsonl", "--out", "OUT"], "no such file"),
     (["train", "--data", "GOOD", "--out", "GOOD"], "is a file; give a folder"),

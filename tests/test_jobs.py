@@ -10,7 +10,7 @@ from small_run import SETTINGS, small_bundle
 
 from icft_lite import cli, jobs
 from icft_lite.config import METHODS, ICFTConfig, ICFTError
-from icft_lite.experiment import compare, run_demo
+from icft_lite.experiment import DEMO, compare, run_demo
 from icft_lite.jobs import cores, flags, how_many, run_all
 
 STAND_IN = """
@@ -41,7 +41,7 @@ def stand_in(monkeypatch, tmp_path):
 
 
 MANY = dict(method="qlora", order="easy_to_hard", four_bit=False, learning_rate=3e-4, signals=("ifd", "length"),
-            tokens=123, label_model="majority_vote")
+            tokens=123, label_model="majority_vote", topics=("anatomy", "reply"))
 
 
 @pytest.mark.parametrize("settings", [*(dict(method=name, seed=3) for name in METHODS), MANY])
@@ -117,15 +117,25 @@ def test_common_settings_leave_a_method_what_it_is(tmp_path, monkeypatch):
     assert (replay.consistency_weight, replay.rows, replay.replay_weight) == (0.0, 4, 1.0)
 
 
-def test_the_long_demo_differs_in_tokens_weight_and_pacing_alone(tmp_path, monkeypatch):
+def test_a_comparison_on_the_samples_is_the_demo_but_for_what_is_set(tmp_path, monkeypatch):
+    found = {}
+    monkeypatch.setattr("icft_lite.experiment.run_all",
+                        lambda configs, *rest: found.update(configs) or sys.exit("enough"))
+    for name, settings in (("demo", None), ("all", dict(topics="", tokens="9"))):
+        with pytest.raises(SystemExit, match="enough"):
+            compare(tmp_path / name, ["icft"], [0], settings, progress=False, jobs=2)
+    assert found[tmp_path / "demo" / "icft-0"] == ICFTConfig(**DEMO)
+    assert found[tmp_path / "all" / "icft-0"] == ICFTConfig(**{**DEMO, "topics": (), "tokens": 9})
+
+
+def test_the_long_demo_differs_in_topics_tokens_and_weight_alone(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr("icft_lite.experiment.run_all",
                         lambda configs, *rest: found.append(configs) or sys.exit("enough"))
     for full in (False, True):
         with pytest.raises(SystemExit, match="enough"):
             run_demo(tmp_path, full=full, jobs=2, progress=False)
-    for method, differs in (("icft", {"tokens", "consistency_weight", "competence_end"}),
-                            ("qlora", {"tokens", "competence_end"})):
+    for method, differs in (("icft", {"topics", "tokens", "consistency_weight"}), ("qlora", {"topics", "tokens"})):
         short, long = (configs[tmp_path / f"{method}-0"].to_dict() for configs in found)
         assert {name for name in short if short[name] != long[name]} == differs
         assert method == "icft" or long["order"] == "random", "which knows no pacing"

@@ -190,6 +190,19 @@ def test_only_the_last_stage_goes_beyond_its_end(bundle, tmp_path, no_figures, m
     assert asked == [(), (), BEYOND]
 
 
+def test_a_run_of_a_few_topics_is_trained_and_scored_on_those(bundle, tmp_path, no_figures):
+    report = train(tmp_path / "run", bundle, topics="terminology,drug_class,relevance,reply", max_steps=3)
+    assert report["config"]["topics"] == ["terminology", "drug_class", "relevance", "reply"]
+    assert {task: set(score["by_topic"]) for task, score in report["scores"]["after"]["medical"].items()} == {
+        "qa": {"terminology", "drug_class"}, "preference": {"relevance"}, "reply": {"reply"}}
+    assert report["data"]["counts"]["trusted"] == 18 and report["data"]["counts"]["general_test"] > 18
+    assert [row[3] for row in report["accuracy_matrix"]] == [None] * 4, "no question is hard"
+    assert all(isinstance(report[name], float) for name in ("bwt", "fwt", "forgetting"))
+    with pytest.raises(ICFTError, match="topics: 'astrology' is in no row"):
+        train(tmp_path / "none", bundle, topics="astrology")
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_run_needs_rows_to_train_on(bundle, tmp_path):
     nothing = dataclasses.replace(bundle, trusted=None, pool=None, test=None, general_test=None, general_memory=None)
     with pytest.raises(ICFTError, match="no training row"):

@@ -10,6 +10,7 @@ import pytest
 from icft_lite.config import ICFTError
 from icft_lite.samples import (
     COLUMNS,
+    DataBundle,
     bundle_from_files,
     evaluation_rows,
     load_samples,
@@ -218,6 +219,21 @@ def test_bundled_samples_are_whole():
                for name, part in parts.items())
     with pytest.raises(ICFTError, match="choose one of"):
         load_samples("nothing")
+
+
+def test_a_syllabus_keeps_the_rows_of_its_topics_and_the_general_side():
+    bundle, topics = sample_bundle(), ("terminology", "relevance")
+    few = bundle.only(topics)
+    assert set(few.trusted["topic"]) == {"terminology"}
+    assert set(few.pool["topic"]) == set(few.test["topic"]) == set(topics)
+    for name in ("trusted", "pool", "validation", "test"):
+        kept = [row["id"] for row in getattr(bundle, name) if row["topic"] in topics]
+        assert getattr(few, name)["id"][:] == kept
+    assert few.general_test is bundle.general_test and few.sources == bundle.sources
+    assert bundle.only(()) is bundle is bundle.only(None)
+    assert len(DataBundle(trusted=bundle.trusted).only(["anatomy"]).trusted) == 156, "parts may be missing"
+    with pytest.raises(ICFTError, match="'astrology' is in no row; choose among anatomy, "):
+        bundle.only(["terminology", "astrology"])
 
 
 def test_original_releases(real_data):

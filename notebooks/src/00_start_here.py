@@ -62,7 +62,7 @@ from IPython.display import Image
 from icft_lite import apply_lfs, evaluate_suite, load_base, sample_bundle, train_icft
 from icft_lite.encoding import Encoder
 from icft_lite.evaluate import ask, option_scores
-from icft_lite.experiment import DEMO_TOKENS, summarise
+from icft_lite.experiment import DEMO, summarise
 from icft_lite.figures import comparison_figure, forgetting_figure, losses_figure, png
 from icft_lite.finished import load_run
 from icft_lite.labelers import sample_lfs
@@ -83,9 +83,13 @@ runs = Path(tempfile.mkdtemp())
 
 # %%
 base, tokenizer = load_base()
-data = sample_bundle()
+data = sample_bundle().only(DEMO["topics"])
 
 # %% [markdown]
+# Of the samples' fourteen medical topics we take a short syllabus that can be learned in minutes: *terminology* (words
+# made of parts), *drug_class* (told by the ends of drugs' names), and for patients *reply* (what to answer) and
+# *relevance* (which of two answers is about the question).
+#
 # The samples are tables of short examples, one a row. Here is a general question: the options are its
 # possible responses, and the **label** says which one is right.
 
@@ -202,7 +206,7 @@ pd.DataFrame(columns, index=pool[i]["responses"]).round(2)
 # **Predict.** What will be left of the general score afterwards?
 
 # %%
-plain = train_icft(dict(method="qlora", tokens=DEMO_TOKENS), runs / "qlora", data)
+plain = train_icft(dict(DEMO, method="qlora"), runs / "qlora", data)
 
 # %%
 theirs = summarise(plain)
@@ -211,7 +215,7 @@ print(f"general questions before: {theirs['base_general']:.2f}, after: {theirs['
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("more than a third of the medical questions right:", theirs["medical"] > 1 / 3)
+print("more than 7 of 10 medical questions right:", theirs["medical"] > 0.7)
 print("less than half of the general score kept:", theirs["retention"] < 0.5)
 
 # %% [markdown]
@@ -222,9 +226,9 @@ print("less than half of the general score kept:", theirs["retention"] < 0.5)
 # %% [markdown]
 # ## 4 · Training with ICFT
 #
-# **A curriculum.** Medical rows come in three stages: easy ones (word parts, anatomy), then middle ones too (drugs,
-# organisms, normal ranges), then hard ones too (patients). Within a stage the easiest rows come first. How sure the
-# label model is of a row counts towards how easy it is.
+# **A curriculum.** Medical rows come in three stages: easy ones (terminology), then middle ones too (drugs), then hard
+# ones too (patients). Within a stage the easiest rows come first. How sure the label model is of a row counts towards
+# how easy it is.
 
 # %% [markdown]
 # **Two memories.** The *short-term memory* is a fast adapter, trained as usual, and the rows it met last.
@@ -250,10 +254,10 @@ print("less than half of the general score kept:", theirs["retention"] < 0.5)
 
 # %% [markdown]
 # **Predict.** Part of ICFT's training goes to remembered rows, and consolidation holds it back. How much will
-# it keep, and will it learn less medicine than plain QLoRA?
+# it keep, and how much less medicine will it learn than plain QLoRA?
 
 # %%
-icft = train_icft(dict(method="icft", tokens=DEMO_TOKENS), runs / "icft", data)
+icft = train_icft(dict(DEMO, method="icft"), runs / "icft", data)
 
 # %% [markdown]
 # ## 5 · Before and after
@@ -275,13 +279,12 @@ table[["medical", "preference", "reply", "general", "retention"]].round(2)
 # NBVAL_CHECK_OUTPUT
 print("equal training tokens, to 2 %:", abs(ours["tokens"] / theirs["tokens"] - 1) < 0.02)
 print("ICFT kept more than 8 tenths:", ours["retention"] > 0.8)
-print("ICFT knows more medicine than the base:", ours["medical"] > start["medical"] + 0.03)
-print("ICFT knows more medicine than plain QLoRA:", ours["medical"] > theirs["medical"])
+print("ICFT has more than 7 of 10 medical questions right:", ours["medical"] > 0.7)
 
 # %% [markdown]
-# With so little training, keeping has its price, and the price is learning. The best place in this figure is
-# the upper right corner, everything learned and nothing lost; the dashed lines are what the method aims at. The
-# star is the base. One run each: `make demo SEEDS=3` shows how much chance plays in.
+# The best place in this figure is the upper right corner, everything learned and nothing lost; the dashed lines are
+# what the method aims at. The star is the base. Keeping has its price, and the price is learning: where does the table
+# show it? One run each: `make demo SEEDS=3` shows how much chance plays in.
 
 # %%
 runs_beside = {"methods": {"icft": ours, "qlora": theirs}, "base": start, "seeds": [0]}
@@ -296,8 +299,8 @@ Image(png(forgetting_figure(plain)), width=640)
 
 # %% [markdown]
 # In ICFT's run the blue line stays near the dashed one, the base's score. Medicine rises mostly in the last stage,
-# which gets nine tenths of the training tokens. (Its mean here is over three levels, the table's over topics, so the
-# two differ a little.)
+# which gets nine tenths of the training tokens. (The hard level has no line: what it teaches, replies and preferences,
+# is in the table, not asked as questions.)
 
 # %%
 Image(png(forgetting_figure(icft)), width=640)
@@ -364,16 +367,16 @@ ask_table(models, [*general, *medical, patient])
 # health.**
 
 # %%
-examples = [rows[i]["prompt"] for rows in (data.general_test, data.test) for i in range(0, 600, 60)]
+examples = [rows[i]["prompt"] for rows in (data.general_test, data.test) for i in range(0, 400, 40)]
 ask_panel(models, examples)
 
 # %% [markdown]
 # ## What was shown
 #
 # - Labels without an annotator: voting functions, weighed by a label model, came close to the truth.
-# - Plain fine-tuning learned the most medicine, and forgot nearly all of the general world.
-# - ICFT, with equal training tokens, kept nearly all of it, and learned far less medicine.
-# - `make demo FULL=1` trains several times longer: see where the balance moves. Which part of the method does
+# - Plain fine-tuning learned its medicine, and forgot nearly all of the general world.
+# - ICFT, with equal training tokens, kept nearly all of it, and came close in medical questions.
+# - `make demo FULL=1` studies all fourteen topics, and trains several times longer. Which part of the method does
 #   what is the question of later lessons.
 
 # %% [markdown]

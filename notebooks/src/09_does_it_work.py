@@ -83,7 +83,8 @@ def canvas(panels, size, **options):
 # package. Two commands make it again:
 #
 # ```
-# icft-lite demo --seeds 3 --out runs/study
+# icft-lite compare --methods icft qlora replay no_ltm no_ring no_curriculum no_task majority_vote gold \
+#     --set topics= --set tokens=350000 --set competence_end=1 --seeds 3 --out runs/study
 # python -m icft_lite.study runs/study
 # ```
 
