@@ -128,14 +128,15 @@ def test_a_comparison_on_the_samples_is_the_demo_but_for_what_is_set(tmp_path, m
     assert found[tmp_path / "all" / "icft-0"] == ICFTConfig(**{**DEMO, "topics": (), "tokens": 9})
 
 
-def test_the_long_demo_differs_in_tokens_and_plain_qloras_rate_alone(tmp_path, monkeypatch):
+def test_the_long_demo_differs_in_topics_tokens_weight_and_plain_qloras_rate_alone(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr("icft_lite.experiment.run_all",
                         lambda configs, *rest: found.append(configs) or sys.exit("enough"))
     for full in (False, True):
         with pytest.raises(SystemExit, match="enough"):
             run_demo(tmp_path, full=full, jobs=2, progress=False)
-    for method, differs in (("icft", {"tokens"}), ("qlora", {"tokens", "learning_rate"})):
+    for method, differs in (("icft", {"topics", "tokens", "consistency_weight"}),
+                            ("qlora", {"topics", "tokens", "learning_rate"})):
         short, long = (configs[tmp_path / f"{method}-0"].to_dict() for configs in found)
         assert {name for name in short if short[name] != long[name]} == differs
         assert method == "icft" or long["order"] == "random", "which knows no pacing"
