@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 from icft_lite import __version__
@@ -16,6 +17,7 @@ from icft_lite.launch import start_all
 def main(argv=None):
     """Run one command. Returns the exit code: 0 done, 1 a fault of ours, 2 bad input, 130 interrupted."""
     args = build_parser().parse_args(argv)
+    warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan, nobody at a command line can mend
     try:
         args.run(args)
         return 0

@@ -7,13 +7,14 @@ from importlib.metadata import version
 
 import torch
 
+from icft_lite import __version__
 from icft_lite.curriculum import LEVELS
 from icft_lite.evaluate import generate
 from icft_lite.metrics import bwt, forgetting, fwt, mean_score, retention
 from icft_lite.model import adapter_tensors, using
 from icft_lite.trainer import LOSSES
 
-PACKAGES = ("icft-lite", "torch", "transformers", "peft", "bitsandbytes", "datasets")
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets")
 
 
 def make_report(run, results, after):
@@ -22,7 +23,8 @@ def make_report(run, results, after):
     matrix = [by_level(before), *results["curve"]]
     return dict(
         method=run.config.method, seed=run.config.seed, base=run.config.model, config=run.config.to_dict(),
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        versions={"python": platform.python_version(), "icft-lite": __version__,
+                  **{name: version(name) for name in PACKAGES}},
         scores=dict(before=tests(before), after=tests(after)),
         validation=dict(before=validations(before), after=validations(after)),
         retention=kept(before, after), accuracy_matrix=matrix, **transfer(matrix),

@@ -4,6 +4,7 @@ import errno
 import json
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,16 @@ def test_faults_of_a_run(called, write, tmp_path, capsys, error, code, message):
     line = ["train", "--data", write("mine.jsonl", ROWS), "--out", tmp_path / "o"]
     assert run(*line) == code and message in error_of(capsys)
     assert run(*line, "--debug") == code and "Traceback" in capsys.readouterr().err
+
+
+def test_what_other_libraries_plan_is_not_told(called, tmp_path, recwarn):
+    def chat(run):
+        warnings.warn("this name goes in version 6", FutureWarning)
+        warnings.warn("this is about your run")
+    sys.modules["icft_lite.chat"].chat = chat
+    (tmp_path / "report.json").write_text("{}")
+    assert run("chat", tmp_path) == 0
+    assert [str(warning.message) for warning in recwarn] == ["this is about your run"]
 
 
 def test_export_refuses_a_folder_in_use(called, tmp_path, capsys):

@@ -9,6 +9,7 @@ from peft import PeftModel
 from small_run import cut
 from transformers import TrainerCallback
 
+import icft_lite
 from icft_lite import doctor
 from icft_lite import run as run_module
 from icft_lite import stage as stage_module
@@ -61,7 +62,8 @@ def test_the_report_has_every_key_that_others_rely_on(done):
     report = json.loads((out / "report.json").read_text())
     assert report["method"] == "icft" and report["seed"] == 0 and report["base"] == "tiny"
     assert report["config"] == json.loads(json.dumps(ICFTConfig(**SETTINGS).to_dict()))
-    assert {"python", "torch", "transformers", "peft", "icft-lite"} <= set(report["versions"])
+    assert {"python", "torch", "transformers", "peft"} <= set(report["versions"])
+    assert report["versions"]["icft-lite"] == icft_lite.__version__
     for when in ("before", "after"):
         assert set(report["scores"][when]["medical"]) == {"qa", "preference", "reply"}
         for suite in ("general", "medical"):
