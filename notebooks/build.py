@@ -87,6 +87,7 @@ def build(source, run=True, to=HERE, text=False):
     elif run:
         NotebookClient(notebook, timeout=3600, kernel_name="python3", record_timing=False,
                        store_widget_state=False, coalesce_streams=True,  # prints come in a varying number of parts
+                       extra_arguments=["--log-level=ERROR"],  # less would warn of TCP, which never leaves the machine
                        resources={"metadata": {"path": str(HERE)}}).execute()
         notebook.metadata.pop("widgets", None)  # GitHub refuses widgets without their state
         notebook.metadata["language_info"] = {"name": "python"}
