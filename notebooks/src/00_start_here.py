@@ -155,7 +155,8 @@ votes = apply_lfs(lfs, pool)
 # %% [markdown]
 # `votes` has a line for each row and a column for each function. *Coverage* is the share of rows a function
 # votes on. *Accuracy* needs the true answers: we hold them in a separate file, to judge with, and training
-# never sees them. (Functions for other topics have nothing to say here, and are left out.)
+# never sees them. *Source* says where a function's knowledge is from. (Left out: functions for other topics, which
+# have nothing to say here, and the base's own vote.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -171,7 +172,7 @@ table[table["coverage"] > 0].drop("base_choice").round(2)
 # **Predict.** Which is right more often, and on which kind of row do they differ?
 
 # %%
-majority, by_majority = label_pool(pool, votes, "majority_vote", lfs, data.pool_gold)
+majority, by_majority = label_pool(pool, votes, "majority_vote", lfs, data.pool_gold)  # gold: to judge with, no more
 posteriors, by_model = label_pool(pool, votes, "dawid_skene", lfs, data.pool_gold)
 print(f"right: majority vote {by_majority['accuracy']:.3f}, label model {by_model['accuracy']:.3f}")
 
@@ -243,7 +244,7 @@ print("less than half of the general score kept:", theirs["retention"] < 0.5)
 #
 # - L_fine-tune: imitate the responses;
 # - L_task: where a weak label is unsure, choose among its options as unsurely as it does; of two replies, prefer
-#   the likelier better one (a sure label leaves one option, and nothing to choose);
+#   the one that is probably better by its label (a sure label leaves one option, and nothing to choose);
 # - L_consistency: on remembered rows, say what the *teacher* would say. It is the long-term memory or the
 #   base, whichever knows the row better.
 
@@ -309,8 +310,9 @@ Image(png(forgetting_figure(icft)), width=640)
 # %% [markdown]
 # ## 6 · What happened inside
 #
-# Each stage promoted rows into the long-term memory, and consolidation chose a point. `teacher` is the
-# share of remembered rows that the long-term memory taught; the base taught the others.
+# Each stage promoted rows into the long-term memory (where it was full, others had to leave: `evicted`), and
+# consolidation chose a point. `teacher` is the share of remembered rows that the long-term memory taught; the base
+# taught the others.
 
 # %%
 stages = pd.DataFrame(icft["stages"]).set_index("name")
@@ -320,9 +322,10 @@ stages[["new_rows", "promoted", "evicted", "memory_rows", "teacher", "point"]]
 
 # %% [markdown]
 # These are the points that consolidation tried after the last stage, on validation questions; its medical score
-# is the mean of questions and preference. It walks back from where training ended (1), to where the stage started or
-# to the base (0), until medicine falls below that of a point already allowed. The further back, the more is kept;
-# the chosen point is the best allowed. (Where 1 itself is best, a run's last stage also tries to go on, up to 1.2.)
+# is the mean of questions and preference. It walks back from where training ended (1) to where the stage started (0,
+# origin *start*); if 1 is not allowed, also to the base (0, origin *base*). Each walk ends once medicine falls below
+# that of a point already allowed. The further back, the more is kept; the chosen point is the best allowed. (Where 1
+# itself is best, a run's last stage also tries the base's line beyond it, up to 1.2.)
 
 # %%
 points = icft["stages"][-1]["consolidation"]["points"]
@@ -377,8 +380,8 @@ ask_panel(models, examples)
 # - Labels without an annotator: voting functions, weighed by a label model, came close to the truth.
 # - Plain fine-tuning learned its medicine, and forgot nearly all of the general world.
 # - ICFT, with equal training tokens, kept nearly all of it, and came close in medical questions.
-# - `make demo FULL=1` studies two topics more and trains four times longer, and pays less. Which part of the method
-#   does what is the question of later lessons.
+# - `make demo FULL=1` studies two topics more and trains four times longer, with a smaller weight of L_consistency;
+#   there keeping costs less medicine. Which part of the method does what is the question of later lessons.
 
 # %% [markdown]
 # ## Exercises

@@ -80,8 +80,9 @@ def canvas(panels, size, **options):
 
 # %% [markdown]
 # The base and an adapter (lesson 00: a small trainable addition to a frozen model). `fast` lists the adapter's
-# tensors, two a layer: A and B (section 6). The model computes in *fp32*, the usual 32-bit floats, on the CPU, so that
-# numbers do not depend on a GPU.
+# tensors, two a layer: A and B (section 6). A has `rank` rows; alpha ÷ rank, here 2, is a fixed factor of their product
+# (lesson 04). The model computes in *fp32*, the usual 32-bit floats, on the CPU, so that numbers do not depend on a
+# GPU.
 
 # %%
 base, tokenizer = load_base(device="cpu")
@@ -352,8 +353,8 @@ Image(png(figure), width=880)
 # %% [markdown]
 # ## 6 · Is it erased? Walk back and see
 #
-# In each layer the product of the adapter's two matrices is a change to the frozen weight W0: ΔW = scale · B·A.
-# Multiply it by α, between 0 and 1:
+# In each layer the product of the adapter's two matrices is a change to the frozen weight W0: ΔW = scale · B·A, where
+# scale is the fixed factor of the start, 2. Multiply ΔW by another number, α, between 0 and 1:
 #
 # W0 + α·ΔW = (1 − α)·W0 + α·(W0 + ΔW)
 #

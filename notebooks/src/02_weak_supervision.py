@@ -440,7 +440,8 @@ Image(png(figure, dpi=110), width=800)
 # %% [markdown]
 # What does EM climb? The **likelihood**: how probable the votes are under the model, summed over what the truth
 # may be. No round ever lowers it (a theorem, and a good test of your code). But EM climbs the hill it starts on,
-# which may be the mirror image's. So we start from majority vote: most functions beat chance, we assume.
+# which may be the mirror image's (for two options that hill is as high as the true one; for more it is lower, and EM
+# can be caught on it all the same). So we start from majority vote: most functions beat chance, we assume.
 
 # %%
 def log_likelihood(votes, k, accuracy):
@@ -744,7 +745,7 @@ print("the model trained on soft labels is less sure than it may be:", soft_sure
 # %% [markdown]
 # So soft labels teach more, and they have a price: who learns from hesitant labels becomes hesitant. If you need
 # probabilities from the trained model, calibrate it afterwards. With labels as sure as those of our pool the two
-# kinds hardly differ. (`soft_labels=False` of `ICFTConfig` does more than take hard labels: likeliest responses are
+# kinds hardly differ. (A run's setting `soft_labels=False` does more than take hard labels: likeliest responses are
 # imitated, and L_task has no rows.) ICFT uses the posteriors in L_task and in L_fine-tune, and their uncertainty
 # (their *entropy*) for the curriculum of the next lesson.
 
@@ -845,7 +846,7 @@ print("on more than 0.7 of them, and independent ones would agree on 0.5:", agre
 # %% [markdown]
 # ## What was shown
 #
-# - Agreement reveals accuracy, up to a mirror image, if functions err independently.
+# - Agreement reveals accuracy, for two options up to a mirror image, if functions err independently.
 # - A posterior is a weighted vote; a weight is log(a (k − 1) / (1 − a)), zero at chance.
 # - EM found hidden accuracies, in simulation and in the pool, and the package computes the same.
 # - A majority vote lost to one of its members; the label model did not.

@@ -214,8 +214,8 @@ print("more than 7 of 10 are in the least sure fifth:", fifths[-1] > 0.7 * sum(f
 # hardest 1, the others evenly between; equal values share the mean of their ranks. Then average a row's ranks.
 
 # %% [markdown]
-# **By hand**, five rows. A dot: the signal does not apply (IFD is for free replies only) and is left out of that
-# row's mean.
+# **By hand**, five rows. A dot: the signal does not apply (IFD is for rows with one response to imitate, not for
+# questions with options) and is left out of that row's mean.
 #
 # | row | loss | rank | length | rank | IFD | rank | difficulty |
 # |---|---|---|---|---|---|---|---|
@@ -331,7 +331,7 @@ for order in ("easy_to_hard", "hard_to_easy", "random"):
 #
 # | order | stages | within a stage |
 # |---|---|---|
-# | easy_to_hard | easy; + middle; + hard | easiest first, paced |
+# | easy_to_hard | easy; + middle; + hard | easiest first, paced (section 7) |
 # | hard_to_easy | hard; + middle; + easy | hardest first, paced |
 # | interleaved | all rows in each | topics take turns |
 # | random | all rows in each | shuffled |
@@ -452,7 +452,7 @@ print("a run is a function of its seed:", draw_run("random") == runs["random"] !
 # %% [markdown]
 # First picture, white above the steps: a level waits for its stage, and pacing opens each stage from below. The
 # second is the reverse; the last two are even. What was learned stays in the draw, only thinner. Stages that *drop*
-# the levels before them would be white lower right too: the model forgets those, and order has *hurt*.
+# the levels before them would be white lower right too: the model would forget those, and order would *hurt*.
 
 # %% [markdown]
 # ## 9 · Not only when, also how often
@@ -612,6 +612,9 @@ curriculum_table(*curriculum, stage="middle", most=4)
 curriculum_explorer(*curriculum)
 
 # %% [markdown]
+# (One label in this table is sure of itself and wrong: leptin comes from fat tissue. A source said otherwise, and few
+# contradicted it.)
+#
 # Explore, by mouse or by keyboard: Tab moves between the controls, Space opens a list or presses a button. Of the
 # chosen row you see the posterior of each response, and who voted for it. Which rows are hardest because they are
 # long, and which because the functions disagree?

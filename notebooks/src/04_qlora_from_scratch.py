@@ -28,7 +28,7 @@
 # - merge an adapter without losing it.
 #
 # **You need** lesson 00 and basic PyTorch: tensors, autograd, `nn.Module`. A **weight** means a matrix W of a
-# linear layer, y = W·x.
+# linear layer, y = W·x, and where bits are counted one number of it.
 
 # %% [markdown]
 # {{budget}}
@@ -132,7 +132,7 @@ print("negative:", int((NF4 < 0).sum()), " zero:", int((NF4 == 0).sum()), " posi
 
 # %% [markdown]
 # Eight positive, seven negative, and a zero: the asymmetry is the price of the exact zero. bitsandbytes has these
-# numbers as a table. **Predict**: equal to how many digits?
+# numbers as a table. **Predict**: are ours the same?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -313,7 +313,7 @@ print("between 3.7 and 4 of the 4 bits are put to use:", bool(3.7 < entropy < 4)
 # %% [markdown]
 # Each scale is one more fp32 number. At 64 weights to a scale a weight costs 4 + 32/64 = 4.5 bits. Smaller blocks
 # fit better and cost more. **Predict**: at which block sizes does NF4 beat evenly spaced levels, and where
-# might it not?
+# might it not? (Of those there are two sorts: 16 from −1 to 1, and *int4*, the whole numbers −7 to 7 divided by 7.)
 
 # %%
 figure, (axis,) = canvas(height=3.6)
@@ -509,7 +509,8 @@ class LoRALinear(torch.nn.Module):
 
 
 # %% [markdown]
-# A starts random, B at zero: B·A is zero and nothing may change. The gradients, with g the gradient for y:
+# A starts random, B at zero: B·A is zero and nothing may change. The gradients, with g the gradient for y, and x and g
+# as the code has them, an example a row:
 #
 # - for B: scale · gᵀ·(x·Aᵀ)
 # - for A: scale · (g·B)ᵀ·x
@@ -677,8 +678,9 @@ print("QLoRA in", sum(map(count, parts)), "lines of code")
 
 # %% [markdown]
 # Count a layer's by hand. Of hidden width: the two inputs of its norms and what these give, the queries, keys and
-# values, and attention's result: 8. Of the MLP's width: gate, gate after its curve, up, and their product:
-# 4. And r for each of 7 adapters, x·Aᵀ. **Predict**: how close does the measured number come?
+# values, and attention's result: 8. Of the MLP's width (its three weights: down·(curve(gate·x) × up·x)): gate, gate
+# after its curve, up, and their product: 4. And r for each of 7 adapters, x·Aᵀ. **Predict**: how close does the
+# measured number come?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -701,20 +703,22 @@ print("measured ÷ counted is between 0.95 and 1.1:", 0.95 < ratio < 1.1)
 
 # %% [markdown]
 # On a GPU in 16 bits, the norms and the adapters keep fp32 copies beside these, so little is saved: 28 bytes for each
-# number of hidden width, 12 for the queries', 8 for the keys', 10 for the MLP's, 28 r (lesson 10 measures it). Now two
-# real shapes, Qwen2.5 with 0.5 and with 7 billion parameters. They share keys and values among several attention
-# heads, so k and v are narrow.
+# number of hidden width, 12 for the queries', 8 for the keys', 10 for the MLP's, 28 r (lesson 10 measures it, on a
+# model that norms queries and keys as well; where those have no norm, they keep 8 and 4, in all 5 % less). Now two real
+# shapes, Qwen2.5 with 0.5 and with 7 billion parameters. They share keys and values among several attention heads, so k
+# and v are narrow.
 #
 # **Predict** for the 7 B: the 4-bit weights in GiB, and what is largest.
 
 # %%
-def budget(hidden, layers, mlp, heads, kv_heads, width, vocabulary, copies, rank=32, tokens=1024):
-    """Bytes of one QLoRA step, part by part; computing in 16 bits, nothing recomputed."""
+def budget(hidden, layers, mlp, heads, kv_heads, width, vocabulary, tables, rank=32, tokens=1024):
+    """Bytes of one QLoRA step, part by part; computing in 16 bits, nothing recomputed. tables: 1 if the embeddings
+    are the head as well (section 12), else 2."""
     linears = [(hidden, heads * width), (hidden, kv_heads * width), (hidden, kv_heads * width),
                (heads * width, hidden), (hidden, mlp), (hidden, mlp), (mlp, hidden)]
     weights = layers * sum(i * o for i, o in linears)
     adapter = layers * rank * sum(i + o for i, o in linears)
-    return {"4-bit weights": 4.127 / 8 * weights, "embeddings and head": 2 * copies * vocabulary * hidden,
+    return {"4-bit weights": 4.127 / 8 * weights, "embeddings and head": 2 * tables * vocabulary * hidden,
             "adapter": 4 * adapter, "its gradient": 4 * adapter, "AdamW's averages": 8 * adapter,
             "the slow adapter": 4 * adapter, "copies": 16 * adapter,
             "activations": tokens * layers * (28 * hidden + 12 * heads * width + 8 * kv_heads * width + 10 * mlp
@@ -740,8 +744,8 @@ for name, shape in SHAPES.items():
 
 # %% [markdown]
 # Against the alternatives: LoRA on 16-bit weights, and **full fine-tuning**, where every parameter takes 16 bytes
-# (in the usual mixed precision: weight 2, gradient 2, a copy in fp32 4, averages 8). The dashed line is what a T4
-# has to offer. All three are predictions, not measurements.
+# (in the usual mixed precision: weight 2, gradient 2, a copy in fp32 4, averages 8). The dashed line is what a T4, the
+# GPU that Colab lends for nothing, has to offer: 14.5 GiB. All three are predictions, not measurements.
 
 # %%
 def other_ways(name):
@@ -925,8 +929,8 @@ print("the error is what was dropped:", torch.allclose((change - B @ A).norm(), 
 # large data the change needs many more directions, and LoRA then learns less (Biderman and others, 2024).
 
 # %% [markdown]
-# The package's `delta_svd` does the same for sums of adapters, without ever forming a matrix [out, in]; the memory
-# needs it (lesson 05).
+# The package's `delta_svd` does the same for sums of adapters, without ever forming a matrix [out, in], and says what
+# share was dropped, the *residual*; the memory needs it (lesson 05).
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -951,8 +955,8 @@ print(found["device"], found["dtype"], "because:", found["why"])
 
 # %% [markdown]
 # **Keep the adapter in fp32**, whatever computes. 16-bit floats have few digits: **predict** in which types
-# 0.5 + 0.0001 is still 0.5. And with fp16 parameters torch's gradient scaler stops, with *Attempting to unscale
-# FP16 gradients*.
+# 0.5 + 0.0001 is still 0.5. And with fp16 parameters torch's gradient scaler (it multiplies a loss, lest small
+# fp16 gradients become 0) stops, with *Attempting to unscale FP16 gradients*.
 
 # %%
 # NBVAL_CHECK_OUTPUT

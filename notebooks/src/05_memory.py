@@ -281,7 +281,7 @@ Image(png(figure), width=520)
 #
 # φ̄ ← β_t · φ̄ + (1 − β_t) · φ, with β_t = min(1 − 1/(t+1), β)
 #
-# **Predict.** What is β_0, and what becomes of the value that φ̄ had before?
+# **Predict.** What is β_0, and what becomes of φ̄'s old value?
 
 # %% [markdown]
 # β_0 = 0: the first step forgets where the average stood. While 1 − 1/(t+1) is below β, this is the plain mean
@@ -340,7 +340,8 @@ Image(png(figure), width=800)
 # what consolidation can mend we rehearse *nothing* general, and use L_fine-tune alone (lesson 06). Weak rows
 # are labelled by majority vote, which is seldom sure: the gate will have work.
 #
-# It runs in fp32 on the CPU, so that numbers do not depend on a GPU.
+# It runs in fp32 on the CPU, so that numbers do not depend on a GPU. `ICFTConfig` holds a run's settings: here 26 rows
+# a step, none of them (`memory_share`) from the long-term memory, and a ring of 48.
 
 # %%
 base, tokenizer = load_base(device="cpu")
@@ -482,8 +483,8 @@ for axis, title, matrix in zip(axes, titles, (B1 @ A1, B2 @ A2, exact, naive)):
 Image(png(figure), width=880)
 
 # %% [markdown]
-# The product of the means is too weak where it should act, and acts where neither adapter did. The difference
-# has a closed form: for the point α between the two,
+# The product of the means is too weak where it should act, and acts where neither adapter did. For the point α
+# between the two:
 #
 # mean of products − product of means = **α(1−α) · (B₁ − B₂)(A₁ − A₂)**
 #
@@ -606,9 +607,10 @@ points = pd.DataFrame([*points, dict(alpha=0.0, **scores["base"], svd_residual=0
 points.round(3)
 
 # %% [markdown]
-# Each point costs time. So the package walks the same line from its end, and stops once medicine is below that of
-# the best allowed point so far. As long as no point was allowed, it goes on. (From 0 the general score hardly falls at
-# first, then steeply. The residual is 0: α·B·A has rank r still.)
+# Each point costs time. So the package walks the same line from its end, and stops once medicine is below that of the
+# best allowed point so far. As long as no point was allowed, it goes on; if none is in the end, the stage is
+# **refused**: the long-term memory stays where it was. (From 0 the general score hardly falls at first, then steeply.
+# The residual is 0: α·B·A has rank r still.)
 
 # %%
 set_slow(end)
@@ -643,9 +645,10 @@ print("it saw what we saw:", all(abs(points.general[p["alpha"]] - p["general"]) 
 print("no residual on a line from zero:", bool(points.svd_residual.max() < 1e-6))
 
 # %% [markdown]
-# Sixty steps, one seed, small suites: read the shape, not the digits. In a real run both adapters restart from the
-# chosen point. An end below the floor makes a run try the line back to the base too (`back`); a run's last end, if it
-# is the best point, the same line beyond it (`beyond`, α up to 1.2).
+# Sixty steps, one seed, small suites: read the shape, not the digits. Where nothing general is rehearsed, the floor
+# leaves little of the medicine. In a real run both adapters restart from the chosen point. If point 1 is below the
+# floor, a run also tries the line from there to the base (`back`). If point 1 of the last stage is the best, it tries
+# that line beyond 1 (`beyond`, α up to 1.2).
 
 # %% [markdown]
 # ## 10 · Who teaches now?
@@ -665,8 +668,9 @@ print("promoted rows are taught by the memory more often:",
       bool(by_memory["promoted"] > by_memory["general"]) or record["refused"])
 
 # %% [markdown]
-# The base never saw the promoted rows; the memory has learned them. On general rows the base is often the better
-# teacher still: it has forgotten nothing. Choosing row by row takes the better of both, after CLS-ER.
+# The base never saw the promoted rows; the memory finds them likelier, little as it has kept. On general rows the base
+# is often the better teacher still: it has forgotten nothing. Choosing row by row takes the better of both, an idea of
+# CLS-ER (further reading).
 
 # %% [markdown]
 # ## 11 · Where does the first memory come from?

@@ -241,8 +241,8 @@ print("one-hot p̃ is the hard label:", torch.equal(fine_tune_loss(logp, onehot)
 # ## 3 · L_task: choose among the options
 #
 # In words: *the cross-entropy between the posterior p̃ and the softmax of the option scores*. An option's
-# **score** s is the log-probability of its whole text, summed over its tokens: what the test ranks options
-# by.
+# **score** s is the log-probability of its whole text, summed over its tokens. *Option accuracy*, a second score of
+# tests, ranks options by it (lesson 08).
 #
 # L_task = −Σ p̃_k · log softmax(s)_k, with gradient **softmax(s) − p̃** on the scores.
 
@@ -343,8 +343,8 @@ hand = 2 * (torch.sigmoid(2 * (first - second)) - 0.8)  # Δ = 1; the chain rule
 print("loss", round(loss.item(), 3), "gradient", round(gradient.item(), 3), torch.allclose(gradient, hand))
 
 # %% [markdown]
-# The dots are where σ(Δ) = p̃. At p̃ = 0.5 the label says nothing, and the loss asks the model to be
-# indifferent: not nothing. That is one reason why rows without a vote are dropped.
+# The dots are where σ(Δ) = p̃. At p̃ = 0.5 the label says nothing, yet the loss asks for something: that the model be
+# indifferent. That is one reason why rows without a vote are dropped.
 
 # %% [markdown]
 # ## 4 · L_consistency: stay with the teacher
@@ -422,10 +422,11 @@ for temperature in (1, 2, 10, 1000):
 print("limit, a third of the logits' difference:", [round(float(x), 2) for x in (z - teacher[0]) / 3])
 
 # %% [markdown]
-# At T = 1 a token that both find unlikely hardly counts. In the limit every logit counts alike: T²·KL becomes
-# **half the variance of the logits' differences** over the vocabulary. Dark experience replay matches logits too.
-# On our base a large T learned far more medicine than T = 1 at an equal general score (README has the numbers, for
-# T = 4 and 32). T = ∞ is ICFT's default: `temperature=0` stands for it.
+# At T = 1 a token that both find unlikely hardly counts. In the limit every logit counts alike: the gradient is the
+# logits' difference less its mean (here 0), over the number of tokens, and T²·KL becomes **half the variance of the
+# logits' differences** over the vocabulary. *Dark experience replay* (further reading) matches logits too.
+# On our base a large T learned far more medicine than T = 1 at an equal general score (`docs/tried.md` has the numbers,
+# for T = 4 and 32). T = ∞ is ICFT's default: `temperature=0` stands for it.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -468,7 +469,8 @@ for name, (d, vocabulary) in SIZES.items():
 print("ours holds V / d times less too:", again.numel() / states.numel() == head.shape[0] / head.shape[1] > 5)
 rows, tokens = 3000, 8  # a memory of 3,000 answers of 8 tokens
 d, vocabulary = SIZES["Qwen2.5-0.5B"]
-print("a whole memory:", 4 * d * tokens * rows // 10**6, "MB against", 4 * vocabulary * tokens * rows // 10**9, "GB")
+ours, theirs = (4 * width * tokens * rows / 1e9 for width in (d, vocabulary))
+print(f"a whole memory: {ours:.2f} GB against {theirs:.1f} GB")
 
 # %% [markdown]
 # It is also why no second model runs during training: the teacher was asked once, when the memory was
@@ -573,9 +575,10 @@ for name in three:
     print(f"{name} at 0, as if it had never been there:", all(map(torch.equal, *pushes)))
 
 # %% [markdown]
-# **Who feels what.** The gradient on the hidden states of each kind of row tells which loss reaches it.
-# (The options of a question share a row: each sees the prompt and itself only.) **Predict** the zeros of this
-# table: trusted, weak question, weak pair, memory; times three losses.
+# **Who feels what.** The gradient on the hidden states of each kind of row tells which loss reaches it. (The options of
+# a question share a row: each sees the prompt and itself only. `replay_weight`, the weight of L_fine-tune on remembered
+# rows, is 0 by default.) **Predict** the zeros of this table: trusted, weak question, weak pair, memory; times three
+# losses.
 
 # %%
 hidden = hidden_states(model, batch).detach().requires_grad_()
@@ -650,8 +653,8 @@ print("2 or 4 micro-batches:", gap(in_parts(items, 2)) < 1e-4, gap(in_parts(item
 print("packed rows:", gap(in_parts(items, 1, pack=True)) < 1e-4)
 
 # %% [markdown]
-# Those counts are response tokens: of remembered rows for L_consistency, of all the others for L_task and
-# L_fine-tune (of pairs for L_task alone), a weak row's each weighted by its posterior. So each loss is a mean over
+# Those counts are response tokens. L_consistency has those of remembered rows; L_task those of all other rows;
+# L_fine-tune the same without pairs. A weak row's count by its posterior. So each loss is a mean over
 # response tokens, and they may be added. **Predict**: how far off is the step if each micro-batch uses its own counts?
 
 # %%
@@ -666,8 +669,8 @@ print("both are off by more than a hundredth:", gap(wrong) > 0.01 and gap(wrong 
 # ## 7 · Watch it work, token by token
 #
 # Two short runs from the same start, on the same rows: trusted ones to learn, 48 general ones to remember.
-# In the first the consistency weight is 0, in the second 1. In both we only *look* at the KL of the
-# remembered rows.
+# In the first the consistency weight is 0, in the second 1. In both we watch the KL of the remembered rows; only
+# the second trains on it.
 
 # %%
 chosen = random.Random(0).sample(range(len(data.general_memory)), 48)
@@ -746,8 +749,8 @@ print("without the term the KL ends over twice as high:",
       last["consistency weight 0"] > 2 * last["consistency weight 1"])
 
 # %% [markdown]
-# Forgetting is not spread evenly: some tokens are lost, others stand. This is what the teacher and both students
-# would say at each token of that response, and `p`, how likely each finds the right one:
+# Forgetting is not spread evenly: look which of these tokens drift furthest, and whether any still stands. This is what
+# the teacher and both students would say at each token of that response, and `p`, how likely each finds the right one:
 
 # %%
 table = {"token": words}
@@ -793,7 +796,7 @@ print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error
 # | learned nothing | all is masked: no token is supervised | `len(batch["scored"]) > 0` |
 # | learned nothing | labels say nothing | `max(soft_row["posterior"]) > min(soft_row["posterior"]) + 0.1` |
 # | learned nothing | the weights never moved: rate 0, or no step | `not all(map(torch.equal, before, now))` |
-# | learned nothing | trained on another template than it is asked in | `one.rows[0][:len(asked)] == asked` |
+# | learned nothing | other marks around it than in training (*template*) | `one.rows[0][:len(asked)] == asked` |
 # | never stops | the end of turn is not among the targets | `one.tokens[-1][2] == tokenizer.eos_token_id` |
 # | never stops | pad shares the end's id, and masking went by id | `tokenizer.eos_token_id in batch["target"]` |
 # | never stops | generation is not told the end | `model.generation_config.eos_token_id == tokenizer.eos_token_id` |

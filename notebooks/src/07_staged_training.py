@@ -157,7 +157,7 @@ Image(png(dashboard_figure(report)), width=900)
 # | you see | what it tells |
 # |---|---|
 # | L_fine-tune | should fall; it rises at new material, which may come late: a stage begins with its easiest rows |
-# | L_task | zero in steps without an unsure question: a sure one keeps one option (lesson 06); unsure ones come late |
+# | L_task | zero in steps without an unsure question (a sure one keeps one option) or a pair; here there are no pairs |
 # | L_consistency | how far the student is from its teachers on remembered rows: it rises, then should level off |
 # | accuracy | on the test, after each stage; hollow: what consolidation tried, on validation of the stages so far |
 # | memory | rows by where they came from; full means that rows must leave |
@@ -172,8 +172,8 @@ print("consistency starts at zero:", losses["consistency"].iloc[0] < 1e-4)
 print("and does not stay there:", losses["consistency"].max() > 1e-3)
 
 # %% [markdown]
-# At the first step the student *is* its teacher: a new adapter adds nothing to the base (lesson 04), and the base
-# teaches every remembered row. There is nothing to disagree about yet.
+# At the first step the student *is* its teacher: a new adapter adds nothing to the base (lesson 04). There is nothing
+# to disagree about yet.
 
 # %% [markdown]
 # ## 2 · What happens at a stage's end
@@ -355,9 +355,9 @@ print(sorted(groups))
 print(sorted(name for name in facts if "seconds" not in name))
 
 # %% [markdown]
-# Both adapters, and for each tensor of the fast one AdamW's two moving averages (`exp_avg`, `exp_avg_sq`) and its
-# count of steps; beside them where the run stood, and the losses so far. That is all. No plan, no teachers, no ring,
-# no state of a random generator: they can be worked out again.
+# Both adapters, and for each tensor of the fast one AdamW's two moving averages, its *moments* (`exp_avg`,
+# `exp_avg_sq`), and its count of steps; beside them where the run stood, and the losses so far. That is all. No plan,
+# no teachers, no ring, no state of a random generator: they can be worked out again.
 
 # %% [markdown]
 # ## 5 · The same line again

@@ -79,8 +79,8 @@ def canvas(panels, size, **options):
 # %% [markdown]
 # ## 1 · The study
 #
-# Training every method with three seeds takes most of an hour, so it was done once and its record comes with the
-# package. Two commands make it again:
+# Training every method with three seeds took an hour and a half on two cores, so it was done once and its record comes
+# with the package. Two commands make it again:
 #
 # ```
 # icft-lite compare --methods icft qlora replay no_ltm no_ring no_curriculum no_task majority_vote gold \
@@ -138,7 +138,8 @@ table.round(3)
 # mean m and standard deviation s, **Student's t-interval** is m ± t · s / √n. The factor t pays for guessing s from
 # few values.
 #
-# **Predict** t for 2 seeds, 3, 5 and very many.
+# **Predict**: does t rise or fall with more seeds? And what is it for very many? (Lesson 08's interval has that
+# number.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -303,9 +304,9 @@ tried.round(3)
 # %%
 # NBVAL_CHECK_OUTPUT
 suits, luck, better = (tried[column] for column in tried)
-print("pairs cry wolf more than half as often again as they may:", bool(suits.iloc[0] > 0.075))
+print("pairs cry wolf over 1.5 times as often as they may:", bool(suits.iloc[0] > 0.075))
 print("questions are right there, within 2 points:", bool(abs(suits["questions, seeds averaged"] - 0.05) < 0.02))
-print("but not if runs have luck; seeds are:", bool(luck["questions, seeds averaged"] > 0.15),
+print("where runs have luck, questions cry wolf; seeds are right:", bool(luck["questions, seeds averaged"] > 0.15),
       bool(abs(luck["seeds, questions averaged"] - 0.05) < 0.025))
 print("both together never cry too often:", bool(max(suits.iloc[4], luck.iloc[4]) < 0.065))
 print("pairing finds more than not pairing:", bool(better.iloc[2] > better.iloc[1] + 0.05))
@@ -368,7 +369,8 @@ print(f"package {mcnemar_exact(a == 1, b == 1):.4f}, coin tosses {stats.binomtes
 # ## 7 · What could this study have seen?
 #
 # A test that cannot see a difference finds none. **Power** is the chance to find one that is there. For 80 %, the
-# difference must be about 2.8 standard errors (1.96 + 0.84):
+# difference must be about 2.8 standard errors: 1.96 for the 95 %, and 0.84, below which a bell curve is 80 % of the
+# time:
 #
 # smallest visible difference ≈ 2.8 · √(d / n), where d is the share of questions on which two models differ.
 #
@@ -412,10 +414,11 @@ Image(png(figure), width=640)
 # %% [markdown]
 # ## 8 · The ablations
 #
-# Everything in one table: for each test and method, ICFT minus that method, its interval over questions (topics
-# weighed equally, as scores are), p after Holm over *all* comparisons, and the t-interval over seeds of the same
-# difference. (2,000 resamples cannot give a p below 0.001, and Holm multiplies that.) Intervals are not
-# adjusted for the number of comparisons: where one excludes 0 and p is 0.05 or more, p decides.
+# Everything in one table: for each test and method, ICFT minus that method, its interval over questions (topics weighed
+# equally, as scores are), p after Holm over *all* comparisons, and the t-interval over seeds of the same difference.
+# (The bootstrap's p is twice the share of resampled means on the rarer side of 0; 2,000 of them cannot give one below
+# 0.001, and Holm multiplies that.) Intervals are not adjusted for the number of comparisons: where one excludes 0 and p
+# is 0.05 or more, p decides.
 #
 # **Predict** for each method: does taking the part away cost medicine? Does it cost general skill?
 
@@ -648,11 +651,12 @@ print("a gain of two points could have been seen:", bool(visible(d, len(question
 # ## 12 · What the study cannot say
 #
 # - One base, small, and a made-up general world: of large models it says nothing.
-# - Settings were tried out on these samples' validation questions. A rival that got less of that is at a disadvantage.
+# - Settings were tried out on these samples, many of them on the test questions themselves (`docs/tried.md`): that
+#   flatters ICFT's scores, and a rival that got less of it is at a disadvantage.
 # - Intervals over questions do not cover other *kinds* of questions.
 # - Equal tokens are not equal seconds.
 # - Majority vote is seldom sure, so nearly all its questions keep two options or more; of the label model's, one in
-#   thirteen does. What the label model gains includes that.
+#   fourteen does. What the label model gains includes that.
 # - *No curriculum* lacks the order and pacing's weights, *no ring* the replay and promotion: which of the two matters,
 #   this study cannot tell.
 # - L_task acts only on questions that keep two options, and on pairs: of labels less sure the study says nothing.
@@ -745,8 +749,8 @@ else:
 # ### 3 · Design the next ablation (hard, 15 minutes)
 #
 # Does consolidation earn its place? Give a design: settings of ICFT and of the ablation, seeds, test questions, and
-# the one score that decides, named in advance. It must be able to see 3 points where models differ on 15 % of
-# questions.
+# the one score that decides, named in advance: general, medical or preference. It must be able to see 3 points where
+# models differ on 15 % of questions. Take at least five seeds, and give both runs the same `tokens`, above 0.
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -87,7 +87,7 @@ os.chdir(tempfile.mkdtemp())  # every file of this lesson goes to a folder of it
 # random weights: nothing is downloaded, the whole path is walked in a minute, and nothing medical is learned. For
 # the real thing choose a T4 (Runtime → Change runtime type), write `"Qwen/Qwen3-0.6B"`, and run all cells. The T4
 # figures above are for that, and predicted: on a T4 itself nobody has measured them yet. (A faster card, held to a T4's
-# memory and number format, took 3.6 GiB.)
+# memory and number format, took 3.6 GiB for its tensors and 6.1 in all, in a shorter run with random weights.)
 
 # %%
 MODEL = "tiny-qwen3"  # or "Qwen/Qwen3-0.6B"
@@ -442,7 +442,7 @@ print("largest part:", sorted(set(table.idxmax())))
 # %% [markdown]
 # The weights, which quantising made small, are a trifle; the activations rule. Where memory is short, raise
 # `micro_batches` first: it changes no gradient (lesson 06). (About 0.7 GiB for CUDA and the libraries come on top,
-# and scoring has its own peak: 96 rows at a time, but nothing kept.)
+# and scoring has its own peak: up to 16,384 tokens a pass on a GPU, but nothing kept.)
 #
 # In the computer's own memory lies the teachers' cache: 4H bytes for each remembered token. (Prompts' tokens are
 # remembered too by default, `consistency_tokens`; here we count responses alone. Beyond 1 GiB, `states_in_memory`, the
@@ -637,8 +637,9 @@ where = "the GPU" if hardware()["device"] == "cuda" else "the whole process, lib
 print(f"peak of {where}: {cost['peak_memory_bytes'] / 2**30:.2f} GiB; {cost['seconds']:.0f} s")
 
 # %% [markdown]
-# On the GPU, compare that with the first bar of the figure. On a CPU it says little: torch and its friends alone
-# take most of it. (Of the kinds of rows, `trusted` have a right answer, `weak_question` only a posterior.)
+# On the GPU it should stay below the first bar of the figure, which reckons with 1,600 tokens a pass: most have fewer.
+# On a CPU it says little: torch and its friends alone take most of it. (Of the kinds of rows, `trusted` have a right
+# answer, `weak_question` only a posterior.)
 #
 # ## 6 · Is it better?
 #
@@ -670,8 +671,8 @@ def share_right(right):
     return f"{sum(right) / len(right):.2f} [{low:.2f}, {high:.2f}]"
 
 
-answers = list(data.pool_gold.values())
-floor = {"MedMCQA": "1/4, by guessing", "PubMedQA": f"{max(map(answers.count, answers)) / len(answers):.2f}, commonest"}
+asked = [row["label"] for row in data.test if row["topic"] == "pubmedqa"]
+floor = {"MedMCQA": "1/4, by guessing", "PubMedQA": f"{max(map(asked.count, asked)) / len(asked):.2f}, commonest"}
 pd.DataFrame([{"set": key, "n": len(ids), "baseline": floor[key],
                **{who: share_right([one[i] for i in ids]) for who, one in items.items()},
                "p": mcnemar_exact(*([one[i] for i in ids] for one in items.values()))}

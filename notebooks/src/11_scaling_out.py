@@ -298,13 +298,13 @@ def counts(H, layers, I, Q, K, vocabulary, copies, rank=32):  # noqa: E741
             layers * rank * sum(a + b for a, b in sides))
 
 
-def per_gpu(shape, method, gpus=1):
+def per_gpu(shape, method, gpus=1, rank=32):
     """GiB on each GPU: `full` and `qlora` in copies, or `qlora` in shares (`fsdp`). No activations."""
-    layers, embeddings, lora = counts(*shape)
+    layers, embeddings, lora = counts(*shape, rank=rank)
     if method == "full":
         return 16 * (layers + embeddings) / 2**30
     held = 4.127 / 8 * layers + 2 * embeddings + 36 * lora
-    if method == "fsdp":  # its share; and gathered, in 16 bits: the embeddings all the time, one layer at a time
+    if method == "fsdp":  # its share; and gathered: the embeddings, one layer at a time (as if all in 16 bits at once)
         held = held / gpus + 2 * embeddings + 2 * layers / shape[1]
     return held / 2**30
 
@@ -350,12 +350,16 @@ for text, method, gpus, room in (("full, one 80 GB card", "full", 1, 80), ("QLoR
 # (The third kept free holds some 480 tokens a pass of the 8 B, by lesson 10's count: one long row.)
 #
 # Shares help little where a 4-bit base is small anyway; what they buy is the way to 70 billion. And what is gathered
-# does not shrink, however many GPUs there are. A check from outside: for 70 B on two GPUs peft's documentation
-# measured 35.6 GB on each, activations included.
+# does not shrink, however many GPUs there are. A look from outside: for Llama-2-70B (a vocabulary of 32,000), rank 8,
+# two rows of 2,048 tokens, peft's documentation measured 35.6 GB on each of two GPUs. **Predict** our sum.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print(f"ours, without activations: {per_gpu(MODELS['Llama-3-70B'], 'fsdp', 2) * 1.074:.1f} GB")
+llama_2 = (8192, 80, 28672, 8192, 1024, 32_000, 2)
+print(f"ours: {per_gpu(llama_2, 'fsdp', 2, rank=8) * 1.074:.1f} GB")
+
+# %% [markdown]
+# The rest is activations, and what libraries keep: ours is a lower bound.
 
 # %% [markdown]
 # ## 4 · FSDP-QLoRA, checked
@@ -593,7 +597,8 @@ print("frozen and trained never together:", all(len(flags(unit)) == 1 for unit i
 # | part | grows with the rows? | held where |
 # |---|---|---|
 # | reading | yes, time | row by row, into Arrow tables |
-# | votes, int8 | yes | memory: 1 byte a row and labelling function |
+# | weak pool, votes | yes | memory: some 1,500 bytes a row, and 1 a labelling function |
+# | label model, while it is fitted | yes | memory: 8 bytes a row, labelling function and option |
 # | encodings | yes | memory: 4 to 8 bytes a token, 16 more where it is supervised |
 # | difficulty, one forward pass | yes, time | 8 bytes a row |
 # | training | no if you set `tokens`; by default (`epochs`) yes, time | – |
