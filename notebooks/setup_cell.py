@@ -1,7 +1,7 @@
 # Set-up: installs the package where it is missing (Colab). Nothing to edit.
 import subprocess
 import sys
-from importlib import invalidate_caches
+from importlib import import_module, invalidate_caches
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,3 +13,5 @@ if find_spec("icft_lite") is None:
     Path("keep.txt").write_text("".join(keep))  # these stay as they are
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-c", "keep.txt", package], check=True)
     invalidate_caches()
+
+import_module("icft_lite")  # first of all: it keeps a notice of bitsandbytes, which means nothing here, off the page

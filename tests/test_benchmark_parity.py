@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from icft_lite.config import samples_dir
+
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 
 
@@ -109,3 +111,23 @@ def test_both_methods_of_a_whole_run_are_counted_part_by_part(tmp_path):
     for one in runs.values():
         assert one["largest_gradient_norm"] > 0 and one["seconds"] >= one["parts"]["train"] > 0
     assert runs["icft"]["keeping_share"] > 0
+
+
+def test_a_new_deal_holds_out_other_cases_and_leaks_none():
+    spec = importlib.util.spec_from_file_location("redeal", BENCHMARKS / "redeal.py")
+    redeal = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(redeal)
+    files = redeal.builder(1).build()
+    shipped = {name: [json.loads(line) for line in open(samples_dir() / name, encoding="utf-8")] for name in files}
+    assert files == redeal.builder(1).build() != redeal.builder(2).build()
+    assert all(files[name] == shipped[name] for name in files if name.startswith("general"))
+    for name in ("medical_train.jsonl", "medical_pool_questions.jsonl", "medical_test.jsonl"):
+        ours, theirs = (sorted(row["topic"] for row in one[name]) for one in (files, shipped))
+        assert ours == theirs, "as many of each topic"
+    ours, theirs = ({row["entity"] for row in one["medical_test.jsonl"] if row["kind"] == "rule"} for one in
+                    (files, shipped))
+    assert len(ours & theirs) < 0.5 * len(ours)
+    redeal.check(files)
+    files["medical_train.jsonl"].append(dict(prompt=files["medical_test.jsonl"][0]["question"]))
+    with pytest.raises(SystemExit, match="1 held-out"):
+        redeal.check(files)
