@@ -651,8 +651,9 @@ print("a gain of two points could have been seen:", bool(visible(d, len(question
 # ## 12 · What the study cannot say
 #
 # - One base, small, and a made-up general world: of large models it says nothing.
-# - Settings were tried out on these samples, many of them on the test questions themselves (`docs/tried.md`): that
-#   flatters ICFT's scores, and a rival that got less of it is at a disadvantage.
+# - Settings were tried out on these samples, many of them on the test questions themselves (`docs/tried.md`). On
+#   samples dealt anew the demo's scores stood (README), this study's were not tried; and a rival that got less of such
+#   trying is at a disadvantage.
 # - Intervals over questions do not cover other *kinds* of questions.
 # - Equal tokens are not equal seconds.
 # - Majority vote is seldom sure, so nearly all its questions keep two options or more; of the label model's, one in
