@@ -612,8 +612,8 @@ curriculum_table(*curriculum, stage="middle", most=4)
 curriculum_explorer(*curriculum)
 
 # %% [markdown]
-# (One label in this table is sure of itself and wrong: leptin comes from fat tissue. A source said otherwise, and few
-# contradicted it.)
+# (One label in the table above is sure of itself and wrong: leptin comes from fat tissue. `notes`, the one voter there
+# that the label model trusts, errs.)
 #
 # Explore, by mouse or by keyboard: Tab moves between the controls, Space opens a list or presses a button. Of the
 # chosen row you see the posterior of each response, and who voted for it. Which rows are hardest because they are
