@@ -118,7 +118,8 @@ def test_a_new_deal_holds_out_other_cases_and_leaks_none():
     redeal = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(redeal)
     files = redeal.builder(1).build()
-    shipped = {name: [json.loads(line) for line in open(samples_dir() / name, encoding="utf-8")] for name in files}
+    shipped = {name: [json.loads(line) for line in (samples_dir() / name).read_text("utf-8").splitlines()]
+               for name in files}
     assert files == redeal.builder(1).build() != redeal.builder(2).build()
     assert all(files[name] == shipped[name] for name in files if name.startswith("general"))
     for name in ("medical_train.jsonl", "medical_pool_questions.jsonl", "medical_test.jsonl"):

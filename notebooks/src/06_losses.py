@@ -796,7 +796,7 @@ print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error
 # | learned nothing | all is masked: no token is supervised | `len(batch["scored"]) > 0` |
 # | learned nothing | labels say nothing | `max(soft_row["posterior"]) > min(soft_row["posterior"]) + 0.1` |
 # | learned nothing | the weights never moved: rate 0, or no step | `not all(map(torch.equal, before, now))` |
-# | learned nothing | other marks around it than in training (*template*) | `one.rows[0][:len(asked)] == asked` |
+# | learned nothing | asked within other marks than trained (*template*) | `one.rows[0][:len(asked)] == asked` |
 # | never stops | the end of turn is not among the targets | `one.tokens[-1][2] == tokenizer.eos_token_id` |
 # | never stops | pad shares the end's id, and masking went by id | `tokenizer.eos_token_id in batch["target"]` |
 # | never stops | generation is not told the end | `model.generation_config.eos_token_id == tokenizer.eos_token_id` |

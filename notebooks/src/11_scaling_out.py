@@ -351,7 +351,8 @@ for text, method, gpus, room in (("full, one 80 GB card", "full", 1, 80), ("QLoR
 #
 # Shares help little where a 4-bit base is small anyway; what they buy is the way to 70 billion. And what is gathered
 # does not shrink, however many GPUs there are. A look from outside: for Llama-2-70B (a vocabulary of 32,000), rank 8,
-# two rows of 2,048 tokens, peft's documentation measured 35.6 GB on each of two GPUs. **Predict** our sum.
+# two rows of 2,048 tokens, peft's documentation measured 35.6 GB on each of two GPUs. **Predict**: is our sum above
+# that, or below?
 
 # %%
 # NBVAL_CHECK_OUTPUT

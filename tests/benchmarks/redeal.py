@@ -13,7 +13,6 @@ import importlib.util
 import json
 import os
 import random
-from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -30,25 +29,27 @@ def builder(deal):
     table, general = build.table, build.general()
 
     def dealt(name):
-        rows = table(name)
+        rows, draw = table(name), random.Random(f"{deal}/{name}")
         if name in COLUMNS:
-            column, within = COLUMNS[name]
-            draw = random.Random(f"{deal}/{name}")
-            while True:
-                for key in dict.fromkeys(row[within] for row in rows):
-                    mine = [row for row in rows if row[within] == key]
-                    uses = [row[column] for row in mine]
-                    draw.shuffle(uses)
-                    for row, use in zip(mine, uses):
-                        row[column] = use
-                if name != "terms" or every_affix_is_taught(rows):
-                    break
+            shuffle(rows, *COLUMNS[name], draw)
+        while name == "terms" and not every_affix_is_taught(rows):
+            shuffle(rows, *COLUMNS[name], draw)
         return rows
 
     build.table, build.general = dealt, lambda: general
     build.W = build.wordings()
     build.rng = lambda *key: random.Random("/".join(map(str, (*key, "deal", deal))))
     return build
+
+
+def shuffle(rows, column, within, draw):
+    """Shuffle the values of `column` among the rows that have the same value of `within`, in place."""
+    for key in dict.fromkeys(row[within] for row in rows):
+        mine = [row for row in rows if row[within] == key]
+        uses = [row[column] for row in mine]
+        draw.shuffle(uses)
+        for row, use in zip(mine, uses):
+            row[column] = use
 
 
 def every_affix_is_taught(rows):
@@ -69,8 +70,6 @@ def check(files):
     leaks = prompts(taught) & prompts(tested) | rules & {row.get("entity") for row in taught}
     if leaks:
         raise SystemExit(f"deal: {len(leaks)} held-out prompts or cases are in training, such as {min(leaks)!r}")
-    print({name: dict(Counter(row.get("topic") for row in rows)) for name, rows in
-           (("taught", taught), ("tested", tested))})
 
 
 def main():
