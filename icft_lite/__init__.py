@@ -7,21 +7,33 @@ needs it.
 import logging
 from importlib import import_module
 
-# bitsandbytes asks for one more package on CPUs with AVX512-BF16, for a path that `model.guard_four_bit` turns off.
+# bitsandbytes asks for one more package on CPUs with AVX512-BF16, for a path that
+# `modeling.base.guard_four_bit` turns off.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "ICFTConfig": "config", "ICFTError": "config", "METHODS": "config",
-    "DataBundle": "samples", "bundle_from_files": "samples", "load_samples": "samples",
-    "read_examples": "samples", "sample_bundle": "samples",
-    "DawidSkene": "weak", "MajorityVote": "weak", "apply_lfs": "weak", "labeling_function": "weak",
-    "load_base": "model",
-    "build_curriculum": "curriculum", "score_difficulty": "curriculum",
-    "LongTermMemory": "memory", "ShortTermMemory": "memory",
-    "evaluate_suite": "evaluate",
-    "ICFTTrainer": "trainer", "train_icft": "run",
+    "ICFTConfig": "config",
+    "ICFTError": "errors",
+    "METHODS": "config",
+    "DataBundle": "data.bundle",
+    "bundle_from_files": "data.sources",
+    "load_samples": "data.samples",
+    "read_examples": "data.splits",
+    "sample_bundle": "data.samples",
+    "DawidSkene": "weak.models",
+    "MajorityVote": "weak.models",
+    "apply_lfs": "weak.functions",
+    "labeling_function": "weak.functions",
+    "load_base": "modeling.base",
+    "build_curriculum": "curriculum",
+    "score_difficulty": "curriculum",
+    "LongTermMemory": "memory.long_term",
+    "ShortTermMemory": "memory.short_term",
+    "evaluate_suite": "evaluation",
+    "ICFTTrainer": "training.trainer",
+    "train_icft": "training.run",
 }
 
 __all__ = ["__version__", *_HOME]

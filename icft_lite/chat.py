@@ -7,10 +7,10 @@ from pathlib import Path
 
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer, TrainerCallback
 
-from icft_lite.encoding import TooLong
-from icft_lite.evaluate import ask
-from icft_lite.finished import load_run
-from icft_lite.model import save_adapter, using
+from icft_lite.modeling.adapters import save_adapter, using
+from icft_lite.modeling.encoding import TooLong
+from icft_lite.modeling.generation import ask
+from icft_lite.runs import load_run
 
 
 class Talk:

@@ -9,9 +9,9 @@ import warnings
 from pathlib import Path
 
 from icft_lite import __version__
-from icft_lite.config import METHODS, ICFTConfig, ICFTError
-from icft_lite.faults import explain, reason
-from icft_lite.launch import start_all
+from icft_lite.config import METHODS, ICFTConfig
+from icft_lite.errors import ICFTError, explain, reason
+from icft_lite.utils.launch import start_all
 
 
 def main(argv=None):
@@ -122,7 +122,7 @@ def doctor(args):
 def demo(args):
     """`make demo`."""
     check_out(args.out)
-    from icft_lite.experiment import run_demo
+    from icft_lite.experiments.compare import run_demo
     run_demo(args.out, args.seeds, args.full, args.jobs)
 
 
@@ -130,20 +130,21 @@ def train(args):
     """One run. The configuration and the data are checked before anything is written."""
     config = read_config(args)
     check_out(args.out)
-    from icft_lite.samples import bundle_from_files
+    from icft_lite.data.sources import bundle_from_files
     bundle = bundle_from_files(args.data or ["samples"], args.general or ["samples"], args.test_ids)
-    from icft_lite.run import train_icft
+    from icft_lite.training.run import train_icft
     train_icft(config, args.out, data=bundle)
 
 
 def evaluate(args):
     """Score a run or a model on the bundled tests, or on files."""
-    from icft_lite.samples import evaluation_rows, sample_bundle
+    from icft_lite.data.samples import sample_bundle
+    from icft_lite.data.sources import evaluation_rows
     sources = args.data or ["samples"]
     run = _report(args.dir)
     data = (sample_bundle().only(run.get("config", {}).get("topics")) if sources == ["samples"] else
             evaluation_rows(sources, args.test_ids, run.get("data", {}).get("sources", {})))
-    from icft_lite.evaluate import evaluate_run
+    from icft_lite.runs import evaluate_run
     scores = evaluate_run(args.dir, data)
     print(json.dumps(scores, indent=2) if args.json else "\n".join(score_lines(scores)))
 
@@ -157,7 +158,7 @@ def compare(args):
     settings = read_settings(args)
     ICFTConfig.from_dict(settings)
     check_out(args.out)
-    from icft_lite.experiment import compare as run
+    from icft_lite.experiments.compare import compare as run
     result = run(args.out, methods, range(args.seeds), settings, jobs=args.jobs)
     if args.json:
         print(json.dumps(result, indent=2))
@@ -175,7 +176,7 @@ def export(args):
     if args.to.exists() and (args.to.is_file() or any(args.to.iterdir())):
         raise ICFTError(f"--to {args.to}: it is not empty; give a new folder")
     check_out(args.to)
-    from icft_lite.finished import export as write
+    from icft_lite.runs import export as write
     write(run, args.to, merge=args.merge)
 
 

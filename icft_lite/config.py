@@ -4,11 +4,8 @@ import dataclasses
 import functools
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-
-class ICFTError(Exception):
-    """Something the user can mend. The message is one line: what, where, the mend."""
+from icft_lite.errors import ICFTError
 
 
 @dataclass
@@ -242,10 +239,3 @@ ICFTConfig.__init__ = _method_first(ICFTConfig.__init__)
 def quick():
     """True in the `quick` profile (the default), False when ICFT_PROFILE=full."""
     return os.environ.get("ICFT_PROFILE", "quick") != "full"
-
-
-def samples_dir():
-    """Where the bundled samples lie: beside the package in a wheel, beside the repository otherwise."""
-    here = Path(__file__).parent
-    inside = here / "data_samples"
-    return inside if inside.exists() else here.parent / "data_samples"

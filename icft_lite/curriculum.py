@@ -10,11 +10,11 @@ import random
 
 import numpy as np
 
-from icft_lite.config import ICFTError
-from icft_lite.encoding import Encoded
-from icft_lite.tables import column, columns
-
-LEVELS = ("easy", "middle", "hard")
+from icft_lite.data.schema import LEVELS, _best
+from icft_lite.data.tables import column, columns
+from icft_lite.errors import ICFTError
+from icft_lite.modeling.encoding import without_prompt
+from icft_lite.modeling.scoring import score_responses
 
 
 def rank_average(signals):
@@ -52,7 +52,6 @@ def score_difficulty(rows, model=None, encoded=None, signals=("length", "entropy
     and `encoded` (their encodings); `length` (tokens, or words without `encoded`) and `entropy` (of the
     label posterior) do not. kept: a kept.Kept of the bare base, asked in place of `model`.
     Raises ICFTError if a signal's needs are not met."""
-    from icft_lite.evaluate import score_responses
     found = {}
     if {"loss", "ifd"} & set(signals):
         if model is None or encoded is None:
@@ -75,26 +74,6 @@ def score_difficulty(rows, model=None, encoded=None, signals=("length", "entropy
     if "entropy" in signals:
         found["entropy"] = np.fromiter((entropy(one) for one, in columns(rows, "posterior")), float, len(rows))
     return rank_average({name: found[name] for name in signals})
-
-
-def best(row):
-    """Index of the likeliest response: the posterior's largest entry, else the label."""
-    return _best(row["posterior"], row["label"])
-
-
-def _best(posterior, label):
-    return int(np.argmax(posterior)) if posterior else max(label, 0)
-
-
-def as_response(row):
-    """A row as it is taken for certain: its prompt and its likeliest response."""
-    return {**row, "task": "response", "responses": [row["responses"][best(row)]], "label": 0, "posterior": []}
-
-
-def without_prompt(encoded):
-    """The same single response with nothing before it but the last prompt token (the end of the template)."""
-    start = min(position for _, position, _, _ in encoded.tokens)
-    return Encoded([encoded.rows[0][start:]], [(0, p - start, t, s) for _, p, t, s in encoded.tokens], 1)
 
 
 def build_curriculum(levels, difficulty, order="easy_to_hard", n_stages=3):

@@ -45,7 +45,7 @@ def examine():
     import psutil
     import torch
 
-    from icft_lite.model import hardware
+    from icft_lite.utils.hardware import hardware
 
     hw = hardware()
     cuda = hw["device"] == "cuda"

@@ -37,13 +37,14 @@ def real_data():
 @pytest.fixture(scope="session")
 def base():
     """(model, tokenizer) of the embedded base in NF4, as it is: nothing may be added to it."""
-    from icft_lite.model import load_base
+    from icft_lite.modeling.base import load_base
     return load_base("tiny")
 
 
 @pytest.fixture(scope="session")
 def _adapted():
-    from icft_lite.model import adapter_tensors, add_adapters, load_base
+    from icft_lite.modeling.adapters import adapter_tensors, add_adapters
+    from icft_lite.modeling.base import load_base
     model, tokenizer = load_base("tiny")
     model = add_adapters(model, rank=8, alpha=16, seed=0)
     return model, tokenizer, [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
@@ -54,7 +55,7 @@ def adapted(_adapted):
     """(model, tokenizer): another copy of it with adapters `fast` and `slow` of rank 8, fresh in each test."""
     import torch
 
-    from icft_lite.model import activate, adapter_tensors
+    from icft_lite.modeling.adapters import activate, adapter_tensors
     model, tokenizer, fresh = _adapted
     with torch.no_grad():
         for name in ("fast", "slow"):
@@ -70,7 +71,7 @@ def shake():
     """shake(model, adapter, size, seed): put noise into an adapter, as training would."""
     import torch
 
-    from icft_lite.model import adapter_tensors
+    from icft_lite.modeling.adapters import adapter_tensors
 
     def noise(model, name, size=0.05, seed=0):
         generator = torch.Generator().manual_seed(seed)

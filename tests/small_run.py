@@ -24,18 +24,19 @@ def cut(bundle, **few):
 
 def small_bundle():
     """The samples, a row or two of every topic; nothing to generate, which takes the longest."""
-    from icft_lite.samples import sample_bundle
+    from icft_lite.data.samples import sample_bundle
     bundle = cut(sample_bundle(), **FEW)
     return dataclasses.replace(bundle, test=bundle.test.filter(lambda task: task == "question", input_columns="task"))
 
 
 if __name__ == "__main__":
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
-    from icft_lite import cli, samples
-    from icft_lite.run import train_icft
+    from icft_lite import cli
+    from icft_lite.data import sources
+    from icft_lite.training.run import train_icft
     bundle = small_bundle()
     if sys.argv[1] == "train":
-        samples.sample_bundle = lambda: bundle
+        sources.sample_bundle = lambda: bundle
         sys.exit(cli.main())
     print("ready", flush=True)
     train_icft(SETTINGS, sys.argv[1], bundle, progress=False)

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from icft_lite.evaluate import evaluate_suite
+from icft_lite.data.samples import load_samples
+from icft_lite.evaluation import evaluate_suite
 from icft_lite.metrics import binomial_interval
-from icft_lite.model import TINY, load_base
-from icft_lite.samples import load_samples
+from icft_lite.modeling.base import TINY, load_base
 
 CARD = (TINY / "README.md").read_text(encoding="utf-8")
 

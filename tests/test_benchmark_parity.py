@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from icft_lite.config import samples_dir
+from icft_lite.data.samples import samples_dir
 
-BENCHMARKS = Path(__file__).parent / "benchmarks"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def bench(name, tmp_path, *flags):
@@ -73,10 +73,11 @@ def test_the_floor_of_a_step_is_what_torch_counts(monkeypatch):
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from icft_lite.encoding import Encoded
-    from icft_lite.losses import icft_losses
-    from icft_lite.model import add_adapters, head_weight, hidden_states
-    from icft_lite.schedule import Item, collate, denominators
+    from icft_lite.modeling.adapters import add_adapters
+    from icft_lite.modeling.base import head_weight, hidden_states
+    from icft_lite.modeling.encoding import Encoded
+    from icft_lite.modeling.losses import icft_losses
+    from icft_lite.training.batches import Item, collate, denominators
     shape = SHAPES["small"]
     model = add_adapters(Qwen2ForCausalLM(Qwen2Config(**shape)).requires_grad_(False))
 

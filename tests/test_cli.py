@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from icft_lite import cli
-from icft_lite.config import ICFTConfig, ICFTError
+from icft_lite.config import ICFTConfig
+from icft_lite.errors import ICFTError
 
 ROWS = [{"prompt": f"question {i}?", "completion": f"reply {i}"} for i in range(30)]
 
@@ -26,17 +27,18 @@ def called(monkeypatch):
             if isinstance(result, BaseException):
                 raise result
             return result
-        double = types.ModuleType(f"icft_lite.{module}")
+        double = doubles.setdefault(module, types.ModuleType(f"icft_lite.{module}"))
         setattr(double, name, record)
         monkeypatch.setitem(sys.modules, f"icft_lite.{module}", double)
-    stand_in("run", "train_icft")
-    stand_in("evaluate", "evaluate_run", {"medical": {"qa": {"metric": "accuracy", "value": 0.5, "n": 10}}})
+    doubles = {}
+    stand_in("training.run", "train_icft")
+    stand_in("runs", "evaluate_run", {"medical": {"qa": {"metric": "accuracy", "value": 0.5, "n": 10}}})
     stand_in("chat", "chat")
-    stand_in("finished", "export")
-    double = types.ModuleType("icft_lite.experiment")
+    stand_in("runs", "export")
+    double = types.ModuleType("icft_lite.experiments.compare")
     double.run_demo = lambda *args: calls.update(run_demo=args)
     double.compare = lambda *args, **kwargs: calls.update(compare=(args, kwargs)) or {"methods": {}}
-    monkeypatch.setitem(sys.modules, "icft_lite.experiment", double)
+    monkeypatch.setitem(sys.modules, "icft_lite.experiments.compare", double)
     calls["stand_in"] = stand_in
     return calls
 
@@ -150,7 +152,7 @@ def test_wrong_flags_exit_2(words, capsys):
     (KeyboardInterrupt(), 130, "the same line again resumes"),
 ])
 def test_faults_of_a_run(called, write, tmp_path, capsys, error, code, message):
-    called["stand_in"]("run", "train_icft", error)
+    called["stand_in"]("training.run", "train_icft", error)
     line = ["train", "--data", write("mine.jsonl", ROWS), "--out", tmp_path / "o"]
     assert run(*line) == code and message in error_of(capsys)
     assert run(*line, "--debug") == code and "Traceback" in capsys.readouterr().err

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from icft_lite.config import METHODS, ICFTConfig, ICFTError
+from icft_lite.config import METHODS, ICFTConfig
+from icft_lite.errors import ICFTError
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from icft_lite.consolidation import BEYOND, average_step, blend, consolidate
-from icft_lite.model import adapter_tensors, delta_svd, lora_layers
+from icft_lite.memory.consolidation import BEYOND, average_step, blend, consolidate
+from icft_lite.modeling.adapters import adapter_tensors, delta_svd, lora_layers
 
 RANK, SCALE = 8, 2.0  # of the fixture `adapted`
 

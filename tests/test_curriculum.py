@@ -5,10 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from icft_lite.config import ICFTError
 from icft_lite.curriculum import (
     Drawer,
-    best,
     build_curriculum,
     competence,
     entropy,
@@ -16,8 +14,10 @@ from icft_lite.curriculum import (
     round_robin,
     score_difficulty,
 )
-from icft_lite.encoding import Encoder
-from icft_lite.evaluate import score_responses
+from icft_lite.data.schema import best
+from icft_lite.errors import ICFTError
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.scoring import score_responses
 
 
 def test_competence_starts_at_c0_ends_at_1_and_is_the_square_root_between():

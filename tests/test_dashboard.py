@@ -9,11 +9,11 @@ import torch
 from small_run import SETTINGS, small_bundle
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from icft_lite.progress import NAMES, Progress, Series, of_report
-from icft_lite.run import train_icft
+from icft_lite.training.run import train_icft
 from icft_lite.widgets import Dashboard, dashboard_figure
 from icft_lite.widgets.dashboard import EVERY
 from icft_lite.widgets.drawing import dashboard_html
+from icft_lite.widgets.progress import NAMES, Progress, Series, of_report
 from icft_lite.widgets.still import progress_figure
 
 

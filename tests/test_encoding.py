@@ -4,11 +4,13 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from icft_lite.config import ICFTError
-from icft_lite.encoding import Encoder, join, length_groups
-from icft_lite.evaluate import score_responses
-from icft_lite.losses import response_sums, token_logprobs
-from icft_lite.model import TINY, adapter_tensors, head_weight, hidden_states
+from icft_lite.errors import ICFTError
+from icft_lite.modeling.adapters import adapter_tensors
+from icft_lite.modeling.base import TINY, head_weight, hidden_states
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.losses import response_sums, token_logprobs
+from icft_lite.modeling.packing import join, length_groups
+from icft_lite.modeling.scoring import score_responses
 
 OPTIONS = ["inflammation of the kidney", "pain", "removal of the left lung"]
 LONG = " ".join(f"sentence {n} of the abstract." for n in range(300))

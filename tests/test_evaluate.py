@@ -3,22 +3,18 @@
 import numpy as np
 import pytest
 
-from icft_lite import evaluate
+import icft_lite.evaluation as evaluate
 from icft_lite.config import ICFTConfig
-from icft_lite.encoding import Encoder
-from icft_lite.evaluate import (
-    Suite,
-    evaluate_run,
-    evaluate_suite,
-    generate,
-    option_scores,
-    score_responses,
-    summary,
-)
-from icft_lite.labels import label_pool_rows
+from icft_lite.data.bundle import DataBundle
+from icft_lite.data.samples import load_samples
+from icft_lite.evaluation import Suite, evaluate_suite, summary
 from icft_lite.metrics import mean_score
-from icft_lite.model import adapter_tensors
-from icft_lite.samples import DataBundle, load_samples
+from icft_lite.modeling.adapters import adapter_tensors
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.generation import generate
+from icft_lite.modeling.scoring import option_scores, score_responses
+from icft_lite.runs import evaluate_run
+from icft_lite.training.examples import label_pool_rows
 
 
 @pytest.fixture(scope="module")

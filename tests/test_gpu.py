@@ -12,16 +12,20 @@ import torch
 from small_run import SETTINGS, small_bundle
 from transformers import AutoModelForCausalLM
 
-from icft_lite import model as model_module
-from icft_lite import trainer as trainer_module
 from icft_lite.config import ICFTConfig
-from icft_lite.encoding import Encoder
-from icft_lite.evaluate import generate, option_scores
-from icft_lite.finished import export, load_run
-from icft_lite.model import adapter_tensors, add_adapters, hardware, head_weight, load_base, unpacked
-from icft_lite.run import train_icft
-from icft_lite.schedule import Item, StageBatches, Step, collate, denominators
-from icft_lite.trainer import ICFTTrainer
+from icft_lite.modeling import base as model_module
+from icft_lite.modeling.adapters import adapter_tensors, add_adapters
+from icft_lite.modeling.base import head_weight, load_base, unpacked
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.generation import generate
+from icft_lite.modeling.scoring import option_scores
+from icft_lite.runs import export, load_run
+from icft_lite.training import trainer as trainer_module
+from icft_lite.training.batches import Item, StageBatches, collate, denominators
+from icft_lite.training.plan import Step
+from icft_lite.training.run import train_icft
+from icft_lite.training.trainer import ICFTTrainer
+from icft_lite.utils.hardware import hardware
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU; with one, set ICFT_TEST_GPU=1")
 FAR = {"bfloat16": 0.02, "float16": 0.005}

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from icft_lite.config import ICFTError
-from icft_lite.samples import bundle_from_files, read_examples
+from icft_lite.data.sources import bundle_from_files
+from icft_lite.data.splits import read_examples
+from icft_lite.errors import ICFTError
 
 MEDMCQA = dict(id="a1", question="Which organ makes insulin?", opa="liver", opb="spleen", opc="pancreas", opd="kidney",
                cop=2, choice_type="single", exp="The islets make it.", subject_name="Physiology", topic_name=None)

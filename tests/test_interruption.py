@@ -15,15 +15,20 @@ import torch
 from small_run import SETTINGS, small_bundle
 
 import icft_lite
-from icft_lite import cli, consolidation, files, kept, memory, state
-from icft_lite import run as run_module
-from icft_lite import stage as stage_module
-from icft_lite.config import ICFTError
-from icft_lite.files import write_json
-from icft_lite.lock import LOCK, alone
-from icft_lite.run import train_icft
-from icft_lite.state import STEP, load_state, remove_parts, save_state
-from icft_lite.trainer import ICFTTrainer
+from icft_lite import cli
+from icft_lite.errors import ICFTError
+from icft_lite.memory import consolidation
+from icft_lite.memory import long_term as memory
+from icft_lite.modeling import cache as kept
+from icft_lite.training import checkpoint as state
+from icft_lite.training import run as run_module
+from icft_lite.training import stage as stage_module
+from icft_lite.training.checkpoint import STEP, load_state, remove_parts, save_state
+from icft_lite.training.run import train_icft
+from icft_lite.training.trainer import ICFTTrainer
+from icft_lite.utils import io as files
+from icft_lite.utils.io import write_json
+from icft_lite.utils.lock import LOCK, alone
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +214,7 @@ def test_a_second_process_is_refused(bundle, tmp_path, write, capsys):
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_a_killed_process_holds_nothing(tmp_path):
-    code = ("import sys, time; from icft_lite.lock import alone\n"
+    code = ("import sys, time; from icft_lite.utils.lock import alone\n"
             "with alone(sys.argv[1]): print('held', flush=True); time.sleep(60)")
     root = Path(icft_lite.__file__).parents[1]
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True,

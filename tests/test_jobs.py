@@ -8,10 +8,12 @@ import pytest
 import small_run
 from small_run import SETTINGS, small_bundle
 
-from icft_lite import cli, jobs
-from icft_lite.config import METHODS, ICFTConfig, ICFTError
-from icft_lite.experiment import DEMO, compare, run_demo
-from icft_lite.jobs import cores, flags, how_many, run_all
+from icft_lite import cli
+from icft_lite.config import METHODS, ICFTConfig
+from icft_lite.errors import ICFTError
+from icft_lite.experiments import jobs
+from icft_lite.experiments.compare import DEMO, compare, run_demo
+from icft_lite.experiments.jobs import cores, flags, how_many, run_all
 
 STAND_IN = """
 import os, pathlib, sys, time
@@ -86,7 +88,7 @@ def test_a_comparison_is_the_same_one_by_one_and_beside_one_another(tmp_path, mo
     import torch
 
     bundle = small_bundle()
-    monkeypatch.setattr("icft_lite.experiment.sample_bundle", lambda: bundle)
+    monkeypatch.setattr("icft_lite.experiments.compare.sample_bundle", lambda: bundle)
     monkeypatch.setattr(jobs, "TRAIN", [sys.executable, small_run.__file__, "train"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(jobs, "cores", lambda: 2)
@@ -108,7 +110,7 @@ def test_a_comparison_is_the_same_one_by_one_and_beside_one_another(tmp_path, mo
 
 def test_common_settings_leave_a_method_what_it_is(tmp_path, monkeypatch):
     found = {}
-    monkeypatch.setattr("icft_lite.experiment.run_all",
+    monkeypatch.setattr("icft_lite.experiments.compare.run_all",
                         lambda configs, *rest: found.update(configs) or sys.exit("enough"))
     with pytest.raises(SystemExit, match="enough"):
         compare(tmp_path, ["icft", "replay"], [0], dict(consistency_weight="0.3", rows="4"), progress=False, jobs=2)
@@ -119,7 +121,7 @@ def test_common_settings_leave_a_method_what_it_is(tmp_path, monkeypatch):
 
 def test_a_comparison_on_the_samples_is_the_demo_but_for_what_is_set(tmp_path, monkeypatch):
     found = {}
-    monkeypatch.setattr("icft_lite.experiment.run_all",
+    monkeypatch.setattr("icft_lite.experiments.compare.run_all",
                         lambda configs, *rest: found.update(configs) or sys.exit("enough"))
     for name, settings in (("demo", None), ("all", dict(topics="", tokens="9"))):
         with pytest.raises(SystemExit, match="enough"):
@@ -130,7 +132,7 @@ def test_a_comparison_on_the_samples_is_the_demo_but_for_what_is_set(tmp_path, m
 
 def test_the_long_demo_differs_in_topics_tokens_weight_and_plain_qloras_rate_alone(tmp_path, monkeypatch):
     found = []
-    monkeypatch.setattr("icft_lite.experiment.run_all",
+    monkeypatch.setattr("icft_lite.experiments.compare.run_all",
                         lambda configs, *rest: found.append(configs) or sys.exit("enough"))
     for full in (False, True):
         with pytest.raises(SystemExit, match="enough"):

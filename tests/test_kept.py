@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from icft_lite import kept as kept_module
-from icft_lite import memory as memory_module
 from icft_lite.curriculum import score_difficulty
-from icft_lite.encoding import Encoder
-from icft_lite.evaluate import score_responses
-from icft_lite.kept import Kept
-from icft_lite.memory import LongTermMemory, response_states
-from icft_lite.model import adapter_tensors, using
+from icft_lite.memory import long_term as memory_module
+from icft_lite.memory.long_term import LongTermMemory
+from icft_lite.memory.teachers import response_states
+from icft_lite.modeling import cache as kept_module
+from icft_lite.modeling.adapters import adapter_tensors, using
+from icft_lite.modeling.cache import Kept
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.scoring import score_responses
 
 MAPS = Path("/proc/self/maps")
 """Where Linux lists the files that a process has mapped."""

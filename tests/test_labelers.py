@@ -4,11 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icft_lite import labelers
-from icft_lite.config import ICFTError, samples_dir
-from icft_lite.labelers import reference, sample_lfs
-from icft_lite.samples import load_samples, pool_gold
-from icft_lite.weak import ABSTAIN, apply_lfs, label_pool, lf_analysis
+from icft_lite.data.samples import load_samples, pool_gold, samples_dir
+from icft_lite.errors import ICFTError
+from icft_lite.weak.functions import apply_lfs, lf_analysis
+from icft_lite.weak.lfs import samples as labelers
+from icft_lite.weak.lfs.samples import reference, sample_lfs
+from icft_lite.weak.models import ABSTAIN
+from icft_lite.weak.pool import label_pool
 
 BAD = {"longest", "politest", "nearest_letter"}
 FALSE_OR_GONE = {"glossary": ("terms", "term", "meaning"), "handbook": ("organisms", "organism", "disease")}

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from test_notebooks import build, cells, check_exercise
 
-from icft_lite.encoding import Encoder, join
-from icft_lite.losses import token_logprobs
+from icft_lite.data.samples import load_samples
 from icft_lite.metrics import forgetting
-from icft_lite.model import adapter_tensors, head_weight, hidden_states
-from icft_lite.samples import load_samples
+from icft_lite.modeling.adapters import adapter_tensors
+from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.losses import token_logprobs
+from icft_lite.modeling.packing import join
 
 SOURCE = Path(build.HERE) / "src" / "01_forgetting.py"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupytext") is None, reason="builds a notebook")

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from test_notebooks import SOURCES, build, check_exercise, defined
 
-from icft_lite.weak import ABSTAIN, DawidSkene, MajorityVote, expected_calibration_error, lf_analysis
+from icft_lite.weak.functions import lf_analysis
+from icft_lite.weak.models import ABSTAIN, DawidSkene, MajorityVote
+from icft_lite.weak.pool import expected_calibration_error
 
 BOOK = build.read(next(path for path in SOURCES if path.stem == "02_weak_supervision"))
 NOT_RUN = ("find_spec(", "Figure(", "return ...", "soft_sure")  # set-up, figures, exercises, a slow cell

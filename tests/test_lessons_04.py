@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from test_notebooks import SOURCES, build, cells, check_exercise
 
 from icft_lite import doctor
-from icft_lite.model import delta_svd
+from icft_lite.modeling.adapters import delta_svd
 
 BOOK = build.read(next(path for path in SOURCES if path.stem.startswith("04_")))
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_notebooks import build, check_exercise, exercises, from_scratch
 
-from icft_lite.consolidation import average_step
-from icft_lite.memory import water_fill
-from icft_lite.model import delta_svd
+from icft_lite.memory.consolidation import average_step
+from icft_lite.memory.policies import water_fill
+from icft_lite.modeling.adapters import delta_svd
 
 SOURCE = Path(build.HERE) / "src" / "05_memory.py"
 

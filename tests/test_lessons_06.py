@@ -9,8 +9,9 @@ import pytest
 import torch
 from test_notebooks import build, cells, check_exercise, exercises
 
-from icft_lite.encoding import Encoder, join
-from icft_lite.losses import fine_tune_loss, token_kl, token_logprobs
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.losses import fine_tune_loss, token_kl, token_logprobs
+from icft_lite.modeling.packing import join
 
 SOURCE = Path(build.HERE) / "src" / "06_losses.py"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupytext") is None, reason="builds a notebook")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from test_notebooks import build, cells, check_exercise, exercises
 
-from icft_lite.consolidation import consolidate
+from icft_lite.memory.consolidation import consolidate
 from icft_lite.metrics import forgetting
-from icft_lite.model import adapter_tensors
+from icft_lite.modeling.adapters import adapter_tensors
 
 SOURCE = Path(build.HERE) / "src" / "07_staged_training.py"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupytext") is None, reason="builds a notebook")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_notebooks import build, cells, check_exercise
 
-from icft_lite.evaluate import ask
+from icft_lite.experiments.votes import duel, read_votes
 from icft_lite.metrics import (
     binomial_interval,
     key_fact_recall,
@@ -16,7 +16,7 @@ from icft_lite.metrics import (
     paired_bootstrap,
     token_f1,
 )
-from icft_lite.votes import duel, read_votes
+from icft_lite.modeling.generation import ask
 from icft_lite.widgets import vote_panel
 
 BOOK = build.read(build.HERE / "src" / "08_interactive_evaluation.py")

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 from test_notebooks import build, check_exercise, from_scratch
 
-from icft_lite.config import ICFTConfig, ICFTError
+from icft_lite.config import ICFTConfig
+from icft_lite.errors import ICFTError
 from icft_lite.metrics import mcnemar_exact, paired_bootstrap
 
 SOURCE = Path(build.HERE) / "src" / "09_does_it_work.py"

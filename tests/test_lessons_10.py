@@ -9,10 +9,10 @@ import pytest
 import torch
 from test_notebooks import build, cells, check_exercise, notebook
 
-from icft_lite.config import ICFTError
+from icft_lite.data.splits import read_examples
 from icft_lite.doctor import MODELS, estimate
-from icft_lite.losses import chunk_size, token_kl
-from icft_lite.samples import read_examples
+from icft_lite.errors import ICFTError
+from icft_lite.modeling.losses import chunk_size, token_kl
 
 SOURCE = Path(build.HERE) / "src" / "10_your_own_model.py"
 
@@ -53,7 +53,7 @@ def test_the_one_line_names_a_free_model_and_the_small_one_is_the_default(book, 
 
 
 def test_the_small_tokenizer_closes_turns_as_the_template_says(built):
-    from icft_lite.encoding import Encoder
+    from icft_lite.modeling.encoding import Encoder
     tokenizer = built["small_tokenizer"]([built["EXAM"], built["ABSTRACTS"]])
     row = read_examples(built["own_exam"])[0]
     one = Encoder(tokenizer, letter_options=True)(row)

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from icft_lite import losses
-from icft_lite.encoding import Encoded, with_prompt
-from icft_lite.losses import head_spread, icft_losses, pair_loss, question_loss, token_kl, token_logprobs
-from icft_lite.schedule import Item, collate, denominators, split
+from icft_lite.modeling import losses
+from icft_lite.modeling.encoding import Encoded, with_prompt
+from icft_lite.modeling.losses import head_spread, icft_losses, pair_loss, question_loss, token_kl, token_logprobs
+from icft_lite.training.batches import Item, collate, denominators, split
 
 VOCAB, HIDDEN = 50, 16
 

@@ -4,21 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from icft_lite import memory as memory_module
-from icft_lite.encoding import Encoded, Encoder
-from icft_lite.evaluate import score_responses
-from icft_lite.memory import (
-    LongTermMemory,
-    ShortTermMemory,
-    confident,
-    mean_states,
-    promote,
-    response_logp,
-    response_states,
-)
-from icft_lite.model import head_weight, using
-from icft_lite.samples import load_samples
-from icft_lite.schedule import memory_item
+from icft_lite.data.samples import load_samples
+from icft_lite.memory import long_term as memory_module
+from icft_lite.memory.long_term import LongTermMemory, confident, promote
+from icft_lite.memory.short_term import ShortTermMemory
+from icft_lite.memory.teachers import mean_states, response_logp, response_states
+from icft_lite.modeling.adapters import using
+from icft_lite.modeling.base import head_weight
+from icft_lite.modeling.encoding import Encoded, Encoder
+from icft_lite.modeling.scoring import score_responses
+from icft_lite.training.batches import memory_item
 
 # ---------------------------------------------------------------- short-term memory
 

@@ -21,29 +21,26 @@ from transformers import (
 )
 
 from icft_lite.chat import chat
-from icft_lite.config import ICFTConfig, ICFTError
+from icft_lite.config import ICFTConfig
 from icft_lite.doctor import MODELS
-from icft_lite.encoding import Encoder, join
-from icft_lite.evaluate import ask, generate, score_responses
-from icft_lite.finished import export, load_run
-from icft_lite.model import (
-    TINY,
+from icft_lite.errors import ICFTError
+from icft_lite.modeling.adapters import (
     activate,
     adapter_tensors,
     add_adapters,
-    check_head,
-    fingerprint,
-    hardware,
-    head_weight,
-    hidden_states,
-    load_base,
     lora_layers,
     merged,
     save_adapter,
-    unpacked,
     using,
 )
-from icft_lite.trainer import ICFTTrainer
+from icft_lite.modeling.base import TINY, check_head, fingerprint, head_weight, hidden_states, load_base, unpacked
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.generation import ask, generate
+from icft_lite.modeling.packing import join
+from icft_lite.modeling.scoring import score_responses
+from icft_lite.runs import export, load_run
+from icft_lite.training.trainer import ICFTTrainer
+from icft_lite.utils.hardware import hardware
 
 IDS = torch.tensor([[1, 40, 300, 77, 901, 2, 55, 60]])
 

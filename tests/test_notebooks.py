@@ -289,8 +289,8 @@ def test_exercises_are_announced_checked_and_explained(source):
 
 
 def test_lesson_00_accepts_its_solutions_and_rejects_wrong_ones():
+    from icft_lite.data.samples import sample_bundle
     from icft_lite.metrics import retention
-    from icft_lite.samples import sample_bundle
     data = sample_bundle()
     pool = [dict(row) for row in data.pool]
     points = [dict(alpha=alpha, general=general, medical=medical) for alpha, general, medical in

@@ -6,23 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from icft_lite import losses
 from icft_lite.config import ICFTConfig
-from icft_lite.encoding import Encoder
-from icft_lite.losses import icft_losses, token_kl, token_logprobs
-from icft_lite.memory import LongTermMemory
-from icft_lite.model import (
-    activate,
-    adapter_tensors,
-    add_adapters,
-    head_weight,
-    hidden_states,
-    load_base,
-    restore_adapter,
-    using,
-)
-from icft_lite.schedule import StageBatches, Step, collate, denominators, split
-from icft_lite.trainer import LOSSES, ICFTTrainer
+from icft_lite.memory.long_term import LongTermMemory
+from icft_lite.modeling import losses
+from icft_lite.modeling.adapters import activate, adapter_tensors, add_adapters, restore_adapter, using
+from icft_lite.modeling.base import head_weight, hidden_states, load_base
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.losses import icft_losses, token_kl, token_logprobs
+from icft_lite.training.batches import StageBatches, collate, denominators, split
+from icft_lite.training.plan import Step
+from icft_lite.training.trainer import LOSSES, ICFTTrainer
 
 AS_SUMMED = dict(consistency_weight=1.0, temperature=1.0)  # what `icft_losses` and a plain sum have
 

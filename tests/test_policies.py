@@ -5,10 +5,11 @@ import random
 import numpy as np
 import pytest
 
-from icft_lite.config import ICFTConfig, ICFTError
-from icft_lite.encoding import Encoded
-from icft_lite.memory import LongTermMemory
-from icft_lite.policies import POLICIES, herd, water_fill
+from icft_lite.config import ICFTConfig
+from icft_lite.errors import ICFTError
+from icft_lite.memory.long_term import LongTermMemory
+from icft_lite.memory.policies import POLICIES, herd, water_fill
+from icft_lite.modeling.encoding import Encoded
 
 
 def blank(row):

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 import icft_lite
-from icft_lite import run as run_module
-from icft_lite.config import ICFTError, samples_dir
-from icft_lite.launch import start_all
-from icft_lite.run import train_icft
-from icft_lite.samples import bundle_from_files
-from icft_lite.state import load_state, stage_file
-from icft_lite.trainer import LOSSES
+from icft_lite.data.samples import samples_dir
+from icft_lite.data.sources import bundle_from_files
+from icft_lite.errors import ICFTError
+from icft_lite.training import run as run_module
+from icft_lite.training.checkpoint import load_state, stage_file
+from icft_lite.training.run import train_icft
+from icft_lite.training.trainer import LOSSES
+from icft_lite.utils.launch import start_all
 
 SETTINGS = dict(max_steps=6, rows=6, lora_rank=2, lora_alpha=4, self_prompts=4, memory_size=40, memory_share=0.4,
                 ring_share=0.25, ema_decay=0.5, save_every=1, consistency_weight=0.5, replay_weight=0.25)
@@ -143,7 +144,7 @@ def test_a_number_that_cannot_be_found_is_asked_for(started, monkeypatch):
 
 
 def test_one_process_is_the_first_and_alone():
-    from icft_lite.processes import add_up, first, rank, ranks
+    from icft_lite.utils.distributed import add_up, first, rank, ranks
     tensor = torch.arange(3.0)
     add_up([tensor])
     assert (rank(), ranks(), first(lambda: 7), tensor.tolist()) == (0, 1, 7, [0, 1, 2])

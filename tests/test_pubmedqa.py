@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icft_lite import pubmedqa
-from icft_lite.config import ICFTError
-from icft_lite.pubmedqa import MAYBE, NO, YES, pubmedqa_weak_labels
-from icft_lite.samples import read_pubmedqa
-from icft_lite.weak import ABSTAIN
+from icft_lite.data.splits import read_pubmedqa
+from icft_lite.errors import ICFTError
+from icft_lite.weak.lfs import pubmedqa
+from icft_lite.weak.lfs.pubmedqa import MAYBE, NO, YES, pubmedqa_weak_labels
+from icft_lite.weak.models import ABSTAIN
 
 RELEASE = Path(os.environ.get("ICFT_REAL_DATA", "unset"), "pubmedqa", "ori_pqal.json")
 real = pytest.mark.skipif(not RELEASE.exists(), reason="ICFT_REAL_DATA names no folder with PubMedQA")

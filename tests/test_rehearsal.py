@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from icft_lite.encoding import Encoder
-from icft_lite.rehearsal import held_out_filter, self_prompts
-from icft_lite.samples import load_samples
+from icft_lite.data.samples import load_samples
+from icft_lite.memory.rehearsal import held_out_filter, self_prompts
+from icft_lite.modeling.encoding import Encoder
 
 
 def test_the_filter_knows_an_entity_in_any_wording(row):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
-from icft_lite import report as rp
-from icft_lite.config import ICFTError
+from icft_lite.errors import ICFTError
+from icft_lite.reporting import render as rp
 
 
 def example():

@@ -11,19 +11,22 @@ from transformers import TrainerCallback
 
 import icft_lite
 from icft_lite import doctor
-from icft_lite import run as run_module
-from icft_lite import stage as stage_module
-from icft_lite import trainer as trainer_module
-from icft_lite.config import ICFTConfig, ICFTError
-from icft_lite.consolidation import BEYOND
-from icft_lite.encoding import Encoder
-from icft_lite.files import write_json
-from icft_lite.memory import LongTermMemory
-from icft_lite.model import adapter_tensors, load_base
-from icft_lite.run import train_icft
-from icft_lite.samples import sample_bundle
-from icft_lite.schedule import StageBatches, Step
-from icft_lite.trainer import LOSSES, ICFTTrainer
+from icft_lite.config import ICFTConfig
+from icft_lite.data.samples import sample_bundle
+from icft_lite.errors import ICFTError
+from icft_lite.memory.consolidation import BEYOND
+from icft_lite.memory.long_term import LongTermMemory
+from icft_lite.modeling.adapters import adapter_tensors
+from icft_lite.modeling.base import load_base
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.training import run as run_module
+from icft_lite.training import stage as stage_module
+from icft_lite.training import trainer as trainer_module
+from icft_lite.training.batches import StageBatches
+from icft_lite.training.plan import Step
+from icft_lite.training.run import train_icft
+from icft_lite.training.trainer import LOSSES, ICFTTrainer
+from icft_lite.utils.io import write_json
 
 SETTINGS = dict(max_steps=6, rows=16, lora_rank=4, lora_alpha=8, self_prompts=32, memory_size=120,
                 memory_share=0.5, ring_share=0.2, promote_after=1, competence_start=1.0, last_stage=0.8,
@@ -136,7 +139,7 @@ def test_a_folder_with_something_else_in_it_is_refused(done, bundle, tmp_path, m
     with pytest.raises(ICFTError, match="holds another run"):
         train(done[0], dataclasses.replace(bundle, sources={"other.jsonl": "x"}))
     with monkeypatch.context() as other, pytest.raises(ICFTError, match="holds another run"):
-        other.setattr("icft_lite.run.fingerprint", lambda name: "another base")
+        other.setattr("icft_lite.training.run.fingerprint", lambda name: "another base")
         train(done[0], bundle)
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ICFTError, match="holds no run"):

@@ -7,19 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from icft_lite.config import ICFTError
-from icft_lite.samples import (
-    COLUMNS,
-    DataBundle,
-    bundle_from_files,
-    evaluation_rows,
-    load_samples,
-    normalise,
-    read_examples,
-    read_pubmedqa,
-    sample_bundle,
-    split_source,
-)
+from icft_lite.data.bundle import DataBundle
+from icft_lite.data.formats import normalise
+from icft_lite.data.samples import load_samples, sample_bundle
+from icft_lite.data.schema import COLUMNS
+from icft_lite.data.sources import bundle_from_files, evaluation_rows
+from icft_lite.data.splits import read_examples, read_pubmedqa, split_source
+from icft_lite.errors import ICFTError
 
 GOOD = {"prompt": "Define nephritis.", "completion": "inflammation of the kidney"}
 QUESTION = {"question": "Which organ filters blood?", "choices": ["heart", "kidney", "lung"],

@@ -12,12 +12,13 @@ import pytest
 
 from icft_lite.config import ICFTConfig
 from icft_lite.curriculum import _Queue, build_curriculum, score_difficulty
-from icft_lite.encoding import Encoded, Encoder, Encodings, TooLong, encode_fitting
-from icft_lite.memory import LongTermMemory, ShortTermMemory
-from icft_lite.policies import POLICIES
-from icft_lite.rehearsal import answered, seed_memory
-from icft_lite.schedule import plan_stage
-from icft_lite.tables import column, columns, each, table
+from icft_lite.data.tables import column, columns, each, table
+from icft_lite.memory.long_term import LongTermMemory
+from icft_lite.memory.policies import POLICIES
+from icft_lite.memory.rehearsal import answered, seed_memory
+from icft_lite.memory.short_term import ShortTermMemory
+from icft_lite.modeling.encoding import Encoded, Encoder, Encodings, TooLong, encode_fitting
+from icft_lite.training.plan import plan_stage
 
 
 def one(i):
@@ -58,7 +59,7 @@ def rows(row):
 
 
 def test_a_table_of_rows_is_those_rows(rows, monkeypatch):
-    monkeypatch.setattr("icft_lite.tables.BATCH", 7)
+    monkeypatch.setattr("icft_lite.data.tables.BATCH", 7)
     whole = table(iter(rows))
     assert [dict(one) for one in whole] == rows and len(table([])) == 0
     for name in ("posterior", "label", "level"):
@@ -125,7 +126,7 @@ def test_rows_offered_a_few_at_a_time_are_chosen_as_if_all_came_at_once(policy, 
     """Herding alone looks for rows that together have the mean of all: what it keeps depends on what it saw."""
     rows, surprise, kept = offered(400), np.random.default_rng(1).random(400), []
     for offers in (1000, 60):
-        monkeypatch.setattr("icft_lite.memory.OFFERS", offers)
+        monkeypatch.setattr("icft_lite.memory.long_term.OFFERS", offers)
         memory = LongTermMemory(40, policy)
         assert memory.add(iter(rows), short, "general", surprise) == (40, 0)
         kept.append({entry.row["id"] for entry in memory.entries})
@@ -170,7 +171,7 @@ def most(work):
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_full_memory_is_offered_any_number_of_rows(policy, monkeypatch):
-    monkeypatch.setattr("icft_lite.memory.OFFERS", 500)
+    monkeypatch.setattr("icft_lite.memory.long_term.OFFERS", 500)
     draw = np.random.default_rng(0)
 
     def fill(n):
@@ -196,7 +197,7 @@ def test_a_million_rows_take_less_than_two_gigabytes(tmp_path):
     """Read, split, encoded, ranked, planned, and offered to a memory: all that the process takes. Under the policy
     that is the default, and the one that keeps most of what it is offered; the benchmark has them all."""
     policies = ("surprise", "herding")
-    line = [sys.executable, str(Path(__file__).parent / "benchmarks" / "scale.py"), "--rows", "1000000",
+    line = [sys.executable, str(Path(__file__).parent.parent / "benchmarks" / "scale.py"), "--rows", "1000000",
             *(f"--policy={policy}" for policy in policies)]
     subprocess.run([*line, "--json", str(tmp_path / "scale.json")], check=True)
     (found,) = json.loads((tmp_path / "scale.json").read_text())

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from icft_lite.config import ICFTConfig
-from icft_lite.encoding import Encoded
-from icft_lite.memory import Entry, ShortTermMemory
-from icft_lite.schedule import StageBatches, count, new_item, plan_budget, plan_stage
+from icft_lite.memory.long_term import Entry
+from icft_lite.memory.short_term import ShortTermMemory
+from icft_lite.modeling.encoding import Encoded
+from icft_lite.training.batches import StageBatches, new_item
+from icft_lite.training.plan import count, plan_budget, plan_stage
 
 
 def encoded(n, rows=1):

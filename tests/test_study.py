@@ -10,15 +10,17 @@ import torch
 import torch.nn.functional as F
 from small_run import FEW, SETTINGS, cut
 
-from icft_lite.config import METHODS, ICFTError
-from icft_lite.encoding import Encoder, join
-from icft_lite.experiment import compare
+from icft_lite.config import METHODS
+from icft_lite.data.samples import sample_bundle
+from icft_lite.errors import ICFTError
+from icft_lite.experiments.compare import compare
+from icft_lite.experiments.study import STUDY, answers_of, base_hash, divergence, load_study, main, pack_study
+from icft_lite.experiments.study import pack_bits as pack
+from icft_lite.experiments.study import unpack_bits as unpack
 from icft_lite.metrics import paired_bootstrap
-from icft_lite.model import using
-from icft_lite.samples import sample_bundle
-from icft_lite.study import STUDY, answers_of, base_hash, divergence, load_study, main, pack_study
-from icft_lite.study import pack_bits as pack
-from icft_lite.study import unpack_bits as unpack
+from icft_lite.modeling.adapters import using
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.packing import join
 
 
 @pytest.fixture(scope="module")

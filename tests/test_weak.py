@@ -2,18 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icft_lite.config import ICFTError
-from icft_lite.weak import (
-    ABSTAIN,
-    DawidSkene,
-    MajorityVote,
-    apply_lfs,
-    expected_calibration_error,
-    label_pool,
-    labeling_function,
-    lf_analysis,
-    unvoted,
-)
+from icft_lite.errors import ICFTError
+from icft_lite.weak.functions import apply_lfs, labeling_function, lf_analysis
+from icft_lite.weak.models import ABSTAIN, DawidSkene, MajorityVote, unvoted
+from icft_lite.weak.pool import expected_calibration_error, label_pool
 
 crowdkit = pytest.importorskip("crowdkit.aggregation")
 ACCURACIES = np.array([0.9, 0.8, 0.7, 0.6, 0.55, 0.15])

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from icft_lite.config import ICFTError
+from icft_lite.errors import ICFTError
 from icft_lite.widgets import ask_panel, ask_table
 from icft_lite.widgets.ask import KEPT
 
@@ -146,8 +146,8 @@ def test_the_embedded_model_answers_in_the_panel():
     """No stand-in: the real model, through the same callables that the lesson uses."""
     from functools import partial
 
-    from icft_lite.evaluate import ask
-    from icft_lite.model import load_base
+    from icft_lite.modeling.base import load_base
+    from icft_lite.modeling.generation import ask
     model = partial(ask, *load_base())
     examples, question, button, answers = parts(ask_panel({"base": model}))
     question.value = "What is the capital of France?"

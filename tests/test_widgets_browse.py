@@ -7,15 +7,17 @@ import pytest
 from small_run import SETTINGS, small_bundle
 
 from icft_lite.chat import KeepStages, run_models
-from icft_lite.config import ICFTConfig, ICFTError
+from icft_lite.config import ICFTConfig
 from icft_lite.curriculum import score_difficulty
-from icft_lite.evaluate import ask
-from icft_lite.finished import load_run
-from icft_lite.labelers import sample_lfs
-from icft_lite.memory import LongTermMemory
-from icft_lite.run import Run
-from icft_lite.samples import sample_bundle
-from icft_lite.weak import apply_lfs, label_pool
+from icft_lite.data.samples import sample_bundle
+from icft_lite.errors import ICFTError
+from icft_lite.memory.long_term import LongTermMemory
+from icft_lite.modeling.generation import ask
+from icft_lite.runs import load_run
+from icft_lite.training.run import Run
+from icft_lite.weak.functions import apply_lfs
+from icft_lite.weak.lfs.samples import sample_lfs
+from icft_lite.weak.pool import label_pool
 from icft_lite.widgets import (
     ask_panel,
     curriculum_explorer,

@@ -11,9 +11,9 @@ from functools import cache, partial
 import pytest
 from scipy.stats import binomtest
 
-from icft_lite.config import ICFTError
-from icft_lite.evaluate import ask
-from icft_lite.votes import add_vote, duel, duels, left_share, read_votes, votes_figure
+from icft_lite.errors import ICFTError
+from icft_lite.experiments.votes import add_vote, duel, duels, left_share, read_votes, votes_figure
+from icft_lite.modeling.generation import ask
 from icft_lite.widgets import vote_panel, votes_table
 
 QUESTIONS = [f"What is the capital of {name}?" for name in ("France", "Bhutan", "Peru", "Kenya", "Japan", "Norway")]

@@ -4,7 +4,7 @@ Everything a person types, a row holds or a model says is escaped before it is s
 table or figure beside it, for places where widgets do not run: a page on GitHub, a PDF, a test.
 """
 
-from icft_lite.votes import votes_figure
+from icft_lite.experiments.votes import votes_figure
 from icft_lite.widgets.ask import ask_panel, ask_table
 from icft_lite.widgets.chat import chat_panel, chat_table
 from icft_lite.widgets.dashboard import Dashboard, dashboard_figure

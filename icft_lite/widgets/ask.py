@@ -5,7 +5,7 @@ import threading
 import ipywidgets as widgets
 from IPython.display import HTML
 
-from icft_lite.config import ICFTError
+from icft_lite.errors import ICFTError
 from icft_lite.widgets.table import table
 
 KEPT = 5

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 import ipywidgets as widgets
 from transformers import TrainerCallback
 
-from icft_lite.outcome import by_level
-from icft_lite.progress import NAMES, Progress, of_report
-from icft_lite.schedule import count
+from icft_lite.reporting.build import by_level
+from icft_lite.training.plan import count
 from icft_lite.widgets.drawing import dashboard_html
+from icft_lite.widgets.progress import NAMES, Progress, of_report
 from icft_lite.widgets.still import progress_figure
 
 EVERY = 0.5

@@ -3,8 +3,8 @@
 import html
 import math
 
-from icft_lite.figures import GENERAL, MEDICAL
-from icft_lite.progress import SOURCES
+from icft_lite.reporting.figures import GENERAL, MEDICAL
+from icft_lite.widgets.progress import SOURCES
 
 LOSSES = {"total": ("L_total", "weighted sum", "currentColor"),
           "consistency": ("L_consistency", "per response token", "#0072b2"),

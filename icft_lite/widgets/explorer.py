@@ -5,7 +5,7 @@ import textwrap
 import ipywidgets as widgets
 from IPython.display import HTML
 
-from icft_lite.curriculum import LEVELS, best
+from icft_lite.data.schema import LEVELS, best
 from icft_lite.widgets.table import count, table
 
 LISTED = 200

@@ -5,8 +5,8 @@ from collections import Counter
 import ipywidgets as widgets
 from IPython.display import HTML
 
-from icft_lite.curriculum import best
-from icft_lite.memory import confident
+from icft_lite.data.schema import best
+from icft_lite.memory.long_term import confident
 from icft_lite.widgets.table import count, table
 
 ORDERS = ("surprise", "confidence", "replays")

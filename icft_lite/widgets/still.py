@@ -3,9 +3,9 @@
 import matplotlib
 from matplotlib.figure import Figure
 
-from icft_lite.figures import DASHED, GREY, INK, RC
-from icft_lite.progress import SOURCES
+from icft_lite.reporting.figures import DASHED, GREY, INK, RC
 from icft_lite.widgets.drawing import FILLS, LOSSES, curves, facts, running, sources
+from icft_lite.widgets.progress import SOURCES
 
 
 def progress_figure(progress):

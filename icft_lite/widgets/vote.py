@@ -8,8 +8,8 @@ import time
 import ipywidgets as widgets
 from IPython.display import HTML
 
-from icft_lite.config import ICFTError
-from icft_lite.votes import add_vote, duels, left_share, read_votes
+from icft_lite.errors import ICFTError
+from icft_lite.experiments.votes import add_vote, duels, left_share, read_votes
 from icft_lite.widgets.table import count, table
 
 

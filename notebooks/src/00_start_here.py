@@ -60,14 +60,17 @@ import pandas as pd
 from IPython.display import Image
 
 from icft_lite import apply_lfs, evaluate_suite, load_base, sample_bundle, train_icft
-from icft_lite.encoding import Encoder
-from icft_lite.evaluate import ask, option_scores
-from icft_lite.experiment import DEMO, PLAIN, summarise
-from icft_lite.figures import comparison_figure, forgetting_figure, losses_figure, png
-from icft_lite.finished import load_run
-from icft_lite.labelers import sample_lfs
+from icft_lite.experiments.compare import DEMO, PLAIN, summarise
 from icft_lite.metrics import mean_score, retention
-from icft_lite.weak import ABSTAIN, label_pool, lf_analysis
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.generation import ask
+from icft_lite.modeling.scoring import option_scores
+from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, png
+from icft_lite.runs import load_run
+from icft_lite.weak.functions import lf_analysis
+from icft_lite.weak.lfs.samples import sample_lfs
+from icft_lite.weak.models import ABSTAIN
+from icft_lite.weak.pool import label_pool
 from icft_lite.widgets import ask_panel, ask_table
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject

@@ -58,15 +58,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from icft_lite import load_base, sample_bundle
-from icft_lite.consolidation import blend
-from icft_lite.encoding import Encoder, join
-from icft_lite.evaluate import Suite, ask, evaluate_suite
-from icft_lite.figures import GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.figures import LEVELS as SHADES
+from icft_lite.evaluation import Suite, evaluate_suite
+from icft_lite.experiments.study import divergence
+from icft_lite.memory.consolidation import blend
 from icft_lite.metrics import bwt, forgetting, fwt, retention
-from icft_lite.model import adapter_tensors, add_adapters
-from icft_lite.outcome import peak_memory
-from icft_lite.study import divergence
+from icft_lite.modeling.adapters import adapter_tensors, add_adapters
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.generation import ask
+from icft_lite.modeling.packing import join
+from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
+from icft_lite.reporting.figures import LEVELS as SHADES
+from icft_lite.utils.hardware import peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)
 LEVELS = ("easy", "middle", "hard")

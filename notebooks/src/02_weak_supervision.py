@@ -60,11 +60,13 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 
 from icft_lite import DawidSkene, MajorityVote, apply_lfs, labeling_function, sample_bundle
-from icft_lite.figures import GENERAL, GREY, INK, MEDICAL, RC, STYLES, png
-from icft_lite.labelers import sample_lfs
 from icft_lite.metrics import binomial_interval
-from icft_lite.outcome import peak_memory
-from icft_lite.weak import ABSTAIN, expected_calibration_error, label_pool, lf_analysis
+from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, STYLES, png
+from icft_lite.utils.hardware import peak_memory
+from icft_lite.weak.functions import lf_analysis
+from icft_lite.weak.lfs.samples import sample_lfs
+from icft_lite.weak.models import ABSTAIN
+from icft_lite.weak.pool import expected_calibration_error, label_pool
 
 matplotlib.rcParams.update(RC)
 

@@ -58,15 +58,16 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 
 from icft_lite import apply_lfs, build_curriculum, load_base, sample_bundle, score_difficulty
-from icft_lite.curriculum import Drawer, best, entropy, rank_average, round_robin, without_prompt
+from icft_lite.curriculum import Drawer, entropy, rank_average, round_robin
 from icft_lite.curriculum import competence as package_competence
-from icft_lite.encoding import Encoder
-from icft_lite.evaluate import score_responses
-from icft_lite.figures import GREY, MEDICAL, RC, STYLES, png
-from icft_lite.labelers import sample_lfs
+from icft_lite.data.schema import best
 from icft_lite.metrics import mean_interval
-from icft_lite.outcome import peak_memory
-from icft_lite.weak import label_pool
+from icft_lite.modeling.encoding import Encoder, without_prompt
+from icft_lite.modeling.scoring import score_responses
+from icft_lite.reporting.figures import GREY, MEDICAL, RC, STYLES, png
+from icft_lite.utils.hardware import peak_memory
+from icft_lite.weak.lfs.samples import sample_lfs
+from icft_lite.weak.pool import label_pool
 from icft_lite.widgets import curriculum_explorer, curriculum_table
 
 matplotlib.rcParams.update(RC)

@@ -60,12 +60,14 @@ from peft import LoraConfig, get_peft_model
 
 from icft_lite import load_base, load_samples
 from icft_lite.doctor import estimate
-from icft_lite.encoding import Encoder, join
-from icft_lite.evaluate import ask
-from icft_lite.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.losses import token_kl, token_logprobs
-from icft_lite.model import activate, add_adapters, delta_svd, hardware, head_weight, hidden_states, using
-from icft_lite.outcome import peak_memory
+from icft_lite.modeling.adapters import activate, add_adapters, delta_svd, using
+from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.generation import ask
+from icft_lite.modeling.losses import token_kl, token_logprobs
+from icft_lite.modeling.packing import join
+from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
+from icft_lite.utils.hardware import hardware, peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
 torch.set_num_threads(1)  # for products as small as ours, a second thread costs more than it brings

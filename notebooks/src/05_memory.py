@@ -55,19 +55,22 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from icft_lite import ICFTConfig, LongTermMemory, ShortTermMemory, apply_lfs, load_base, sample_bundle
-from icft_lite.consolidation import LINE, average_step, blend, consolidate
-from icft_lite.encoding import Encoder
-from icft_lite.evaluate import Suite, evaluate_suite
-from icft_lite.figures import GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.labelers import sample_lfs
-from icft_lite.losses import icft_losses
-from icft_lite.memory import promote, water_fill
+from icft_lite.evaluation import Suite, evaluate_suite
+from icft_lite.memory.consolidation import LINE, average_step, blend, consolidate
+from icft_lite.memory.long_term import promote
+from icft_lite.memory.policies import water_fill
+from icft_lite.memory.rehearsal import held_out_filter, self_prompts
 from icft_lite.metrics import mean_score
-from icft_lite.model import adapter_tensors, add_adapters, delta_svd, head_weight, hidden_states, using
-from icft_lite.outcome import peak_memory
-from icft_lite.rehearsal import held_out_filter, self_prompts
-from icft_lite.schedule import StageBatches, plan_stage
-from icft_lite.weak import label_pool
+from icft_lite.modeling.adapters import adapter_tensors, add_adapters, delta_svd, using
+from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.losses import icft_losses
+from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
+from icft_lite.training.batches import StageBatches
+from icft_lite.training.plan import plan_stage
+from icft_lite.utils.hardware import peak_memory
+from icft_lite.weak.lfs.samples import sample_lfs
+from icft_lite.weak.pool import label_pool
 from icft_lite.widgets import fate_table, fates, memory_inspector
 from icft_lite.widgets.table import table as html_table
 

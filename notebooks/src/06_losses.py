@@ -60,14 +60,17 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from icft_lite import ICFTConfig, LongTermMemory, apply_lfs, load_base, sample_bundle
-from icft_lite.encoding import Encoded, Encoder, join
-from icft_lite.figures import GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.labelers import sample_lfs
-from icft_lite.losses import fine_tune_loss, icft_losses, pair_loss, question_loss, token_kl, token_logprobs
-from icft_lite.model import activate, adapter_tensors, add_adapters, head_weight, hidden_states, using
-from icft_lite.outcome import peak_memory
-from icft_lite.schedule import Item, StageBatches, Step, collate, denominators, split
-from icft_lite.weak import label_pool
+from icft_lite.modeling.adapters import activate, adapter_tensors, add_adapters, using
+from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.encoding import Encoded, Encoder
+from icft_lite.modeling.losses import fine_tune_loss, icft_losses, pair_loss, question_loss, token_kl, token_logprobs
+from icft_lite.modeling.packing import join
+from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
+from icft_lite.training.batches import Item, StageBatches, collate, denominators, split
+from icft_lite.training.plan import Step
+from icft_lite.utils.hardware import peak_memory
+from icft_lite.weak.lfs.samples import sample_lfs
+from icft_lite.weak.pool import label_pool
 
 warnings.simplefilter("ignore", FutureWarning)
 

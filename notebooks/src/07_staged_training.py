@@ -71,12 +71,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from icft_lite import ICFTConfig, ShortTermMemory, load_base, train_icft
-from icft_lite.encoding import Encoder
-from icft_lite.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
 from icft_lite.metrics import bwt, forgetting, mean_score
-from icft_lite.outcome import peak_memory
-from icft_lite.schedule import plan_stage
-from icft_lite.state import STEP, load_state
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
+from icft_lite.training.checkpoint import STEP, load_state
+from icft_lite.training.plan import plan_stage
+from icft_lite.utils.hardware import peak_memory
 from icft_lite.widgets import Dashboard, dashboard_figure
 
 warnings.simplefilter("ignore", FutureWarning)

@@ -56,10 +56,8 @@ from matplotlib.figure import Figure
 
 from icft_lite import load_base, sample_bundle, train_icft
 from icft_lite.chat import KeepStages, run_models
-from icft_lite.encoding import Encoder
-from icft_lite.evaluate import Suite, evaluate_suite, generate, score_responses
-from icft_lite.figures import GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.finished import load_run
+from icft_lite.evaluation import Suite, evaluate_suite
+from icft_lite.experiments.votes import duel, read_votes
 from icft_lite.metrics import (
     binomial_interval,
     holm,
@@ -69,9 +67,13 @@ from icft_lite.metrics import (
     paired_bootstrap,
     token_f1,
 )
-from icft_lite.model import using
-from icft_lite.outcome import peak_memory
-from icft_lite.votes import duel, read_votes
+from icft_lite.modeling.adapters import using
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.generation import generate
+from icft_lite.modeling.scoring import score_responses
+from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
+from icft_lite.runs import load_run
+from icft_lite.utils.hardware import peak_memory
 from icft_lite.widgets import ask_panel, ask_table, chat_panel, vote_panel, votes_figure, votes_table
 
 warnings.simplefilter("ignore", FutureWarning)

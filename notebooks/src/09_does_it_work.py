@@ -58,13 +58,13 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from icft_lite import ICFTConfig, ICFTError, sample_bundle, train_icft
-from icft_lite.encoding import Encoder
-from icft_lite.evaluate import option_scores
-from icft_lite.figures import GREY, INK, LABELS, RC, STYLES, png
-from icft_lite.finished import load_run
+from icft_lite.experiments.study import answers_of, load_study
 from icft_lite.metrics import binomial_interval, holm, mcnemar_exact, mean_interval, paired_bootstrap
-from icft_lite.outcome import peak_memory
-from icft_lite.study import answers_of, load_study
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.scoring import option_scores
+from icft_lite.reporting.figures import GREY, INK, LABELS, RC, STYLES, png
+from icft_lite.runs import load_run
+from icft_lite.utils.hardware import peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)
 pd.set_option("display.max_colwidth", None)
@@ -85,7 +85,7 @@ def canvas(panels, size, **options):
 # ```
 # icft-lite compare --methods icft qlora replay no_ltm no_ring no_curriculum no_task majority_vote gold \
 #     --set topics= --set tokens=350000 --set competence_end=1 --seeds 3 --out runs/study
-# python -m icft_lite.study runs/study
+# python -m icft_lite.experiments.study runs/study
 # ```
 
 # %%

@@ -66,16 +66,18 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 from transformers.utils import logging
 
 from icft_lite import load_base, read_examples, train_icft
-from icft_lite.config import ICFTError
-from icft_lite.encoding import Encoder, join
-from icft_lite.evaluate import option_scores
-from icft_lite.figures import DASHED, INK, RC, png
-from icft_lite.finished import export, load_run
-from icft_lite.losses import chunk_size, token_kl, token_logprobs
+from icft_lite.data.sources import bundle_from_files
+from icft_lite.errors import ICFTError
 from icft_lite.metrics import binomial_interval, mcnemar_exact
-from icft_lite.model import add_adapters, hardware, head_weight, hidden_states, using
-from icft_lite.outcome import peak_memory
-from icft_lite.samples import bundle_from_files
+from icft_lite.modeling.adapters import add_adapters, using
+from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.losses import chunk_size, token_kl, token_logprobs
+from icft_lite.modeling.packing import join
+from icft_lite.modeling.scoring import option_scores
+from icft_lite.reporting.figures import DASHED, INK, RC, png
+from icft_lite.runs import export, load_run
+from icft_lite.utils.hardware import hardware, peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
 logging.set_verbosity_error()

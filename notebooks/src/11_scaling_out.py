@@ -71,13 +71,14 @@ from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig
 
 import icft_lite
-from icft_lite import load_base, train_icft
-from icft_lite.config import samples_dir
-from icft_lite.encoding import Encoder, length_groups, places
-from icft_lite.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.model import add_adapters, load_tokenizer
-from icft_lite.outcome import peak_memory
-from icft_lite.samples import bundle_from_files, load_samples
+from icft_lite import bundle_from_files, load_base, load_samples, train_icft
+from icft_lite.data.samples import samples_dir
+from icft_lite.modeling.adapters import add_adapters
+from icft_lite.modeling.base import load_tokenizer
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.packing import length_groups, places
+from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
+from icft_lite.utils.hardware import peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
 logging.getLogger("accelerate").setLevel(logging.ERROR)
