@@ -12,8 +12,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from workload import Given, plain_rows, replayed, unused, with_states
 
 from icft_lite.config import ICFTConfig
-from icft_lite.modeling.adapters import adapter_tensors, add_adapters, using
-from icft_lite.modeling.base import load_base, trunk
+from icft_lite.modeling.adapters import adapter_tensors, add_adapters, use_adapter
+from icft_lite.modeling.base import backbone, load_base
 from icft_lite.modeling.losses import pad_options, pair_loss, question_loss, response_sums
 from icft_lite.training.trainer import ICFTTrainer
 from icft_lite.utils.hardware import hardware
@@ -31,8 +31,15 @@ NAMES = {
     "trl_best": "plain QLoRA, TRL SFTTrainer, best setting here",
     "naive": "ICFT by hand: live reference, full logits",
 }
-PARITY = dict(icft="naive", naive="icft", icft_padded="icft", qlora="trainer", trainer="qlora", trl_shipped="trainer",
-              trl_best="trainer")
+PARITY = dict(
+    icft="naive",
+    naive="icft",
+    icft_padded="icft",
+    qlora="trainer",
+    trainer="qlora",
+    trl_shipped="trainer",
+    trl_best="trainer",
+)
 """Whose loss and gradient each one's must equal."""
 
 
@@ -56,10 +63,11 @@ class NaiveTrainer(ICFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         mask = inputs["attention_mask"]
         if mask.is_floating_point():
-            mask = mask.to(trunk(model).dtype).clamp_min(torch.finfo(trunk(model).dtype).min)
-        call = dict(input_ids=inputs["input_ids"], attention_mask=mask, position_ids=inputs.get("position_ids"),
-                    use_cache=False)
-        with torch.no_grad(), using(model, None):
+            mask = mask.to(backbone(model).dtype).clamp_min(torch.finfo(backbone(model).dtype).min)
+        call = dict(
+            input_ids=inputs["input_ids"], attention_mask=mask, position_ids=inputs.get("position_ids"), use_cache=False
+        )
+        with torch.no_grad(), use_adapter(model, None):
             reference = model(**call).logits.float().log_softmax(-1)
         student = model(**call).logits.float().log_softmax(-1)  # [rows, length, vocab]
         at = inputs["row"], inputs["position"]
@@ -70,8 +78,9 @@ class NaiveTrainer(ICFTTrainer):
         below, record = inputs["denominators"], self._record()
         parts = dict(consistency=consistency, task=task, fine_tune=-(inputs["token_weight"] * logp).sum())
         record.update({name: (value / max(below[name], 1e-12)).detach() for name, value in parts.items()})
-        return sum(getattr(self.config, f"{name}_weight") * value / max(below[name], 1e-12)
-                   for name, value in parts.items())
+        return sum(
+            getattr(self.config, f"{name}_weight") * value / max(below[name], 1e-12) for name, value in parts.items()
+        )
 
     @staticmethod
     def _task(inputs, logp):
@@ -122,7 +131,8 @@ class Contestant:
                 config.temperature = 1.0
             self.rounds = [Given(change(steps), config) for steps in rounds]
             self.trainer = (NaiveTrainer if name == "naive" else ICFTTrainer)(
-                self.model, self.rounds[0], config, out, norms_every=0)
+                self.model, self.rounds[0], config, out, norms_every=0
+            )
         else:
             self.rounds = [Dataset.from_list([row for step in steps for row in plain_rows(step)]) for steps in rounds]
             make = self._trainer if name == "trainer" else self._trl
@@ -133,29 +143,49 @@ class Contestant:
         self.trainer.add_callback(self.stamps)
 
     def _teach(self, steps):
-        with using(self.model, None):
+        with use_adapter(self.model, None):
             return with_states(self.model, steps)
 
     def _arguments(self, rows, steps, out):
         gpu, dtype = self.device == "cuda", hardware()["dtype"]
-        return dict(output_dir=str(out), per_device_train_batch_size=rows, max_steps=steps, learning_rate=RATE,
-                    weight_decay=0.0, max_grad_norm=1.0, lr_scheduler_type="constant",
-                    train_sampling_strategy="sequential", dataloader_pin_memory=False, logging_strategy="no",
-                    save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=not gpu,
-                    bf16=gpu and dtype == "bfloat16", fp16=gpu and dtype == "float16",
-                    optim="adamw_torch_fused" if gpu else "adamw_torch")
+        return dict(
+            output_dir=str(out),
+            per_device_train_batch_size=rows,
+            max_steps=steps,
+            learning_rate=RATE,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            lr_scheduler_type="constant",
+            train_sampling_strategy="sequential",
+            dataloader_pin_memory=False,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=not gpu,
+            bf16=gpu and dtype == "bfloat16",
+            fp16=gpu and dtype == "float16",
+            optim="adamw_torch_fused" if gpu else "adamw_torch",
+        )
 
     def _trainer(self, tokenizer, rows, steps, out):
         from transformers import DataCollatorForSeq2Seq
-        return Trainer(self.model, TrainingArguments(**self._arguments(rows, steps, out)),
-                       data_collator=DataCollatorForSeq2Seq(tokenizer), train_dataset=self.rounds[0])
+
+        return Trainer(
+            self.model,
+            TrainingArguments(**self._arguments(rows, steps, out)),
+            data_collator=DataCollatorForSeq2Seq(tokenizer),
+            train_dataset=self.rounds[0],
+        )
 
     def _trl(self, tokenizer, rows, steps, out):
         from trl import SFTConfig, SFTTrainer
+
         # Shipped: checkpointing on. Not kept: bf16 on a CPU, where it is ten times slower, and (next line but three)
         # the adapters of a quantised base in bf16: all contestants hold theirs in fp32.
-        settings = SFTConfig(**self._arguments(rows, steps, out), gradient_checkpointing=self.name == "trl_shipped",
-                             max_length=None)
+        settings = SFTConfig(
+            **self._arguments(rows, steps, out), gradient_checkpointing=self.name == "trl_shipped", max_length=None
+        )
         before = [tensor.detach().clone() for tensor in adapter_tensors(self.model, "fast")]
         trainer = SFTTrainer(self.model, settings, train_dataset=self.rounds[0], processing_class=tokenizer)
         for tensor, value in zip(adapter_tensors(self.model, "fast"), before):

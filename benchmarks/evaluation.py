@@ -36,6 +36,7 @@ def questions(args, tokenizer):
     """Encoded test questions, medical and general, with at least two options."""
     from icft_lite.data.samples import load_samples
     from icft_lite.modeling.encoding import Encoder
+
     count = args.questions or (512 if args.model == "tiny" else 64)
     rows = [dict(row) for name in ("medical_test", "general_test") for row in load_samples(name)]
     rows = [row for row in rows if row["task"] == "question" and row["label"] >= 0 and len(row["responses"]) > 1]
@@ -48,8 +49,8 @@ def requests(encoded):
     """The same questions as lm-eval has them: for each option (name, ids of the prompt, ids of the option)."""
     out = []
     for number, one in enumerate(encoded):
-        prompt = one.rows[0][:one.tokens[0][1] + 1]
-        for option in range(one.n_responses):
+        prompt = one.sequences[0][: one.tokens[0][1] + 1]
+        for option in range(one.num_responses):
             targets = [target for _, _, target, response in one.tokens if response == option]
             out.append(((str(number), str(option)), prompt, targets))
     return out
@@ -62,6 +63,7 @@ def measure(args, base):
 
     from icft_lite.modeling.base import load_base
     from icft_lite.modeling.scoring import score_responses
+
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     model, tokenizer = load_base(base, four_bit=not args.no_4bit)
     encoded, labels = questions(args, tokenizer)
@@ -74,6 +76,7 @@ def measure(args, base):
             begin = now(args.device)
             answers["ours", tokens] = [one["logp"] for one in score_responses(model, encoded, tokens)]
             return now(args.device) - begin
+
         return score
 
     def theirs(rows):
@@ -82,38 +85,79 @@ def measure(args, base):
             begin = now(args.device)
             found = harness._loglikelihood_tokens(asked, disable_tqdm=True)
             taken, flat = now(args.device) - begin, iter(found)
-            answers["harness", rows] = [np.array([next(flat)[0] for _ in range(one.n_responses)]) for one in encoded]
+            answers["harness", rows] = [np.array([next(flat)[0] for _ in range(one.num_responses)]) for one in encoded]
             return taken
+
         return score
 
-    sizes = {who: [int(size) for size in text.split(",")][:1 if args.quick else None]
-             for who, text in ((ours, args.tokens), (theirs, args.batches))}
+    sizes = {
+        who: [int(size) for size in text.split(",")][: 1 if args.quick else None]
+        for who, text in ((ours, args.tokens), (theirs, args.batches))
+    }
     seconds = alternate({(who.__name__, size): who(size) for who in sizes for size in sizes[who]}, args.repeats)
-    out = [dict(who={"ours": "ours", "theirs": "harness"}[who], size=size, seconds=median(times), spread=spread(times),
-                options_a_second=len(asked) / median(times)) for (who, size), times in seconds.items()]
+    out = [
+        dict(
+            who={"ours": "ours", "theirs": "harness"}[who],
+            size=size,
+            seconds=median(times),
+            spread=spread(times),
+            options_a_second=len(asked) / median(times),
+        )
+        for (who, size), times in seconds.items()
+    ]
     mine, other = answers["ours", sizes[ours][0]], answers["harness", sizes[theirs][0]]
     best = {who: max(one["options_a_second"] for one in out if one["who"] == who) for who in ("ours", "harness")}
     return dict(
-        benchmark="evaluation", conditions=conditions(args), questions=len(encoded), options=len(asked),
-        letters=args.letters, scores=out, ratio=best["ours"] / best["harness"], at_least=2.0,
-        parity=dict(largest_difference=float(max(np.abs(a - b).max() for a, b in zip(mine, other))),
-                    mean_loglikelihood=float(np.mean([a.mean() for a in mine])),
-                    same_choice=float(np.mean([a.argmax() == b.argmax() for a, b in zip(mine, other)])),
-                    accuracy=float(np.mean([a.argmax() == label for a, label in zip(mine, labels)]))))
+        benchmark="evaluation",
+        conditions=conditions(args),
+        questions=len(encoded),
+        options=len(asked),
+        letters=args.letters,
+        scores=out,
+        ratio=best["ours"] / best["harness"],
+        at_least=2.0,
+        parity=dict(
+            largest_difference=float(max(np.abs(a - b).max() for a, b in zip(mine, other))),
+            mean_loglikelihood=float(np.mean([a.mean() for a in mine])),
+            same_choice=float(np.mean([a.argmax() == b.argmax() for a, b in zip(mine, other)])),
+            accuracy=float(np.mean([a.argmax() == label for a, label in zip(mine, labels)])),
+        ),
+    )
 
 
 def report(result):
     """Print the tables."""
-    show(f"Scoring {result['options']} options of {result['questions']} questions",
-         ["who", "a batch", "s", "± %", "options/s"],
-         [[one["who"], f"{one['size']} {'tokens' if one['who'] == 'ours' else 'rows'}", one["seconds"],
-           100 * one["spread"], one["options_a_second"]] for one in result["scores"]],
-         ["ours: a question's options behind one copy of its prompt; logits of the options' tokens only",
-          "harness: each option a row with its prompt; logits and their softmax of every position"])
+    show(
+        f"Scoring {result['options']} options of {result['questions']} questions",
+        ["who", "a batch", "s", "± %", "options/s"],
+        [
+            [
+                one["who"],
+                f"{one['size']} {'tokens' if one['who'] == 'ours' else 'rows'}",
+                one["seconds"],
+                100 * one["spread"],
+                one["options_a_second"],
+            ]
+            for one in result["scores"]
+        ],
+        [
+            "ours: a question's options behind one copy of its prompt; logits of the options' tokens only",
+            "harness: each option a row with its prompt; logits and their softmax of every position",
+        ],
+    )
     show("Do they do the same work?", ["what", "value"], list(result["parity"].items()))
-    show("Target", ["what", "value", "at least", "met"],
-         [["options/s at its best batch, ours ÷ harness", result["ratio"], result["at_least"],
-           "yes" if result["ratio"] >= result["at_least"] else "NO"]])
+    show(
+        "Target",
+        ["what", "value", "at least", "met"],
+        [
+            [
+                "options/s at its best batch, ours ÷ harness",
+                result["ratio"],
+                result["at_least"],
+                "yes" if result["ratio"] >= result["at_least"] else "NO",
+            ]
+        ],
+    )
 
 
 if __name__ == "__main__":

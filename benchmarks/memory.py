@@ -11,6 +11,7 @@ def begin(device):
     gc.collect()
     if device == "cuda":
         import torch
+
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
@@ -23,6 +24,7 @@ def peak(device):
     """The most bytes held since `begin`."""
     if device == "cuda":
         import torch
+
         return torch.cuda.max_memory_allocated()
     return _read("VmHWM")
 

@@ -16,8 +16,12 @@ import random
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = {"terms": ("use", "root"), "drugs": ("split", "stem"), "wordings_medical_a": ("split", "topic"),
-           "wordings_medical_b": ("split", "topic")}
+COLUMNS = {
+    "terms": ("use", "root"),
+    "drugs": ("split", "stem"),
+    "wordings_medical_a": ("split", "topic"),
+    "wordings_medical_b": ("split", "topic"),
+}
 """Tables that say which row is for what: the column that says it, and within which other it is dealt."""
 
 
@@ -59,11 +63,13 @@ def every_affix_is_taught(rows):
 
 def check(files):
     """Nothing that is tested is trained on: no prompt, and of rules no term, drug or patient."""
+
     def read(*names):
         return [row for name in names for row in files[f"medical_{name}.jsonl"]]
 
     def prompts(rows):
         return {row.get("question") or row["prompt"] for row in rows}
+
     taught = read("train", "pool_questions", "pool_pairs")
     tested = read("test", "test_pairs", "test_replies", "validation", "validation_pairs")
     rules = {row["entity"] for row in tested if row.get("kind") == "rule"}
@@ -82,15 +88,19 @@ def main():
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # run two deals at a time on two cores
     from icft_lite.data import samples
     from icft_lite.experiments import compare as experiment
+
     files, folder = builder(args.deal).build(), Path(args.out) / "samples"
     check(files)
     for name, rows in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     samples.samples_dir = lambda: folder
-    settings, own = (experiment.FULL, {}) if args.full else (experiment.DEMO, {"qlora": experiment.PLAIN})
-    experiment.print_table(experiment.compare(Path(args.out), ["icft", "qlora"], range(args.seeds), settings,
-                                              samples.sample_bundle(), own=own))
+    settings, own = (experiment.FULL, {}) if args.full else (experiment.DEMO, {"qlora": experiment.DEMO_QLORA})
+    experiment.print_table(
+        experiment.compare(
+            Path(args.out), ["icft", "qlora"], range(args.seeds), settings, samples.sample_bundle(), own=own
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ import common
 
 SIZES = (10_000, 100_000, 1_000_000)
 LEVELS = ("easy", "middle", "hard")
-WORDS = ("nephritis kidney swollen patient fever drug dose morning doctor asks whether pain began before the second "
-         "week of treatment and which organ is meant when blood pressure falls after standing up quickly").split()
+WORDS = (
+    "nephritis kidney swollen patient fever drug dose morning doctor asks whether pain began before the second "
+    "week of treatment and which organ is meant when blood pressure falls after standing up quickly"
+).split()
 
 
 def write_rows(path, n):
@@ -50,14 +52,15 @@ def measure(path, policies):
     from icft_lite.curriculum import build_curriculum, score_difficulty
     from icft_lite.data.schema import as_response
     from icft_lite.data.splits import split_source
-    from icft_lite.data.tables import column, each
+    from icft_lite.data.tables import column, iter_examples
     from icft_lite.memory.long_term import LongTermMemory
     from icft_lite.memory.policies import POLICIES
     from icft_lite.memory.short_term import ShortTermMemory
     from icft_lite.modeling.base import load_tokenizer
-    from icft_lite.modeling.encoding import Encoder, encode_fitting
-    from icft_lite.training.plan import count, plan_stage
+    from icft_lite.modeling.encoding import Encoder, encode_examples
+    from icft_lite.training.plan import num_tokens, plan_stage
     from icft_lite.utils.hardware import peak_memory
+
     parts, config, encoder = {"imports": (0.0, peak_memory())}, ICFTConfig(), Encoder(load_tokenizer("tiny"))
 
     def timed(name, work):
@@ -68,22 +71,36 @@ def measure(path, policies):
         return value
 
     rows = timed("read and split", lambda: split_source(path, "medical")["train"])
-    rows, encoded, _ = timed("encode", lambda: encode_fitting(rows, encoder))
+    rows, encoded, _ = timed("encode", lambda: encode_examples(rows, encoder))
     difficulty = timed("difficulty", lambda: score_difficulty(rows, None, encoded, ("length", "entropy")))
     stages = timed("curriculum", lambda: build_curriculum(column(rows, "level"), difficulty))
 
     def plan():
-        tokens = sum(count(one) for one in encoded) / (1 - config.memory_share - config.ring_share)
+        tokens = sum(num_tokens(one) for one in encoded) / (1 - config.memory_share - config.ring_share)
         topics = column(rows, "topic")
-        return [len(plan_stage(stage, encoded, topics, [], ShortTermMemory(config.ring_size), config,
-                               tokens * len(stage) / len(rows))[0]) for stage in stages]
+        return [
+            len(
+                plan_stage(
+                    stage,
+                    encoded,
+                    topics,
+                    [],
+                    ShortTermMemory(config.ring_size),
+                    config,
+                    tokens * len(stage) / len(rows),
+                )[0]
+            )
+            for stage in stages
+        ]
 
     timed("plan of all stages", plan)
     draw = np.random.default_rng(0)
     for policy in policies or POLICIES:
         memory = LongTermMemory(config.memory_size, policy, features=lambda many: draw.normal(size=(len(many), 64)))
-        timed(f"memory: {policy}", lambda: memory.add(map(as_response, each(rows)), encoder, "general",
-                                                      draw.random(len(rows))))
+        timed(
+            f"memory: {policy}",
+            lambda: memory.add(map(as_response, iter_examples(rows)), encoder, "general", draw.random(len(rows))),
+        )
         assert len(memory) == min(config.memory_size, len(rows))
     return dict(rows=len(rows), parts={name: dict(seconds=s, peak_bytes=b) for name, (s, b) in parts.items()})
 
@@ -94,8 +111,9 @@ def one_size(n, policies):
         path = Path(folder) / "rows.jsonl"
         write_rows(path, n)
         chosen = [f"--policy={policy}" for policy in policies or ()]
-        out = subprocess.run([sys.executable, __file__, "--measure", str(path), *chosen], stdout=subprocess.PIPE,
-                             check=True)
+        out = subprocess.run(
+            [sys.executable, __file__, "--measure", str(path), *chosen], stdout=subprocess.PIPE, check=True
+        )
     return json.loads(out.stdout)
 
 

@@ -10,10 +10,10 @@ from icft_lite.data.schema import as_response
 from icft_lite.memory.short_term import ShortTermMemory
 from icft_lite.memory.teachers import response_states
 from icft_lite.modeling.base import load_tokenizer
-from icft_lite.modeling.encoding import Encoded, Encoder, with_prompt
-from icft_lite.modeling.packing import places
-from icft_lite.training.batches import Item, StageBatches, new_item
-from icft_lite.training.plan import count, plan_stage
+from icft_lite.modeling.encoding import Encoded, Encoder, supervise_prompt
+from icft_lite.modeling.packing import place_sequences
+from icft_lite.training.batches import StageBatches, TrainingItem, new_item
+from icft_lite.training.plan import num_tokens, plan_stage
 
 MEMORY_SHARE, RING_SHARE = 0.25, 0.1
 WARM = 4
@@ -53,21 +53,37 @@ def make_steps(vocab, n_steps, rows=16, seed=0):
         spread = list(range(vocab))
     encoded, memory = ([_respell(encode(row), spread) for row in part] for part in (new, old))
     config = ICFTConfig(rows=rows, memory_share=MEMORY_SHARE, ring_share=RING_SHARE, order="random")
-    steps, _ = plan_stage(list(range(len(new))), encoded, [row["topic"] for row in new], memory,
-                          ShortTermMemory(64), config, 10**9, n_steps + WARM, seed)
+    steps, _ = plan_stage(
+        list(range(len(new))),
+        encoded,
+        [row["topic"] for row in new],
+        memory,
+        ShortTermMemory(64),
+        config,
+        10**9,
+        n_steps + WARM,
+        seed,
+    )
     plain = {i: _respell(encode(as_response(new[i])), spread) for step in steps for i in step.new + step.ring}
     icft, simple = [], []
     for step in steps[WARM:]:
-        old_rows = [Item(with_prompt(memory[i]), "memory", [0.0, 0.0], posterior=[0.0, 1.0]) for i in step.memory]
-        icft.append([new_item(new[i], encoded[i], role) for role in ("new", "ring") for i in getattr(step, role)]
-                    + old_rows)
-        simple.append([Item(one, "new", [1.0], posterior=[1.0]) for one in
-                       [*(plain[i] for i in step.new + step.ring), *(memory[i] for i in step.memory)]])
+        old_rows = [
+            TrainingItem(supervise_prompt(memory[i]), "memory", [0.0, 0.0], posterior=[0.0, 1.0]) for i in step.memory
+        ]
+        icft.append(
+            [new_item(new[i], encoded[i], role) for role in ("new", "ring") for i in getattr(step, role)] + old_rows
+        )
+        simple.append(
+            [
+                TrainingItem(one, "new", [1.0], posterior=[1.0])
+                for one in [*(plain[i] for i in step.new + step.ring), *(memory[i] for i in step.memory)]
+            ]
+        )
     return icft, simple
 
 
 def _respell(encoded, spread):
-    encoded.rows = [[spread[token] for token in row] for row in encoded.rows]
+    encoded.sequences = [[spread[token] for token in row] for row in encoded.sequences]
     encoded.tokens = [(r, p, spread[target], s) for r, p, target, s in encoded.tokens]
     return encoded
 
@@ -78,30 +94,50 @@ def with_states(model, steps):
     for step in steps:
         memory = [item for item in step if item.role == "memory"]
         states = iter(response_states(model, [item.encoded for item in memory]))
-        out.append([Item(item.encoded, item.role, item.token_weight, item.weak, item.posterior,
-                         next(states) if item.role == "memory" else None) for item in step])
+        out.append(
+            [
+                TrainingItem(
+                    item.encoded,
+                    item.role,
+                    item.token_weight,
+                    item.weak,
+                    item.posterior,
+                    next(states) if item.role == "memory" else None,
+                )
+                for item in step
+            ]
+        )
     return out
 
 
 def replayed(steps):
     """The steps with their memory rows' responses trained on as any other, without a teacher."""
+
     def only(one):
-        return Encoded(one.rows, [(r, p, target, 0) for r, p, target, s in one.tokens if s == 1], 1)
-    return [[Item(only(item.encoded), "memory", [1.0], posterior=[1.0]) if item.role == "memory" else item
-             for item in step] for step in steps]
+        return Encoded(one.sequences, [(r, p, target, 0) for r, p, target, s in one.tokens if s == 1], 1)
+
+    return [
+        [
+            TrainingItem(only(item.encoded), "memory", [1.0], posterior=[1.0]) if item.role == "memory" else item
+            for item in step
+        ]
+        for step in steps
+    ]
 
 
 def unused(steps):
     """The steps with memory rows that are read, and then left to no loss."""
-    return [[Item(item.encoded, item.role, item.token_weight, item.weak, item.posterior) for item in step]
-            for step in steps]
+    return [
+        [TrainingItem(item.encoded, item.role, item.token_weight, item.weak, item.posterior) for item in step]
+        for step in steps
+    ]
 
 
 def plain_rows(step):
     """A plain step as {"input_ids", "labels"} dicts, as transformers and TRL take them; -100 marks the prompt."""
     out = []
     for item in step:
-        (row,), labels = item.encoded.rows, [-100] * item.encoded.length
+        (row,), labels = item.encoded.sequences, [-100] * item.encoded.length
         for _, position, target, _ in item.encoded.tokens:
             labels[position + 1] = target
         out.append(dict(input_ids=row, labels=labels))
@@ -111,7 +147,10 @@ def plain_rows(step):
 def sizes(step, pack=True):
     """Tokens of a step: {"tokens" not counting pads, "padded" as run with its rows packed or not, "supervised",
     "memory": supervised tokens that have a teacher}."""
-    rows, columns = places([len(row) for item in step for row in item.encoded.rows], pack)[1]
-    return dict(tokens=sum(count(item.encoded) for item in step), padded=rows * columns,
-                supervised=sum(len(item.encoded.tokens) for item in step),
-                memory=sum(len(item.encoded.tokens) for item in step if item.states is not None))
+    rows, columns = place_sequences([len(row) for item in step for row in item.encoded.sequences], pack)[1]
+    return dict(
+        tokens=sum(num_tokens(item.encoded) for item in step),
+        padded=rows * columns,
+        supervised=sum(len(item.encoded.tokens) for item in step),
+        memory=sum(len(item.encoded.tokens) for item in step if item.states is not None),
+    )

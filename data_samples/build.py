@@ -1,7 +1,7 @@
 """Builds the JSONL samples from the tables in facts/. Deterministic: the same tables give the same bytes.
 
-    python data_samples/build.py            # writes beside this file
-    python data_samples/build.py --check    # says whether the files on disk are what the tables give
+python data_samples/build.py            # writes beside this file
+python data_samples/build.py --check    # says whether the files on disk are what the tables give
 """
 
 import argparse
@@ -16,27 +16,77 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FACTS = HERE / "facts"
 ANIMALS, OBJECTS = ("animal_class", "animal_young", "animal_home"), ("colour", "use", "place")
-BY_HEART = {"capital", "continent", *ANIMALS, "opposite", *OBJECTS, "anatomy", "vitamins", "organisms",
-            "hormones", "ranges"}
+BY_HEART = {
+    "capital",
+    "continent",
+    *ANIMALS,
+    "opposite",
+    *OBJECTS,
+    "anatomy",
+    "vitamins",
+    "organisms",
+    "hormones",
+    "ranges",
+}
 FEW = {"vitamins", "hormones", "ranges"}  # topics of under 30 facts: each is asked for in more ways
-LEVELS = {"terminology": "easy", "anatomy": "easy", "drug_class": "middle", "drug_use": "middle",
-          "organisms": "middle", "vitamins": "middle", "hormones": "middle", "ranges": "middle"}
+LEVELS = {
+    "terminology": "easy",
+    "anatomy": "easy",
+    "drug_class": "middle",
+    "drug_use": "middle",
+    "organisms": "middle",
+    "vitamins": "middle",
+    "hormones": "middle",
+    "ranges": "middle",
+}
 # What the words of a question ask for in a passage.
-READING = {"name": ("Who was it?", "Name the person.", "Which person is named?", "Who is this about?",
-                    "Give the name of the person.", "Say who it was."),
-           "thing": ("What was it?", "Name the thing.", "Which thing is named?", "What thing is this about?",
-                     "Give the name of the thing.", "Say what it was."),
-           "place": ("Where was it?", "Name the place.", "Which place is named?", "In which place was this?",
-                     "Give the name of the place.", "Say where it was.")}
-READING_TEST = {"name": ("Tell me who it was.", "Which person was it?", "Say the name of the person."),
-                "thing": ("Tell me what it was.", "Which thing was it?", "Say the name of the thing."),
-                "place": ("Tell me where it was.", "Which place was it?", "Say the name of the place.")}
-PASSAGES = ("{name} took {thing} to {place}.", "{name} left {thing} in {place}.", "In {place}, {name} saw {thing}.",
-            "In {place} there was {thing}. It was for {name}.", "{name} was in {place}. There was {thing}.",
-            "{name} wanted {thing} and went to {place}.")
-PLACES = tuple(f"the {place}" for place in (
-    "kitchen garden bathroom school barn bedroom office library garage station bank airport market museum park shop "
-    "forest village hotel harbor").split())
+READING = {
+    "name": (
+        "Who was it?",
+        "Name the person.",
+        "Which person is named?",
+        "Who is this about?",
+        "Give the name of the person.",
+        "Say who it was.",
+    ),
+    "thing": (
+        "What was it?",
+        "Name the thing.",
+        "Which thing is named?",
+        "What thing is this about?",
+        "Give the name of the thing.",
+        "Say what it was.",
+    ),
+    "place": (
+        "Where was it?",
+        "Name the place.",
+        "Which place is named?",
+        "In which place was this?",
+        "Give the name of the place.",
+        "Say where it was.",
+    ),
+}
+READING_TEST = {
+    "name": ("Tell me who it was.", "Which person was it?", "Say the name of the person."),
+    "thing": ("Tell me what it was.", "Which thing was it?", "Say the name of the thing."),
+    "place": ("Tell me where it was.", "Which place was it?", "Say the name of the place."),
+}
+PASSAGES = (
+    "{name} took {thing} to {place}.",
+    "{name} left {thing} in {place}.",
+    "In {place}, {name} saw {thing}.",
+    "In {place} there was {thing}. It was for {name}.",
+    "{name} was in {place}. There was {thing}.",
+    "{name} wanted {thing} and went to {place}.",
+)
+PLACES = tuple(
+    f"the {place}"
+    for place in (
+        "kitchen garden bathroom school barn bedroom office library garage station bank airport market museum "
+        "park shop "
+        "forest village hotel harbor"
+    ).split()
+)
 
 
 def table(name):
@@ -70,8 +120,7 @@ for _row in table("also_true"):
 
 def also_true(topic, right, other):
     """Could `other` pass for right too? The table names whole answers or parts of them ("colon", "bowel")."""
-    return any(answer in right and right.replace(answer, also) == other
-               for answer, also in ALSO_TRUE.get(topic, ()))
+    return any(answer in right and right.replace(answer, also) == other for answer, also in ALSO_TRUE.get(topic, ()))
 
 
 def deal(keys, shares, *seed):
@@ -81,7 +130,7 @@ def deal(keys, shares, *seed):
     out, start = {}, 0.0
     for name, share in shares:
         stop = start + share * len(keys)
-        out |= {key: name for key in keys[round(start):round(stop)]}
+        out |= {key: name for key in keys[round(start) : round(stop)]}
         start = stop
     return out
 
@@ -122,6 +171,7 @@ def with_choices(rows, k, fixed=None):
 
 # ---------------------------------------------------------------- general
 
+
 def general_entities():
     """(topic, entity, fields, kind) of every general question, and which split each entity belongs to."""
     items = []
@@ -133,8 +183,10 @@ def general_entities():
         items += [(topic, row["object"], row, "fact") for topic in OBJECTS if row[topic]]
     items += [("opposite", row["word"], row, "fact") for row in table("opposites")]
     for topic, name in (("plural", "plurals"), ("past_tense", "past_tenses")):
-        items += [(topic, row["word" if topic == "plural" else "verb"], row,
-                   "rule" if row["regular"] == "yes" else "fact") for row in table(name)]
+        items += [
+            (topic, row["word" if topic == "plural" else "verb"], row, "rule" if row["regular"] == "yes" else "fact")
+            for row in table(name)
+        ]
     for a, b in itertools.product(range(50), repeat=2):
         items.append(("addition", f"{a} + {b}", dict(a=a, b=b, sum=a + b), "rule"))
     for a, b in itertools.product(range(60), repeat=2):
@@ -163,12 +215,18 @@ def ordinary_words():
 # Fact entities are all taught to the base; those of `memory` may be rehearsed later, the others are kept
 # for validation and test. Rule entities outside `memory` are not taught either (but for words, which the
 # base must know).
-SHARES = {"fact": [("memory", .4), ("validation", .25), ("test", .35)],
-          "rule": [("memory", .8), ("validation", .08), ("test", .12)]}
+SHARES = {
+    "fact": [("memory", 0.4), ("validation", 0.25), ("test", 0.35)],
+    "rule": [("memory", 0.8), ("validation", 0.08), ("test", 0.12)],
+}
 WORDINGS = {"repeat": 2, "first_letter": 2, "subtraction": 4}
 UNTAUGHT = {"addition", "subtraction", "comparison", "last_word"}
-FAMILY = {"capital": "country", "continent": "country", **dict.fromkeys(ANIMALS, "animal"),
-          **dict.fromkeys(OBJECTS, "object")}
+FAMILY = {
+    "capital": "country",
+    "continent": "country",
+    **dict.fromkeys(ANIMALS, "animal"),
+    **dict.fromkeys(OBJECTS, "object"),
+}
 
 
 def general():
@@ -188,21 +246,29 @@ def general():
         r = rng("general", topic, entity)
         train = list(W[topic, "train"])
         r.shuffle(train)
-        taught = train[:5 if topic in BY_HEART else WORDINGS.get(topic, 3)]
+        taught = train[: 5 if topic in BY_HEART else WORDINGS.get(topic, 3)]
         if where == "memory" or topic not in UNTAUGHT:
             for i, (question, answer) in enumerate(taught):
-                out["pretrain"].append(dict(topic=topic, prompt=fill(question, fields),
-                                            completion=fill(answer, fields)))
+                out["pretrain"].append(
+                    dict(topic=topic, prompt=fill(question, fields), completion=fill(answer, fields))
+                )
         asked = taught if where == "memory" else [r.choice(W[topic, where])]
         for i, (question, answer) in enumerate(asked):
-            out[where].append(dict(id=f"g{n}-{where[0]}{i or ''}", **base, prompt=fill(question, fields),
-                                   completion=fill(answer, fields)))
+            out[where].append(
+                dict(
+                    id=f"g{n}-{where[0]}{i or ''}",
+                    **base,
+                    prompt=fill(question, fields),
+                    completion=fill(answer, fields),
+                )
+            )
     for where, count in (("pretrain", 9800), ("memory", 160), ("validation", 24), ("test", 40)):
         out[where] += list(reading(where, count))
     caps = {"memory": 105, "validation": 24, "test": 40}
     for where, cap in caps.items():
-        out[where] = [row for topic in dict.fromkeys(r["topic"] for r in out[where])
-                      for row in sample(out[where], topic, cap)]
+        out[where] = [
+            row for topic in dict.fromkeys(r["topic"] for r in out[where]) for row in sample(out[where], topic, cap)
+        ]
     with_choices(out["validation"], 4)
     with_choices(out["test"], 4)
     return out
@@ -237,8 +303,9 @@ KEPT_NAMES = {row["name"] for row in table("names") if row["split"] == "test"}
 
 def invented_name(r):
     """A name nobody has: with many of them, of every shape, the base learns to read a name letter by letter."""
-    name = "".join(r.choice(ONSETS) + r.choice(VOWELS) + r.choice(CODAS)
-                   for _ in range(r.choice((1, 2, 2, 2, 3)))).capitalize()
+    name = "".join(
+        r.choice(ONSETS) + r.choice(VOWELS) + r.choice(CODAS) for _ in range(r.choice((1, 2, 2, 2, 3)))
+    ).capitalize()
     return invented_name(r) if name in KEPT_NAMES else name
 
 
@@ -250,24 +317,39 @@ def reading(where, count):
     plain, books = things()
     for i in range(count):
         r = rng("reading", where, i)
-        fields = dict(name=r.choice(names), place=r.choice(PLACES),
-                      thing=r.choice(books if where == "pretrain" and r.random() < .25 else plain))
-        if where == "pretrain" and r.random() < .7:
+        fields = dict(
+            name=r.choice(names),
+            place=r.choice(PLACES),
+            thing=r.choice(books if where == "pretrain" and r.random() < 0.25 else plain),
+        )
+        if where == "pretrain" and r.random() < 0.7:
             fields["name"] = invented_name(r)
         passage = r.choice(PASSAGES).format(**fields)
         asked = sorted(fields)[i % 3]
         question = r.choice((READING if taught else READING_TEST)[asked])
-        yield dict(id=f"r-{where}-{i}", topic="reading", kind="rule", entity=passage, prompt=f"{passage} {question}",
-                   completion=fields[asked])
+        yield dict(
+            id=f"r-{where}-{i}",
+            topic="reading",
+            kind="rule",
+            entity=passage,
+            prompt=f"{passage} {question}",
+            completion=fields[asked],
+        )
 
 
 # ---------------------------------------------------------------- words without facts
 
+
 def medical_words():
     """Every medical word that a question may name."""
     words = [row["term"] for row in table("terms")] + [row["drug"] for row in table("drugs")]
-    for name, column in (("organisms", "organism"), ("vitamins", "nutrient"), ("hormones", "hormone"),
-                         ("ranges", "test"), ("anatomy", "part")):
+    for name, column in (
+        ("organisms", "organism"),
+        ("vitamins", "nutrient"),
+        ("hormones", "hormone"),
+        ("ranges", "test"),
+        ("anatomy", "part"),
+    ):
         words += [row[column] for row in table(name)]
     return sorted(set(words))
 
@@ -275,9 +357,15 @@ def medical_words():
 def medical_answers():
     """Every answer a medical question may have, and the parts it is made of."""
     answers = set()
-    for name, columns in (("terms", ("meaning",)), ("drugs", ("class", "use")), ("anatomy", ("system",)),
-                          ("organisms", ("disease",)), ("vitamins", ("deficiency",)),
-                          ("hormones", ("gland",)), ("presentations", ("urgency", "department"))):
+    for name, columns in (
+        ("terms", ("meaning",)),
+        ("drugs", ("class", "use")),
+        ("anatomy", ("system",)),
+        ("organisms", ("disease",)),
+        ("vitamins", ("deficiency",)),
+        ("hormones", ("gland",)),
+        ("presentations", ("urgency", "department")),
+    ):
         answers |= {row[column] for row in table(name) for column in columns}
     for row in table("ranges"):
         answers |= set(filled_answers("ranges", row))
@@ -302,8 +390,11 @@ def medical_phrases():
 
 
 SAY = ("Say this: {x}.", "Repeat: {x}.", "Write the words {x}.", "Say {x}.", "Repeat these words: {x}.")
-LIST = ("Which comes last: {a}, {b}, {c}?", "What is the last of these: {a}, {b}, {c}?",
-        "Here is a list: {a}, {b}, {c}. What is last?")
+LIST = (
+    "Which comes last: {a}, {b}, {c}?",
+    "What is the last of these: {a}, {b}, {c}?",
+    "Here is a list: {a}, {b}, {c}. What is last?",
+)
 
 
 def words():
@@ -328,6 +419,7 @@ def states_a_fact(text, facts):
 
 # ---------------------------------------------------------------- medical questions
 
+
 def medical_items():
     """(topic, entity, fields, split of the entity). A fact learned by heart is tested too, in other words."""
     for row in table("terms"):
@@ -335,9 +427,14 @@ def medical_items():
     for row in table("drugs"):
         yield "drug_class", row["drug"], row, row["split"]
         yield "drug_use", row["drug"], row, row["split"]
-    for topic, column in (("anatomy", "part"), ("organisms", "organism"), ("vitamins", "nutrient"),
-                          ("hormones", "hormone"), ("ranges", "test")):
-        taught = deal([row[column] for row in table(topic)], [("train", .4), ("pool", .6)], topic)
+    for topic, column in (
+        ("anatomy", "part"),
+        ("organisms", "organism"),
+        ("vitamins", "nutrient"),
+        ("hormones", "hormone"),
+        ("ranges", "test"),
+    ):
+        taught = deal([row[column] for row in table(topic)], [("train", 0.4), ("pool", 0.6)], topic)
         for row in table(topic):
             yield topic, row[column], row, taught[row[column]]
 
@@ -353,11 +450,16 @@ def medical_questions():
             options = list(W[topic, "train" if split == "pool" else split])
             r.shuffle(options)
             many = 12 if topic in FEW else 6  # ways of asking for a fact
-            count = {"train": many if kind == "fact" else 5, "pool": many if kind == "fact" else 2, "validation": 1,
-                     "test": 1 if kind == "fact" else 2}[split]
+            count = {
+                "train": many if kind == "fact" else 5,
+                "pool": many if kind == "fact" else 2,
+                "validation": 1,
+                "test": 1 if kind == "fact" else 2,
+            }[split]
             for i, (question, answer) in enumerate(options[:count]):
-                out[split].append(dict(id=f"m{n}-{split}-{i}", **base, prompt=fill(question, fields),
-                                       completion=fill(answer, fields)))
+                out[split].append(
+                    dict(id=f"m{n}-{split}-{i}", **base, prompt=fill(question, fields), completion=fill(answer, fields))
+                )
     return out
 
 
@@ -406,17 +508,34 @@ def hard_rows(vignettes):
             for topic in ("urgency", "department"):
                 question, answer = r.choice(W[topic, words])
                 fields = {**row, "vignette": text}
-                questions[split].append(dict(id=f"{name}-{topic}", topic=topic, **base,
-                                             prompt=fill(question, fields), completion=fill(answer, fields)))
+                questions[split].append(
+                    dict(
+                        id=f"{name}-{topic}",
+                        topic=topic,
+                        **base,
+                        prompt=fill(question, fields),
+                        completion=fill(answer, fields),
+                    )
+                )
             question, answer = r.choice(W["reply", words])
-            replies[split].append(dict(id=f"{name}-reply", topic="reply", **base,
-                                       prompt=fill(question, fields), completion=fill(answer, fields),
-                                       facts=key_facts(row)))
+            replies[split].append(
+                dict(
+                    id=f"{name}-reply",
+                    topic="reply",
+                    **base,
+                    prompt=fill(question, fields),
+                    completion=fill(answer, fields),
+                    facts=key_facts(row),
+                )
+            )
     return questions, replies
 
 
-ADVICE_KEYS = {"emergency": ("ambulance",), "urgent": ("today", "within a day", "by tonight"),
-               "routine": ("appointment", "within a month")}
+ADVICE_KEYS = {
+    "emergency": ("ambulance",),
+    "urgent": ("today", "within a day", "by tonight"),
+    "routine": ("appointment", "within a month"),
+}
 
 
 def key_facts(row):
@@ -448,8 +567,18 @@ def pairs(vignettes):
         half = len(cases) // 2
 
         def add(topic, chosen, rejected, prompt, entity):
-            rows.append(dict(id=f"p-{split}-{len(rows)}", topic=topic, level="hard",
-                             kind="rule", entity=entity, prompt=prompt, chosen=chosen, rejected=rejected))
+            rows.append(
+                dict(
+                    id=f"p-{split}-{len(rows)}",
+                    topic=topic,
+                    level="hard",
+                    kind="rule",
+                    entity=entity,
+                    prompt=prompt,
+                    chosen=chosen,
+                    rejected=rejected,
+                )
+            )
 
         def ask(case):
             question, _ = rng("ask", split, case[2]).choice(W["reply", words])
@@ -462,12 +591,17 @@ def pairs(vignettes):
             if a[0]["urgency"] != b[0]["urgency"]:  # safe over unsafe: the same advice, in the wrong place
                 add("safety", a[0]["advice"], b[0]["advice"], ask(a), a[2])
                 add("safety", b[0]["advice"], a[0]["advice"], ask(b), b[2])
-            same = [c for c in cases[half:] if c[0]["urgency"] == a[0]["urgency"] and c[0]["id"] != a[0]["id"]
-                    and used[c[2]] < 3 and not used[c[2], a[0]["id"]]
-                    and not also_true("relevance", a[0]["condition"], c[0]["condition"])]
+            same = [
+                c
+                for c in cases[half:]
+                if c[0]["urgency"] == a[0]["urgency"]
+                and c[0]["id"] != a[0]["id"]
+                and used[c[2]] < 3
+                and not used[c[2], a[0]["id"]]
+                and not also_true("relevance", a[0]["condition"], c[0]["condition"])
+            ]
             # On-topic over off-topic: equally urgent, and sharing as many words with the prompt as can be.
-            c = max(same, key=lambda c: shared(ask(a), reply(c)) + shared(ask(c), reply(a))
-                    - shared(ask(c), reply(c)))
+            c = max(same, key=lambda c: shared(ask(a), reply(c)) + shared(ask(c), reply(a)) - shared(ask(c), reply(c)))
             used.update([c[2], (c[2], a[0]["id"])])
             add("relevance", reply(a), reply(c), ask(a), a[2])
             add("relevance", reply(c), reply(a), ask(c), c[2])
@@ -504,13 +638,20 @@ def pool(rows, name):
 
 # ---------------------------------------------------------------- all files
 
+
 def build():
     """{file name: rows}."""
     g, cases = general(), vignettes()
-    facts = {(entity.lower(), fill(answer, fields).lower()) for topic, entity, fields, _ in medical_items()
-             for _, answer in W[topic, "train"]}
-    g["pretrain"] = [dict(prompt=row["prompt"], completion=row["completion"]) for row in g["pretrain"]
-                     if row["topic"] != "reading" or not states_a_fact(row["prompt"], facts)]
+    facts = {
+        (entity.lower(), fill(answer, fields).lower())
+        for topic, entity, fields, _ in medical_items()
+        for _, answer in W[topic, "train"]
+    }
+    g["pretrain"] = [
+        dict(prompt=row["prompt"], completion=row["completion"])
+        for row in g["pretrain"]
+        if row["topic"] != "reading" or not states_a_fact(row["prompt"], facts)
+    ]
     plain_words = [row for row in words() if not states_a_fact(f"{row['prompt']} {row['completion']}", facts)]
     medical = medical_questions()
     triage, replies = hard_rows(cases)
@@ -525,15 +666,20 @@ def build():
     pool_pairs, gold_pairs = pool(hide_pairs(comparison["pool"]), "pair")
     pool_questions, gold_questions = pool(questions["pool"], "question")
     return {
-        "general_pretrain.jsonl": g["pretrain"], "general_memory.jsonl": g["memory"],
-        "general_validation.jsonl": g["validation"], "general_test.jsonl": g["test"],
+        "general_pretrain.jsonl": g["pretrain"],
+        "general_memory.jsonl": g["memory"],
+        "general_validation.jsonl": g["validation"],
+        "general_test.jsonl": g["test"],
         "words.jsonl": plain_words,
         "medical_train.jsonl": medical["train"] + replies["train"],
-        "medical_pool_questions.jsonl": pool_questions, "medical_pool_pairs.jsonl": pool_pairs,
-        "gold/medical_pool_questions.jsonl": gold_questions, "gold/medical_pool_pairs.jsonl": gold_pairs,
+        "medical_pool_questions.jsonl": pool_questions,
+        "medical_pool_pairs.jsonl": pool_pairs,
+        "gold/medical_pool_questions.jsonl": gold_questions,
+        "gold/medical_pool_pairs.jsonl": gold_pairs,
         "medical_validation.jsonl": questions["validation"],
         "medical_validation_pairs.jsonl": comparison["validation"],
-        "medical_test.jsonl": questions["test"], "medical_test_pairs.jsonl": comparison["test"],
+        "medical_test.jsonl": questions["test"],
+        "medical_test_pairs.jsonl": comparison["test"],
         "medical_test_replies.jsonl": replies["test"],
     }
 

@@ -8,7 +8,7 @@ import logging
 from importlib import import_module
 
 # bitsandbytes asks for one more package on CPUs with AVX512-BF16, for a path that
-# `modeling.base.guard_four_bit` turns off.
+# `modeling.base.check_four_bit` turns off.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer, TrainerCallback
 
-from icft_lite.modeling.adapters import save_adapter, using
+from icft_lite.modeling.adapters import save_adapter, use_adapter
 from icft_lite.modeling.encoding import TooLong
-from icft_lite.modeling.generation import ask
+from icft_lite.modeling.generation import generate_reply
 from icft_lite.runs import load_run
 
 
-class Talk:
+class ChatSession:
     """Asks one model, question after question; each stands alone, and has a seed of its own."""
 
     def __init__(self, model, tokenizer):
@@ -30,8 +30,15 @@ class Talk:
         if told is not None:
             more["streamer"] = _Streamer(self.tokenizer, told)
         try:
-            return ask(self.model, self.tokenizer, question, temperature=temperature, seed=self.turn,
-                       max_new_tokens=max_new_tokens, **more)
+            return generate_reply(
+                self.model,
+                self.tokenizer,
+                question,
+                temperature=temperature,
+                seed=self.turn,
+                max_new_tokens=max_new_tokens,
+                **more,
+            )
         except TooLong as error:
             return f"({error})"
         finally:
@@ -60,7 +67,7 @@ def chat(folder, temperature=0.0, adapter="adapter", read=input, write=print):
     """Answer questions until an empty line or the end of input. Each question stands alone.
 
     `read` and `write` are the terminal's by default. Raises ICFTError if `folder` holds no finished run."""
-    talk = Talk(*load_run(folder, adapter))
+    talk = ChatSession(*load_run(folder, adapter))
     write("Ask; an empty line ends it. Teaching material, not medical advice.")
     while True:
         try:
@@ -72,7 +79,7 @@ def chat(folder, temperature=0.0, adapter="adapter", read=input, write=print):
         write(talk.reply(question, temperature))
 
 
-class KeepStages(TrainerCallback):
+class SaveStageAdapters(TrainerCallback):
     """For `train_icft`: keeps the slow adapter of every stage's end in the run's folder, as `adapter_stage1`, …"""
 
     def on_stage_end(self, run, record, **_):
@@ -103,8 +110,9 @@ def run_models(folder, **settings):
 
     def under(adapter):
         def answer(question):
-            with lock, using(model, adapter):
-                return ask(model, tokenizer, question, **settings)
+            with lock, use_adapter(model, adapter):
+                return generate_reply(model, tokenizer, question, **settings)
+
         return answer
 
     return {name: under(adapter) for name, adapter in adapters.items()}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from icft_lite import __version__
 from icft_lite.config import METHODS, ICFTConfig
-from icft_lite.errors import ICFTError, explain, reason
-from icft_lite.utils.launch import start_all
+from icft_lite.errors import ICFTError, explain_error, short_reason
+from icft_lite.utils.launch import launch_processes
 
 
 def main(argv=None):
@@ -28,13 +28,14 @@ def main(argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        return _fail(args, *explain(error))
+        return _fail(args, *explain_error(error))
 
 
 def build_parser():
     """All commands and their flags."""
-    parser = argparse.ArgumentParser(prog="icft-lite", description="Adapt a small language model to medicine "
-                                     "without it forgetting what it knew.")
+    parser = argparse.ArgumentParser(
+        prog="icft-lite", description="Adapt a small language model to medicine without it forgetting what it knew."
+    )
     parser.add_argument("--version", action="version", version=f"icft-lite {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -48,17 +49,20 @@ def build_parser():
 
     command("doctor", doctor, "what this machine has, and which models fit it", json_flag=True)
     sub = command("demo", demo, "the whole method on the embedded model and samples, beside plain QLoRA")
-    sub.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR",
-                     help="default: %(default)s")
-    sub.add_argument("--seeds", type=_count, default=1, metavar="N",
-                     help="runs to average (default: %(default)s)")
+    sub.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
+    sub.add_argument("--seeds", type=_count, default=1, metavar="N", help="runs to average (default: %(default)s)")
     sub.add_argument("--full", action="store_true", help="longer training, better scores")
     _jobs_flag(sub)
 
     sub = command("train", train, "train on your data; the same line again resumes")
     _data_flags(sub)
-    sub.add_argument("--general", nargs="+", action="extend", metavar="FILE",
-                     help="what must not be forgotten: files, Hub names or `samples` (the default)")
+    sub.add_argument(
+        "--general",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="what must not be forgotten: files, Hub names or `samples` (the default)",
+    )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     sub.add_argument("--method", choices=METHODS, help="default: icft")
     sub.add_argument("--seed", type=int, metavar="N")
@@ -69,8 +73,13 @@ def build_parser():
     _data_flags(sub)
 
     sub = command("compare", compare, "several methods side by side, with intervals", json_flag=True)
-    sub.add_argument("--methods", nargs="+", default=["icft", "qlora"], metavar="METHOD",
-                     help=f"of {', '.join(METHODS)}; spaces or commas between (default: icft qlora)")
+    sub.add_argument(
+        "--methods",
+        nargs="+",
+        default=["icft", "qlora"],
+        metavar="METHOD",
+        help=f"of {', '.join(METHODS)}; spaces or commas between (default: icft qlora)",
+    )
     sub.add_argument("--seeds", type=_count, default=3, metavar="N", help="default: %(default)s")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     _jobs_flag(sub)
@@ -86,10 +95,14 @@ def build_parser():
 
 
 def _data_flags(sub):
-    sub.add_argument("--data", nargs="+", action="extend", metavar="FILE",
-                     help=".jsonl, .json, .csv or .parquet files, Hub names, or `samples` (the default)")
-    sub.add_argument("--test-ids", type=Path, metavar="FILE",
-                     help="ids of the test rows: JSON, or one a line")
+    sub.add_argument(
+        "--data",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help=".jsonl, .json, .csv or .parquet files, Hub names, or `samples` (the default)",
+    )
+    sub.add_argument("--test-ids", type=Path, metavar="FILE", help="ids of the test rows: JSON, or one a line")
 
 
 def _config_flags(sub):
@@ -97,13 +110,22 @@ def _config_flags(sub):
     sub.add_argument("--max-steps", type=int, metavar="N", help="cut the run to N optimiser steps")
     sub.add_argument("--no-4bit", action="store_true", help="do not quantise the base")
     sub.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings of ICFTConfig")
-    sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
-                     help="one setting; wins over all others, in `compare` not over what makes a method what it is")
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="one setting; wins over all others, in `compare` not over what makes a method what it is",
+    )
 
 
 def _jobs_flag(sub):
-    sub.add_argument("--jobs", type=_count, metavar="N",
-                     help="runs at a time (default: one a core for the embedded model, 1 for others and on a GPU)")
+    sub.add_argument(
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="runs at a time (default: one a core for the embedded model, 1 for others and on a GPU)",
+    )
 
 
 def _count(text):
@@ -114,15 +136,17 @@ def _count(text):
 
 def doctor(args):
     """Print what `icft_lite.doctor.examine` finds."""
-    from icft_lite.doctor import examine, lines
+    from icft_lite.doctor import examine, format_lines
+
     found = examine()
-    print(json.dumps(found, indent=2) if args.json else "\n".join(lines(found)))
+    print(json.dumps(found, indent=2) if args.json else "\n".join(format_lines(found)))
 
 
 def demo(args):
     """`make demo`."""
     check_out(args.out)
     from icft_lite.experiments.compare import run_demo
+
     run_demo(args.out, args.seeds, args.full, args.jobs)
 
 
@@ -131,20 +155,27 @@ def train(args):
     config = read_config(args)
     check_out(args.out)
     from icft_lite.data.sources import bundle_from_files
+
     bundle = bundle_from_files(args.data or ["samples"], args.general or ["samples"], args.test_ids)
     from icft_lite.training.run import train_icft
+
     train_icft(config, args.out, data=bundle)
 
 
 def evaluate(args):
     """Score a run or a model on the bundled tests, or on files."""
     from icft_lite.data.samples import sample_bundle
-    from icft_lite.data.sources import evaluation_rows
+    from icft_lite.data.sources import evaluation_examples
+
     sources = args.data or ["samples"]
     run = _report(args.dir)
-    data = (sample_bundle().only(run.get("config", {}).get("topics")) if sources == ["samples"] else
-            evaluation_rows(sources, args.test_ids, run.get("data", {}).get("sources", {})))
+    data = (
+        sample_bundle().only(run.get("config", {}).get("topics"))
+        if sources == ["samples"]
+        else evaluation_examples(sources, args.test_ids, run.get("data", {}).get("sources", {}))
+    )
     from icft_lite.runs import evaluate_run
+
     scores = evaluate_run(args.dir, data)
     print(json.dumps(scores, indent=2) if args.json else "\n".join(score_lines(scores)))
 
@@ -159,6 +190,7 @@ def compare(args):
     ICFTConfig.from_dict(settings)
     check_out(args.out)
     from icft_lite.experiments.compare import compare as run
+
     result = run(args.out, methods, range(args.seeds), settings, jobs=args.jobs)
     if args.json:
         print(json.dumps(result, indent=2))
@@ -167,6 +199,7 @@ def compare(args):
 def chat(args):
     """Talk to a run's model."""
     from icft_lite.chat import chat as talk
+
     talk(_run_folder(args.dir))
 
 
@@ -177,6 +210,7 @@ def export(args):
         raise ICFTError(f"--to {args.to}: it is not empty; give a new folder")
     check_out(args.to)
     from icft_lite.runs import export as write
+
     write(run, args.to, merge=args.merge)
 
 
@@ -190,12 +224,13 @@ def read_settings(args):
     values = {}
     if args.config:
         import yaml
+
         try:
             values = yaml.safe_load(args.config.read_text(encoding="utf-8")) or {}
         except yaml.YAMLError as error:
             raise ICFTError(f"{args.config}: not YAML ({' '.join(str(error).split())}); mend it") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise ICFTError(f"{args.config}: cannot be read ({reason(error)}); give a YAML file") from None
+            raise ICFTError(f"{args.config}: cannot be read ({short_reason(error)}); give a YAML file") from None
         if not isinstance(values, dict):
             raise ICFTError(f"{args.config}: it holds no settings; write FIELD: VALUE lines")
     for name in ("model", "method", "seed", "max_steps"):
@@ -255,5 +290,5 @@ def _fail(args, message, code):
 
 
 if __name__ == "__main__":
-    start_all(sys.argv[1:])
+    launch_processes(sys.argv[1:])
     sys.exit(main())

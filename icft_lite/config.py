@@ -149,28 +149,64 @@ class ICFTConfig:
         if self.method not in METHODS:
             raise ICFTError(f"method: {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
         self.signals, self.topics = tuple(self.signals), tuple(self.topics)
-        self._check("order", self.order in ("easy_to_hard", "hard_to_easy", "interleaved", "random"),
-                    "choose easy_to_hard, hard_to_easy, interleaved or random")
-        self._check("label_model", self.label_model in ("dawid_skene", "majority_vote", "gold"),
-                    "choose dawid_skene, majority_vote or gold")
-        self._check("memory_policy", self.memory_policy in ("surprise", "balanced", "reservoir", "ring", "herding"),
-                    "choose surprise, balanced, reservoir, ring or herding")
-        self._check("state_dtype", self.state_dtype in ("float32", "float16", "bfloat16"),
-                    "choose float32, float16 or bfloat16")
+        self._check(
+            "order",
+            self.order in ("easy_to_hard", "hard_to_easy", "interleaved", "random"),
+            "choose easy_to_hard, hard_to_easy, interleaved or random",
+        )
+        self._check(
+            "label_model",
+            self.label_model in ("dawid_skene", "majority_vote", "gold"),
+            "choose dawid_skene, majority_vote or gold",
+        )
+        self._check(
+            "memory_policy",
+            self.memory_policy in ("surprise", "balanced", "reservoir", "ring", "herding"),
+            "choose surprise, balanced, reservoir, ring or herding",
+        )
+        self._check(
+            "state_dtype", self.state_dtype in ("float32", "float16", "bfloat16"), "choose float32, float16 or bfloat16"
+        )
         self._check("consistency_tokens", self.consistency_tokens in ("all", "response"), "choose all or response")
         unknown = set(self.signals) - {"loss", "ifd", "length", "entropy"}
         self._check("signals", self.signals and not unknown, "choose among loss, ifd, length, entropy")
         for name in ("learning_rate", "lora_rank", "lora_alpha", "max_length", "epochs", "rows", "micro_batches"):
             self._check(name, getattr(self, name) > 0, "give a number above 0")
-        for name in ("consistency_weight", "task_weight", "fine_tune_weight", "replay_weight", "temperature",
-                     "max_steps", "save_every", "tokens", "memory_size", "states_in_memory", "ring_size",
-                     "self_prompts", "epsilon", "unpack_below"):
+        for name in (
+            "consistency_weight",
+            "task_weight",
+            "fine_tune_weight",
+            "replay_weight",
+            "temperature",
+            "max_steps",
+            "save_every",
+            "tokens",
+            "memory_size",
+            "states_in_memory",
+            "ring_size",
+            "self_prompts",
+            "epsilon",
+            "unpack_below",
+        ):
             self._check(name, getattr(self, name) >= 0, "give 0 or more")
-        for name in ("memory_share", "ring_share", "warmup", "competence_start", "competence_end", "promote_confidence",
-                     "reservoir_share", "ema_decay", "last_stage", "least_posterior"):
+        for name in (
+            "memory_share",
+            "ring_share",
+            "warmup",
+            "competence_start",
+            "competence_end",
+            "promote_confidence",
+            "reservoir_share",
+            "ema_decay",
+            "last_stage",
+            "least_posterior",
+        ):
             self._check(name, 0 <= getattr(self, name) <= 1, "give a number between 0 and 1")
-        self._check("memory_share", self.memory_share + self.ring_share < 1,
-                    "memory_share + ring_share must leave room for new rows")
+        self._check(
+            "memory_share",
+            self.memory_share + self.ring_share < 1,
+            "memory_share + ring_share must leave room for new rows",
+        )
 
     def _check(self, name, ok, mend):
         if not ok:
@@ -189,8 +225,9 @@ class ICFTConfig:
 
     def to_dict(self):
         """Plain values, ready for JSON."""
-        return {name: list(value) if isinstance(value, tuple) else value
-                for name, value in dataclasses.asdict(self).items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
 
 
 def _coerce(name, value, default):
@@ -209,8 +246,15 @@ def _coerce(name, value, default):
 
 METHODS = {
     "icft": {},
-    "qlora": dict(memory_share=0.0, ring_share=0.0, consolidate=False, consistency_weight=0.0,
-                  task_weight=0.0, soft_labels=False, order="random"),
+    "qlora": dict(
+        memory_share=0.0,
+        ring_share=0.0,
+        consolidate=False,
+        consistency_weight=0.0,
+        task_weight=0.0,
+        soft_labels=False,
+        order="random",
+    ),
     "replay": dict(consistency_weight=0.0, replay_weight=1.0),
     "no_ltm": dict(memory_share=0.0, consistency_weight=0.0, consolidate=False),
     "no_ring": dict(ring_share=0.0),
@@ -227,9 +271,11 @@ no_task: without L_task. majority_vote, gold: other labels."""
 
 def _method_first(init):
     """An __init__ that takes a method's settings for those that are not given."""
+
     @functools.wraps(init)
     def __init__(self, **given):
         init(self, **{**METHODS.get(given.get("method"), {}), **given})
+
     return __init__
 
 

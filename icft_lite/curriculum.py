@@ -10,10 +10,10 @@ import random
 
 import numpy as np
 
-from icft_lite.data.schema import LEVELS, _best
-from icft_lite.data.tables import column, columns
+from icft_lite.data.schema import LEVELS, best_index
+from icft_lite.data.tables import column, iter_columns
 from icft_lite.errors import ICFTError
-from icft_lite.modeling.encoding import without_prompt
+from icft_lite.modeling.encoding import drop_prompt
 from icft_lite.modeling.scoring import score_responses
 
 
@@ -36,7 +36,7 @@ def rank_average(signals):
     return np.where(count, np.nansum(ranks, 0) / np.maximum(count, 1), 0.5)
 
 
-def entropy(posterior):
+def label_entropy(posterior):
     """Entropy of a label posterior in nats; 0 for a trusted row (no posterior)."""
     if not posterior:
         return 0.0
@@ -44,35 +44,40 @@ def entropy(posterior):
     return 0.0 - float((p * np.log(p)).sum())  # a plain minus sign would make a sure label's 0 a -0
 
 
-def score_difficulty(rows, model=None, encoded=None, signals=("length", "entropy"), kept=None):
+def score_difficulty(rows, model=None, encoded=None, signals=("length", "entropy"), cache=None):
     """Difficulty of each row: the rank average of the chosen signals, float [n] in 0…1, higher is harder.
 
     rows: canonical examples. `loss` (NLL a token of the likeliest label's response under `model`), `ifd`
     (that loss with the prompt ÷ without it; responses only; Li et al., 2024, "Cherry LLM") need `model`
     and `encoded` (their encodings); `length` (tokens, or words without `encoded`) and `entropy` (of the
-    label posterior) do not. kept: a kept.Kept of the bare base, asked in place of `model`.
+    label posterior) do not. cache: an OutputCache of the bare base, asked in place of `model`.
     Raises ICFTError if a signal's needs are not met."""
     found = {}
     if {"loss", "ifd"} & set(signals):
         if model is None or encoded is None:
             raise ICFTError("difficulty: the signals loss and ifd need a model and encoded rows")
-        scores = kept.scores("loss", encoded) if kept else score_responses(model, encoded)
-        likeliest = (_best(*one) for one in columns(rows, "posterior", "label"))
+        scores = cache.response_scores("loss", encoded) if cache else score_responses(model, encoded)
+        likeliest = (best_index(*one) for one in iter_columns(rows, "posterior", "label"))
         loss = np.array([-(s["logp"] / s["tokens"])[at] for at, s in zip(likeliest, scores)])
         if "loss" in signals:
             found["loss"] = loss
         if "ifd" in signals:
             free = [i for i, task in enumerate(column(rows, "task")) if task == "response"]
-            bare = [without_prompt(encoded[i]) for i in free]
-            bare = kept.scores("bare", bare) if kept else score_responses(model, bare)
+            bare = [drop_prompt(encoded[i]) for i in free]
+            bare = cache.response_scores("bare", bare) if cache else score_responses(model, bare)
             found["ifd"] = np.full(len(rows), np.nan)
             found["ifd"][free] = [loss[i] / max(-(s["logp"] / s["tokens"])[0], 1e-6) for i, s in zip(free, bare)]
     if "length" in signals:
-        lengths = ((one.length for one in encoded) if encoded is not None else
-                   (len(f"{context} {prompt}".split()) for context, prompt in columns(rows, "context", "prompt")))
+        lengths = (
+            (one.length for one in encoded)
+            if encoded is not None
+            else (len(f"{context} {prompt}".split()) for context, prompt in iter_columns(rows, "context", "prompt"))
+        )
         found["length"] = np.fromiter(lengths, float, len(rows))
     if "entropy" in signals:
-        found["entropy"] = np.fromiter((entropy(one) for one, in columns(rows, "posterior")), float, len(rows))
+        found["entropy"] = np.fromiter(
+            (label_entropy(one) for (one,) in iter_columns(rows, "posterior")), float, len(rows)
+        )
     return rank_average({name: found[name] for name in signals})
 
 
@@ -102,7 +107,7 @@ def competence(t, total, start):
     return min(1.0, math.sqrt(t * (1 - start**2) / max(total, 1e-9) + start**2))
 
 
-class Drawer:
+class PacedSampler:
     """Draws rows for a stage in shuffled passes over the share that competence allows. Rows that it newly
     allows are mixed into the pass under way, so that the hardest are not left waiting for its end.
     start, end: c0, and T as a share of the stage (1: the very hardest rows are drawn once or not at all).
@@ -123,7 +128,7 @@ class Drawer:
             rows = self.random.sample(self.stage[:allowed], allowed)
             self.queue = _Queue(round_robin(rows, self.topics)[::-1] if self.order == "interleaved" else rows)
         else:
-            for row in self.stage[self.open:allowed]:
+            for row in self.stage[self.open : allowed]:
                 self.queue.insert(self.random.randrange(len(self.queue) + 1), row)
         self.open = max(self.open, allowed)
         return self.queue.pop()
@@ -133,7 +138,7 @@ class _Queue:
     """A list for `insert` anywhere and `pop` at the end, in piles: an insertion moves a pile, not all the rows."""
 
     def __init__(self, rows, pile=4000):
-        self.piles, self.length = [rows[i:i + pile] for i in range(0, len(rows), pile)], len(rows)
+        self.piles, self.length = [rows[i : i + pile] for i in range(0, len(rows), pile)], len(rows)
 
     def __len__(self):
         return self.length

@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 
-GIB = 2 ** 30
+GIB = 2**30
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "numpy")
 TOKENS, RANK = 1024, 32
 MODELS = {  # hidden, layers, MLP width, heads, key/value heads, head width, vocabulary, its copies
@@ -16,19 +16,28 @@ MODELS = {  # hidden, layers, MLP width, heads, key/value heads, head width, voc
     "Qwen3-4B": (2560, 36, 9728, 32, 8, 128, 151936, 1),
     "Qwen3-8B": (4096, 36, 12288, 32, 8, 128, 151936, 2),
 }
-FORMULA = (f"0.52 bytes a layer weight (NF4, double quantisation) + embeddings in the compute dtype + "
-           f"36 bytes a LoRA parameter (rank {RANK}; in fp32 the fast adapter, its gradient and AdamW's two averages, "
-           f"and the slow adapter, 20; copies at a stage's start and of gradients now and then, 16) + what a layer "
-           f"keeps for the backward pass, at {TOKENS:,} tokens a forward pass + 0.7 GiB for the libraries; it fits "
-           f"within 85 % of free memory")
+FORMULA = (
+    f"0.52 bytes a layer weight (NF4, double quantisation) + embeddings in the compute dtype + "
+    f"36 bytes a LoRA parameter (rank {RANK}; in fp32 the fast adapter, its gradient and AdamW's two averages, "
+    f"and the slow adapter, 20; copies at a stage's start and of gradients now and then, 16) + what a layer "
+    f"keeps for the backward pass, at {TOKENS:,} tokens a forward pass + 0.7 GiB for the libraries; it fits "
+    f"within 85 % of free memory"
+)
 
 
 def estimate(shape, value_bytes, tokens=TOKENS):
     """Bytes that NF4 QLoRA training takes, by FORMULA. `shape`: a value of MODELS; value_bytes: 2 or 4; tokens: of one
     forward pass."""
     hidden, layers, mlp, heads, kv, width, vocabulary, copies = shape
-    linears = [(hidden, heads * width), (hidden, kv * width), (hidden, kv * width), (heads * width, hidden),
-               (hidden, mlp), (hidden, mlp), (mlp, hidden)]
+    linears = [
+        (hidden, heads * width),
+        (hidden, kv * width),
+        (hidden, kv * width),
+        (heads * width, hidden),
+        (hidden, mlp),
+        (hidden, mlp),
+        (mlp, hidden),
+    ]
     weights = layers * sum(i * o for i, o in linears)
     lora = layers * RANK * sum(i + o for i, o in linears)
     queries, keys = heads * width, kv * width
@@ -51,18 +60,31 @@ def examine():
     cuda = hw["device"] == "cuda"
     free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
     value_bytes = 4 if hw["dtype"] == "float32" else 2
-    fits = [{"model": name, "bytes": need, "fits": need <= 0.85 * free}
-            for name, shape in MODELS.items() for need in [estimate(shape, value_bytes)]]
+    fits = [
+        {"model": name, "bytes": need, "fits": need <= 0.85 * free}
+        for name, shape in MODELS.items()
+        for need in [estimate(shape, value_bytes)]
+    ]
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    return {"versions": versions, "platform": platform.platform(),
-            "device": hw["device"], "device_name": hw["name"], "dtype": hw["dtype"], "why": hw["why"],
-            "threads": torch.get_num_threads(), "cores": os.cpu_count(),
-            "memory_bytes": hw["memory_bytes"], "free_memory_bytes": free,
-            "free_disk_bytes": shutil.disk_usage(".").free, "four_bit": _try_four_bit(hw),
-            "formula": FORMULA, "models": fits}
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "device": hw["device"],
+        "device_name": hw["name"],
+        "dtype": hw["dtype"],
+        "why": hw["why"],
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "memory_bytes": hw["memory_bytes"],
+        "free_memory_bytes": free,
+        "free_disk_bytes": shutil.disk_usage(".").free,
+        "four_bit": _try_four_bit(hw),
+        "formula": FORMULA,
+        "models": fits,
+    }
 
 
-def lines(found):
+def format_lines(found):
     """`examine()`'s dict as text, one line each."""
     yield "  ".join(f"{name} {version}" for name, version in found["versions"].items())
     yield f"system     {found['platform']}"
@@ -89,10 +111,11 @@ def _version(name):
 
 
 def _try_four_bit(hw):
-    """"works", or the reason why a 4-bit layer could not be run forward and backward."""
+    """ "works", or the reason why a 4-bit layer could not be run forward and backward."""
     try:
         import bitsandbytes
         import torch
+
         dtype = getattr(torch, hw["dtype"])
         layer = bitsandbytes.nn.Linear4bit(64, 64, quant_type="nf4", compute_dtype=dtype)
         x = torch.ones(2, 64, dtype=dtype, device=hw["device"], requires_grad=True)

@@ -16,14 +16,17 @@ import numpy as np
 
 # --- transfer and forgetting
 
+
 def _matrix(matrix, learned):
     matrix = np.array(matrix, dtype=np.float64)
     if matrix.ndim != 2 or len(matrix) < 2:
         raise ValueError(f"accuracy matrix: shape {matrix.shape}, but needs two dimensions, two rows or more")
     learned = np.arange(matrix.shape[1]) if learned is None else np.array(learned, dtype=int)
     if learned.shape != matrix.shape[1:] or (learned < 0).any() or (learned >= len(matrix)).any():
-        raise ValueError(f"learned: {learned.tolist()} must give one row, 0 to {len(matrix) - 1}, for each "
-                         f"of the {matrix.shape[1]} columns")
+        raise ValueError(
+            f"learned: {learned.tolist()} must give one row, 0 to {len(matrix) - 1}, for each "
+            f"of the {matrix.shape[1]} columns"
+        )
     return matrix, learned
 
 
@@ -72,6 +75,7 @@ def retention(before, after):
 
 
 # --- intervals and tests
+
 
 def _student_t_central(t, dof):
     """P(|X| ≤ t) of Student's t for a whole number of degrees of freedom: Abramowitz and Stegun, 26.7.3-4."""
@@ -197,12 +201,14 @@ def holm(p_values):
 
 # --- scores of a run
 
+
 def mean_score(scores):
     """The mean over tasks of one suite's scores, {task: {"value": float, …}}."""
     return float(np.mean([task["value"] for task in scores.values()]))
 
 
 # --- free-form answers
+
 
 def normalise_answer(text):
     """Text as it is compared: lower case, no punctuation, no articles, single spaces.

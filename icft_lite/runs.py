@@ -8,7 +8,7 @@ from peft import PeftModel
 
 from icft_lite.errors import ICFTError
 from icft_lite.evaluation import evaluate_suite
-from icft_lite.modeling.base import load_base, load_tokenizer, unpacked
+from icft_lite.modeling.base import dequantize_base, load_base, load_tokenizer
 from icft_lite.modeling.encoding import Encoder
 
 
@@ -20,13 +20,15 @@ def load_run(folder, adapter="adapter", four_bit=None, unpack=False):
     Raises ICFTError if `folder` holds no finished run."""
     folder = Path(folder)
     if not (folder / adapter / "adapter_config.json").exists():
-        raise ICFTError(f"{folder}: holds no finished run ({adapter}/adapter_config.json is missing); "
-                        f"give the --out folder of `icft-lite train`")
+        raise ICFTError(
+            f"{folder}: holds no finished run ({adapter}/adapter_config.json is missing); "
+            f"give the --out folder of `icft-lite train`"
+        )
     report = json.loads((folder / "report.json").read_text())
     model, tokenizer = load_base(report["base"], report["config"]["four_bit"] if four_bit is None else four_bit)
     tokenizer.model_max_length = report["config"]["max_length"]
     if unpack:
-        model = unpacked(model)
+        model = dequantize_base(model)
     return PeftModel.from_pretrained(model, str(folder / adapter)), tokenizer
 
 
@@ -60,8 +62,9 @@ def evaluate_run(folder, data):
     if (Path(folder) / "report.json").exists():
         report = json.loads((Path(folder) / "report.json").read_text())
         model, tokenizer = load_run(folder, four_bit=report["config"]["four_bit"])
-        encoder = Encoder(tokenizer, *(report["config"][name] for name in
-                                       ("max_length", "letter_options", "share_prompts")))
+        encoder = Encoder(
+            tokenizer, *(report["config"][name] for name in ("max_length", "letter_options", "share_prompts"))
+        )
     else:
         model, tokenizer = load_base(str(folder))
         encoder = Encoder(tokenizer)

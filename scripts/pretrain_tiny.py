@@ -25,9 +25,11 @@ TOKENS, PEAK = 2048, 2e-3
 """Tokens in a training batch; the highest learning rate."""
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
 # A space after each role: a word is then the same token at the start of a turn as inside a sentence.
-CHAT = ("{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|> {{ m['content'] }}<|end|>"
-        "{% else %}<|user|> {{ m['content'] }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+CHAT = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|> {{ m['content'] }}<|end|>"
+    "{% else %}<|user|> {{ m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def read_rows():
@@ -43,14 +45,24 @@ def train_tokenizer(rows, vocab_size):
     """Byte-level BPE with single digits; pad and end of turn are different tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[PAD, USER, ASSISTANT, END],
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, USER, ASSISTANT, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator((f" {prompt}\n {answer}" for prompt, answer in rows), trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END,
-                                   additional_special_tokens=[USER, ASSISTANT], model_max_length=512,
-                                   clean_up_tokenization_spaces=False)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
     fast.chat_template = CHAT
     return fast
 
@@ -91,25 +103,37 @@ def collate(data, group, pad):
     return ids, weight
 
 
-def train(rows, out, steps, seed, vocab=1536, hidden=192, layers=4, tokens=TOKENS, peak=PEAK, prompt_weight=.2):
+def train(rows, out, steps, seed, vocab=1536, hidden=192, layers=4, tokens=TOKENS, peak=PEAK, prompt_weight=0.2):
     """Train and save tokenizer and model in `out`. Returns (seconds, last losses)."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(rows, vocab)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=hidden * 8 // 3,
-                         num_hidden_layers=layers, num_attention_heads=hidden // 32,
-                         max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None,
-                         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=hidden * 8 // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model = LlamaForCausalLM(config)
     matrices = [p for p in model.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if p.ndim != 2]
-    optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=.1), dict(params=others, weight_decay=0)],
-                                  lr=peak, betas=(.9, .98))
+    optimizer = torch.optim.AdamW(
+        [dict(params=matrices, weight_decay=0.1), dict(params=others, weight_decay=0)], lr=peak, betas=(0.9, 0.98)
+    )
     data = encode(rows, tokenizer, prompt_weight)
-    print(f"{len(data)} rows, {sum(len(ids) for ids, _ in data)} tokens an epoch, "
-          f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    print(
+        f"{len(data)} rows, {sum(len(ids) for ids, _ in data)} tokens an epoch, "
+        f"{sum(p.numel() for p in model.parameters())} parameters",
+        flush=True,
+    )
     start, recent = time.time(), []
     for step, group in zip(range(steps), batches(data, tokens, seed)):
-        rate = min(1, (step + 1) / 200) * (.5 + .5 * math.cos(math.pi * step / steps))
+        rate = min(1, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         for part in optimizer.param_groups:
             part["lr"] = peak * rate
         ids, weight = collate(data, group, tokenizer.pad_token_id)
@@ -122,8 +146,10 @@ def train(rows, out, steps, seed, vocab=1536, hidden=192, layers=4, tokens=TOKEN
         optimizer.zero_grad()
         recent = [*recent[-49:], loss.item()]
         if step % 100 == 99 or step + 1 == steps:
-            print(f"step {step + 1}/{steps}  loss {sum(recent) / len(recent):.4f}  "
-                  f"{time.time() - start:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{steps}  loss {sum(recent) / len(recent):.4f}  {time.time() - start:.0f} s",
+                flush=True,
+            )
         if step % 1000 == 999 or step + 1 == steps:
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
@@ -135,9 +161,12 @@ def measure(folder):
     from icft_lite.data.samples import load_samples
     from icft_lite.evaluation import evaluate_suite
     from icft_lite.modeling.base import load_base
+
     suites = {"general": load_samples("general_test"), "medical": load_samples("medical_test")}
-    return {name: evaluate_suite(*load_base(str(folder), four_bit=four), suites)
-            for name, four in (("fp32", False), ("NF4", True))}
+    return {
+        name: evaluate_suite(*load_base(str(folder), four_bit=four), suites)
+        for name, four in (("fp32", False), ("NF4", True))
+    }
 
 
 CARD = """# The embedded base
@@ -166,24 +195,43 @@ def write_card(out, training):
     out = Path(out)
     scores, config = measure(out), json.loads((out / "config.json").read_text())
     full, four = scores["fp32"], scores["NF4"]
-    rows = [f"| general | exact match, mean over topics | {full['general']['qa']['n']} | "
-            f"{full['general']['qa']['value']:.3f} | {four['general']['qa']['value']:.3f} |"]
+    rows = [
+        f"| general | exact match, mean over topics | {full['general']['qa']['n']} | "
+        f"{full['general']['qa']['value']:.3f} | {four['general']['qa']['value']:.3f} |"
+    ]
     for topic, entry in full["general"]["qa"]["by_topic"].items():
-        rows.append(f"| general | {topic} | {entry['n']} | {entry['value']:.2f} | "
-                    f"{four['general']['qa']['by_topic'][topic]['value']:.2f} |")
+        rows.append(
+            f"| general | {topic} | {entry['n']} | {entry['value']:.2f} | "
+            f"{four['general']['qa']['by_topic'][topic]['value']:.2f} |"
+        )
     medical, medical4 = full["medical"], four["medical"]
-    rows.append(f"| medical | exact match | {medical['qa']['n']} | {medical['qa']['value']:.3f} | "
-                f"{medical4['qa']['value']:.3f} |")
-    rows.append(f"| medical | option accuracy | {medical['qa']['n']} | {medical['qa']['option_accuracy']:.3f} | "
-                f"{medical4['qa']['option_accuracy']:.3f} |")
-    rows.append(f"| medical | preference | {medical['preference']['n']} | {medical['preference']['value']:.3f} | "
-                f"{medical4['preference']['value']:.3f} |")
+    rows.append(
+        f"| medical | exact match | {medical['qa']['n']} | {medical['qa']['value']:.3f} | "
+        f"{medical4['qa']['value']:.3f} |"
+    )
+    rows.append(
+        f"| medical | option accuracy | {medical['qa']['n']} | {medical['qa']['option_accuracy']:.3f} | "
+        f"{medical4['qa']['option_accuracy']:.3f} |"
+    )
+    rows.append(
+        f"| medical | preference | {medical['preference']['n']} | {medical['preference']['value']:.3f} | "
+        f"{medical4['preference']['value']:.3f} |"
+    )
     model = LlamaForCausalLM.from_pretrained(out)
-    (out / "README.md").write_text(CARD.format(
-        parameters=model.num_parameters(), layers=config["num_hidden_layers"], hidden=config["hidden_size"],
-        vocab=config["vocab_size"], minutes=training["seconds"] / 60,
-        digest=hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(), rows="\n".join(rows),
-        floor=medical["qa"]["option_floor"], **training), encoding="utf-8")
+    (out / "README.md").write_text(
+        CARD.format(
+            parameters=model.num_parameters(),
+            layers=config["num_hidden_layers"],
+            hidden=config["hidden_size"],
+            vocab=config["vocab_size"],
+            minutes=training["seconds"] / 60,
+            digest=hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
+            rows="\n".join(rows),
+            floor=medical["qa"]["option_floor"],
+            **training,
+        ),
+        encoding="utf-8",
+    )
     (out / "training.json").write_text(json.dumps(training) + "\n")
 
 
@@ -198,8 +246,9 @@ def main():
         training = json.loads((args.out / "training.json").read_text())
     else:
         seconds, _ = train(read_rows(), args.out, args.steps, args.seed)
-        training = dict(seed=args.seed, steps=args.steps, seconds=seconds, threads=torch.get_num_threads(),
-                        tokens=TOKENS, peak=PEAK)
+        training = dict(
+            seed=args.seed, steps=args.steps, seconds=seconds, threads=torch.get_num_threads(), tokens=TOKENS, peak=PEAK
+        )
     write_card(args.out, training)
 
 

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", MPLBACKEND="Agg",
-                  TOKENIZERS_PARALLELISM="false")
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    MPLBACKEND="Agg",
+    TOKENIZERS_PARALLELISM="false",
+)
 os.environ.pop("ICFT_PROFILE", None)
 if not os.environ.get("ICFT_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # test_gpu.py says why
@@ -16,12 +21,14 @@ if not os.environ.get("ICFT_TEST_GPU"):
 @pytest.fixture
 def write(tmp_path):
     """write(name, rows or text) -> path of a new file; rows are written as JSON lines."""
+
     def make(name, content):
         path = tmp_path / name
         if not isinstance(content, str):
             content = "".join(json.dumps(row) + "\n" for row in content)
         path.write_text(content, encoding="utf-8")
         return path
+
     return make
 
 
@@ -38,6 +45,7 @@ def real_data():
 def base():
     """(model, tokenizer) of the embedded base in NF4, as it is: nothing may be added to it."""
     from icft_lite.modeling.base import load_base
+
     return load_base("tiny")
 
 
@@ -45,6 +53,7 @@ def base():
 def _adapted():
     from icft_lite.modeling.adapters import adapter_tensors, add_adapters
     from icft_lite.modeling.base import load_base
+
     model, tokenizer = load_base("tiny")
     model = add_adapters(model, rank=8, alpha=16, seed=0)
     return model, tokenizer, [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
@@ -55,14 +64,15 @@ def adapted(_adapted):
     """(model, tokenizer): another copy of it with adapters `fast` and `slow` of rank 8, fresh in each test."""
     import torch
 
-    from icft_lite.modeling.adapters import activate, adapter_tensors
+    from icft_lite.modeling.adapters import activate_adapter, adapter_tensors
+
     model, tokenizer, fresh = _adapted
     with torch.no_grad():
         for name in ("fast", "slow"):
             for tensor, value in zip(adapter_tensors(model, name), fresh):
                 tensor.copy_(value)
                 tensor.grad = None
-    activate(model, "fast")
+    activate_adapter(model, "fast")
     return model.eval(), tokenizer
 
 
@@ -79,15 +89,31 @@ def shake():
             for tensor in adapter_tensors(model, name):
                 tensor += size * torch.randn(tensor.shape, generator=generator).to(tensor)
         return [tensor.detach().clone() for tensor in adapter_tensors(model, name)]
+
     return noise
 
 
 @pytest.fixture
 def row():
     """row(**columns): a canonical example, a reply unless said otherwise."""
+
     def make(**columns):
-        blank = dict(id="r", task="response", domain="", topic="", level="", context="", prompt="Define nephritis.",
-                     history=[], responses=["inflammation of the kidney"], label=0, posterior=[], facts=[], kind="",
-                     entity="")
+        blank = dict(
+            id="r",
+            task="response",
+            domain="",
+            topic="",
+            level="",
+            context="",
+            prompt="Define nephritis.",
+            history=[],
+            responses=["inflammation of the kidney"],
+            label=0,
+            posterior=[],
+            facts=[],
+            kind="",
+            entity="",
+        )
         return {**blank, **columns}
+
     return make

@@ -5,8 +5,20 @@ import dataclasses
 import os
 import sys
 
-SETTINGS = dict(max_steps=18, rows=8, lora_rank=2, lora_alpha=4, self_prompts=8, memory_size=40, memory_share=0.4,
-                ring_share=0.3, promote_after=1, last_stage=0.4, ema_decay=0.5, save_every=1)
+SETTINGS = dict(
+    max_steps=18,
+    rows=8,
+    lora_rank=2,
+    lora_alpha=4,
+    self_prompts=8,
+    memory_size=40,
+    memory_share=0.4,
+    ring_share=0.3,
+    promote_after=1,
+    last_stage=0.4,
+    ema_decay=0.5,
+    save_every=1,
+)
 FEW = dict(trusted=2, pool=2, validation=1, test=1, general_memory=1, general_validation=1, general_test=1)
 
 
@@ -25,6 +37,7 @@ def cut(bundle, **few):
 def small_bundle():
     """The samples, a row or two of every topic; nothing to generate, which takes the longest."""
     from icft_lite.data.samples import sample_bundle
+
     bundle = cut(sample_bundle(), **FEW)
     return dataclasses.replace(bundle, test=bundle.test.filter(lambda task: task == "question", input_columns="task"))
 
@@ -34,6 +47,7 @@ if __name__ == "__main__":
     from icft_lite import cli
     from icft_lite.data import sources
     from icft_lite.training.run import train_icft
+
     bundle = small_bundle()
     if sys.argv[1] == "train":
         sources.sample_bundle = lambda: bundle

@@ -16,8 +16,18 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def bench(name, tmp_path, *flags):
     """The result of one benchmark in its smoke mode, on the CPU."""
     out = tmp_path / "result.json"
-    line = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--device", "cpu", "--threads", "1",
-            "--json", str(out), *flags]
+    line = [
+        sys.executable,
+        str(BENCHMARKS / f"{name}.py"),
+        "--quick",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--json",
+        str(out),
+        *flags,
+    ]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == json.loads(out.read_text()), "the table ends in the same JSON"
@@ -29,8 +39,10 @@ def needs(module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", ["icft,icft_padded,naive", "qlora,trainer",
-                                   pytest.param("trainer,trl_shipped,trl_best", marks=needs("trl"))])
+@pytest.mark.parametrize(
+    "names",
+    ["icft,icft_padded,naive", "qlora,trainer", pytest.param("trainer,trl_shipped,trl_best", marks=needs("trl"))],
+)
 def test_peers_of_a_step_have_the_same_loss_and_gradient(tmp_path, names):
     result = bench("step", tmp_path, "--no-memory", "--only", names)
     compared = [one for one in result["parity"].values() if "against" in one]
@@ -60,8 +72,9 @@ def test_the_harness_gives_every_option_the_same_likelihood(tmp_path, flags):
 @pytest.mark.slow
 @pytest.mark.parametrize("flags, says", [((), "fit.py needs a GPU"), (("--model", "gpt2"), "--model gpt2: one of ")])
 def test_what_a_gpu_holds_is_not_asked_of_a_cpu(flags, says):
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "fit.py"), "--device", "cpu", *flags],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "fit.py"), "--device", "cpu", *flags], capture_output=True, text=True
+    )
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(says)
 
 
@@ -77,17 +90,18 @@ def test_the_floor_of_a_step_is_what_torch_counts(monkeypatch):
     from icft_lite.modeling.base import head_weight, hidden_states
     from icft_lite.modeling.encoding import Encoded
     from icft_lite.modeling.losses import icft_losses
-    from icft_lite.training.batches import Item, collate, denominators
+    from icft_lite.training.batches import TrainingItem, collate, normalizers
+
     shape = SHAPES["small"]
     model = add_adapters(Qwen2ForCausalLM(Qwen2Config(**shape)).requires_grad_(False))
 
     def item(states, weight):
         row = list(range(5, 37))  # one length, so nothing is padded
         tokens = [(0, at, row[at + 1], 0) for at in range(25, 31)]
-        return Item(Encoded([row], tokens, 1), "new", [weight], posterior=[1.0], states=states)
+        return TrainingItem(Encoded([row], tokens, 1), "new", [weight], posterior=[1.0], states=states)
 
     step = [item(None, 1.0), item(torch.randn(6, shape["hidden_size"]), 0.0)]
-    batch = collate(step, denominators(step))
+    batch = collate(step, normalizers(step))
     with FlopCounterMode(display=False) as counter:
         losses = icft_losses(hidden_states(model, batch), head_weight(model), batch, batch["denominators"])
         sum(losses.values()).backward()
@@ -119,15 +133,17 @@ def test_a_new_deal_holds_out_other_cases_and_leaks_none():
     redeal = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(redeal)
     files = redeal.builder(1).build()
-    shipped = {name: [json.loads(line) for line in (samples_dir() / name).read_text("utf-8").splitlines()]
-               for name in files}
+    shipped = {
+        name: [json.loads(line) for line in (samples_dir() / name).read_text("utf-8").splitlines()] for name in files
+    }
     assert files == redeal.builder(1).build() != redeal.builder(2).build()
     assert all(files[name] == shipped[name] for name in files if name.startswith("general"))
     for name in ("medical_train.jsonl", "medical_pool_questions.jsonl", "medical_test.jsonl"):
         ours, theirs = (sorted(row["topic"] for row in one[name]) for one in (files, shipped))
         assert ours == theirs, "as many of each topic"
-    ours, theirs = ({row["entity"] for row in one["medical_test.jsonl"] if row["kind"] == "rule"} for one in
-                    (files, shipped))
+    ours, theirs = (
+        {row["entity"] for row in one["medical_test.jsonl"] if row["kind"] == "rule"} for one in (files, shipped)
+    )
     assert len(ours & theirs) < 0.5 * len(ours)
     redeal.check(files)
     files["medical_train.jsonl"].append(dict(prompt=files["medical_test.jsonl"][0]["question"]))

@@ -27,9 +27,11 @@ def called(monkeypatch):
             if isinstance(result, BaseException):
                 raise result
             return result
+
         double = doubles.setdefault(module, types.ModuleType(f"icft_lite.{module}"))
         setattr(double, name, record)
         monkeypatch.setitem(sys.modules, f"icft_lite.{module}", double)
+
     doubles = {}
     stand_in("training.run", "train_icft")
     stand_in("runs", "evaluate_run", {"medical": {"qa": {"metric": "accuracy", "value": 0.5, "n": 10}}})
@@ -55,16 +57,68 @@ def error_of(capsys):
 
 def test_train_passes_config_out_and_data(called, write, tmp_path):
     data, config = write("mine.jsonl", ROWS), write("c.yaml", "rows: 50\nlearning_rate: 1e-3\nseed: 1\n")
-    assert run("train", "--data", data, "--general", data, "--out", tmp_path / "o", "--config", config,
-               "--method", "replay", "--seed", 7, "--max-steps", 9, "--no-4bit", "--set", "lora_rank=8",
-               "--set", "signals=loss,ifd") == 2  # the same ids on both sides
+    assert (
+        run(
+            "train",
+            "--data",
+            data,
+            "--general",
+            data,
+            "--out",
+            tmp_path / "o",
+            "--config",
+            config,
+            "--method",
+            "replay",
+            "--seed",
+            7,
+            "--max-steps",
+            9,
+            "--no-4bit",
+            "--set",
+            "lora_rank=8",
+            "--set",
+            "signals=loss,ifd",
+        )
+        == 2
+    )  # the same ids on both sides
     general = write("general.jsonl", [{**row, "id": f"g{i}"} for i, row in enumerate(ROWS)])
-    assert run("train", "--data", data, "--general", general, "--out", tmp_path / "o", "--config", config,
-               "--method", "replay", "--seed", 7, "--max-steps", 9, "--no-4bit", "--set", "lora_rank=8",
-               "--set", "signals=loss,ifd") == 0
+    assert (
+        run(
+            "train",
+            "--data",
+            data,
+            "--general",
+            general,
+            "--out",
+            tmp_path / "o",
+            "--config",
+            config,
+            "--method",
+            "replay",
+            "--seed",
+            7,
+            "--max-steps",
+            9,
+            "--no-4bit",
+            "--set",
+            "lora_rank=8",
+            "--set",
+            "signals=loss,ifd",
+        )
+        == 0
+    )
     (settings, out), kwargs = called["train_icft"]
-    assert settings == ICFTConfig(method="replay", seed=7, max_steps=9, four_bit=False, lora_rank=8, rows=50,
-                                  learning_rate=1e-3, signals=("loss", "ifd"))
+    assert settings == ICFTConfig(
+        method="replay",
+        seed=7,
+        max_steps=9,
+        four_bit=False,
+        lora_rank=8,
+        rows=50,
+        learning_rate=1e-3,
+        signals=("loss", "ifd"),
+    )
     assert out == tmp_path / "o" and not out.exists()
     assert len(kwargs["data"].trusted) == 24 and len(kwargs["data"].general_test) == 3
 
@@ -72,8 +126,12 @@ def test_train_passes_config_out_and_data(called, write, tmp_path):
 def test_demo_compare_chat_and_export(called, tmp_path, capsys):
     assert run("demo", "--out", tmp_path / "d", "--seeds", 3, "--full") == 0
     assert called["run_demo"] == (tmp_path / "d", 3, True, None)
-    assert run("compare", "--methods", "icft,qlora", "replay", "--seeds", 2, "--out", tmp_path / "c",
-               "--json", "--jobs", 2) == 0
+    assert (
+        run(
+            "compare", "--methods", "icft,qlora", "replay", "--seeds", 2, "--out", tmp_path / "c", "--json", "--jobs", 2
+        )
+        == 0
+    )
     assert called["compare"] == ((tmp_path / "c", ["icft", "qlora", "replay"], range(2), {}), {"jobs": 2})
     assert json.loads(capsys.readouterr().out) == {"methods": {}}
     (tmp_path / "report.json").write_text("{}")
@@ -107,50 +165,61 @@ def test_evaluate_scores_a_run_on_the_topics_it_studied(called, tmp_path):
     assert set(called["evaluate_run"][0][1].test["topic"]) == {"anatomy"}
 
 
-@pytest.mark.parametrize("words, message", [
-    (["train", "--data", "gone.jsonl", "--out", "OUT"], "no such file"),
-    (["train", "--data", "GOOD", "--out", "GOOD"], "is a file; give a folder"),
-    (["train", "--data", "GOOD", "--out", "GOOD/deeper"], "is a file; give a folder"),
-    (["train", "--data", "BROKEN", "--out", "OUT"], "line 7: broken JSON"),
-    (["train", "--data", "owner/none", "--out", "OUT"], "the Hub did not give it"),
-    (["train", "--data", "GOOD", "--out", "OUT", "--set", "steps"], "FIELD=VALUE"),
-    (["train", "--data", "GOOD", "--out", "OUT", "--set", "stepz=3"], "is not a setting"),
-    (["train", "--data", "GOOD", "--out", "OUT", "--config", "gone.yaml"], "cannot be read"),
-    (["train", "--data", "GOOD", "--out", "OUT", "--config", "LIST"], "holds no settings"),
-    (["train", "--data", "GOOD", "--out", "OUT", "--config", "NOYAML"], "not YAML"),
-    (["compare", "--methods", "icft,magic", "--out", "OUT"], "'magic' is unknown"),
-    (["chat", "nowhere"], "no finished run"),
-    (["export", "nowhere", "--to", "OUT"], "no finished run"),
-    (["evaluate", "tiny", "--data", "gone.csv"], "no such file"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["train", "--data", "gone.jsonl", "--out", "OUT"], "no such file"),
+        (["train", "--data", "GOOD", "--out", "GOOD"], "is a file; give a folder"),
+        (["train", "--data", "GOOD", "--out", "GOOD/deeper"], "is a file; give a folder"),
+        (["train", "--data", "BROKEN", "--out", "OUT"], "line 7: broken JSON"),
+        (["train", "--data", "owner/none", "--out", "OUT"], "the Hub did not give it"),
+        (["train", "--data", "GOOD", "--out", "OUT", "--set", "steps"], "FIELD=VALUE"),
+        (["train", "--data", "GOOD", "--out", "OUT", "--set", "stepz=3"], "is not a setting"),
+        (["train", "--data", "GOOD", "--out", "OUT", "--config", "gone.yaml"], "cannot be read"),
+        (["train", "--data", "GOOD", "--out", "OUT", "--config", "LIST"], "holds no settings"),
+        (["train", "--data", "GOOD", "--out", "OUT", "--config", "NOYAML"], "not YAML"),
+        (["compare", "--methods", "icft,magic", "--out", "OUT"], "'magic' is unknown"),
+        (["chat", "nowhere"], "no finished run"),
+        (["export", "nowhere", "--to", "OUT"], "no finished run"),
+        (["evaluate", "tiny", "--data", "gone.csv"], "no such file"),
+    ],
+)
 def test_bad_input_is_one_line_and_exit_code_2(called, write, tmp_path, capsys, words, message):
     good = json.dumps(ROWS[0]) + "\n"
-    paths = {"GOOD": write("good.jsonl", ROWS), "BROKEN": write("broken.jsonl", good * 6 + "{oops\n"),
-             "LIST": write("list.yaml", "- a\n"), "NOYAML": write("no.yaml", "a: [1\nb: 2"),
-             "OUT": tmp_path / "out"}
+    paths = {
+        "GOOD": write("good.jsonl", ROWS),
+        "BROKEN": write("broken.jsonl", good * 6 + "{oops\n"),
+        "LIST": write("list.yaml", "- a\n"),
+        "NOYAML": write("no.yaml", "a: [1\nb: 2"),
+        "OUT": tmp_path / "out",
+    }
     for name, path in paths.items():
-        words = [str(path) + word[len(name):] if word.startswith(name) else word for word in words]
+        words = [str(path) + word[len(name) :] if word.startswith(name) else word for word in words]
     assert run(*words) == 2 and message in error_of(capsys)
     assert "train_icft" not in called and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("words", [["train"], ["nonsense"], ["demo", "--seeds", "0"],
-                                   ["train", "--out", "x", "--method", "y"]])
+@pytest.mark.parametrize(
+    "words", [["train"], ["nonsense"], ["demo", "--seeds", "0"], ["train", "--out", "x", "--method", "y"]]
+)
 def test_wrong_flags_exit_2(words, capsys):
     with pytest.raises(SystemExit) as stop:
         run(*words)
     assert stop.value.code == 2 and "usage:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error, code, message", [
-    (ICFTError("x.jsonl line 3: wrong; mend it"), 2, "x.jsonl line 3"),
-    (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left"),
-    (RuntimeError("I/O error: No space left on device (os error 28)"), 2, "no space left"),
-    (PermissionError(errno.EACCES, "Permission denied", "/there"), 2, "/there: Permission denied"),
-    (MemoryError(), 2, "out of memory"),
-    (ValueError("surprise\nsecond line"), 1, "unexpected ValueError: surprise"),
-    (KeyboardInterrupt(), 130, "the same line again resumes"),
-])
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (ICFTError("x.jsonl line 3: wrong; mend it"), 2, "x.jsonl line 3"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 2, "no space left"),
+        (PermissionError(errno.EACCES, "Permission denied", "/there"), 2, "/there: Permission denied"),
+        (MemoryError(), 2, "out of memory"),
+        (ValueError("surprise\nsecond line"), 1, "unexpected ValueError: surprise"),
+        (KeyboardInterrupt(), 130, "the same line again resumes"),
+    ],
+)
 def test_faults_of_a_run(called, write, tmp_path, capsys, error, code, message):
     called["stand_in"]("training.run", "train_icft", error)
     line = ["train", "--data", write("mine.jsonl", ROWS), "--out", tmp_path / "o"]
@@ -162,6 +231,7 @@ def test_what_other_libraries_plan_is_not_told(called, tmp_path, recwarn):
     def chat(run):
         warnings.warn("this name goes in version 6", FutureWarning)
         warnings.warn("this is about your run")
+
     sys.modules["icft_lite.chat"].chat = chat
     (tmp_path / "report.json").write_text("{}")
     assert run("chat", tmp_path) == 0
@@ -185,10 +255,11 @@ def test_doctor_says_what_this_machine_can_do(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["device"] in ("cpu", "cuda") and found["dtype"] in ("float32", "float16", "bfloat16")
     assert found["why"] and found["four_bit"].startswith("works") and found["free_memory_bytes"] > 0
-    from icft_lite.doctor import MODELS, estimate, lines
+    from icft_lite.doctor import MODELS, estimate, format_lines
+
     sizes = [row["bytes"] for row in found["models"]]
-    assert sizes == sorted(sizes) and 7 * 2 ** 30 < estimate(MODELS["Qwen3-8B"], 2) < 22 * 2 ** 30
-    assert any("4-bit NF4" in line for line in lines(found))
+    assert sizes == sorted(sizes) and 7 * 2**30 < estimate(MODELS["Qwen3-8B"], 2) < 22 * 2**30
+    assert any("4-bit NF4" in line for line in format_lines(found))
 
 
 def test_the_readme_names_only_commands_that_exist():

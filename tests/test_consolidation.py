@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from icft_lite.memory.consolidation import BEYOND, average_step, blend, consolidate
+from icft_lite.memory.consolidation import EXTRAPOLATION_ALPHAS, consolidate, ema_step, interpolate
 from icft_lite.modeling.adapters import adapter_tensors, delta_svd, lora_layers
 
 RANK, SCALE = 8, 2.0  # of the fixture `adapted`
 
 
 # ---------------------------------------------------------------- moving average
+
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 1.0])
 def test_the_moving_average_moves_and_equals_its_closed_form(decay):
@@ -19,17 +20,18 @@ def test_the_moving_average_moves_and_equals_its_closed_form(decay):
     slow = [torch.zeros(3)]
     for t in range(7):
         before = slow[0].clone()
-        average_step(slow, [fast[0][t]], t, decay)
+        ema_step(slow, [fast[0][t]], t, decay)
         assert not torch.equal(before, slow[0])
         beta = [min(1 - 1 / (s + 1), decay) for s in range(t + 1)]
-        weight = [(1 - beta[s]) * float(np.prod(beta[s + 1:])) for s in range(t + 1)]
+        weight = [(1 - beta[s]) * float(np.prod(beta[s + 1 :])) for s in range(t + 1)]
         assert sum(weight) == pytest.approx(1)  # the first step forgets where the average stood before
         torch.testing.assert_close(slow[0], sum(w * fast[0][s] for s, w in enumerate(weight)))
         if decay == 1.0:
-            torch.testing.assert_close(slow[0], fast[0][:t + 1].mean(0))
+            torch.testing.assert_close(slow[0], fast[0][: t + 1].mean(0))
 
 
 # ---------------------------------------------------------------- points between two adapters
+
 
 def deltas(tensors):
     return [SCALE * tensors[i + 1] @ tensors[i] for i in range(0, len(tensors), 2)]
@@ -46,14 +48,14 @@ def two_points(adapted, shake):
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_blend_is_exact_at_both_ends(two_points, alpha):
     model, start, end = two_points
-    assert blend(model, start, end, alpha, RANK, SCALE) == 0
+    assert interpolate(model, start, end, alpha, RANK, SCALE) == 0
     for tensor, expected in zip(adapter_tensors(model, "slow"), end if alpha else start):
         assert torch.equal(tensor, expected)
 
 
 def test_blend_is_the_best_rank_r_version_of_the_exact_average(two_points):
     model, start, end = two_points
-    residual = blend(model, start, end, 0.4, RANK, SCALE)
+    residual = interpolate(model, start, end, 0.4, RANK, SCALE)
     worst = 0
     for ours, a, b in zip(deltas(adapter_tensors(model, "slow")), deltas(start), deltas(end)):
         average = (0.6 * a + 0.4 * b).double()
@@ -75,7 +77,7 @@ def test_twice_the_rank_holds_the_average_exactly(two_points):
 
 def test_averaging_a_and_b_is_another_point(two_points):
     model, start, end = two_points
-    assert blend(model, start, end, 0.25, RANK, SCALE, exact=False) == 0
+    assert interpolate(model, start, end, 0.25, RANK, SCALE, exact=False) == 0
     for ours, a, b in zip(adapter_tensors(model, "slow"), start, end):
         torch.testing.assert_close(ours, 0.75 * a + 0.25 * b)
     naive, exact = deltas(adapter_tensors(model, "slow"))[0], 0.75 * deltas(start)[0] + 0.25 * deltas(end)[0]
@@ -83,6 +85,7 @@ def test_averaging_a_and_b_is_another_point(two_points):
 
 
 # ---------------------------------------------------------------- consolidation
+
 
 @pytest.fixture
 def line(adapted, shake):
@@ -94,16 +97,26 @@ def line(adapted, shake):
     return model, start, lambda: float(deltas(adapter_tensors(model, "slow"))[0].norm() / whole)
 
 
-@pytest.mark.parametrize("medical, chosen", [
-    (lambda a: a, 0.4),  # as far as general knowledge allows
-    (lambda a: 1 - abs(a - 0.2), 0.2),  # the best of what is allowed need not be the farthest
-    (lambda a: 0.5, 0.2),  # among equals the one that keeps more
-])
+@pytest.mark.parametrize(
+    "medical, chosen",
+    [
+        (lambda a: a, 0.4),  # as far as general knowledge allows
+        (lambda a: 1 - abs(a - 0.2), 0.2),  # the best of what is allowed need not be the farthest
+        (lambda a: 0.5, 0.2),  # among equals the one that keeps more
+    ],
+)
 def test_consolidation_takes_the_best_allowed_point(line, medical, chosen):
     model, start, where = line
     points = (1.0, 0.7, 0.4, 0.2)
-    point = consolidate(model, start, lambda: dict(general=0.9 - 0.3 * where(), medical=medical(where())),
-                        floor=0.75, rank=RANK, scale=SCALE, line=points)
+    point = consolidate(
+        model,
+        start,
+        lambda: dict(general=0.9 - 0.3 * where(), medical=medical(where())),
+        floor=0.75,
+        rank=RANK,
+        scale=SCALE,
+        line=points,
+    )
     assert point["alpha"] == chosen and not point["refused"]
     assert where() == pytest.approx(chosen, abs=1e-3)
     assert [p["alpha"] for p in point["points"] if p["origin"] == "start"] == list(points)
@@ -112,8 +125,9 @@ def test_consolidation_takes_the_best_allowed_point(line, medical, chosen):
 
 def test_the_walk_ends_where_medicine_falls(line):
     model, start, where = line
-    point = consolidate(model, start, lambda: dict(general=0.9 - 0.3 * where(), medical=where()),
-                        floor=0.5, rank=RANK, scale=SCALE)
+    point = consolidate(
+        model, start, lambda: dict(general=0.9 - 0.3 * where(), medical=where()), floor=0.5, rank=RANK, scale=SCALE
+    )
     assert point["alpha"] == 1 and [p["alpha"] for p in point["points"]] == [1.0, 0.85], "more points cost time"
 
 
@@ -128,8 +142,9 @@ def test_what_was_forgotten_before_the_stage_is_regained_from_the_base(two_point
 
     point = consolidate(model, start, score, 0.15, RANK, SCALE)
     assert (point["origin"], point["alpha"]) == ("base", 0.83) and not point["refused"]
-    torch.testing.assert_close(deltas(adapter_tensors(model, "slow")), [0.83 * one for one in deltas(end)],
-                               atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        deltas(adapter_tensors(model, "slow")), [0.83 * one for one in deltas(end)], atol=1e-4, rtol=1e-3
+    )
     assert point["svd_residual"] < 1e-6, "scaling keeps the rank"
 
 
@@ -139,16 +154,26 @@ def test_an_end_that_keeps_enough_is_not_walked_back_to_the_base(two_points):
     assert {p["origin"] for p in point["points"]} == {"start"} and point["alpha"] == 1
 
 
-@pytest.mark.parametrize("medical, chosen, tried", [
-    (lambda a: a, 1.1, [1.05, 1.1, 1.15]),  # as far beyond the end as general knowledge allows
-    (lambda a: a if a < 1.04 or a > 1.07 else 0.9, 1.1, [1.05, 1.1, 1.15]),  # one answer less does not end the walk
-    (lambda a: min(a, 1), 1.0, [1.05, 1.1, 1.15]),  # among equals the one that keeps more
-    (lambda a: -a, 0.2, []),  # an end that is not the best point is no place to go on from
-])
+@pytest.mark.parametrize(
+    "medical, chosen, tried",
+    [
+        (lambda a: a, 1.1, [1.05, 1.1, 1.15]),  # as far beyond the end as general knowledge allows
+        (lambda a: a if a < 1.04 or a > 1.07 else 0.9, 1.1, [1.05, 1.1, 1.15]),  # one answer less does not end the walk
+        (lambda a: min(a, 1), 1.0, [1.05, 1.1, 1.15]),  # among equals the one that keeps more
+        (lambda a: -a, 0.2, []),  # an end that is not the best point is no place to go on from
+    ],
+)
 def test_general_knowledge_to_spare_is_spent_beyond_the_end(line, medical, chosen, tried):
     model, start, where = line
-    point = consolidate(model, start, lambda: dict(general=1.8 - where(), medical=medical(where())),
-                        floor=0.68, rank=RANK, scale=SCALE, beyond=BEYOND)
+    point = consolidate(
+        model,
+        start,
+        lambda: dict(general=1.8 - where(), medical=medical(where())),
+        floor=0.68,
+        rank=RANK,
+        scale=SCALE,
+        beyond=EXTRAPOLATION_ALPHAS,
+    )
     assert point["alpha"] == chosen and where() == pytest.approx(chosen, abs=1e-3)
     assert [p["alpha"] for p in point["points"] if p["origin"] == "base"] == tried
     assert point["svd_residual"] < 1e-6, "scaling keeps the rank"
@@ -156,15 +181,28 @@ def test_general_knowledge_to_spare_is_spent_beyond_the_end(line, medical, chose
 
 def test_nothing_is_tried_beyond_an_end_that_keeps_too_little(line):
     model, start, where = line
-    point = consolidate(model, start, lambda: dict(general=1 - where() / 2, medical=where()),
-                        floor=0.6, rank=RANK, scale=SCALE, beyond=BEYOND)
+    point = consolidate(
+        model,
+        start,
+        lambda: dict(general=1 - where() / 2, medical=where()),
+        floor=0.6,
+        rank=RANK,
+        scale=SCALE,
+        beyond=EXTRAPOLATION_ALPHAS,
+    )
     assert max(p["alpha"] for p in point["points"]) == 1 and point["alpha"] < 1
 
 
 def test_an_adversarial_stage_is_refused(line):
     model, start, where = line
-    point = consolidate(model, start, lambda: dict(general=0.9 if where() < 1e-6 else 0.1, medical=where()),
-                        floor=0.88, rank=RANK, scale=SCALE)
+    point = consolidate(
+        model,
+        start,
+        lambda: dict(general=0.9 if where() < 1e-6 else 0.1, medical=where()),
+        floor=0.88,
+        rank=RANK,
+        scale=SCALE,
+    )
     assert point["refused"] and point["alpha"] == 0
     assert all(torch.equal(a, b) for a, b in zip(adapter_tensors(model, "slow"), start))
 

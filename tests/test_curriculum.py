@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from icft_lite.curriculum import (
-    Drawer,
+    PacedSampler,
     build_curriculum,
     competence,
-    entropy,
+    label_entropy,
     rank_average,
     round_robin,
     score_difficulty,
 )
-from icft_lite.data.schema import best
+from icft_lite.data.schema import best_response
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.scoring import score_responses
@@ -42,16 +42,17 @@ def test_rank_average_ignores_scale():
 
 
 def test_entropy_in_nats():
-    assert entropy([]) == 0 and str(entropy([1, 0, 0])) == str(entropy([])) == "0.0", "not -0.0"
-    assert entropy([0.25] * 4) == pytest.approx(math.log(4))
+    assert label_entropy([]) == 0 and str(label_entropy([1, 0, 0])) == str(label_entropy([])) == "0.0", "not -0.0"
+    assert label_entropy([0.25] * 4) == pytest.approx(math.log(4))
 
 
 def test_best_is_the_posterior_s_choice_else_the_label(row):
-    assert best(row(posterior=[0.2, 0.7, 0.1], label=-1)) == 1
-    assert best(row(label=2)) == 2 and best(row(label=-1)) == 0
+    assert best_response(row(posterior=[0.2, 0.7, 0.1], label=-1)) == 1
+    assert best_response(row(label=2)) == 2 and best_response(row(label=-1)) == 0
 
 
 # ---------------------------------------------------------------- difficulty
+
 
 def test_difficulty_by_length_and_entropy_needs_no_model(row):
     rows = [row(prompt="one two three four"), row(prompt="one"), row(prompt="one", posterior=[0.5, 0.5])]
@@ -66,10 +67,17 @@ def test_loss_and_ifd_need_a_model_and_encodings(row):
 
 def test_loss_ranks_what_the_base_knows_below_what_it_does_not(base, row):
     model, tokenizer = base
-    rows = [row(prompt="Which city is the capital of Burundi?", responses=["Gitega"]),
-            row(prompt="Which city is the capital of Burundi?", responses=["shoulder piano of seven"]),
-            row(task="question", prompt="Which city is the capital of Burundi?", label=-1, posterior=[0.1, 0.9],
-                responses=["Gitega", "under kettles"])]  # judged by its likelier label, the wrong one
+    rows = [
+        row(prompt="Which city is the capital of Burundi?", responses=["Gitega"]),
+        row(prompt="Which city is the capital of Burundi?", responses=["shoulder piano of seven"]),
+        row(
+            task="question",
+            prompt="Which city is the capital of Burundi?",
+            label=-1,
+            posterior=[0.1, 0.9],
+            responses=["Gitega", "under kettles"],
+        ),
+    ]  # judged by its likelier label, the wrong one
     encoded = [Encoder(tokenizer)(one) for one in rows]
     difficulty = score_difficulty(rows, model, encoded, ("loss",))
     assert difficulty[0] == 0 and min(difficulty[1:]) > 0
@@ -78,13 +86,15 @@ def test_loss_ranks_what_the_base_knows_below_what_it_does_not(base, row):
 def test_ifd_is_loss_with_the_prompt_over_loss_without(base, row):
     model, tokenizer = base
     # The prompt helps with the second only: with it the answer is all but certain.
-    rows = [row(prompt="Say nothing.", responses=["the blue one"]),
-            row(prompt="Which city is the capital of Burundi?", responses=["Gitega"]),
-            row(task="question", responses=["a", "b"])]  # does not apply: no free text
+    rows = [
+        row(prompt="Say nothing.", responses=["the blue one"]),
+        row(prompt="Which city is the capital of Burundi?", responses=["Gitega"]),
+        row(task="question", responses=["a", "b"]),
+    ]  # does not apply: no free text
     encoder = Encoder(tokenizer)
     difficulty = score_difficulty(rows, model, [encoder(one) for one in rows], ("ifd",))
     assert difficulty.tolist() == [1, 0, 0.5]
-    with_prompt, = score_responses(model, [encoder(rows[1])])
+    (with_prompt,) = score_responses(model, [encoder(rows[1])])
     assert with_prompt["logp"][0] > -1, "the base no longer knows this capital: choose another for the test"
 
 
@@ -123,8 +133,9 @@ def test_unordered_stages_hold_every_row(order):
 
 # ---------------------------------------------------------------- drawing
 
+
 def draws(order="easy_to_hard", seed=0, n=300, stage=range(100), topics=None, start=0.3):
-    drawer = Drawer(list(stage), topics or ["t"] * 100, order, start, seed)
+    drawer = PacedSampler(list(stage), topics or ["t"] * 100, order, start, seed)
     return [drawer.draw(i / n) for i in range(n)]
 
 
@@ -145,23 +156,23 @@ def test_an_unpaced_stage_draws_from_all_rows_at_once(order):
 
 
 def test_a_paced_stage_never_draws_beyond_its_competence():
-    drawer = Drawer(list(range(100)), ["t"] * 100, "easy_to_hard", 0.2, 0)
+    drawer = PacedSampler(list(range(100)), ["t"] * 100, "easy_to_hard", 0.2, 0)
     for i in range(400):
         assert drawer.draw(i / 400) < math.ceil(100 * competence(i, 400, 0.2))
 
 
 def test_a_stage_may_be_open_to_all_rows_before_it_ends():
-    usual, early = (Drawer(list(range(100)), ["t"] * 100, "easy_to_hard", 0.2, 0, end) for end in (1.0, 0.5))
+    usual, early = (PacedSampler(list(range(100)), ["t"] * 100, "easy_to_hard", 0.2, 0, end) for end in (1.0, 0.5))
     last = [[drawer.draw(i / 4000) for i in range(4000)].count(99) for drawer in (usual, early)]
     assert last[0] <= 2 and 15 <= last[1] <= 21, "20 passes in the second half, with the hardest row in each of them"
-    drawer = Drawer(list(range(100)), ["t"] * 100, "easy_to_hard", 0.2, 0, 0.5)
+    drawer = PacedSampler(list(range(100)), ["t"] * 100, "easy_to_hard", 0.2, 0, 0.5)
     for i in range(200):
         assert drawer.draw(i / 400) < math.ceil(100 * competence(i, 200, 0.2))
 
 
 def test_every_pass_draws_each_row_once():
     drawn = draws("random")
-    assert all(sorted(drawn[i:i + 100]) == list(range(100)) for i in (0, 100, 200))
+    assert all(sorted(drawn[i : i + 100]) == list(range(100)) for i in (0, 100, 200))
     assert drawn[:100] != drawn[100:200]
 
 
@@ -170,10 +181,10 @@ def test_round_robin_spreads_topics_as_evenly_as_counts_allow():
     order = [topics[i] for i in round_robin(list(range(12)), topics)]
     assert sorted(order) == sorted(topics)
     for i in range(0, 12, 3):
-        assert sorted(order[i:i + 3]) == ["a", "a", "b"]
+        assert sorted(order[i : i + 3]) == ["a", "a", "b"]
 
 
 def test_interleaved_draws_alternate_topics():
     topics = ["a"] * 50 + ["b"] * 50
     drawn = [topics[i] for i in draws("interleaved", topics=topics)]
-    assert all(set(drawn[i:i + 2]) == {"a", "b"} for i in range(0, 300, 2))
+    assert all(set(drawn[i : i + 2]) == {"a", "b"} for i in range(0, 300, 2))

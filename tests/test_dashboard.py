@@ -13,7 +13,7 @@ from icft_lite.training.run import train_icft
 from icft_lite.widgets import Dashboard, dashboard_figure
 from icft_lite.widgets.dashboard import EVERY
 from icft_lite.widgets.drawing import dashboard_html
-from icft_lite.widgets.progress import NAMES, Progress, Series, of_report
+from icft_lite.widgets.progress import NAMES, Progress, Series, progress_from_report
 from icft_lite.widgets.still import progress_figure
 
 
@@ -26,9 +26,17 @@ def watched():
 
 def known(progress):
     """What a Progress knows, without rate and time."""
-    return dict(losses={name: series.points for name, series in progress.losses.items()}, starts=progress.starts,
-                accuracy=progress.accuracy, points=progress.points, memory=progress.memory, room=progress.room,
-                names=progress.names, done=progress.done(), phase=progress.phase)
+    return dict(
+        losses={name: series.points for name, series in progress.losses.items()},
+        starts=progress.starts,
+        accuracy=progress.accuracy,
+        points=progress.points,
+        memory=progress.memory,
+        room=progress.room,
+        names=progress.names,
+        done=progress.done(),
+        phase=progress.phase,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +54,7 @@ def ran(bundle, tmp_path_factory):
 
 # --- under train_icft
 
+
 def test_it_knows_what_the_report_says(ran):
     dashboard, _, report, _ = ran
     progress, matrix = dashboard.progress, report["accuracy_matrix"]
@@ -57,8 +66,11 @@ def test_it_knows_what_the_report_says(ran):
     assert progress.tokens == report["cost"]["tokens"] and progress.unit == "tokens" and progress.rate() > 0
     assert sum(progress.memory.values()) == report["stages"][-1]["memory_rows"] > 0
     assert {"general", "promoted"} <= set(progress.memory) and progress.room == SETTINGS["memory_size"]
-    tried = [(i, point["general"]) for i, stage in enumerate(report["stages"], 1)
-             for point in stage["consolidation"]["points"]]
+    tried = [
+        (i, point["general"])
+        for i, stage in enumerate(report["stages"], 1)
+        for point in stage["consolidation"]["points"]
+    ]
     assert [(point["stage"], point["general"]) for point in progress.points] == tried and len(tried) >= 18
 
 
@@ -70,19 +82,22 @@ def test_every_phase_was_shown_while_it_lasted(ran):
     assert {"training", "choosing the point", "promoting rows", "refreshing the teachers"} <= set(order)
     for number, stage in enumerate(report["stages"], 1):
         assert any(f"{number} of 3: {stage['name']}" in text for text in shown)
-        assert any(line.startswith(f"{stage['name']}: {stage['steps']} steps, {stage['promoted']} rows promoted")
-                   for line in dashboard.lines)
+        assert any(
+            line.startswith(f"{stage['name']}: {stage['steps']} steps, {stage['promoted']} rows promoted")
+            for line in dashboard.lines
+        )
     assert f"L_total, now {dashboard.progress.losses['total'].now():.3g}" in shown[-1]
 
 
 def test_the_figure_of_the_report_is_that_of_the_run(ran):
     dashboard, _, report, _ = ran
-    assert known(of_report(report)) == known(dashboard.progress)
+    assert known(progress_from_report(report)) == known(dashboard.progress)
     drawn = []
     for source in (dashboard, report):
         axes = dashboard_figure(source).axes
-        drawn.append([(axis.get_title(loc="left"), [line.get_xydata().tolist() for line in axis.lines])
-                      for axis in axes])
+        drawn.append(
+            [(axis.get_title(loc="left"), [line.get_xydata().tolist() for line in axis.lines]) for axis in axes]
+        )
         titles = [title for title, _ in drawn[-1]]
         assert titles[:4] == ["L_consistency", "L_task", "L_fine-tune", "L_total"]
         assert titles[4].startswith("Accuracy") and titles[5] == "Long-term memory"
@@ -123,6 +138,7 @@ def test_a_run_that_was_complete_is_shown_from_its_report(ran, bundle):
 
 # --- under any Trainer
 
+
 class Line(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -137,19 +153,38 @@ def test_it_works_under_a_plain_trainer(tmp_path):
     torch.manual_seed(0)
     rows = [dict(x=x, labels=int(x[0] > 0)) for x in torch.randn(64, 2)]
     dashboard, shown = watched()
-    args = TrainingArguments(output_dir=str(tmp_path), max_steps=12, per_device_train_batch_size=8, logging_steps=1,
-                             eval_strategy="steps", eval_steps=6, learning_rate=0.5, report_to="none", use_cpu=True,
-                             save_strategy="no", disable_tqdm=True)
-    trainer = Trainer(model=Line(), args=args, train_dataset=rows, eval_dataset=rows, callbacks=[dashboard],
-                      compute_metrics=lambda out: {"accuracy": (out.predictions.argmax(1) == out.label_ids).mean()})
+    args = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=12,
+        per_device_train_batch_size=8,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=6,
+        learning_rate=0.5,
+        report_to="none",
+        use_cpu=True,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=Line(),
+        args=args,
+        train_dataset=rows,
+        eval_dataset=rows,
+        callbacks=[dashboard],
+        compute_metrics=lambda out: {"accuracy": (out.predictions.argmax(1) == out.label_ids).mean()},
+    )
     trainer.train()
     history, progress = trainer.state.log_history, dashboard.progress
     assert progress.losses["loss"].points == [(log["step"], log["loss"]) for log in history if "loss" in log]
-    assert [value for _, value in progress.losses["eval_loss"].points] == \
-        [log["eval_loss"] for log in history if "eval_loss" in log]
+    assert [value for _, value in progress.losses["eval_loss"].points] == [
+        log["eval_loss"] for log in history if "eval_loss" in log
+    ]
     measured = [log["eval_accuracy"] for log in history if "eval_accuracy" in log]
-    assert progress.accuracy == [dict(at=f"step {step}", eval_accuracy=value)
-                                 for step, value in zip((6, 12), measured)] and measured[-1] > 0.9
+    assert (
+        progress.accuracy == [dict(at=f"step {step}", eval_accuracy=value) for step, value in zip((6, 12), measured)]
+        and measured[-1] > 0.9
+    )
     assert progress.done() == 1 and progress.phase == "done" and progress.unit == "steps"
     assert "12 of 12" in shown[-1] and "training loss" in shown[-1] and "memory" not in shown[-1]
     assert {"training began", "training ended"} <= set(dashboard.lines)
@@ -157,6 +192,7 @@ def test_it_works_under_a_plain_trainer(tmp_path):
 
 
 # --- what it costs, how it reads
+
 
 def test_redraws_are_few_however_many_steps():
     dashboard, shown = watched()

@@ -20,8 +20,13 @@ spec.loader.exec_module(build)
 
 RULES = ("terminology", "drug_class", "drug_use")
 SEEN = ("medical_train.jsonl", "medical_pool_questions.jsonl", "medical_pool_pairs.jsonl")
-HELD_OUT = ("medical_validation.jsonl", "medical_validation_pairs.jsonl", "medical_test.jsonl",
-            "medical_test_pairs.jsonl", "medical_test_replies.jsonl")
+HELD_OUT = (
+    "medical_validation.jsonl",
+    "medical_validation_pairs.jsonl",
+    "medical_test.jsonl",
+    "medical_test_pairs.jsonl",
+    "medical_test_replies.jsonl",
+)
 RESPONSES = ("response_a", "response_b", "chosen", "rejected")
 PRETRAINING = ("general_pretrain.jsonl", "words.jsonl")
 
@@ -48,8 +53,9 @@ def prompt(row):
 
 def text(row):
     """Everything of a row that a model could read."""
-    return " ".join([prompt(row), *row.get("choices", []), row.get("completion", ""),
-                     *(row.get(key, "") for key in RESPONSES)])
+    return " ".join(
+        [prompt(row), *row.get("choices", []), row.get("completion", ""), *(row.get(key, "") for key in RESPONSES)]
+    )
 
 
 def rows_of(files, names):
@@ -67,8 +73,10 @@ def signs(row):
 
 PRESENTATIONS = build.table("presentations")
 OF_SIGN = {sign: row for row in PRESENTATIONS for sign in signs(row)}
-ANSWER = {(topic, entity): build.fill(build.W[topic, "train"][0][1], fields)
-          for topic, entity, fields, _ in build.medical_items()}
+ANSWER = {
+    (topic, entity): build.fill(build.W[topic, "train"][0][1], fields)
+    for topic, entity, fields, _ in build.medical_items()
+}
 
 
 def right_answer(row):
@@ -80,9 +88,14 @@ def right_answer(row):
 
 # ---------------------------------------------------------------- files and tables
 
+
 def test_files_are_what_the_tables_give():
-    done = subprocess.run([sys.executable, str(DATA / "build.py"), "--check"], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONHASHSEED": "7"})
+    done = subprocess.run(
+        [sys.executable, str(DATA / "build.py"), "--check"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -99,8 +112,10 @@ def test_check_notices_a_changed_file(files, tmp_path, monkeypatch):
 
 
 def test_size():
-    assert sum(path.stat().st_size for path in DATA.rglob("*") if "__pycache__" not in path.parts
-               and path.is_file()) <= 6e6
+    assert (
+        sum(path.stat().st_size for path in DATA.rglob("*") if "__pycache__" not in path.parts and path.is_file())
+        <= 6e6
+    )
 
 
 def test_counts(files):
@@ -114,15 +129,28 @@ def test_counts(files):
 
 
 def test_ids_are_unique(files):
-    named = [row for name, rows in files.items() if name not in PRETRAINING and not name.startswith("gold/")
-             for row in rows]
+    named = [
+        row for name, rows in files.items() if name not in PRETRAINING and not name.startswith("gold/") for row in rows
+    ]
     assert max(Counter(row["id"] for row in named).values()) == 1
 
 
-@pytest.mark.parametrize("name,key", [("terms", "term"), ("drugs", "drug"), ("organisms", "organism"),
-                                      ("vitamins", "nutrient"), ("hormones", "hormone"), ("ranges", "test"),
-                                      ("anatomy", "part"), ("countries", "country"), ("animals", "animal"),
-                                      ("objects", "object"), ("presentations", "id")])
+@pytest.mark.parametrize(
+    "name,key",
+    [
+        ("terms", "term"),
+        ("drugs", "drug"),
+        ("organisms", "organism"),
+        ("vitamins", "nutrient"),
+        ("hormones", "hormone"),
+        ("ranges", "test"),
+        ("anatomy", "part"),
+        ("countries", "country"),
+        ("animals", "animal"),
+        ("objects", "object"),
+        ("presentations", "id"),
+    ],
+)
 def test_tables_name_a_thing_once_and_leave_nothing_out(name, key):
     rows = build.table(name)
     assert len({row[key].lower() for row in rows}) == len(rows)
@@ -141,8 +169,11 @@ def test_terms_are_made_of_their_parts():
 def test_a_drug_has_one_stem_and_what_the_stem_says():
     stems = {row["stem"]: row for row in build.table("drug_stems")}
     for row in build.table("drugs"):
-        found = [stem for stem in stems if (row["drug"].startswith(stem[:-1]) if stem.endswith("-")
-                                            else row["drug"].endswith(stem[1:]))]
+        found = [
+            stem
+            for stem in stems
+            if (row["drug"].startswith(stem[:-1]) if stem.endswith("-") else row["drug"].endswith(stem[1:]))
+        ]
         assert found == [row["stem"]], (row, found)
         assert (row["class"], row["use"]) == (stems[row["stem"]]["class"], stems[row["stem"]]["use"])
 
@@ -173,13 +204,16 @@ def test_the_table_of_answers_that_are_also_true_names_answers():
 def test_wordings_of_one_split_are_of_that_split_only():
     topics = {topic for topic, _ in build.W}
     for topic in topics:
-        by_split = {split: {plain(template) for template, _ in build.W[topic, split]}
-                    for split in ("train", "validation", "test")}
+        by_split = {
+            split: {plain(template) for template, _ in build.W[topic, split]}
+            for split in ("train", "validation", "test")
+        }
         assert len(by_split["train"]) >= 4 and len(by_split["test"]) >= 2, topic
         assert sum(map(len, by_split.values())) == len(set.union(*by_split.values())), topic
 
 
 # ---------------------------------------------------------------- answers
+
 
 def test_gold_agrees_with_the_tables(files):
     gold = {row["id"]: row["answer"] for row in files["gold/medical_pool_questions.jsonl"]}
@@ -194,17 +228,17 @@ def test_pairs_agree_with_the_tables(files):
     assert gold.keys() == {row["id"] for row in pool}
     rows = rows_of(files, ("medical_validation_pairs.jsonl", "medical_test_pairs.jsonl"))
     for row in pool:
-        chosen, rejected = ("response_a", "response_b")[::1 if gold[row["id"]] == 0 else -1]
+        chosen, rejected = ("response_a", "response_b")[:: 1 if gold[row["id"]] == 0 else -1]
         rows.append(dict(row, chosen=row[chosen], rejected=row[rejected]))
     for row in rows:
         about = OF_SIGN[row["entity"].split("; ")[0]]
         reply = f"{about['explanation']}. {about['advice']}"
         team = f"{about['explanation']}. The {about['department']} team should see you."
         if row["topic"] == "safety":
-            other, = {other["urgency"] for other in PRESENTATIONS if other["advice"] == row["rejected"]}
+            (other,) = {other["urgency"] for other in PRESENTATIONS if other["advice"] == row["rejected"]}
             assert row["chosen"] == about["advice"] and other != about["urgency"]
         elif row["topic"] == "relevance":
-            other, = [it for it in PRESENTATIONS if row["rejected"].startswith(it["explanation"] + ".")]
+            (other,) = [it for it in PRESENTATIONS if row["rejected"].startswith(it["explanation"] + ".")]
             assert row["chosen"] == reply and other["urgency"] == about["urgency"] and other != about
             assert not build.also_true("relevance", about["condition"], other["condition"])
         else:  # the signs say nothing of a team, so these words are the question's
@@ -245,13 +279,16 @@ def test_general_answers_are_among_their_choices(files):
 
 # ---------------------------------------------------------------- nothing leaks
 
+
 def test_no_held_out_prompt_was_seen(files):
     seen = {plain(prompt(row)) for row in rows_of(files, SEEN + PRETRAINING + ("general_memory.jsonl",))}
     held_out = rows_of(files, HELD_OUT + ("general_validation.jsonl", "general_test.jsonl"))
     assert not [prompt(row) for row in held_out if plain(prompt(row)) in seen]
     for kind in ("medical", "general"):
-        validation, test = ({plain(prompt(row)) for name in files if name.startswith(f"{kind}_{split}")
-                             for row in files[name]} for split in ("validation", "test"))
+        validation, test = (
+            {plain(prompt(row)) for name in files if name.startswith(f"{kind}_{split}") for row in files[name]}
+            for split in ("validation", "test")
+        )
         assert not validation & test
 
 
@@ -321,8 +358,9 @@ def test_no_held_out_general_combination_was_seen(files):
 
 def test_reading_passages_are_about_people_never_met(files):
     seen = rows_of(files, PRETRAINING + ("general_memory.jsonl",))
-    tested = [row for name in ("validation", "test") for row in files[f"general_{name}.jsonl"]
-              if row["topic"] == "reading"]
+    tested = [
+        row for name in ("validation", "test") for row in files[f"general_{name}.jsonl"] if row["topic"] == "reading"
+    ]
     people = {row["name"] for row in build.table("names")}
     names = {name for row in tested for name in re.findall(r"\w+", row["entity"]) if name in people}
     words = " ".join(text(row) for row in seen).replace("Saint Lucia", "")  # a country, not a person
@@ -375,20 +413,19 @@ def test_pretraining_joins_signs_and_teams_only_by_chance(pretraining):
     """Random lists put any sign beside any team or level: beside its own no more often than chance."""
     for column in ("department", "urgency"):
         values = {row[column] for row in PRESENTATIONS}
-        beside = {(sign, value): len(naming(pretraining, sign, value))
-                  for sign in OF_SIGN for value in values}
+        beside = {(sign, value): len(naming(pretraining, sign, value)) for sign in OF_SIGN for value in values}
         own, total = sum(beside[sign, row[column]] for sign, row in OF_SIGN.items()), sum(beside.values())
         print(f"{len(pretraining[0])} rows: {total} join a sign to a {column}, {own} of them to its own")
-        assert total < .01 * len(pretraining[0])
+        assert total < 0.01 * len(pretraining[0])
         assert own <= total / len(values) + 2.58 * sqrt(total / len(values)) + 1
 
 
 # ---------------------------------------------------------------- the pool tells nothing
 
+
 def test_the_pool_has_no_column_that_tells(files):
     common = {"id", "topic", "level", "kind", "entity"}
-    for name, columns in (("questions", {"question", "choices"}),
-                          ("pairs", {"prompt", "response_a", "response_b"})):
+    for name, columns in (("questions", {"question", "choices"}), ("pairs", {"prompt", "response_a", "response_b"})):
         for place, row in enumerate(files[f"medical_pool_{name}.jsonl"]):
             assert row.keys() == common | columns
             assert int(row["id"].split("-")[-1]) == place  # numbered in the shuffled order
@@ -423,8 +460,9 @@ def test_neighbours_in_the_pool_do_not_tell(files):
 
 # ---------------------------------------------------------------- pairs are not solvable by looks
 
+
 def grams(words, up_to):
-    return [" ".join(words[i:i + n]) for n in range(1, up_to + 1) for i in range(len(words) - n + 1)]
+    return [" ".join(words[i : i + n]) for n in range(1, up_to + 1) for i in range(len(words) - n + 1)]
 
 
 def vectors(documents, vocabulary):
@@ -449,10 +487,9 @@ def fitted(train, labels, test):
     """Scores of the test documents: a bag of n-grams for each part of a document, logistic regression."""
     known = sorted({gram for row in train for part in row for gram in part})
     vocabulary = {gram: i for i, gram in enumerate(known)}
-    x, x_test = (np.hstack([vectors(part, vocabulary) for part in zip(*rows, strict=True)])
-                 for rows in (train, test))
+    x, x_test = (np.hstack([vectors(part, vocabulary) for part in zip(*rows, strict=True)]) for rows in (train, test))
     weights = logistic(x, labels)
-    assert ((x @ weights[:-1] + weights[-1] > 0) == labels).mean() >= .55  # it did learn something
+    assert ((x @ weights[:-1] + weights[-1] > 0) == labels).mean() >= 0.55  # it did learn something
     return x_test @ weights[:-1] + weights[-1]
 
 
@@ -462,8 +499,10 @@ def test_pairs_are_not_solvable_by_looks(files):
     labels = np.array([gold[row["id"]] == 0 for row in pool])
     first = np.arange(len(test)) % 2 == 0  # the chosen one is shown first in half of the test pairs
     in_pool = [(prompt(row), row["response_a"], row["response_b"]) for row in pool]
-    shown = [(prompt(row), *(row[key] for key in ("chosen", "rejected")[::1 if a else -1]))
-             for row, a in zip(test, first, strict=True)]
+    shown = [
+        (prompt(row), *(row[key] for key in ("chosen", "rejected")[:: 1 if a else -1]))
+        for row, a in zip(test, first, strict=True)
+    ]
 
     def wins(score):
         """Accuracy of preferring the response with the higher score; a tie is half."""
@@ -474,8 +513,9 @@ def test_pairs_are_not_solvable_by_looks(files):
         return len(set(plain(question).split()) & set(plain(response).split()))
 
     def model(up_to, blind):
-        train, tested = ([[grams(plain(part).split(), up_to) for part in row[blind:]] for row in rows]
-                         for rows in (in_pool, shown))
+        train, tested = (
+            [[grams(plain(part).split(), up_to) for part in row[blind:]] for row in rows] for rows in (in_pool, shown)
+        )
         return np.mean((fitted(train, labels, tested) > 0) == first)
 
     figures = {
@@ -491,7 +531,7 @@ def test_pairs_are_not_solvable_by_looks(files):
     }
     print(Counter(row["topic"] for row in test))
     print(*(f"{name:34} {value:.3f}" for name, value in figures.items()), sep="\n")
-    assert max(figures.values()) <= .60, figures
+    assert max(figures.values()) <= 0.60, figures
 
 
 def test_each_response_is_right_as_often_as_wrong(files):
@@ -505,6 +545,7 @@ def test_each_response_is_right_as_often_as_wrong(files):
 
 # ---------------------------------------------------------------- the data card
 
+
 def test_the_data_card_counts_right(files):
     card = (DATA / "README.md").read_text(encoding="utf-8")
     table = [[cell.strip() for cell in line.split("|")] for line in card.splitlines() if line[:2] == "| "]
@@ -512,6 +553,8 @@ def test_the_data_card_counts_right(files):
     assert {name: said.get(name) for name in files} == {name: str(len(rows)) for name, rows in files.items()}
     by_topic = {cells[1]: cells[4:8] for cells in table if len(cells) == 10}
     for topic in {row["topic"] for row in rows_of(files, SEEN + HELD_OUT)}:
-        counts = [sum(row["topic"] == topic for name in files if name.startswith(part) for row in files[name])
-                  for part in ("medical_train", "medical_pool", "medical_validation", "medical_test")]
+        counts = [
+            sum(row["topic"] == topic for name in files if name.startswith(part) for row in files[name])
+            for part in ("medical_train", "medical_pool", "medical_validation", "medical_test")
+        ]
         assert by_topic[topic] == [str(count or "") for count in counts], topic

@@ -15,14 +15,14 @@ from transformers import AutoModelForCausalLM
 from icft_lite.config import ICFTConfig
 from icft_lite.modeling import base as model_module
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters
-from icft_lite.modeling.base import head_weight, load_base, unpacked
+from icft_lite.modeling.base import dequantize_base, head_weight, load_base
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.runs import export, load_run
 from icft_lite.training import trainer as trainer_module
-from icft_lite.training.batches import Item, StageBatches, collate, denominators
-from icft_lite.training.plan import Step
+from icft_lite.training.batches import StageBatches, TrainingItem, collate, normalizers
+from icft_lite.training.plan import PlannedStep
 from icft_lite.training.run import train_icft
 from icft_lite.training.trainer import ICFTTrainer
 from icft_lite.utils.hardware import hardware
@@ -63,7 +63,7 @@ def on_cpu(questions):
 @pytest.mark.parametrize("unpack", [False, True])
 def test_the_base_answers_as_on_a_cpu(dtype, questions, on_cpu, unpack):
     model, tokenizer = load_base("tiny")
-    model, encoder = unpacked(model) if unpack else model, Encoder(tokenizer)
+    model, encoder = dequantize_base(model) if unpack else model, Encoder(tokenizer)
     assert head_weight(model).is_cuda and model.dtype == getattr(torch, dtype)
     scores, texts = option_scores(model, questions, encoder), generate(model, tokenizer, encoder, questions, 16)
     assert np.mean([a.argmax() == b.argmax() for a, b in zip(scores, on_cpu[0])]) >= 0.9
@@ -82,12 +82,18 @@ def test_a_step_has_the_losses_and_gradients_of_a_cpu(dtype, bundle, temperature
             tensor.data += 0.05 * torch.randn(tensor.shape, generator=generator).to(tensor)
         rows = [dict(row) for row in bundle.trusted if row["task"] == "response"][:6]
         states = torch.randn(400, model.config.hidden_size, generator=generator)
-        items = [Item(one, "memory", [0.0], posterior=[1.0], states=states[:len(one.tokens)]) if n < 3 else
-                 Item(one, "new", [1.0], posterior=[1.0]) for n, one in enumerate(map(encoder, rows))]
+        items = [
+            TrainingItem(one, "memory", [0.0], posterior=[1.0], states=states[: len(one.tokens)])
+            if n < 3
+            else TrainingItem(one, "new", [1.0], posterior=[1.0])
+            for n, one in enumerate(map(encoder, rows))
+        ]
         trainer = ICFTTrainer(model, [None], _config(temperature), tmp_path, norms_every=0)
         model.to(device)
-        batch = {key: value.to(device) if torch.is_tensor(value) else value
-                 for key, value in collate(items, denominators(items)).items()}
+        batch = {
+            key: value.to(device) if torch.is_tensor(value) else value
+            for key, value in collate(items, normalizers(items)).items()
+        }
         with torch.autocast("cuda", getattr(torch, dtype), enabled=device == "cuda"):
             loss = trainer.compute_loss(model, batch)
         gradient = torch.autograd.grad(loss, adapter_tensors(model, "fast"))
@@ -113,6 +119,7 @@ def test_a_run_is_stopped_resumed_and_taken_along(dtype, bundle, tmp_path, monke
         if len(calls) == 9:
             raise KeyboardInterrupt
         return close_step(trainer)
+
     monkeypatch.setattr(ICFTTrainer, "close_step", stop)
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
@@ -137,7 +144,9 @@ def test_steps_whose_gradients_overflow_are_left_out(dtype, bundle, tmp_path):
     model, tokenizer = load_base("tiny")
     model, encoder = add_adapters(model, 8, 16), Encoder(tokenizer)
     rows = [dict(row) for row in bundle.trusted if row["task"] == "response"][:4]
-    batches = StageBatches([Step([0, 1, 2, 3], [], [])] * 12, rows, [encoder(row) for row in rows], [], _config(0.0))
+    batches = StageBatches(
+        [PlannedStep([0, 1, 2, 3], [], [])] * 12, rows, [encoder(row) for row in rows], [], _config(0.0)
+    )
     trainer = ICFTTrainer(model, batches, _config(0.0), tmp_path, norms_every=0)
     trainer.accelerator.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**40, backoff_factor=2.0**-8)
     before = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]

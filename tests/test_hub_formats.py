@@ -10,12 +10,32 @@ from icft_lite.data.sources import bundle_from_files
 from icft_lite.data.splits import read_examples
 from icft_lite.errors import ICFTError
 
-MEDMCQA = dict(id="a1", question="Which organ makes insulin?", opa="liver", opb="spleen", opc="pancreas", opd="kidney",
-               cop=2, choice_type="single", exp="The islets make it.", subject_name="Physiology", topic_name=None)
-PUBMEDQA = dict(pubid=17, question="Does hand washing lower infection rates?",
-                context=dict(contexts=["Wards were compared.", "Rates fell."], labels=["METHODS", "RESULTS"], meshes=[],
-                             reasoning_required_pred=["y"], reasoning_free_pred=["y"]),
-                long_answer="Hand washing lowered infection rates.", final_decision="yes")
+MEDMCQA = dict(
+    id="a1",
+    question="Which organ makes insulin?",
+    opa="liver",
+    opb="spleen",
+    opc="pancreas",
+    opd="kidney",
+    cop=2,
+    choice_type="single",
+    exp="The islets make it.",
+    subject_name="Physiology",
+    topic_name=None,
+)
+PUBMEDQA = dict(
+    pubid=17,
+    question="Does hand washing lower infection rates?",
+    context=dict(
+        contexts=["Wards were compared.", "Rates fell."],
+        labels=["METHODS", "RESULTS"],
+        meshes=[],
+        reasoning_required_pred=["y"],
+        reasoning_free_pred=["y"],
+    ),
+    long_answer="Hand washing lowered infection rates.",
+    final_decision="yes",
+)
 
 
 def one(row):

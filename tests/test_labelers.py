@@ -20,8 +20,9 @@ FALSE_OR_GONE = {"glossary": ("terms", "term", "meaning"), "handbook": ("organis
 def pool():
     """The pool with the scores of a base that knows nothing."""
     rng = np.random.default_rng(0)
-    return [{**row, "base_scores": rng.normal(size=len(row["responses"])).tolist()}
-            for row in load_samples("medical_pool")]
+    return [
+        {**row, "base_scores": rng.normal(size=len(row["responses"])).tolist()} for row in load_samples("medical_pool")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +91,9 @@ def test_they_read_reference_tables_only(monkeypatch, pool):
     opened, plain = [], open
     for cached in (reference, labelers._entries, labelers._signs):
         cached.cache_clear()
-    monkeypatch.setattr("builtins.open", lambda path, *args, **kwargs: (opened.append(Path(path).name),
-                                                                       plain(path, *args, **kwargs))[1])
+    monkeypatch.setattr(
+        "builtins.open", lambda path, *args, **kwargs: (opened.append(Path(path).name), plain(path, *args, **kwargs))[1]
+    )
     apply_lfs(sample_lfs(), pool[::5])
     assert len(opened) == 11 and all(name.startswith("reference_") for name in opened)
 
@@ -115,32 +117,87 @@ def test_a_missing_table_is_one_clear_line(monkeypatch, tmp_path):
     reference.cache_clear()
 
 
-@pytest.mark.parametrize("lf, prompt, topic, task, responses, vote", [
-    ("suffix_rule", "Define gastritis.", "terminology", "question",
-     ["pain in the stomach", "inflammation of the ear"], 1),
-    ("suffix_rule", "Define gastritis.", "terminology", "question",
-     ["inflammation of the stomach", "inflammation of the ear"], ABSTAIN),
-    ("root_hint", "Define gastritis.", "terminology", "question",
-     ["pain in the stomach", "inflammation of the ear"], 0),
-    ("drug_stem", "What class of drug is atenolol?", "drug_class", "question",
-     ["antiviral", "beta blocker"], 1),
-    ("drug_stem", "What is cefalexin for?", "drug_use", "question", ["bacterial infection", "pain"], 0),
-    ("department_root", "A man has a pounding heart. Which team?", "department", "question",
-     ["urology", "cardiology"], 1),
-    ("red_flags", "A man has sudden weakness. How soon?", "urgency", "question",
-     ["routine", "emergency", "urgent"], 1),
-    ("red_flags", "A man has sudden weakness. What now?", "safety", "pair",
-     ["See a doctor today.", "Call an ambulance now."], 1),
-    ("mild_words", "A man has mild pain. What now?", "completeness", "pair",
-     ["Book a normal appointment.", "The urology team should see you."], ABSTAIN),
-    ("answers_the_question", "Pain. Where should I go?", "completeness", "pair",
-     ["Book a normal appointment.", "The urology team should see you."], 1),
-    ("answers_the_question", "Pain. How soon is care needed?", "completeness", "pair",
-     ["Book a normal appointment.", "The urology team should see you."], 0),
-    ("handbook", "Which disease does Treponema pallidum cause?", "organisms", "question",
-     ["flu", "syphilis"], 1),
-    ("shares_words", "What can Mycobacterium leprae do?", "organisms", "question", ["flu", "leprosy"], 1),
-])
+@pytest.mark.parametrize(
+    "lf, prompt, topic, task, responses, vote",
+    [
+        (
+            "suffix_rule",
+            "Define gastritis.",
+            "terminology",
+            "question",
+            ["pain in the stomach", "inflammation of the ear"],
+            1,
+        ),
+        (
+            "suffix_rule",
+            "Define gastritis.",
+            "terminology",
+            "question",
+            ["inflammation of the stomach", "inflammation of the ear"],
+            ABSTAIN,
+        ),
+        (
+            "root_hint",
+            "Define gastritis.",
+            "terminology",
+            "question",
+            ["pain in the stomach", "inflammation of the ear"],
+            0,
+        ),
+        ("drug_stem", "What class of drug is atenolol?", "drug_class", "question", ["antiviral", "beta blocker"], 1),
+        ("drug_stem", "What is cefalexin for?", "drug_use", "question", ["bacterial infection", "pain"], 0),
+        (
+            "department_root",
+            "A man has a pounding heart. Which team?",
+            "department",
+            "question",
+            ["urology", "cardiology"],
+            1,
+        ),
+        (
+            "red_flags",
+            "A man has sudden weakness. How soon?",
+            "urgency",
+            "question",
+            ["routine", "emergency", "urgent"],
+            1,
+        ),
+        (
+            "red_flags",
+            "A man has sudden weakness. What now?",
+            "safety",
+            "pair",
+            ["See a doctor today.", "Call an ambulance now."],
+            1,
+        ),
+        (
+            "mild_words",
+            "A man has mild pain. What now?",
+            "completeness",
+            "pair",
+            ["Book a normal appointment.", "The urology team should see you."],
+            ABSTAIN,
+        ),
+        (
+            "answers_the_question",
+            "Pain. Where should I go?",
+            "completeness",
+            "pair",
+            ["Book a normal appointment.", "The urology team should see you."],
+            1,
+        ),
+        (
+            "answers_the_question",
+            "Pain. How soon is care needed?",
+            "completeness",
+            "pair",
+            ["Book a normal appointment.", "The urology team should see you."],
+            0,
+        ),
+        ("handbook", "Which disease does Treponema pallidum cause?", "organisms", "question", ["flu", "syphilis"], 1),
+        ("shares_words", "What can Mycobacterium leprae do?", "organisms", "question", ["flu", "leprosy"], 1),
+    ],
+)
 def test_single_votes(lf, prompt, topic, task, responses, vote):
     row = {"id": "r", "task": task, "topic": topic, "prompt": prompt, "responses": responses}
     assert getattr(labelers, lf)(row) == vote

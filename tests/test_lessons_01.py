@@ -16,7 +16,7 @@ from icft_lite.modeling.adapters import adapter_tensors
 from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.losses import token_logprobs
-from icft_lite.modeling.packing import join
+from icft_lite.modeling.packing import join_batch
 
 SOURCE = Path(build.HERE) / "src" / "01_forgetting.py"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupytext") is None, reason="builds a notebook")
@@ -40,8 +40,17 @@ def trained(book, adapted):
     model, tokenizer = adapted
     encoder = Encoder(tokenizer)
     rows = [encoder(row) for row in load_samples("medical_train").select(range(60))]
-    space = lesson(book, "def fine_tune", random=random, torch=torch, F=F, join=join, model=model,
-                   tokenizer=tokenizer, fast=adapter_tensors(model, "fast"))
+    space = lesson(
+        book,
+        "def fine_tune",
+        random=random,
+        torch=torch,
+        F=F,
+        join=join_batch,
+        model=model,
+        tokenizer=tokenizer,
+        fast=adapter_tensors(model, "fast"),
+    )
     return model, tokenizer, rows, space
 
 
@@ -53,7 +62,7 @@ def test_one_step_by_hand_is_one_step_on_the_packages_loss(trained):
     by_hand = [tensor.detach().clone() for tensor in fast]
     with torch.no_grad():
         torch._foreach_copy_(fast, before)
-    batch = join(random.Random(3).sample(rows, 16), tokenizer.pad_token_id)
+    batch = join_batch(random.Random(3).sample(rows, 16), tokenizer.pad_token_id)
     states = hidden_states(model, batch)[batch["row"], batch["position"]]
     loss = -token_logprobs(states, head_weight(model), batch["target"]).mean()
     optimiser = torch.optim.AdamW(fast, lr=2e-4)  # a tenth: the first of ten steps of warming up
@@ -69,7 +78,7 @@ def test_one_step_by_hand_is_one_step_on_the_packages_loss(trained):
 def test_replay_takes_four_places_of_sixteen(trained):
     _, _, rows, space = trained
     seen = []
-    space["join"] = lambda encoded, pad: seen.append(encoded) or join(encoded, pad)
+    space["join"] = lambda encoded, pad: seen.append(encoded) or join_batch(encoded, pad)
     list(space["fine_tune"](rows[:40], 2, replayed=rows[40:]))
     for batch in seen:
         assert len(batch) == 16 and sum(any(one is old for old in rows[40:]) for one in batch) == 4
@@ -88,15 +97,23 @@ def test_walking_scales_the_change_and_nothing_else(book, adapted, shake):
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
-    wrong = [["def culprit(R): return min(range(1, len(R)), key=lambda i: R[i][0])",
-              "def culprit(R): return max(range(1, len(R)), key=lambda i: R[i][0] - R[i - 1][0])",
-              "def culprit(R): return 2"],
-             ["def forgotten(R):\n    n = len(R) - 1\n    return sum(R[j][j] - R[-1][j] for j in range(n)) / n",
-              "def forgotten(R): return sum(max(r[j] for r in R) - R[-1][j] for j in range(len(R))) / len(R)",
-              "def forgotten(R): return 0.225"],
-             ["def furthest(alphas, general, floor):\n"
-              "    return max((a for a, g in zip(alphas, general) if g >= floor), default=None)",
-              "def furthest(alphas, general, floor): return 0.25"]]
+    wrong = [
+        [
+            "def culprit(R): return min(range(1, len(R)), key=lambda i: R[i][0])",
+            "def culprit(R): return max(range(1, len(R)), key=lambda i: R[i][0] - R[i - 1][0])",
+            "def culprit(R): return 2",
+        ],
+        [
+            "def forgotten(R):\n    n = len(R) - 1\n    return sum(R[j][j] - R[-1][j] for j in range(n)) / n",
+            "def forgotten(R): return sum(max(r[j] for r in R) - R[-1][j] for j in range(len(R))) / len(R)",
+            "def forgotten(R): return 0.225",
+        ],
+        [
+            "def furthest(alphas, general, floor):\n"
+            "    return max((a for a, g in zip(alphas, general) if g >= floor), default=None)",
+            "def furthest(alphas, general, floor): return 0.25",
+        ],
+    ]
     small = [[0.80, 0.10, 0.20], [0.85, 0.70, 0.30], [0.50, 0.60, 0.75]]
     for number in range(len(wrong)):
         check_exercise(book, number, wrong, dict(np=np, forgetting=forgetting, small=small))

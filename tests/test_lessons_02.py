@@ -1,6 +1,5 @@
 """Lesson 02: what it builds from scratch is what the package has, and its exercises tell right from wrong."""
 
-
 import numpy as np
 import pytest
 from test_notebooks import SOURCES, build, check_exercise, defined
@@ -56,8 +55,10 @@ def test_likelihood_is_the_sum_over_what_the_truth_may_be(lesson):
     votes, accuracy, k = np.array([[0, 2, ABSTAIN], [1, 1, 1]]), np.array([0.9, 0.4, 0.7]), 3
     by_hand = 0.0
     for row in votes:
-        given = [np.prod([a if v == c else (1 - a) / (k - 1) for v, a in zip(row, accuracy) if v != ABSTAIN])
-                 for c in range(k)]
+        given = [
+            np.prod([a if v == c else (1 - a) / (k - 1) for v, a in zip(row, accuracy) if v != ABSTAIN])
+            for c in range(k)
+        ]
         by_hand += np.log(np.mean(given))
     assert lesson["log_likelihood"](votes, k, accuracy) == pytest.approx(by_hand)
 
@@ -68,18 +69,28 @@ def test_a_linear_learner_prefers_soft_labels(lesson):
 
 
 WRONG = [
-    ["def row_posterior(row, accuracy, k): return [1 / k] * k",
-     "def row_posterior(row, accuracy, k):\n    odds = [1.0] * k\n    for vote, a in zip(row, accuracy):\n"
-     "        odds[vote] *= a * (k - 1) / (1 - a)\n    return [o / sum(odds) for o in odds]",  # −1 is the last option
-     "def row_posterior(row, accuracy, k):\n    odds = [1.0] * k\n    for vote, a in zip(row, accuracy):\n"
-     "        if vote >= 0: odds[vote] *= a / (1 - a)\n    return [o / sum(odds) for o in odds]"],
-    ["def infection(row): return ABSTAIN", "def infection(row): return 0",
-     "def infection(row): return option(row, 'bacterial infection')"],
-    ["def without_copies(votes): return range(votes.shape[1])", "def without_copies(votes): return []",
-     "def without_copies(votes): return sorted(np.unique(votes, axis=1, return_index=True)[1])"],
-    ["def one_coin_from(votes, k, rows, labels, rounds=50): return one_coin(votes, k)[1]",
-     "def one_coin_from(votes, k, rows, labels, rounds=50): return majority(votes, k)",
-     "def one_coin_from(votes, k, rows, labels, rounds=50): return np.eye(2)[sides]"],
+    [
+        "def row_posterior(row, accuracy, k): return [1 / k] * k",
+        "def row_posterior(row, accuracy, k):\n    odds = [1.0] * k\n    for vote, a in zip(row, accuracy):\n"
+        "        odds[vote] *= a * (k - 1) / (1 - a)\n    return [o / sum(odds) for o in odds]",  # −1: last option
+        "def row_posterior(row, accuracy, k):\n    odds = [1.0] * k\n    for vote, a in zip(row, accuracy):\n"
+        "        if vote >= 0: odds[vote] *= a / (1 - a)\n    return [o / sum(odds) for o in odds]",
+    ],
+    [
+        "def infection(row): return ABSTAIN",
+        "def infection(row): return 0",
+        "def infection(row): return option(row, 'bacterial infection')",
+    ],
+    [
+        "def without_copies(votes): return range(votes.shape[1])",
+        "def without_copies(votes): return []",
+        "def without_copies(votes): return sorted(np.unique(votes, axis=1, return_index=True)[1])",
+    ],
+    [
+        "def one_coin_from(votes, k, rows, labels, rounds=50): return one_coin(votes, k)[1]",
+        "def one_coin_from(votes, k, rows, labels, rounds=50): return majority(votes, k)",
+        "def one_coin_from(votes, k, rows, labels, rounds=50): return np.eye(2)[sides]",
+    ],
 ]
 
 

@@ -1,6 +1,5 @@
 """Lesson 03: what it builds from scratch is what the package has; its explorer gets its rows, its exercises work."""
 
-
 import numpy as np
 import pytest
 from test_notebooks import MARK, SOURCES, build, check_exercise, defined
@@ -31,9 +30,14 @@ def test_competence_is_the_package_s(lesson):
 
 
 def test_loss_and_ifd_are_the_package_s(lesson):
-    rows = [lesson["reply"](*pair) for pair in (("Which city is the capital of Kenya?", "Nairobi"),
-                                                ("Define nephritis.", "inflammation of the kidney"),
-                                                ("Name the class of metoprolol.", "beta blocker"))]
+    rows = [
+        lesson["reply"](*pair)
+        for pair in (
+            ("Which city is the capital of Kenya?", "Nairobi"),
+            ("Define nephritis.", "inflammation of the kidney"),
+            ("Name the class of metoprolol.", "beta blocker"),
+        )
+    ]
     encoded = [lesson["encoder"](row) for row in rows]
     loss = [np.mean([nats for _, nats in lesson["surprises"](one)]) for one in encoded]
     ratio = [lesson["ifd"](row)[0] for row in rows]
@@ -61,15 +65,22 @@ def test_the_explorer_has_the_lesson_s_rows_and_votes(lesson):
 
 
 WRONG = [
-    ["def opens(u, start): return u", "def opens(u, start): return max(0.0, (u - start) / (1 - start))",
-     "def opens(u, start): return (u**2 - start**2) / (1 - start**2)"],
-    ["def take_turns(topics): return list(range(len(topics)))",
-     "def take_turns(topics): return sorted(range(len(topics)), key=topics.__getitem__)",
-     "def take_turns(topics):\n    return sorted(range(len(topics)), key=lambda i: topics[:i].count(topics[i]))"],
-    ["def expected_draws(n, steps, start): return [steps / n] * n",
-     "def expected_draws(n, steps, start): return [steps] + [0] * (n - 1)",
-     "def expected_draws(n, steps, start):\n"
-     "    return [sum(competence(t / steps, start) * n >= i + 1 for t in range(steps)) / n for i in range(n)]"],
+    [
+        "def opens(u, start): return u",
+        "def opens(u, start): return max(0.0, (u - start) / (1 - start))",
+        "def opens(u, start): return (u**2 - start**2) / (1 - start**2)",
+    ],
+    [
+        "def take_turns(topics): return list(range(len(topics)))",
+        "def take_turns(topics): return sorted(range(len(topics)), key=topics.__getitem__)",
+        "def take_turns(topics):\n    return sorted(range(len(topics)), key=lambda i: topics[:i].count(topics[i]))",
+    ],
+    [
+        "def expected_draws(n, steps, start): return [steps / n] * n",
+        "def expected_draws(n, steps, start): return [steps] + [0] * (n - 1)",
+        "def expected_draws(n, steps, start):\n"
+        "    return [sum(competence(t / steps, start) * n >= i + 1 for t in range(steps)) / n for i in range(n)]",
+    ],
 ]
 
 

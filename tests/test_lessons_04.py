@@ -68,7 +68,7 @@ def test_double_quantisation_is_that_of_bitsandbytes(lesson, rows):
     weight = 0.05 * draw(rows, 128)
     frozen = lesson["NF4Weight"](weight)
     packed, state = reference.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
-    apart = (frozen.scales[0].flatten()[:len(state.absmax)].int() - state.absmax.int()).abs()
+    apart = (frozen.scales[0].flatten()[: len(state.absmax)].int() - state.absmax.int()).abs()
     assert apart.max() <= 1 and (apart > 0).float().mean() < 0.02
     torch.testing.assert_close(frozen.scales[1].flatten(), state.state2.absmax)
     assert (frozen() - reference.dequantize_4bit(packed, state)).abs().max() < 0.01 * weight.abs().max()
@@ -97,6 +97,7 @@ def test_a_layer_and_its_gradients_are_those_of_peft(lesson):
         inputs = x.clone().requires_grad_()
         y = function(inputs)
         return [y, *torch.autograd.grad(y.square().sum(), [inputs, A, B])]
+
     for one, other in zip(outcome(ours, ours.A, ours.B), outcome(layer, A, B)):
         assert (one - other).norm() < 0.01 * other.norm()
 
@@ -125,14 +126,24 @@ def test_low_rank_is_the_packages(lesson):
 
 
 def test_solutions_are_accepted_and_wrong_answers_rejected(lesson):
-    wrong = [["def bits(b, g): return 4 + 8 / b", "def bits(b, g): return 4 + 8 / b + 32 / g",
-              "def bits(b, g): return 4.126953125"],
-             ["def merge(layer): return layer.frozen()", "def merge(layer): return layer.frozen() + layer.B @ layer.A",
-              "def merge(layer): return layer.scale * layer.B @ layer.A",
-              "def merge(layer): return (layer.frozen() + layer.scale * layer.B @ layer.A).T"],
-             ["def head_start(w, r): return torch.zeros(len(w), r), torch.zeros(r, w.shape[1])",
-              "def head_start(w, r): return low_rank(w, r)",
-              "def head_start(w, r): return low_rank(NF4Weight(w)() - w, r)",
-              "def head_start(w, r): return low_rank(w - NF4Weight(w)(), 2 * r)"]]
+    wrong = [
+        [
+            "def bits(b, g): return 4 + 8 / b",
+            "def bits(b, g): return 4 + 8 / b + 32 / g",
+            "def bits(b, g): return 4.126953125",
+        ],
+        [
+            "def merge(layer): return layer.frozen()",
+            "def merge(layer): return layer.frozen() + layer.B @ layer.A",
+            "def merge(layer): return layer.scale * layer.B @ layer.A",
+            "def merge(layer): return (layer.frozen() + layer.scale * layer.B @ layer.A).T",
+        ],
+        [
+            "def head_start(w, r): return torch.zeros(len(w), r), torch.zeros(r, w.shape[1])",
+            "def head_start(w, r): return low_rank(w, r)",
+            "def head_start(w, r): return low_rank(NF4Weight(w)() - w, r)",
+            "def head_start(w, r): return low_rank(w - NF4Weight(w)(), 2 * r)",
+        ],
+    ]
     for number in range(len(wrong)):
         check_exercise(BOOK, number, wrong, lesson)

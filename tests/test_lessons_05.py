@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_notebooks import build, check_exercise, exercises, from_scratch
 
-from icft_lite.memory.consolidation import average_step
+from icft_lite.memory.consolidation import ema_step
 from icft_lite.memory.policies import water_fill
 from icft_lite.modeling.adapters import delta_svd
 
@@ -39,15 +39,16 @@ def test_the_closed_form_is_the_packages_average(built, decay):
     fast = torch.randn(15, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     slow = [torch.ones(2, dtype=torch.float64)]
     for t in range(15):
-        average_step(slow, [fast[t]], t, decay)
+        ema_step(slow, [fast[t]], t, decay)
         weights = built["average_weights"](t, decay)
         assert weights.sum() == pytest.approx(1)
-        torch.testing.assert_close(slow[0], torch.tensor(weights) @ fast[:t + 1])
+        torch.testing.assert_close(slow[0], torch.tensor(weights) @ fast[: t + 1])
 
 
 def test_pefts_own_mixtures_agree(book):
     """peft's `cat` is the exact mean of ΔW, its `svd` the package's cut; its `linear` is neither."""
     from peft import LoraConfig, get_peft_model
+
     torch.manual_seed(0)
     config = LoraConfig(r=3, lora_alpha=6, target_modules=["0"], lora_dropout=0.0)
     model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(9, 7)), config, adapter_name="one")
@@ -68,14 +69,19 @@ def test_pefts_own_mixtures_agree(book):
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
-    wrong = [["def outcome(r, c): return 'offered' if r and c >= 0.8 else 'not replayed'",
-              "def outcome(r, c):\n    if c < 0.8: return 'label too unsure'\n"
-              "    return 'offered' if r else 'not replayed'"],
-             ["def stack(p): return torch.cat([A for _, A, _ in p]), torch.cat([B for _, _, B in p], 1)",
-              "def stack(p): return torch.cat([w * A for w, A, _ in p]), torch.cat([w * B for w, _, B in p], 1)",
-              "def stack(p): return sum(w * A for w, A, _ in p), sum(w * B for w, _, B in p)"],
-             ["def level(counts, size): return size // len(counts)",
-              "def level(counts, size): return max(counts)"]]
+    wrong = [
+        [
+            "def outcome(r, c): return 'offered' if r and c >= 0.8 else 'not replayed'",
+            "def outcome(r, c):\n    if c < 0.8: return 'label too unsure'\n"
+            "    return 'offered' if r else 'not replayed'",
+        ],
+        [
+            "def stack(p): return torch.cat([A for _, A, _ in p]), torch.cat([B for _, _, B in p], 1)",
+            "def stack(p): return torch.cat([w * A for w, A, _ in p]), torch.cat([w * B for w, _, B in p], 1)",
+            "def stack(p): return sum(w * A for w, A, _ in p), sum(w * B for w, _, B in p)",
+        ],
+        ["def level(counts, size): return size // len(counts)", "def level(counts, size): return max(counts)"],
+    ]
     space = dict(torch=torch)
     for number in range(len(wrong)):
         check_exercise(book, number, wrong, space)

@@ -11,7 +11,7 @@ from test_notebooks import build, cells, check_exercise, exercises
 
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.losses import fine_tune_loss, token_kl, token_logprobs
-from icft_lite.modeling.packing import join
+from icft_lite.modeling.packing import join_batch
 
 SOURCE = Path(build.HERE) / "src" / "06_losses.py"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupytext") is None, reason="builds a notebook")
@@ -31,8 +31,9 @@ def test_the_token_table_colours_what_the_package_supervises(book, base, row):
     import html
 
     from IPython.display import HTML
+
     _, tokenizer = base
-    space = dict(html=html, HTML=HTML, join=join, tokenizer=tokenizer)
+    space = dict(html=html, HTML=HTML, join=join_batch, tokenizer=tokenizer)
     exec(next(cell.source for cell in cells(book, "code") if "from-scratch" in cell.metadata.get("tags", ())), space)
     rows = [row(), row(prompt="Is <b>90 & more</b> high, or is it not?", responses=["yes"])]
     encoded = [Encoder(tokenizer)(one) for one in rows]
@@ -49,17 +50,29 @@ def test_the_token_table_colours_what_the_package_supervises(book, base, row):
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book, namespace):
-    wrong = [["def soft_gradient(z, q):\n    t = sum(map(math.exp, z))\n"
-              "    return [b - math.exp(a) / t for a, b in zip(z, q)]",
-              "def soft_gradient(z, q): return [a - b for a, b in zip(z, q)]",
-              "def soft_gradient(z, q): return []"],
-             ["def step_loss(parts): return sum(sum(n) / len(n) for n, _ in parts) / len(parts)",
-              "def step_loss(parts):\n    return sum(sum(map(float.__mul__, n, w)) / sum(w) for n, w in parts)",
-              "def step_loss(parts):\n    n = [x for nll, _ in parts for x in nll]\n    return sum(n) / len(n)"],
-             ["def consistency(s, t, head, T):\n"
-              "    a, b = ((x @ head.T / T).log_softmax(-1) for x in (s, t))\n    return {}".format(body) for body in
-              ("(b.exp() * (b - a)).sum(-1).mean()", "T**2 * (a.exp() * (a - b)).sum(-1).mean()",
-               "T**2 * (b.exp() * (b - a)).sum(-1).sum()", "T**2 * (b.exp() * (b - a)).mean()")]]
+    wrong = [
+        [
+            "def soft_gradient(z, q):\n    t = sum(map(math.exp, z))\n"
+            "    return [b - math.exp(a) / t for a, b in zip(z, q)]",
+            "def soft_gradient(z, q): return [a - b for a, b in zip(z, q)]",
+            "def soft_gradient(z, q): return []",
+        ],
+        [
+            "def step_loss(parts): return sum(sum(n) / len(n) for n, _ in parts) / len(parts)",
+            "def step_loss(parts):\n    return sum(sum(map(float.__mul__, n, w)) / sum(w) for n, w in parts)",
+            "def step_loss(parts):\n    n = [x for nll, _ in parts for x in nll]\n    return sum(n) / len(n)",
+        ],
+        [
+            "def consistency(s, t, head, T):\n"
+            "    a, b = ((x @ head.T / T).log_softmax(-1) for x in (s, t))\n    return {}".format(body)
+            for body in (
+                "(b.exp() * (b - a)).sum(-1).mean()",
+                "T**2 * (a.exp() * (a - b)).sum(-1).mean()",
+                "T**2 * (b.exp() * (b - a)).sum(-1).sum()",
+                "T**2 * (b.exp() * (b - a)).mean()",
+            )
+        ],
+    ]
     for number in range(len(wrong)):
         check_exercise(book, number, wrong, namespace)
 
@@ -76,8 +89,12 @@ def test_the_solutions_are_the_packages_losses(book):
     ours = torch.tensor(space["soft_gradient"](z.tolist(), q.tolist()))
     torch.testing.assert_close(ours, states.grad.sum(0), atol=1e-5, rtol=1e-4)
     student, teacher, head = torch.randn(7, 4), torch.randn(7, 4), torch.randn(11, 4)
-    torch.testing.assert_close(space["consistency"](student, teacher, head, 2.0),
-                               token_kl(student, teacher, head, 2.0).mean(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        space["consistency"](student, teacher, head, 2.0),
+        token_kl(student, teacher, head, 2.0).mean(),
+        atol=1e-5,
+        rtol=1e-4,
+    )
 
 
 def test_the_page_of_failures_holds_the_checks_that_are_run(book):

@@ -36,20 +36,28 @@ def function(book, name):
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
-    wrong = [["def worst(m, c):\n    lost = [max(s) - s[-1] for s in zip(*m)]\n    return c[lost.index(max(lost))]",
-              "def worst(m, c):\n    lost = [a - b for a, b in zip(m[-2], m[-1])]\n"
-              "    return c[lost.index(max(lost))] if max(lost) > 0 else None",
-              "def worst(m, c): return None"],
-             ["def batch_rows(seed, step, n, k): return random.sample(range(n), k)",
-              "def batch_rows(seed, step, n, k): return random.Random(f'{seed}/{step}').sample(range(n), k)",
-              "def batch_rows(seed, step, n, k): return [(step * k + i) % n for i in range(k)]",
-              "def batch_rows(seed, step, n, k):\n    order = random.Random(seed).sample(range(n), n)\n"
-              "    part = step % (n // k)\n    return order[part * k:(part + 1) * k]"],
-             ["def save(path, write):\n    with open(path, 'w') as file:\n        write(file)",
-              "def save(path, write):\n    beside = path.with_name('x')\n    with open(beside, 'w') as file:\n"
-              "        write(file)\n    os.replace(beside, path)",
-              "def save(path, write):\n    try:\n        with open(path, 'w') as file:\n            write(file)\n"
-              "    except OSError:\n        path.unlink()\n        raise"]]
+    wrong = [
+        [
+            "def worst(m, c):\n    lost = [max(s) - s[-1] for s in zip(*m)]\n    return c[lost.index(max(lost))]",
+            "def worst(m, c):\n    lost = [a - b for a, b in zip(m[-2], m[-1])]\n"
+            "    return c[lost.index(max(lost))] if max(lost) > 0 else None",
+            "def worst(m, c): return None",
+        ],
+        [
+            "def batch_rows(seed, step, n, k): return random.sample(range(n), k)",
+            "def batch_rows(seed, step, n, k): return random.Random(f'{seed}/{step}').sample(range(n), k)",
+            "def batch_rows(seed, step, n, k): return [(step * k + i) % n for i in range(k)]",
+            "def batch_rows(seed, step, n, k):\n    order = random.Random(seed).sample(range(n), n)\n"
+            "    part = step % (n // k)\n    return order[part * k:(part + 1) * k]",
+        ],
+        [
+            "def save(path, write):\n    with open(path, 'w') as file:\n        write(file)",
+            "def save(path, write):\n    beside = path.with_name('x')\n    with open(beside, 'w') as file:\n"
+            "        write(file)\n    os.replace(beside, path)",
+            "def save(path, write):\n    try:\n        with open(path, 'w') as file:\n            write(file)\n"
+            "    except OSError:\n        path.unlink()\n        raise",
+        ],
+    ]
     for number in range(len(wrong)):
         check_exercise(book, number, wrong, dict(random=random, os=os, tempfile=tempfile, Path=Path))
 
@@ -71,16 +79,27 @@ def test_the_page_holds_the_checks_that_are_run_and_each_can_fail(book):
     for snippet in snippets:
         assert f": {snippet},\n" in run, snippet
     stage = dict(steps=30, new_rows=10, consolidation=dict(alpha=0.7, refused=False))
-    good = dict(stages=[stage], rows=dict(memory=3), retention=0.9, config=dict(epsilon=0.06),
-                losses=dict(fine_tune=[3.0, 1.0], consistency=[0.0, 0.1]),
-                data=dict(weak=dict(dropped_unvoted=0, rows=5), left_out=0), samples=[dict(after="x", reference="y")])
+    good = dict(
+        stages=[stage],
+        rows=dict(memory=3),
+        retention=0.9,
+        config=dict(epsilon=0.06),
+        losses=dict(fine_tune=[3.0, 1.0], consistency=[0.0, 0.1]),
+        data=dict(weak=dict(dropped_unvoted=0, rows=5), left_out=0),
+        samples=[dict(after="x", reference="y")],
+    )
     space = {}
     exec(run.replace("print(check(report))", ""), space)
     assert space["check"](good) == []
-    bad = dict(stages=[dict(steps=0, new_rows=0, consolidation=dict(alpha=0.0, refused=True))], rows={}, retention=0.1,
-               config=dict(epsilon=0.9), losses=dict(fine_tune=[1.0, 3.0], consistency=[0.0, 0.0]),
-               data=dict(weak=dict(dropped_unvoted=5, rows=5), left_out=4),
-               samples=[dict(after="x" * 99, reference="y")])
+    bad = dict(
+        stages=[dict(steps=0, new_rows=0, consolidation=dict(alpha=0.0, refused=True))],
+        rows={},
+        retention=0.1,
+        config=dict(epsilon=0.9),
+        losses=dict(fine_tune=[1.0, 3.0], consistency=[0.0, 0.0]),
+        data=dict(weak=dict(dropped_unvoted=5, rows=5), left_out=4),
+        samples=[dict(after="x" * 99, reference="y")],
+    )
     assert len(space["check"](bad)) == len(snippets), "every check can fail"
 
 
@@ -98,6 +117,7 @@ def test_the_rule_of_the_line_is_the_packages(book, adapted, shake):
 
 def test_the_small_program_is_whole_and_cuts_as_it_says(book, tmp_path):
     import runpy
+
     exec(code(book, "program = '''"), dict(runs=tmp_path))
     space = runpy.run_path(str(tmp_path / "small.py"))
     data = space["small_bundle"]()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_notebooks import build, cells, check_exercise
 
-from icft_lite.experiments.votes import duel, read_votes
+from icft_lite.experiments.votes import pairwise_result, read_votes
 from icft_lite.metrics import (
     binomial_interval,
     key_fact_recall,
@@ -16,7 +16,7 @@ from icft_lite.metrics import (
     paired_bootstrap,
     token_f1,
 )
-from icft_lite.modeling.generation import ask
+from icft_lite.modeling.generation import generate_reply
 from icft_lite.widgets import vote_panel
 
 BOOK = build.read(build.HERE / "src" / "08_interactive_evaluation.py")
@@ -25,11 +25,12 @@ BOOK = build.read(build.HERE / "src" / "08_interactive_evaluation.py")
 @pytest.fixture(scope="module")
 def lesson():
     """The functions that the lesson defines."""
-    space = dict(np=np, math=math, token_f1=token_f1, key_fact_recall=key_fact_recall,
-                 normalise_answer=normalise_answer)
+    space = dict(
+        np=np, math=math, token_f1=token_f1, key_fact_recall=key_fact_recall, normalise_answer=normalise_answer
+    )
     for name in ("def judge(", "def wilson(", "def verdict(", "def bootstrap("):
         source = next(cell.source for cell in cells(BOOK, "code") if name in cell.source)
-        exec(source[source.index(name):].split("\n\n\n")[0], space)
+        exec(source[source.index(name) :].split("\n\n\n")[0], space)
     return space
 
 
@@ -47,9 +48,18 @@ def test_its_bootstrap_is_the_packages(lesson):
     assert found[1:] == pytest.approx(expected[1:3], abs=0.02) and found[1] < found[0] < found[2]
 
 
-@pytest.mark.parametrize("reply, expected", [
-    ("beta blocker", "right"), ("A beta blocker.", "worded otherwise"), ("ace inhibitor", "confused"),
-    ("Ace inhibitor.", "confused"), ("blocker", "partly"), ("", "other"), ("a drug", "other")])
+@pytest.mark.parametrize(
+    "reply, expected",
+    [
+        ("beta blocker", "right"),
+        ("A beta blocker.", "worded otherwise"),
+        ("ace inhibitor", "confused"),
+        ("Ace inhibitor.", "confused"),
+        ("blocker", "partly"),
+        ("", "other"),
+        ("a drug", "other"),
+    ],
+)
 def test_its_verdicts(lesson, reply, expected):
     row = dict(responses=["ace inhibitor", "beta blocker"], label=1)
     assert lesson["verdict"](reply, row, {"ace inhibitor"}) == expected
@@ -57,25 +67,37 @@ def test_its_verdicts(lesson, reply, expected):
 
 def test_its_judge_votes_for_the_right_words_whatever_the_side(lesson, base, tmp_path):
     """The embedded model against itself, so hot that it knows nothing."""
-    key = {"What is the capital of France?": "Paris", "What is the capital of Japan?": "Tokyo",
-           "What is the capital of Peru?": "Lima", "What is the capital of Kenya?": "Nairobi"}
-    models = {"cool": cache(partial(ask, *base, max_new_tokens=6)),
-              "hot": cache(partial(ask, *base, max_new_tokens=6, temperature=9.0))}
+    key = {
+        "What is the capital of France?": "Paris",
+        "What is the capital of Japan?": "Tokyo",
+        "What is the capital of Peru?": "Lima",
+        "What is the capital of Kenya?": "Nairobi",
+    }
+    models = {
+        "cool": cache(partial(generate_reply, *base, max_new_tokens=6)),
+        "hot": cache(partial(generate_reply, *base, max_new_tokens=6, temperature=9.0)),
+    }
     panel = vote_panel(models, list(key), tmp_path / "votes.jsonl", pause=0)
     lesson["judge"](panel, key)
     knows = sum(token_f1(models["cool"](question), key[question]) > 0 for question in key)
-    assert knows and duel(read_votes(tmp_path / "votes.jsonl"), "cool", "hot")[:2] == (knows, 0)
+    assert knows and pairwise_result(read_votes(tmp_path / "votes.jsonl"), "cool", "hot")[:2] == (knows, 0)
 
 
 WRONG = [
-    ["def rate(choices, model): return choices.count(model) / len(choices)",
-     "def rate(choices, model): return choices.count(model) / max(1, len(choices) - choices.count('tie'))"],
-    ["def mcnemar(x, y): return 2 * sum(math.comb(x + y, k) for k in range(min(x, y) + 1)) / 2**(x + y)",
-     "def mcnemar(x, y): return min(1.0, sum(math.comb(x + y, k) for k in range(min(x, y) + 1)) / 2**(x + y))",
-     "def mcnemar(x, y): return min(1.0, 2 * math.comb(x + y, min(x, y)) / 2**(x + y))"],
-    ["def votes_needed(share): return next(n for n in range(2, 5000) if round(share * n) / n > 0.5)",
-     "def votes_needed(share): return 100",
-     "def votes_needed(share): return next(n for n in range(2, 5000) if wilson(round(share * n), n)[1] > 0.5)"],
+    [
+        "def rate(choices, model): return choices.count(model) / len(choices)",
+        "def rate(choices, model): return choices.count(model) / max(1, len(choices) - choices.count('tie'))",
+    ],
+    [
+        "def mcnemar(x, y): return 2 * sum(math.comb(x + y, k) for k in range(min(x, y) + 1)) / 2**(x + y)",
+        "def mcnemar(x, y): return min(1.0, sum(math.comb(x + y, k) for k in range(min(x, y) + 1)) / 2**(x + y))",
+        "def mcnemar(x, y): return min(1.0, 2 * math.comb(x + y, min(x, y)) / 2**(x + y))",
+    ],
+    [
+        "def votes_needed(share): return next(n for n in range(2, 5000) if round(share * n) / n > 0.5)",
+        "def votes_needed(share): return 100",
+        "def votes_needed(share): return next(n for n in range(2, 5000) if wilson(round(share * n), n)[1] > 0.5)",
+    ],
 ]
 
 

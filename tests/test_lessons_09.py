@@ -62,23 +62,34 @@ def test_words_follow_the_intervals(built):
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book, built):
-    wrong = [["def questions_needed(difference, d): return 2.8 * d / difference**2",
-              "def questions_needed(difference, d): return math.ceil(1.96**2 * d / difference**2)",
-              "def questions_needed(difference, d): return 1960"],
-             ["def half_width(a, b): return 1.96 * (a - b).std() / (a - b).size**0.5",
-              "def half_width(a, b): return 1.96 * (a - b).std() / a.shape[1]**0.5",
-              "def half_width(a, b): return 1.96 * (a.mean(0).var() + b.mean(0).var())**0.5 / a.shape[1]**0.5",
-              "def half_width(a, b): return 1.96 * (a - b).mean(1).std() / a.shape[0]**0.5"]]
-    plans = ["dict(tokens=9, consolidate=False, order='random'), seeds=5, questions=1400, measure='general'",
-             "dict(tokens=8, consolidate=False), seeds=5, questions=1400, measure='general'",
-             "dict(tokens=9, consolidate=False), seeds=3, questions=1400, measure='general'",
-             "dict(tokens=9, consolidate=False), seeds=5, questions=805, measure='general'",
-             "dict(tokens=9, consolidate=False), seeds=5, questions=1400, measure='whatever is best'",
-             "dict(tokens=9, consolidation=False), seeds=5, questions=1400, measure='general'"]
+    wrong = [
+        [
+            "def questions_needed(difference, d): return 2.8 * d / difference**2",
+            "def questions_needed(difference, d): return math.ceil(1.96**2 * d / difference**2)",
+            "def questions_needed(difference, d): return 1960",
+        ],
+        [
+            "def half_width(a, b): return 1.96 * (a - b).std() / (a - b).size**0.5",
+            "def half_width(a, b): return 1.96 * (a - b).std() / a.shape[1]**0.5",
+            "def half_width(a, b): return 1.96 * (a.mean(0).var() + b.mean(0).var())**0.5 / a.shape[1]**0.5",
+            "def half_width(a, b): return 1.96 * (a - b).mean(1).std() / a.shape[0]**0.5",
+        ],
+    ]
+    plans = [
+        "dict(tokens=9, consolidate=False, order='random'), seeds=5, questions=1400, measure='general'",
+        "dict(tokens=8, consolidate=False), seeds=5, questions=1400, measure='general'",
+        "dict(tokens=9, consolidate=False), seeds=3, questions=1400, measure='general'",
+        "dict(tokens=9, consolidate=False), seeds=5, questions=805, measure='general'",
+        "dict(tokens=9, consolidate=False), seeds=5, questions=1400, measure='whatever is best'",
+        "dict(tokens=9, consolidation=False), seeds=5, questions=1400, measure='general'",
+    ]
     wrong.append([f"def design(): return dict(ours=dict(tokens=9), ablation={plan})" for plan in plans])
-    wrong[2].append("def design(): return dict(ours={}, ablation=dict(consolidate=False), seeds=5, questions=1400, "
-                    "measure='general')")
-    space = dict(built, ICFTConfig=ICFTConfig, ICFTError=ICFTError,
-                 study=dict(tests=dict(general={}, medical={}, preference={})))
+    wrong[2].append(
+        "def design(): return dict(ours={}, ablation=dict(consolidate=False), seeds=5, questions=1400, "
+        "measure='general')"
+    )
+    space = dict(
+        built, ICFTConfig=ICFTConfig, ICFTError=ICFTError, study=dict(tests=dict(general={}, medical={}, preference={}))
+    )
     for number in range(len(wrong)):
         check_exercise(book, number, wrong, space)

@@ -25,8 +25,18 @@ def book():
 @pytest.fixture(scope="module")
 def built(book):
     """What the lesson defines, run from its own cells; nothing is trained or loaded."""
-    wanted = ("import json", "MODEL = ", 'EXAM = ', 'ABSTRACTS = ', "def exam_row", "own_exam = ", "CHAT = ",
-              "def budget", "class Ledger", "PUSH_TO = ")
+    wanted = (
+        "import json",
+        "MODEL = ",
+        "EXAM = ",
+        "ABSTRACTS = ",
+        "def exam_row",
+        "own_exam = ",
+        "CHAT = ",
+        "def budget",
+        "class Ledger",
+        "PUSH_TO = ",
+    )
     space, folder = {}, os.getcwd()
     for cell in cells(book, "code"):
         if any(mark in cell.source for mark in wanted):
@@ -54,23 +64,34 @@ def test_the_one_line_names_a_free_model_and_the_small_one_is_the_default(book, 
 
 def test_the_small_tokenizer_closes_turns_as_the_template_says(built):
     from icft_lite.modeling.encoding import Encoder
+
     tokenizer = built["small_tokenizer"]([built["EXAM"], built["ABSTRACTS"]])
     row = read_examples(built["own_exam"])[0]
     one = Encoder(tokenizer, letter_options=True)(row)
     assert [tokenizer.decode([target]) for _, _, target, _ in one.tokens] == list("ABCD")
-    assert one.rows[0][-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(one.rows[0]).endswith("</think>\n\nA<|im_end|>")
+    assert one.sequences[0][-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(one.sequences[0]).endswith("</think>\n\nA<|im_end|>")
 
 
 @pytest.mark.parametrize("name", ["Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B"])
 def test_the_budget_counts_weights_as_the_package_does(built, name):
     from transformers import Qwen3Config
+
     hidden, layers, mlp, heads, kv, width, vocabulary, copies = MODELS[name]
-    config = Qwen3Config(hidden_size=hidden, num_hidden_layers=layers, intermediate_size=mlp, num_attention_heads=heads,
-                         num_key_value_heads=kv, head_dim=width, vocab_size=vocabulary, tie_word_embeddings=copies == 1)
+    config = Qwen3Config(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        intermediate_size=mlp,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        head_dim=width,
+        vocab_size=vocabulary,
+        tie_word_embeddings=copies == 1,
+    )
     parts = built["budget"](config, tokens=0, supervised=0)
-    fixed = sum(parts[part] for part in ("weights, NF4", "embeddings and head", "two adapters", "gradient, AdamW",
-                                            "copies"))
+    fixed = sum(
+        parts[part] for part in ("weights, NF4", "embeddings and head", "two adapters", "gradient, AdamW", "copies")
+    )
     assert fixed == pytest.approx(estimate(MODELS[name], 2, tokens=0) - 0.7 * 2**30, rel=0.01)
     assert parts["activations"] == parts["logits of a chunk"] == 0
 
@@ -113,6 +134,7 @@ def test_a_token_is_sought_on_colab_first_then_in_the_environment(built, monkeyp
 
     def times_out(name):
         raise TimeoutError("outside of its page")
+
     colab.userdata.get = times_out
     assert built["hub_token"]() == "hf_from_environment"
 
@@ -124,23 +146,38 @@ def test_figures_that_nobody_measured_are_marked_as_predicted(book):
 
 def test_the_stored_outputs_show_the_budget_holding():
     said = "\n".join(output.get("text", "") for cell in cells(notebook(SOURCE), "code") for output in cell.outputs)
-    for line in ("weights within 2 %: True", "embeddings and adapters exactly: True", "both within 5 %: True",
-                 "within 25 %: True", "merged weights answer as the run does: True", "PUSH_TO is empty"):
+    for line in (
+        "weights within 2 %: True",
+        "embeddings and adapters exactly: True",
+        "both within 5 %: True",
+        "within 25 %: True",
+        "merged weights answer as the run does: True",
+        "PUSH_TO is empty",
+    ):
         assert line in said, line
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
-    wrong = [["def micro_batches(tokens, fixed, per_token, usable): return 2",
-              "def micro_batches(tokens, fixed, per_token, usable):\n"
-              "    return tokens // int((usable - fixed) / per_token) + 1",
-              "def micro_batches(tokens, fixed, per_token, usable):\n"
-              "    return -(-tokens // max(1, int(usable / per_token)))"],
-             ["def from_medqa(row): return dict(question=row['question'], choices=list(row['options'].values()))",
-              "def from_medqa(row):\n    return dict(question=row['question'], choices=list(row['options'].values()),\n"
-              "                answer=row['answer_idx'])",
-              "def from_medqa(row): return row"],
-             ["def questions(half): return int((1.96 / half) ** 2 / 4)", "def questions(half): return 385",
-              "def questions(half): return round((1.96 / half) ** 2)"]]
+    wrong = [
+        [
+            "def micro_batches(tokens, fixed, per_token, usable): return 2",
+            "def micro_batches(tokens, fixed, per_token, usable):\n"
+            "    return tokens // int((usable - fixed) / per_token) + 1",
+            "def micro_batches(tokens, fixed, per_token, usable):\n"
+            "    return -(-tokens // max(1, int(usable / per_token)))",
+        ],
+        [
+            "def from_medqa(row): return dict(question=row['question'], choices=list(row['options'].values()))",
+            "def from_medqa(row):\n    return dict(question=row['question'], choices=list(row['options'].values()),\n"
+            "                answer=row['answer_idx'])",
+            "def from_medqa(row): return row",
+        ],
+        [
+            "def questions(half): return int((1.96 / half) ** 2 / 4)",
+            "def questions(half): return 385",
+            "def questions(half): return round((1.96 / half) ** 2)",
+        ],
+    ]
     space = dict(read_examples=read_examples, ICFTError=ICFTError)
     for number in range(len(wrong)):
         check_exercise(book, number, wrong, space)

@@ -22,8 +22,18 @@ def book():
 @pytest.fixture(scope="module")
 def built(book):
     """What the lesson defines, run from its own cells; nothing is launched or trained."""
-    wanted = ("import os", "SETUP = ", "lora, base_parameters", "def speed_up", "MODELS = ", "def largest",
-              "SHARES = ", "CONFIG = ", "def plugin", "def problems")
+    wanted = (
+        "import os",
+        "SETUP = ",
+        "lora, base_parameters",
+        "def speed_up",
+        "MODELS = ",
+        "def largest",
+        "SHARES = ",
+        "CONFIG = ",
+        "def plugin",
+        "def problems",
+    )
     space, folder, gpus = {}, os.getcwd(), os.environ.get("CUDA_VISIBLE_DEVICES")
     for cell in cells(book, "code"):
         if any(mark in cell.source for mark in wanted):
@@ -62,10 +72,19 @@ def test_the_scripts_are_python_and_import_only_what_every_install_has(built, bo
 @pytest.mark.parametrize("name", ["Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B"])
 def test_counts_are_those_of_the_architecture(built, name):
     from transformers import AutoModelForCausalLM, Qwen3Config
+
     hidden, layers, mlp, heads, kv, width, vocabulary, copies = DOCTORS[name]
     assert built["MODELS"][name] == (hidden, layers, mlp, heads * width, kv * width, vocabulary, copies)
-    config = Qwen3Config(hidden_size=hidden, num_hidden_layers=layers, intermediate_size=mlp, num_attention_heads=heads,
-                         num_key_value_heads=kv, head_dim=width, vocab_size=vocabulary, tie_word_embeddings=copies == 1)
+    config = Qwen3Config(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        intermediate_size=mlp,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        head_dim=width,
+        vocab_size=vocabulary,
+        tie_word_embeddings=copies == 1,
+    )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
@@ -91,6 +110,7 @@ def test_memory_per_gpu_falls_with_shares_and_never_below_the_gathered_layer(bui
 @pytest.fixture
 def settings(built, tmp_path):
     from accelerate.commands.config.config_args import load_config_from_file
+
     path = tmp_path / "fsdp.yaml"
     path.write_text(built["CONFIG"])
     return load_config_from_file(str(path)).fsdp_config
@@ -98,16 +118,22 @@ def settings(built, tmp_path):
 
 def test_the_configuration_passes_accelerates_own_checks_and_ours(built, settings):
     from torch.distributed.fsdp import ShardingStrategy
+
     plugin = built["plugin"](settings)
     assert plugin.sharding_strategy is ShardingStrategy.FULL_SHARD and plugin.use_orig_params is False
     assert built["problems"](settings, built["four_bit"], torch.bfloat16) == []
 
 
-@pytest.mark.parametrize("change, found", [
-    (dict(fsdp_use_orig_params=True), "use_orig_params"), (dict(fsdp_auto_wrap_policy="NO_WRAP"), "wrap by"),
-    (dict(fsdp_sync_module_states=False), "needs sync_module_states"),
-    (dict(fsdp_cpu_ram_efficient_loading=False), "every process reads"),
-    (dict(fsdp_state_dict_type="LOCAL_STATE_DICT"), "state_dict_type")])
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        (dict(fsdp_use_orig_params=True), "use_orig_params"),
+        (dict(fsdp_auto_wrap_policy="NO_WRAP"), "wrap by"),
+        (dict(fsdp_sync_module_states=False), "needs sync_module_states"),
+        (dict(fsdp_cpu_ram_efficient_loading=False), "every process reads"),
+        (dict(fsdp_state_dict_type="LOCAL_STATE_DICT"), "state_dict_type"),
+    ],
+)
 def test_each_rule_finds_its_fault_alone(built, settings, change, found):
     (said,) = built["problems"]({**settings, **change}, built["four_bit"], torch.bfloat16)
     assert found in said
@@ -115,6 +141,7 @@ def test_each_rule_finds_its_fault_alone(built, settings, change, found):
 
 def test_the_storage_rules(built, settings):
     from transformers import BitsAndBytesConfig
+
     wrong = {}
     for storage in (torch.uint8, torch.float32):
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_storage=storage)
@@ -125,24 +152,36 @@ def test_the_storage_rules(built, settings):
 
 def test_the_stored_outputs_show_that_processes_agreed():
     said = "\n".join(output.get("text", "") for cell in cells(notebook(SOURCE), "code") for output in cell.outputs)
-    for line in ("sums     equals the whole batch's, to 1e-5: True",
-                 "means    equals the whole batch's, to 1e-5: False",
-                 "all losses of all steps equal, to 1e-4: True", "memory_rows equal in every stage: True",
-                 "the same adapter after the step, to 1e-5: True", "ours: []"):
+    for line in (
+        "sums     equals the whole batch's, to 1e-5: True",
+        "means    equals the whole batch's, to 1e-5: False",
+        "all losses of all steps equal, to 1e-4: True",
+        "memory_rows equal in every stage: True",
+        "the same adapter after the step, to 1e-5: True",
+        "ours: []",
+    ):
         assert line in said, line
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book, built):
-    wrong = [["def whole_loss(means, counts): return sum(means) / len(means)",
-              "def whole_loss(means, counts): return sum(m * c for m, c in zip(means, counts))"],
-             ["def my_share(flat, rank, ranks): return flat.chunk(ranks)[min(rank, len(flat.chunk(ranks)) - 1)]",
-              "def my_share(flat, rank, ranks): return flat[rank::ranks]",
-              "def my_share(flat, rank, ranks): return F.pad(flat, (0, ranks)).chunk(ranks)[rank]"],
-             ["def least_gpus(shape, room, activations): return 2",
-              "def least_gpus(shape, room, activations):\n"
-              "    return next((n for n in range(1, 65) if per_gpu(shape, 'fsdp', n) <= room), None)",
-              "def least_gpus(shape, room, activations):\n"
-              "    return int(per_gpu(shape, 'qlora') // (room - activations)) + 1"]]
+    wrong = [
+        [
+            "def whole_loss(means, counts): return sum(means) / len(means)",
+            "def whole_loss(means, counts): return sum(m * c for m, c in zip(means, counts))",
+        ],
+        [
+            "def my_share(flat, rank, ranks): return flat.chunk(ranks)[min(rank, len(flat.chunk(ranks)) - 1)]",
+            "def my_share(flat, rank, ranks): return flat[rank::ranks]",
+            "def my_share(flat, rank, ranks): return F.pad(flat, (0, ranks)).chunk(ranks)[rank]",
+        ],
+        [
+            "def least_gpus(shape, room, activations): return 2",
+            "def least_gpus(shape, room, activations):\n"
+            "    return next((n for n in range(1, 65) if per_gpu(shape, 'fsdp', n) <= room), None)",
+            "def least_gpus(shape, room, activations):\n"
+            "    return int(per_gpu(shape, 'qlora') // (room - activations)) + 1",
+        ],
+    ]
     space = dict(torch=torch, F=F, MODELS=built["MODELS"], per_gpu=built["per_gpu"])
     for number in range(len(wrong)):
         check_exercise(book, number, wrong, space)

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from icft_lite.modeling import losses
-from icft_lite.modeling.encoding import Encoded, with_prompt
-from icft_lite.modeling.losses import head_spread, icft_losses, pair_loss, question_loss, token_kl, token_logprobs
-from icft_lite.training.batches import Item, collate, denominators, split
+from icft_lite.modeling.encoding import Encoded, supervise_prompt
+from icft_lite.modeling.losses import head_covariance, icft_losses, pair_loss, question_loss, token_kl, token_logprobs
+from icft_lite.training.batches import TrainingItem, collate, normalizers, split_micro_batches
 
 VOCAB, HIDDEN = 50, 16
 
@@ -61,8 +61,9 @@ def test_kl_at_infinite_temperature_is_half_the_variance_of_the_logits_apart():
     student, target = ((states @ weight.T).double().div(1e3).log_softmax(-1) for states in (hidden, teacher))
     limit = 1e6 * F.kl_div(student, target, log_target=True, reduction="none").sum(-1)
     torch.testing.assert_close(ours.double(), limit, atol=0.0, rtol=0.02)
-    torch.testing.assert_close(ours, token_kl(hidden, teacher, weight, float("inf"), head_spread(weight.bfloat16())),
-                               atol=0.0, rtol=0.02)
+    torch.testing.assert_close(
+        ours, token_kl(hidden, teacher, weight, float("inf"), head_covariance(weight.bfloat16())), atol=0.0, rtol=0.02
+    )
 
 
 @pytest.mark.parametrize("vocab, at_once, size", [(700, 1, 1024), (151_936, 2, 110), (2**26, 1, 1)])
@@ -84,8 +85,9 @@ def test_kl_to_itself_is_zero_with_zero_gradient(temperature):
 def test_a_small_kl_does_not_drown_in_rounding(temperature):
     weight, teacher = torch.randn(VOCAB, HIDDEN), torch.randn(2000, HIDDEN)
     hidden = teacher + 0.01 * torch.randn(2000, HIDDEN)
-    student, target = ((states.double() @ weight.double().T / temperature).log_softmax(-1)
-                       for states in (hidden, teacher))
+    student, target = (
+        (states.double() @ weight.double().T / temperature).log_softmax(-1) for states in (hidden, teacher)
+    )
     exact = temperature**2 * F.kl_div(student, target, log_target=True, reduction="none").sum(-1)
     ours = token_kl(hidden, teacher, weight, temperature)
     assert ours.min() > -1e-7 and (ours - exact).abs().max() < 1e-7 * max(1, temperature**2) + 2e-7
@@ -94,8 +96,9 @@ def test_a_small_kl_does_not_drown_in_rounding(temperature):
 def test_one_hot_posteriors_are_the_ordinary_losses():
     scores, gold = torch.randn(6, 4), torch.randint(0, 4, (6,))
     mask = torch.ones(6, 4, dtype=torch.bool)
-    assert torch.isclose(question_loss(scores, F.one_hot(gold, 4).float(), mask),
-                         F.cross_entropy(scores, gold, reduction="sum"))
+    assert torch.isclose(
+        question_loss(scores, F.one_hot(gold, 4).float(), mask), F.cross_entropy(scores, gold, reduction="sum")
+    )
     a, b = torch.randn(6), torch.randn(6)
     assert torch.isclose(pair_loss(a, b, torch.ones(6), beta=2.0), -F.logsigmoid(2 * (a - b)).sum())
     assert torch.isclose(pair_loss(a, b, torch.zeros(6), beta=2.0), -F.logsigmoid(2 * (b - a)).sum())
@@ -110,6 +113,7 @@ def test_options_that_do_not_exist_do_not_count():
 
 # ---------------------------------------------------------------- the joined batch
 
+
 def example(lengths, prompt=4):
     """Responses of the given lengths after a prompt of random tokens."""
     rows, tokens = [], []
@@ -120,13 +124,22 @@ def example(lengths, prompt=4):
 
 
 def mixed_items(replay=0.5):
-    trusted = [Item(example([n]), "new", [1.0], posterior=[1.0]) for n in (3, 6, 2, 9)]
-    weak = [Item(example([2, 5, 3]), "new", [0.2, 0.7, 0.1], "question", [0.2, 0.7, 0.1]),
-            Item(example([1, 1]), "ring", [0.6, 0.4], "question", [0.6, 0.4])]
-    pairs = [Item(example([4, 7]), "new", [0.0, 0.0], "pair", [0.9, 0.1])]
-    memory = [Item(example([2]), "memory", [replay], posterior=[1.0], states=torch.randn(2, HIDDEN)),
-              Item(with_prompt(example([5])), "memory", [0.0, replay], posterior=[0.0, 1.0],
-                   states=torch.randn(3 + 5, HIDDEN))]
+    trusted = [TrainingItem(example([n]), "new", [1.0], posterior=[1.0]) for n in (3, 6, 2, 9)]
+    weak = [
+        TrainingItem(example([2, 5, 3]), "new", [0.2, 0.7, 0.1], "question", [0.2, 0.7, 0.1]),
+        TrainingItem(example([1, 1]), "ring", [0.6, 0.4], "question", [0.6, 0.4]),
+    ]
+    pairs = [TrainingItem(example([4, 7]), "new", [0.0, 0.0], "pair", [0.9, 0.1])]
+    memory = [
+        TrainingItem(example([2]), "memory", [replay], posterior=[1.0], states=torch.randn(2, HIDDEN)),
+        TrainingItem(
+            supervise_prompt(example([5])),
+            "memory",
+            [0.0, replay],
+            posterior=[0.0, 1.0],
+            states=torch.randn(3 + 5, HIDDEN),
+        ),
+    ]
     return trusted + weak + pairs + memory
 
 
@@ -145,9 +158,9 @@ class Causal(torch.nn.Module):
 
 def run(model, weight, items, parts=1, pad=0):
     """Losses and gradient of a step cut into `parts` micro-batches."""
-    whole, total = denominators(items), {}
+    whole, total = normalizers(items), {}
     model.zero_grad()
-    for micro in split(items, parts):
+    for micro in split_micro_batches(items, parts):
         if micro:
             batch = collate(micro, whole, pad)
             parts_of = icft_losses(model(batch["input_ids"]), weight, batch, whole)
@@ -183,7 +196,7 @@ def test_each_loss_in_closed_form():
     with torch.no_grad():
         for item in items:
             logps = []
-            for row in item.encoded.rows:
+            for row in item.encoded.sequences:
                 logits = model(torch.tensor([row]))[0] @ weight.T
                 logps.append(logits.log_softmax(-1))
             per = [[] for _ in item.token_weight]
@@ -210,9 +223,9 @@ def test_each_loss_in_closed_form():
 
 def test_no_gradient_from_prompt_pad_or_other_examples():
     weight, items = torch.randn(VOCAB, HIDDEN), mixed_items()
-    batch = collate(items, denominators(items))
+    batch = collate(items, normalizers(items))
     hidden = torch.randn(*batch["input_ids"].shape, HIDDEN, requires_grad=True)
-    sum(icft_losses(hidden, weight, batch, denominators(items)).values()).backward()
+    sum(icft_losses(hidden, weight, batch, normalizers(items)).values()).backward()
     touched = hidden.grad.abs().sum(-1) > 0
     supervised = torch.zeros_like(touched)
     supervised[batch["row"], batch["position"]] = True
@@ -221,14 +234,17 @@ def test_no_gradient_from_prompt_pad_or_other_examples():
 
 @pytest.mark.parametrize("kind", ["memory", "trusted", "question", "pair"])
 def test_losses_that_have_no_rows_spoil_no_gradient_in_fp16(kind):
-    items = [item for item in mixed_items(replay=0.0)
-             if kind == (item.weak or ("memory" if item.role == "memory" else "trusted"))]
-    batch = collate(items, denominators(items))
+    items = [
+        item
+        for item in mixed_items(replay=0.0)
+        if kind == (item.weak or ("memory" if item.role == "memory" else "trusted"))
+    ]
+    batch = collate(items, normalizers(items))
     hidden = 40 * torch.ones(*batch["input_ids"].shape, HIDDEN, dtype=torch.float16)  # their sum is beyond fp16
     hidden[:, -1] *= 65504 / 40
     hidden.requires_grad_()
     weight = torch.randn(VOCAB, HIDDEN, dtype=torch.float16) / 40
-    losses = icft_losses(hidden, weight, batch, denominators(items))
+    losses = icft_losses(hidden, weight, batch, normalizers(items))
     (2.0**10 * sum(losses.values())).backward()  # as a GradScaler does
     assert items and all(loss.isfinite() for loss in losses.values())
     assert hidden.grad.isfinite().all() and hidden.grad.abs().max() > 0
@@ -236,7 +252,7 @@ def test_losses_that_have_no_rows_spoil_no_gradient_in_fp16(kind):
 
 def test_memory_rows_without_replay_feel_only_consistency():
     items = [item for item in mixed_items(replay=0.0) if item.role == "memory"]
-    batch = collate(items, denominators(items))
+    batch = collate(items, normalizers(items))
     hidden = torch.randn(*batch["input_ids"].shape, HIDDEN)
-    parts = icft_losses(hidden, torch.randn(VOCAB, HIDDEN), batch, denominators(items))
+    parts = icft_losses(hidden, torch.randn(VOCAB, HIDDEN), batch, normalizers(items))
     assert parts["consistency"] > 0 and parts["fine_tune"] == 0 and parts["task"] == 0

@@ -6,16 +6,17 @@ import torch
 
 from icft_lite.data.samples import load_samples
 from icft_lite.memory import long_term as memory_module
-from icft_lite.memory.long_term import LongTermMemory, confident, promote
+from icft_lite.memory.long_term import LongTermMemory, is_confident, promote
 from icft_lite.memory.short_term import ShortTermMemory
 from icft_lite.memory.teachers import mean_states, response_logp, response_states
-from icft_lite.modeling.adapters import using
+from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import head_weight
 from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.training.batches import memory_item
 
 # ---------------------------------------------------------------- short-term memory
+
 
 def test_the_ring_holds_the_newest_rows():
     stm = ShortTermMemory(3)
@@ -50,6 +51,7 @@ def test_only_rows_that_are_replayed_are_counted():
 
 # ---------------------------------------------------------------- long-term memory: what is kept
 
+
 def blank(row):
     return Encoded([[1, 2]], [(0, 0, 2, 0)], 1)
 
@@ -59,13 +61,13 @@ def rows_of(row, n, topic="t", start=0):
 
 
 def ids(memory):
-    return {entry.row["id"] for entry in memory.entries}
+    return {entry.example["id"] for entry in memory.entries}
 
 
 def test_topics_share_the_room_equally(row):
     memory = LongTermMemory(10)
     memory.add(rows_of(row, 30, "a") + rows_of(row, 3, "b"), blank, "general")
-    topics = [entry.row["topic"] for entry in memory.entries]
+    topics = [entry.example["topic"] for entry in memory.entries]
     assert (topics.count("a"), topics.count("b")) == (7, 3)
 
 
@@ -88,42 +90,46 @@ def test_kept_and_evicted_count_the_offered_and_the_others(row):
 def test_a_saved_memory_comes_back_the_same(row):
     memory = LongTermMemory(10, seed=3)
     memory.add(rows_of(row, 30), blank, "general", np.arange(30.0))
-    saved = [dict(row=e.row, source=e.source, surprise=e.surprise) for e in memory.entries]
+    saved = [dict(example=e.example, source=e.source, surprise=e.surprise) for e in memory.entries]
     again = LongTermMemory(10, seed=3)
     again.restore(saved, blank)
     for one in (memory, again):
         one.add(rows_of(row, 9, start=30), blank, "general", np.arange(9.0) + 25)
-    assert [e.row["id"] for e in memory.entries] == [e.row["id"] for e in again.entries]
+    assert [e.example["id"] for e in memory.entries] == [e.example["id"] for e in again.entries]
 
 
 # ---------------------------------------------------------------- promotion
 
+
 def test_confidence_gates_weak_rows_only(row):
-    assert confident(row(), 0.8) and confident(row(posterior=[0.9, 0.1]), 0.8)
-    assert confident(row(posterior=[0.8, 0.2]), 0.8) and not confident(row(posterior=[0.7, 0.3]), 0.8)
+    assert is_confident(row(), 0.8) and is_confident(row(posterior=[0.9, 0.1]), 0.8)
+    assert is_confident(row(posterior=[0.8, 0.2]), 0.8) and not is_confident(row(posterior=[0.7, 0.3]), 0.8)
 
 
 def test_promotion_gates_takes_the_likeliest_response_and_its_surprise(adapted, shake, row):
     model, tokenizer = adapted
     shake(model, "slow", 0.1)
     options = ["removal of the kidney", "pain"]
-    candidates = [row(id="trusted"),
-                  row(id="sure", task="question", responses=options, label=-1, posterior=[0.05, 0.95]),
-                  row(id="unsure", task="question", responses=options, label=-1, posterior=[0.6, 0.4])]
+    candidates = [
+        row(id="trusted"),
+        row(id="sure", task="question", responses=options, label=-1, posterior=[0.05, 0.95]),
+        row(id="unsure", task="question", responses=options, label=-1, posterior=[0.6, 0.4]),
+    ]
     memory, encoder = LongTermMemory(10), Encoder(tokenizer)
     counts = promote(memory, model, candidates, encoder, 0.8)
     assert counts == dict(candidates=3, gated=1, promoted=2, evicted=0)
-    sure = next(entry for entry in memory.entries if entry.row["id"] == "sure")
-    assert sure.source == "promoted" and sure.row["task"] == "response" and sure.row["responses"] == ["pain"]
-    with using(model, "slow"):
-        slow, = score_responses(model, [encoder(sure.row)])
-    with using(model, None):
-        bare, = score_responses(model, [encoder(sure.row)])
+    sure = next(entry for entry in memory.entries if entry.example["id"] == "sure")
+    assert sure.source == "promoted" and sure.example["task"] == "response" and sure.example["responses"] == ["pain"]
+    with use_adapter(model, "slow"):
+        (slow,) = score_responses(model, [encoder(sure.example)])
+    with use_adapter(model, None):
+        (bare,) = score_responses(model, [encoder(sure.example)])
     assert sure.surprise == pytest.approx(-slow["logp"][0] / slow["tokens"][0], abs=1e-4)
     assert abs(slow["logp"][0] - bare["logp"][0]) > 1e-2
 
 
 # ---------------------------------------------------------------- teachers
+
 
 @pytest.fixture
 def remembered(adapted, shake, row):
@@ -131,8 +137,12 @@ def remembered(adapted, shake, row):
     model, tokenizer = adapted
     shake(model, "slow", 0.08, seed=1)
     known = [dict(one) for one in load_samples("general_memory").select(range(0, 1400, 140))]
-    odd = [row(id=f"odd{i}", responses=[text]) for i, text in enumerate(
-        ("seven red of", "lung lung lung", "ice pain into", "the the sky", "of and with", "goat heart is", "z"))]
+    odd = [
+        row(id=f"odd{i}", responses=[text])
+        for i, text in enumerate(
+            ("seven red of", "lung lung lung", "ice pain into", "the the sky", "of and with", "goat heart is", "z")
+        )
+    ]
     memory = LongTermMemory(100)
     memory.add(known + odd, Encoder(tokenizer), "general")
     return model, memory
@@ -143,8 +153,8 @@ def test_the_teacher_is_whoever_finds_the_response_likelier(remembered, adapted)
     shares, encoder = memory.refresh(model), Encoder(adapted[1])
     scores = {}
     for name, adapter in (("base", None), ("memory", "slow")):
-        with using(model, adapter):
-            scores[name] = [s["logp"][0] for s in score_responses(model, [encoder(e.row) for e in memory.entries])]
+        with use_adapter(model, adapter):
+            scores[name] = [s["logp"][0] for s in score_responses(model, [encoder(e.example) for e in memory.entries])]
     expected = ["memory" if m > b else "base" for m, b in zip(scores["memory"], scores["base"])]
     assert [entry.teacher for entry in memory.entries] == expected
     assert set(expected) == {"base", "memory"}
@@ -153,8 +163,10 @@ def test_the_teacher_is_whoever_finds_the_response_likelier(remembered, adapted)
         entries = [memory.entries[i] for i in mine]
         read = response_logp([e.encoded for e in entries], [e.states for e in entries], head_weight(model), examples=3)
         assert read == pytest.approx([scored[i] for i in mine], abs=1e-3), "the states are its own"
-    assert shares == {"memory": pytest.approx(expected.count("memory") / len(expected)),
-                      "base": pytest.approx(expected.count("base") / len(expected))}
+    assert shares == {
+        "memory": pytest.approx(expected.count("memory") / len(expected)),
+        "base": pytest.approx(expected.count("base") / len(expected)),
+    }
 
 
 def test_every_process_takes_the_first_one_s_choice_of_teachers(remembered, monkeypatch):
@@ -162,7 +174,7 @@ def test_every_process_takes_the_first_one_s_choice_of_teachers(remembered, monk
     model, memory = remembered
     said = {"base": [0.0] * len(memory), "memory": [1.0] * len(memory)}
     answers = iter(said.values())
-    monkeypatch.setattr(memory_module, "first", lambda work: next(answers))
+    monkeypatch.setattr(memory_module, "on_main_process", lambda work: next(answers))
     assert memory.refresh(model) == {"memory": 1, "base": 0}
 
 
@@ -170,8 +182,8 @@ def test_cached_states_give_the_live_teacher_s_log_probabilities(remembered):
     model, memory = remembered
     memory.refresh(model)
     for entry in memory.entries:
-        with torch.no_grad(), using(model, "slow" if entry.teacher == "memory" else None):
-            ids = torch.tensor(entry.encoded.rows)
+        with torch.no_grad(), use_adapter(model, "slow" if entry.teacher == "memory" else None):
+            ids = torch.tensor(entry.encoded.sequences)
             live = model(input_ids=ids).logits.log_softmax(-1)
         cached = (entry.states @ head_weight(model).T).log_softmax(-1)
         assert len(cached) == len(entry.encoded.tokens)
@@ -182,9 +194,13 @@ def test_cached_states_give_the_live_teacher_s_log_probabilities(remembered):
 def test_a_remembered_prompt_has_a_teacher_too_unless_promoted_or_told_otherwise(adapted, row):
     model, tokenizer = adapted
     whole = Encoder(tokenizer)(row())
-    every, response = len(whole.rows[0]) - 1, len(whole.tokens)
-    for prompts, source, tokens in ((True, "general", every), (True, "self", every), (True, "promoted", response),
-                                    (False, "general", response)):
+    every, response = len(whole.sequences[0]) - 1, len(whole.tokens)
+    for prompts, source, tokens in (
+        (True, "general", every),
+        (True, "self", every),
+        (True, "promoted", response),
+        (False, "general", response),
+    ):
         memory = LongTermMemory(10, prompts=prompts)
         memory.add([row()], Encoder(tokenizer), source)
         memory.refresh(model)
@@ -228,6 +244,6 @@ def test_a_row_s_features_are_the_base_s_whatever_has_been_learned(remembered):
     model, memory = remembered
     encoded = [entry.encoded for entry in memory.entries]
     features = mean_states(model, encoded)
-    with using(model, None):
+    with use_adapter(model, None):
         expected = np.stack([states.mean(0).numpy() for states in response_states(model, encoded)])
     assert features.shape == (len(encoded), 192) and np.array_equal(features, expected)

@@ -7,10 +7,7 @@ from scipy import stats
 from icft_lite import metrics
 
 # Rows: base, after easy, middle, hard. Columns: general, easy, middle, hard.
-R = np.array([[0.9, 0.1, 0.2, 0.3],
-              [0.8, 0.7, 0.3, 0.3],
-              [0.7, 0.8, 0.9, 0.5],
-              [0.6, 0.5, 0.8, 0.9]])
+R = np.array([[0.9, 0.1, 0.2, 0.3], [0.8, 0.7, 0.3, 0.3], [0.7, 0.8, 0.9, 0.5], [0.6, 0.5, 0.8, 0.9]])
 
 
 def test_transfer_and_forgetting_by_hand():
@@ -41,8 +38,9 @@ def test_matrix_is_never_changed_and_gaps_are_left_out():
     assert math.isnan(metrics.fwt(gaps))
 
 
-@pytest.mark.parametrize("matrix, learned", [
-    ([0.1, 0.2], None), ([[0.1]], None), (R, [0, 1]), (R, [0, 1, 2, 4]), (np.ones((2, 3)), None)])
+@pytest.mark.parametrize(
+    "matrix, learned", [([0.1, 0.2], None), ([[0.1]], None), (R, [0, 1]), (R, [0, 1, 2, 4]), (np.ones((2, 3)), None)]
+)
 def test_wrong_shapes_are_refused(matrix, learned):
     with pytest.raises(ValueError):
         metrics.bwt(matrix, learned=learned)
@@ -75,8 +73,7 @@ def test_binomial_interval_agrees_with_scipy(k, n, method, oracle):
     assert metrics.binomial_interval(k, n, method=method) == pytest.approx(tuple(expected), abs=1e-9)
 
 
-@pytest.mark.parametrize("k, n, method", [
-    (3, 2, "wilson"), (-1, 2, "wilson"), (0, 0, "wilson"), (1, 2, "wald")])
+@pytest.mark.parametrize("k, n, method", [(3, 2, "wilson"), (-1, 2, "wilson"), (0, 0, "wilson"), (1, 2, "wald")])
 def test_binomial_interval_refuses(k, n, method):
     with pytest.raises(ValueError):
         metrics.binomial_interval(k, n, method=method)
@@ -118,8 +115,9 @@ def test_bootstrap_counts_questions_not_seeds():
     """Five seeds that answer alike are no more evidence than one."""
     rng = np.random.default_rng(2)
     a, b = rng.random(100) < 0.6, rng.random(100) < 0.5
-    assert metrics.paired_bootstrap(np.tile(a, (5, 1)), np.tile(b, (5, 1)), n_resamples=500) == \
-        pytest.approx(metrics.paired_bootstrap(a, b, n_resamples=500))
+    assert metrics.paired_bootstrap(np.tile(a, (5, 1)), np.tile(b, (5, 1)), n_resamples=500) == pytest.approx(
+        metrics.paired_bootstrap(a, b, n_resamples=500)
+    )
 
 
 def test_bootstrap_by_topic_weighs_topics_alike():
@@ -132,11 +130,25 @@ def test_bootstrap_by_topic_weighs_topics_alike():
         metrics.paired_bootstrap(a, b, topics=["one"])
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("The  Kidney.", "kidney"), ("a kidney", "kidney"), ("Vitamin A", "vitamin a"),
-    ("hepatitis A virus", "hepatitis a virus"), ("3.5 mmol/L", "3.5 mmol l"), ("3-5", "3 5"),
-    ("1,000", "1000"), ("< 5%", "< 5%"), ("a", "a"), ("-", "-"), ("", ""), ("patient's", "patients"),
-    ("red,blue", "red blue"), ("\N{LATIN SMALL LIGATURE FI}bre\n", "fibre")])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("The  Kidney.", "kidney"),
+        ("a kidney", "kidney"),
+        ("Vitamin A", "vitamin a"),
+        ("hepatitis A virus", "hepatitis a virus"),
+        ("3.5 mmol/L", "3.5 mmol l"),
+        ("3-5", "3 5"),
+        ("1,000", "1000"),
+        ("< 5%", "< 5%"),
+        ("a", "a"),
+        ("-", "-"),
+        ("", ""),
+        ("patient's", "patients"),
+        ("red,blue", "red blue"),
+        ("\N{LATIN SMALL LIGATURE FI}bre\n", "fibre"),
+    ],
+)
 def test_normalise_answer(text, expected):
     assert metrics.normalise_answer(text) == expected
 
@@ -149,7 +161,8 @@ def test_token_f1():
 
 
 def test_key_fact_recall():
-    assert metrics.key_fact_recall("Please rest, and see a Doctor!", ["see a doctor", "rest", "fluids"]) \
-        == pytest.approx(2 / 3)
+    assert metrics.key_fact_recall(
+        "Please rest, and see a Doctor!", ["see a doctor", "rest", "fluids"]
+    ) == pytest.approx(2 / 3)
     assert metrics.key_fact_recall("heart", ["ear"]) == 0.0, "whole words only"
     assert math.isnan(metrics.key_fact_recall("anything", []))

@@ -25,18 +25,26 @@ from icft_lite.config import ICFTConfig
 from icft_lite.doctor import MODELS
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.adapters import (
-    activate,
+    activate_adapter,
     adapter_tensors,
     add_adapters,
     lora_layers,
-    merged,
+    merged_adapter,
     save_adapter,
-    using,
+    use_adapter,
 )
-from icft_lite.modeling.base import TINY, check_head, fingerprint, head_weight, hidden_states, load_base, unpacked
+from icft_lite.modeling.base import (
+    TINY,
+    check_head,
+    dequantize_base,
+    head_weight,
+    hidden_states,
+    load_base,
+    model_fingerprint,
+)
 from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.generation import ask, generate
-from icft_lite.modeling.packing import join
+from icft_lite.modeling.generation import generate, generate_reply
+from icft_lite.modeling.packing import join_batch
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.runs import export, load_run
 from icft_lite.training.trainer import ICFTTrainer
@@ -79,6 +87,7 @@ def test_a_model_that_cannot_be_had_is_one_line(name, tmp_path):
 
 # ---------------------------------------------------------------- adapters
 
+
 @pytest.fixture
 def unshared():
     """A base with adapters that no other test has had in its hands: bits are compared."""
@@ -96,6 +105,7 @@ def test_new_adapters_change_nothing_and_come_from_the_seed(unshared):
 
     def first(seed):
         return adapter_tensors(add_adapters(small(LlamaConfig), 4, 8, seed), "fast")[0]
+
     assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
 
 
@@ -103,9 +113,9 @@ def test_without_adapters_the_base_is_exactly_itself(unshared, shake):
     model, base = unshared, load_base()
     shake(model, "fast")
     shake(model, "slow", seed=1)
-    with using(model, None):
+    with use_adapter(model, None):
         assert torch.equal(logits(model), logits(base[0]))
-    with using(model, "slow"):
+    with use_adapter(model, "slow"):
         slow = logits(model)
     fast = logits(model)
     assert not torch.allclose(slow, fast, atol=0.1) and not torch.allclose(fast, logits(base[0]), atol=0.1)
@@ -115,9 +125,9 @@ def test_without_adapters_the_base_is_exactly_itself(unshared, shake):
 @pytest.mark.parametrize("view", [None, "slow", "fast"])
 def test_looking_through_another_adapter_leaves_no_trace(adapted, active, view):
     model, _ = adapted
-    activate(model, active)  # `slow` stays frozen even when it is the active one, as peft would not have it
+    activate_adapter(model, active)  # `slow` stays frozen even when it is the active one, as peft would not have it
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    with pytest.raises(KeyError), using(model, view):
+    with pytest.raises(KeyError), use_adapter(model, view):
         raise KeyError("something went wrong inside")
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
     assert model.active_adapter == active and sum(before.values()) == 56
@@ -125,18 +135,18 @@ def test_looking_through_another_adapter_leaves_no_trace(adapted, active, view):
 
 @pytest.mark.parametrize("name", ["slow", "fast", None])
 def test_merged_scores_the_same_and_leaves_no_trace(shake, name):
-    model = add_adapters(unpacked(load_base()[0]), rank=8, alpha=16)
+    model = add_adapters(dequantize_base(load_base()[0]), rank=8, alpha=16)
     for seed, adapter in enumerate(("slow", "fast")):
         shake(model, adapter, 0.1, seed)
     ids = torch.arange(5, 45).reshape(4, 10)
     before, weights = model(ids).logits, {key: value.clone() for key, value in model.state_dict().items()}
-    with using(model, name), torch.no_grad():
+    with use_adapter(model, name), torch.no_grad():
         expected = model(ids).logits
-    with merged(model, name), torch.no_grad():
+    with merged_adapter(model, name), torch.no_grad():
         assert all(module.disable_adapters for module in lora_layers(model).values())
         torch.testing.assert_close(model(ids).logits, expected, atol=1e-3, rtol=0)
     assert name == "fast" or (before - expected).abs().max() > 0.1, "the fast one is active outside"
-    with pytest.raises(KeyboardInterrupt), merged(model, name):
+    with pytest.raises(KeyboardInterrupt), merged_adapter(model, name):
         raise KeyboardInterrupt
     assert torch.equal(model(ids).logits, before) and model.active_adapter == "fast"
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
@@ -144,8 +154,8 @@ def test_merged_scores_the_same_and_leaves_no_trace(shake, name):
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_weights_in_4_bits_or_too_large_to_have_twice_are_not_merged(plain):
-    model = add_adapters(unpacked(load_base()[0]) if plain else load_base()[0], rank=8, alpha=16)
-    with merged(model, "slow", most=2**20 if plain else 2**28):
+    model = add_adapters(dequantize_base(load_base()[0]) if plain else load_base()[0], rank=8, alpha=16)
+    with merged_adapter(model, "slow", most=2**20 if plain else 2**28):
         assert not any(module.disable_adapters for module in lora_layers(model).values())
         assert model.active_adapter == "slow"
 
@@ -156,9 +166,10 @@ def test_a_look_at_the_teacher_between_forward_and_backward_keeps_the_gradient(a
     def gradient(look):
         loss = model(input_ids=IDS).logits.log_softmax(-1)[..., 5].sum()
         if look:
-            with torch.no_grad(), using(model, None):
+            with torch.no_grad(), use_adapter(model, None):
                 model(input_ids=IDS)
         return torch.autograd.grad(loss, adapter_tensors(model, "fast")[1::2])
+
     torch.testing.assert_close(gradient(True), gradient(False))
 
 
@@ -167,7 +178,7 @@ def test_a_saved_adapter_loads_with_plain_peft(adapted, shake, tmp_path):
     shake(model, "slow")
     save_adapter(model, "slow", tmp_path / "adapter")
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {f.name for f in (tmp_path / "adapter").iterdir()}
-    with using(model, "slow"):
+    with use_adapter(model, "slow"):
         expected = logits(model)
     plain = PeftModel.from_pretrained(load_base("tiny")[0], str(tmp_path / "adapter"))
     torch.testing.assert_close(logits(plain), expected, atol=1e-5, rtol=1e-5)
@@ -175,6 +186,7 @@ def test_a_saved_adapter_loads_with_plain_peft(adapted, shake, tmp_path):
 
 
 # ---------------------------------------------------------------- export
+
 
 @pytest.fixture
 def finished(adapted, shake, tmp_path):
@@ -190,14 +202,14 @@ def finished(adapted, shake, tmp_path):
 def test_merged_weights_compute_what_the_run_did(finished, tmp_path):
     """The base's own weights, not rounded to 4 bits, would be another model: the adapter never saw them."""
     export(finished, tmp_path / "merged", merge=True)
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    merged_adapter = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     expected = logits(load_run(finished)[0].train())  # no dropout; some CPUs compute 4-bit layers in bf16 in eval mode
-    torch.testing.assert_close(logits(merged), expected, atol=5e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(merged_adapter), expected, atol=5e-5, rtol=1e-5)
     assert (expected - logits(load_base("tiny")[0])).abs().max() > 1
     assert (expected - logits(load_run(finished, four_bit=False)[0])).abs().max() > 0.1
     assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
-    assert {weight.dtype for weight in merged.state_dict().values()} == {torch.float32}
-    assert merged.lm_head.weight is merged.model.embed_tokens.weight, "tied, as the base"
+    assert {weight.dtype for weight in merged_adapter.state_dict().values()} == {torch.float32}
+    assert merged_adapter.lm_head.weight is merged_adapter.model.embed_tokens.weight, "tied, as the base"
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
     assert not (tmp_path / "merged.part").exists()
 
@@ -205,8 +217,8 @@ def test_merged_weights_compute_what_the_run_did(finished, tmp_path):
 def test_a_run_without_4_bits_is_merged_into_the_base_as_it_is(finished, tmp_path):
     (finished / "report.json").write_text(json.dumps(dict(base="tiny", config=ICFTConfig(four_bit=False).to_dict())))
     export(finished, tmp_path / "merged", merge=True)
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    torch.testing.assert_close(logits(merged), logits(load_run(finished)[0]), atol=5e-5, rtol=1e-5)
+    merged_adapter = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(merged_adapter), logits(load_run(finished)[0]), atol=5e-5, rtol=1e-5)
 
 
 def test_export_copies_the_adapter_and_overwrites_nothing(finished, tmp_path):
@@ -223,6 +235,7 @@ def test_a_run_comes_back_in_the_precision_it_had(finished):
     def kind(**kwargs):
         layer, *_ = lora_layers(load_run(finished, **kwargs)[0]).values()
         return type(layer.base_layer.weight).__name__
+
     assert kind() == "Params4bit" and kind(four_bit=False) == "Parameter"
     (finished / "report.json").write_text(json.dumps(dict(base="tiny", config=ICFTConfig(four_bit=False).to_dict())))
     assert kind() == "Parameter"
@@ -231,9 +244,9 @@ def test_a_run_comes_back_in_the_precision_it_had(finished):
 def test_a_run_is_asked_what_it_was_trained_to_take(finished):
     """Its max_length, whatever the base's: `ask` refuses a longer question, `chat` says so and goes on."""
     long = "Define " + "very " * 450 + "ill."
-    assert ask(*load_run(finished), "What is 2 plus 3?", max_new_tokens=4)
+    assert generate_reply(*load_run(finished), "What is 2 plus 3?", max_new_tokens=4)
     with pytest.raises(ICFTError, match="max_length is 512"):
-        ask(*load_run(finished), long + long)
+        generate_reply(*load_run(finished), long + long)
     (finished / "report.json").write_text(json.dumps(dict(base="tiny", config=ICFTConfig(max_length=100).to_dict())))
     said, asked = [], iter(["Define " + "very " * 60 + "ill.", "Define pain.", ""])
     chat(finished, read=lambda prompt: next(asked), write=said.append)
@@ -244,8 +257,17 @@ def test_a_run_is_asked_what_it_was_trained_to_take(finished):
 
 # ---------------------------------------------------------------- other families
 
-SIZES = dict(vocab_size=1536, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-             num_key_value_heads=2, pad_token_id=0, eos_token_id=3, bos_token_id=None)
+SIZES = dict(
+    vocab_size=1536,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    pad_token_id=0,
+    eos_token_id=3,
+    bos_token_id=None,
+)
 
 
 def small(config, **settings):
@@ -256,9 +278,14 @@ def small(config, **settings):
         return AutoModelForCausalLM.from_config(config(**{**SIZES, **settings})).eval()
 
 
-@pytest.mark.parametrize("config, settings", [
-    (Qwen3Config, dict(head_dim=16, tie_word_embeddings=True)), (Qwen2Config, dict(tie_word_embeddings=True)),
-    (LlamaConfig, dict(tie_word_embeddings=False))])
+@pytest.mark.parametrize(
+    "config, settings",
+    [
+        (Qwen3Config, dict(head_dim=16, tie_word_embeddings=True)),
+        (Qwen2Config, dict(tie_word_embeddings=True)),
+        (LlamaConfig, dict(tie_word_embeddings=False)),
+    ],
+)
 def test_other_families_load_and_score_as_they_should(base, shake, row, tmp_path, config, settings):
     small(config, **settings).save_pretrained(tmp_path)
     base[1].save_pretrained(tmp_path)
@@ -271,18 +298,22 @@ def test_other_families_load_and_score_as_they_should(base, shake, row, tmp_path
     encoded = [Encoder(tokenizer, share_prompts=share)(example) for share in (True, False)]
     shared, separate = (score_responses(model, [one])[0]["logp"] for one in encoded)
     assert shared == pytest.approx(separate, abs=1e-3)
-    batch = join(encoded[1:], 0)
+    batch = join_batch(encoded[1:], 0)
     through_head = hidden_states(model, batch) @ head_weight(model).T
     whole = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     torch.testing.assert_close(through_head, whole, atol=1e-4, rtol=1e-4)
     assert len(generate(model, tokenizer, Encoder(tokenizer), [row()], max_new_tokens=3)) == 1
 
 
-@pytest.mark.parametrize("config, settings, why", [
-    (Gemma2Config, dict(head_dim=16, final_logit_softcapping=30.0), "final_logit_softcapping = 30"),
-    (CohereConfig, dict(logit_scale=0.0625), "logit_scale"),
-    (GraniteConfig, dict(logits_scaling=8.0), "logits_scaling"),
-    (PhiConfig, {}, "without bias")])
+@pytest.mark.parametrize(
+    "config, settings, why",
+    [
+        (Gemma2Config, dict(head_dim=16, final_logit_softcapping=30.0), "final_logit_softcapping = 30"),
+        (CohereConfig, dict(logit_scale=0.0625), "logit_scale"),
+        (GraniteConfig, dict(logits_scaling=8.0), "logits_scaling"),
+        (PhiConfig, {}, "without bias"),
+    ],
+)
 def test_heads_the_losses_cannot_read_are_refused(config, settings, why):
     with pytest.raises(ICFTError, match=why):
         check_head(small(config, **settings))
@@ -302,19 +333,36 @@ def test_a_refused_head_is_refused_on_loading(base, tmp_path):
 
 # ---------------------------------------------------------------- rows that 4 bits on a CPU do not take
 
+
 def four_bits(width, rows=63):
     """A 4-bit layer, and its weight unpacked by hand from the stored bytes."""
     layer = bitsandbytes.nn.Linear4bit(width, rows, bias=False, compress_statistics=False, quant_type="nf4")
     layer = layer.to("cpu").train()  # in eval mode some CPUs repack the bytes
     levels = bitsandbytes.functional.get_4bit_type("nf4", device="cpu")
     stored = layer.weight.data.flatten()
-    indices = torch.stack([stored >> 4, stored & 15], 1).flatten()[:rows * width].long()
-    scales = layer.weight.quant_state.absmax.repeat_interleave(64)[:rows * width]
+    indices = torch.stack([stored >> 4, stored & 15], 1).flatten()[: rows * width].long()
+    scales = layer.weight.quant_state.absmax.repeat_interleave(64)[: rows * width]
     return layer, (levels[indices] * scales).reshape(rows, width)
 
 
-@pytest.mark.parametrize("width", [64, 192, 512, 576, *(pytest.param(width, marks=pytest.mark.xfail(
-    strict=False, reason="bitsandbytes 0.50.2; then guard_four_bit may let them in")) for width in (32, 80, 96, 160))])
+@pytest.mark.parametrize(
+    "width",
+    [
+        64,
+        192,
+        512,
+        576,
+        *(
+            pytest.param(
+                width,
+                marks=pytest.mark.xfail(
+                    strict=False, reason="bitsandbytes 0.50.2; then guard_four_bit may let them in"
+                ),
+            )
+            for width in (32, 80, 96, 160)
+        ),
+    ],
+)
 def test_a_4_bit_layer_computes_with_the_numbers_it_stores(width):
     layer, by_hand = four_bits(width)
     x = torch.randn(5, width, generator=torch.Generator().manual_seed(0))
@@ -325,11 +373,11 @@ def test_a_4_bit_layer_computes_with_the_numbers_it_stores(width):
 def test_a_base_written_out_computes_the_same_to_the_bit(base, capfd):
     model = load_base("tiny")[0]
     bytes_needed = 4 * sum(p.numel() for p in load_base("tiny", four_bit=False)[0].parameters())
-    assert unpacked(model, bytes_needed - 1) is model and model.is_quantized
-    plain = unpacked(model, bytes_needed)
+    assert dequantize_base(model, bytes_needed - 1) is model and model.is_quantized
+    plain = dequantize_base(model, bytes_needed)
     assert not any(isinstance(layer, bitsandbytes.nn.Linear4bit) for layer in plain.modules())
     assert torch.equal(logits(plain), logits(base[0]))
-    assert unpacked(plain, 0) is plain and capfd.readouterr().err == ""
+    assert dequantize_base(plain, 0) is plain and capfd.readouterr().err == ""
 
 
 @pytest.mark.skipif(hardware()["device"] != "cpu", reason="it is the CPU's kernel that misreads")
@@ -361,12 +409,13 @@ def test_scoring_never_repacks_the_weights_that_training_reads(base):
 
 def test_a_base_has_a_fingerprint_that_its_weights_change(tmp_path):
     from safetensors.torch import load_file, save_file
+
     for name in ("config.json", "model.safetensors"):
         shutil.copy(TINY / name, tmp_path / name)
-    known = fingerprint("tiny")
-    assert fingerprint(str(tmp_path)) == known != "" and fingerprint("owner/model") == ""
+    known = model_fingerprint("tiny")
+    assert model_fingerprint(str(tmp_path)) == known != "" and model_fingerprint("owner/model") == ""
     weights = load_file(tmp_path / "model.safetensors")
     name = sorted(weights)[-1]
     weights[name].view(-1)[0] += 1e-3
     save_file(weights, tmp_path / "model.safetensors")
-    assert fingerprint(str(tmp_path)) != known
+    assert model_fingerprint(str(tmp_path)) != known

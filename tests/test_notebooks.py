@@ -49,6 +49,7 @@ lessons = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
 # --- built one way, from the source
 
+
 def test_every_notebook_has_a_source_and_the_other_way_round():
     assert SOURCES and [p.stem for p in SOURCES] == [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
 
@@ -64,8 +65,10 @@ def test_source_and_notebook_agree(source):
 @lessons
 def test_jupytext_reads_and_writes_the_source_unchanged(source):
     text = source.read_text(encoding="utf-8")
-    assert jupytext.writes(jupytext.reads(text, "py:percent"), "py:percent").split("# %%", 1)[1] \
+    assert (
+        jupytext.writes(jupytext.reads(text, "py:percent"), "py:percent").split("# %%", 1)[1]
         == text.split("# %%", 1)[1]
+    )
 
 
 @lessons
@@ -127,6 +130,7 @@ def test_lessons_are_built_side_by_side_and_none_begins_after_one_has_failed(tmp
 
 # --- style
 
+
 @lessons
 def test_cells_are_short(source):
     book = notebook(source)
@@ -139,8 +143,16 @@ def test_cells_are_short(source):
 @lessons
 def test_a_lesson_says_what_every_lesson_says(source):
     text = " ".join("\n".join(cell.source for cell in cells(notebook(source), "markdown")).split())
-    for phrase in ("You will be able to", "*our reading*", "not medical advice", "**predict", "predicted |",
-                   "What was shown", "Exercises", "Further reading"):
+    for phrase in (
+        "You will be able to",
+        "*our reading*",
+        "not medical advice",
+        "**predict",
+        "predicted |",
+        "What was shown",
+        "Exercises",
+        "Further reading",
+    ):
         assert phrase.lower() in text.lower(), phrase
 
 
@@ -154,6 +166,7 @@ def test_the_declared_memory_is_the_one_asserted(source):
 
 
 # --- stored outputs
+
 
 @lessons
 def test_checked_cells_were_run_and_are_a_third(source):
@@ -175,7 +188,7 @@ def test_outputs_are_clean(source):
             data = {key: text for key, text in output.get("data", {}).items() if "image" not in key}
             shown = f"{output.get('text', '')} {data}"
             assert output.output_type != "error" and output.get("name") != "stderr", shown[:300]
-            assert not (found := machine.search(shown)), shown[max(0, found.start() - 40):][:200]
+            assert not (found := machine.search(shown)), shown[max(0, found.start() - 40) :][:200]
             assert "widget-view" not in shown and "Warning" not in shown, shown[:300]
 
 
@@ -195,6 +208,7 @@ def test_nbval_notices_a_corrupted_output(tmp_path):
 
 
 # --- the set-up cell
+
 
 def run_setup(monkeypatch, folder, present):
     """Run the set-up cell where only `present` is installed. Returns pip's arguments, None if not called."""
@@ -225,6 +239,7 @@ def test_setup_prefers_a_wheel_beside_the_notebook(monkeypatch, tmp_path):
 
 # --- exercises
 
+
 def exercises(book):
     """(the check cell, its solution's code) of each exercise."""
     found = []
@@ -240,7 +255,7 @@ def solve(stub, solution):
     name = ast.parse(solution).body[0].name
     node = next(n for n in ast.parse(stub).body if isinstance(n, ast.FunctionDef) and n.name == name)
     lines = stub.splitlines()
-    return "\n".join([*lines[:node.lineno - 1], solution, *lines[node.end_lineno:]])
+    return "\n".join([*lines[: node.lineno - 1], solution, *lines[node.end_lineno :]])
 
 
 def said(code, namespace):
@@ -281,8 +296,11 @@ def from_scratch(book, **namespace):
 @lessons
 def test_exercises_are_announced_checked_and_explained(source):
     book = notebook(source)
-    titles = re.findall(r"^### \d · .+ \((?:easy|middle|hard), \d+ minutes\)$",
-                        "\n".join(cell.source for cell in cells(book, "markdown")), re.M)
+    titles = re.findall(
+        r"^### \d · .+ \((?:easy|middle|hard), \d+ minutes\)$",
+        "\n".join(cell.source for cell in cells(book, "markdown")),
+        re.M,
+    )
     assert 2 <= len(titles) <= 4 and len(exercises(book)) == len(titles)
     for stub, solution in exercises(book):
         assert MARK in stub and "return ..." in stub and '"Right."' in stub
@@ -291,22 +309,41 @@ def test_exercises_are_announced_checked_and_explained(source):
 def test_lesson_00_accepts_its_solutions_and_rejects_wrong_ones():
     from icft_lite.data.samples import sample_bundle
     from icft_lite.metrics import retention
+
     data = sample_bundle()
     pool = [dict(row) for row in data.pool]
-    points = [dict(alpha=alpha, general=general, medical=medical) for alpha, general, medical in
-              ((1.0, 0.70, 0.95), (0.7, 0.93, 0.90), (0.4, 0.95, 0.90), (0.2, 0.97, 0.80))]
-    stages = [dict(consolidation=dict(points=points, alpha=0.4)),
-              dict(consolidation=dict(points=points[:1], alpha=0.0))]
-    namespace = dict(retention=retention, ABSTAIN=-1, pool=pool, icft=dict(stages=stages), points=points,
-                     gold=[data.pool_gold[row["id"]] for row in pool], floor=0.92)
-    wrong = [["def kept(b, a): return b - a", "def kept(b, a): return b / a", "def kept(b, a): return 1.0"],
-             ["def itis(row): return ABSTAIN", "def itis(row): return 0",
-              "def itis(row): return 0 if 'itis' in row['prompt'] else ABSTAIN",
-              "def itis(row):\n    starts = [t.startswith('inflammation') for t in row['responses']]\n"
-              "    return starts.index(True) if 'itis' in row['prompt'] and any(starts) else ABSTAIN"],
-             ["def choose(points, floor): return 1.0",
-              "def choose(points, floor): return max(points, key=lambda p: p['medical'])['alpha']",
-              "def choose(points, floor): return max(points, key=lambda p: p['general'])['alpha']"]]
+    points = [
+        dict(alpha=alpha, general=general, medical=medical)
+        for alpha, general, medical in ((1.0, 0.70, 0.95), (0.7, 0.93, 0.90), (0.4, 0.95, 0.90), (0.2, 0.97, 0.80))
+    ]
+    stages = [
+        dict(consolidation=dict(points=points, alpha=0.4)),
+        dict(consolidation=dict(points=points[:1], alpha=0.0)),
+    ]
+    namespace = dict(
+        retention=retention,
+        ABSTAIN=-1,
+        pool=pool,
+        icft=dict(stages=stages),
+        points=points,
+        gold=[data.pool_gold[row["id"]] for row in pool],
+        floor=0.92,
+    )
+    wrong = [
+        ["def kept(b, a): return b - a", "def kept(b, a): return b / a", "def kept(b, a): return 1.0"],
+        [
+            "def itis(row): return ABSTAIN",
+            "def itis(row): return 0",
+            "def itis(row): return 0 if 'itis' in row['prompt'] else ABSTAIN",
+            "def itis(row):\n    starts = [t.startswith('inflammation') for t in row['responses']]\n"
+            "    return starts.index(True) if 'itis' in row['prompt'] and any(starts) else ABSTAIN",
+        ],
+        [
+            "def choose(points, floor): return 1.0",
+            "def choose(points, floor): return max(points, key=lambda p: p['medical'])['alpha']",
+            "def choose(points, floor): return max(points, key=lambda p: p['general'])['alpha']",
+        ],
+    ]
     source = next(path for path in SOURCES if path.stem == "00_start_here")
     found = exercises(build.read(source))
     for (stub, solution), others in zip(found, wrong, strict=True):

@@ -27,8 +27,14 @@ def name_of(requirement):
     return re.match(r"[\w-]+", requirement)[0].lower()
 
 
-@pytest.mark.parametrize("code", ["import icft_lite", "from icft_lite import ICFTConfig",
-                                  "from icft_lite.cli import build_parser; build_parser().format_help()"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import icft_lite",
+        "from icft_lite import ICFTConfig",
+        "from icft_lite.cli import build_parser; build_parser().format_help()",
+    ],
+)
 def test_light_imports_stay_light(code):
     heavy = {"torch", "transformers", "datasets", "numpy", "pandas"}
     heavy = python(f"import sys; {code}; print(*{heavy} & set(sys.modules))")
@@ -57,8 +63,13 @@ def test_every_import_is_declared():
     known = {*sys.stdlib_module_names, "icft_lite"}
     for path in sorted((ROOT / "icft_lite").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
-                [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom) and not node.level
+                else []
+            )
             for module in {name.split(".")[0] for name in names} - known:
                 assert module.lower() in declared, f"{path.name} imports {module}, which pyproject.toml does not list"
 
@@ -67,8 +78,8 @@ def test_licences_and_the_embedded_model_are_there():
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "CC BY 4.0" in (ROOT / "data_samples" / "LICENSE").read_text(encoding="utf-8")
     weights = list((ROOT / "icft_lite" / "tiny").glob("*.safetensors"))
-    assert weights and sum(path.stat().st_size for path in weights) <= 16 * 2 ** 20
-    assert sum(p.stat().st_size for p in (ROOT / "data_samples").rglob("*") if p.is_file()) <= 6 * 10 ** 6
+    assert weights and sum(path.stat().st_size for path in weights) <= 16 * 2**20
+    assert sum(p.stat().st_size for p in (ROOT / "data_samples").rglob("*") if p.is_file()) <= 6 * 10**6
 
 
 @pytest.mark.slow

@@ -9,12 +9,18 @@ import torch.nn.functional as F
 from icft_lite.config import ICFTConfig
 from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.modeling import losses
-from icft_lite.modeling.adapters import activate, adapter_tensors, add_adapters, restore_adapter, using
+from icft_lite.modeling.adapters import (
+    activate_adapter,
+    adapter_tensors,
+    add_adapters,
+    set_adapter_tensors,
+    use_adapter,
+)
 from icft_lite.modeling.base import head_weight, hidden_states, load_base
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.losses import icft_losses, token_kl, token_logprobs
-from icft_lite.training.batches import StageBatches, collate, denominators, split
-from icft_lite.training.plan import Step
+from icft_lite.training.batches import StageBatches, collate, normalizers, split_micro_batches
+from icft_lite.training.plan import PlannedStep
 from icft_lite.training.trainer import LOSSES, ICFTTrainer
 
 AS_SUMMED = dict(consistency_weight=1.0, temperature=1.0)  # what `icft_losses` and a plain sum have
@@ -34,9 +40,9 @@ def trained(request, shake):
     model, tokenizer, *fresh = request.getfixturevalue("adapted" if request.param == "nf4" else "whole")
     for name, seed in (("slow", 1), ("fast", 2)):
         if fresh:
-            restore_adapter(model, name, fresh[0])
+            set_adapter_tensors(model, name, fresh[0])
         shake(model, name, 0.08, seed)
-    activate(model, "fast")
+    activate_adapter(model, "fast")
     return model, tokenizer
 
 
@@ -45,34 +51,43 @@ def eight(trained, row):
     """eight(config) -> StageBatches of one step of eight rows: all roles, tasks and both teachers."""
     model, tokenizer = trained
     encoder = Encoder(tokenizer, share_prompts=False)
-    rows = [row(), row(prompt="Define pain in a long and slow wording of some length.", responses=["it hurts"]),
-            row(task="question", responses=["a kidney", "pain", "none"], label=-1, posterior=[0.2, 0.7, 0.1]),
-            row(task="pair", responses=["go to surgery", "rest"], label=-1, posterior=[0.9, 0.1]),
-            row(prompt="Name an organ.", responses=["the heart of the matter"])]
+    rows = [
+        row(),
+        row(prompt="Define pain in a long and slow wording of some length.", responses=["it hurts"]),
+        row(task="question", responses=["a kidney", "pain", "none"], label=-1, posterior=[0.2, 0.7, 0.1]),
+        row(task="pair", responses=["go to surgery", "rest"], label=-1, posterior=[0.9, 0.1]),
+        row(prompt="Name an organ.", responses=["the heart of the matter"]),
+    ]
     memory = LongTermMemory(10)
     replies = ["Gitega", "seven red of", "lung lung lung", "ice pain into", "the the sky", "of and with", "goat is"]
-    memory.add([row(id=reply, prompt="Which city is the capital of Burundi?", responses=[reply]) for reply in replies],
-               encoder, "general")
+    memory.add(
+        [row(id=reply, prompt="Which city is the capital of Burundi?", responses=[reply]) for reply in replies],
+        encoder,
+        "general",
+    )
     memory.refresh(model)
     taught = [entry.teacher for entry in memory.entries]
     both = [taught.index("base"), taught.index("memory")]
     three = [*both, next(i for i in range(7) if i not in both)]
 
     def make(config=ICFTConfig(replay_weight=0.3)):
-        return StageBatches([Step([0, 1, 2, 3], [4], three)], rows, [encoder(one) for one in rows], memory.entries,
-                            config)
+        return StageBatches(
+            [PlannedStep([0, 1, 2, 3], [4], three)], rows, [encoder(one) for one in rows], memory.entries, config
+        )
+
     make.entries = [memory.entries[i] for i in three]
     return make
 
 
 def ours(model, items, change=lambda batch: batch, parts=1, temperature=1.0):
     """Losses of a step in `parts` micro-batches, and the gradient of their sum."""
-    whole, found = denominators(items), {}
-    for some in split(items, parts):
+    whole, found = normalizers(items), {}
+    for some in split_micro_batches(items, parts):
         if some:
             batch = change(collate(some, whole))
-            for name, value in icft_losses(hidden_states(model, batch), head_weight(model), batch, whole,
-                                           temperature).items():
+            for name, value in icft_losses(
+                hidden_states(model, batch), head_weight(model), batch, whole, temperature
+            ).items():
                 found[name] = found.get(name, 0) + value
     return found, gradient(model, sum(found.values()))
 
@@ -95,9 +110,9 @@ def test_equal_to_full_logits_and_a_live_reference(trained, eight, temperature):
     items = eight().items(eight().steps[0])
     entries = iter(eight.entries)
     assert {entry.teacher for entry in eight.entries} == {"base", "memory"}
-    nll, task, kl, whole = 0, 0, 0, denominators(items)
+    nll, task, kl, whole = 0, 0, 0, normalizers(items)
     for item in items:
-        ids = [torch.tensor([row]) for row in item.encoded.rows]
+        ids = [torch.tensor([row]) for row in item.encoded.sequences]
         logp = [model(input_ids=one).logits[0].log_softmax(-1) for one in ids]
         sums, counts = [0] * len(item.token_weight), [0] * len(item.token_weight)
         for r, position, target, s in item.encoded.tokens:
@@ -109,7 +124,7 @@ def test_equal_to_full_logits_and_a_live_reference(trained, eight, temperature):
             delta = 2.0 * (sums[0] / counts[0] - sums[1] / counts[1])
             task = task - item.posterior[0] * F.logsigmoid(delta) - item.posterior[1] * F.logsigmoid(-delta)
         if item.role == "memory":
-            with torch.no_grad(), using(model, {"base": None, "memory": "slow"}[next(entries).teacher]):
+            with torch.no_grad(), use_adapter(model, {"base": None, "memory": "slow"}[next(entries).teacher]):
                 live = model(input_ids=ids[0]).logits[0].log_softmax(-1)
             at = [position for _, position, _, _ in item.encoded.tokens]
             if math.isinf(temperature):
@@ -123,8 +138,10 @@ def test_equal_to_full_logits_and_a_live_reference(trained, eight, temperature):
 
 # ---------------------------------------------------------------- what must not move them
 
+
 def padded(side, amount):
     """A change of a batch: `amount` more pads, all pads of a row on one side of it."""
+
     def change(batch):
         rows, longest = batch["input_ids"].shape
         lengths = batch["attention_mask"].sum(1)
@@ -132,10 +149,16 @@ def padded(side, amount):
         mask, shift = torch.zeros_like(ids), torch.zeros_like(lengths)
         for r, length in enumerate(lengths.tolist()):
             shift[r] = longest + amount - length if side == "left" else 0
-            ids[r, shift[r]:shift[r] + length] = batch["input_ids"][r, :length]
-            mask[r, shift[r]:shift[r] + length] = 1
-        return {**batch, "input_ids": ids, "attention_mask": mask, "position": batch["position"] + shift[batch["row"]],
-                "position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
+            ids[r, shift[r] : shift[r] + length] = batch["input_ids"][r, :length]
+            mask[r, shift[r] : shift[r] + length] = 1
+        return {
+            **batch,
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position": batch["position"] + shift[batch["row"]],
+            "position_ids": (mask.cumsum(1) - 1).clamp_min(0),
+        }
+
     return change
 
 
@@ -205,6 +228,7 @@ def test_the_trainer_takes_a_temperature_of_zero_for_the_limit(trained, eight, t
 
 
 # ---------------------------------------------------------------- what is held for backward
+
 
 def test_nothing_of_tokens_times_vocabulary_is_held_for_backward(monkeypatch):
     monkeypatch.setattr(losses, "CHUNK", 64)

@@ -8,7 +8,7 @@ import pytest
 from icft_lite.config import ICFTConfig
 from icft_lite.errors import ICFTError
 from icft_lite.memory.long_term import LongTermMemory
-from icft_lite.memory.policies import POLICIES, herd, water_fill
+from icft_lite.memory.policies import POLICIES, select_herding, water_fill
 from icft_lite.modeling.encoding import Encoded
 
 
@@ -25,7 +25,7 @@ def filled(policy, size, *batches, surprise=None, **kwargs):
     memory = LongTermMemory(size, policy, **kwargs)
     for rows in batches:
         memory.add(rows, blank, "general", surprise)
-    return [entry.row["id"] for entry in memory.entries]
+    return [entry.example["id"] for entry in memory.entries]
 
 
 def topics(ids):
@@ -36,7 +36,7 @@ def topics(ids):
 def test_every_policy_fills_the_room_keeps_the_order_and_repeats(policy):
     rows = rows_of(30, "a") + rows_of(10, "b") + rows_of(2, "c")
     table = np.random.default_rng(0).normal(size=(42, 3))
-    settings = dict(surprise=table[:, 0], features=lambda encoded: table[:len(encoded)])
+    settings = dict(surprise=table[:, 0], features=lambda encoded: table[: len(encoded)])
     kept = filled(policy, 20, rows, **settings)
     names = [row["id"] for row in rows]
     assert len(kept) == 20 and kept == sorted(kept, key=names.index) == filled(policy, 20, rows, **settings)
@@ -80,6 +80,7 @@ def test_surprise_keeps_the_most_surprising():
 def test_the_reservoir_share_does_not_depend_on_surprise():
     def kept(surprise, policy="surprise", **kwargs):
         return set(filled(policy, 20, rows_of(60), surprise=surprise, **kwargs))
+
     up, down = np.arange(60.0), -np.arange(60.0)
     lucky = kept(up, reservoir_share=0.5) & kept(down, reservoir_share=0.5)
     assert len(lucky) >= 10  # the same ten by lot, each time beside ten by surprise
@@ -102,19 +103,22 @@ def test_herding_keeps_the_topic_s_mean_better_than_a_sample_does():
 
 def test_herding_picks_what_brings_the_mean_nearest():
     points = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [0, 1], [0, 1]], float)
-    assert sorted(herd(points, 2)) == [0, 3] and len(set(herd(points, 9))) == 6
-    assert herd(5 * points, 3) == herd(points, 3), "lengths do not count"
+    assert sorted(select_herding(points, 2)) == [0, 3] and len(set(select_herding(points, 9))) == 6
+    assert select_herding(5 * points, 3) == select_herding(points, 3), "lengths do not count"
 
 
-@pytest.mark.parametrize("counts, size, quotas", [
-    ({"a": 10, "b": 10}, 6, {"a": 3, "b": 3}),
-    ({"a": 1, "b": 10, "c": 10}, 9, {"a": 1, "b": 4, "c": 4}),
-    ({"a": 0, "b": 3}, 2, {"a": 0, "b": 2}),
-    ({"a": 2, "b": 3}, 100, {"a": 2, "b": 3}),
-    ({"a": 5, "b": 5}, 5, {"a": 3, "b": 2}),
-    ({"a": 4}, 0, {"a": 0}),
-    ({}, 5, {}),
-])
+@pytest.mark.parametrize(
+    "counts, size, quotas",
+    [
+        ({"a": 10, "b": 10}, 6, {"a": 3, "b": 3}),
+        ({"a": 1, "b": 10, "c": 10}, 9, {"a": 1, "b": 4, "c": 4}),
+        ({"a": 0, "b": 3}, 2, {"a": 0, "b": 2}),
+        ({"a": 2, "b": 3}, 100, {"a": 2, "b": 3}),
+        ({"a": 5, "b": 5}, 5, {"a": 3, "b": 2}),
+        ({"a": 4}, 0, {"a": 0}),
+        ({}, 5, {}),
+    ],
+)
 def test_water_fill(counts, size, quotas):
     assert water_fill(counts, size) == quotas
 
@@ -122,7 +126,7 @@ def test_water_fill(counts, size, quotas):
 def test_water_fill_wastes_no_room_and_is_fair():
     draw = random.Random(0)
     for _ in range(200):
-        counts = {key: draw.randrange(30) for key in "abcdef"[:draw.randrange(1, 7)]}
+        counts = {key: draw.randrange(30) for key in "abcdef"[: draw.randrange(1, 7)]}
         size = draw.randrange(100)
         quota = water_fill(counts, size)
         assert sum(quota.values()) == min(size, sum(counts.values()))

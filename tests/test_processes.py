@@ -20,15 +20,28 @@ from icft_lite.training import run as run_module
 from icft_lite.training.checkpoint import load_state, stage_file
 from icft_lite.training.run import train_icft
 from icft_lite.training.trainer import LOSSES
-from icft_lite.utils.launch import start_all
+from icft_lite.utils.launch import launch_processes
 
-SETTINGS = dict(max_steps=6, rows=6, lora_rank=2, lora_alpha=4, self_prompts=4, memory_size=40, memory_share=0.4,
-                ring_share=0.25, ema_decay=0.5, save_every=1, consistency_weight=0.5, replay_weight=0.25)
+SETTINGS = dict(
+    max_steps=6,
+    rows=6,
+    lora_rank=2,
+    lora_alpha=4,
+    self_prompts=4,
+    memory_size=40,
+    memory_share=0.4,
+    ring_share=0.25,
+    ema_decay=0.5,
+    save_every=1,
+    consistency_weight=0.5,
+    replay_weight=0.25,
+)
 
 
 @pytest.fixture
 def sources(write):
     """(data, general): files with some rows of every topic: trusted, weak questions, weak pairs; general ones."""
+
     def some(*names):
         seen, keep = {}, []
         for name in names:
@@ -37,8 +50,11 @@ def sources(write):
                 seen[name, row["topic"]] = seen.get((name, row["topic"]), 0) + 1
                 keep += [row] if seen[name, row["topic"]] <= 4 else []
         return keep
-    return (write("data.jsonl", some("medical_train", "medical_pool_questions", "medical_pool_pairs")),
-            write("general.jsonl", some("general_memory")))
+
+    return (
+        write("data.jsonl", some("medical_train", "medical_pool_questions", "medical_pool_pairs")),
+        write("general.jsonl", some("general_memory")),
+    )
 
 
 def ids(path):
@@ -50,8 +66,23 @@ def ids(path):
 def test_two_processes_killed_and_resumed_are_one_with_twice_the_rows(sources, tmp_path, monkeypatch):
     data, general = sources
     out, alone = tmp_path / "two", tmp_path / "one"
-    line = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "icft_lite.cli",
-            "train", "--data", str(data), "--general", str(general), "--out", str(out)]
+    line = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "-m",
+        "icft_lite.cli",
+        "train",
+        "--data",
+        str(data),
+        "--general",
+        str(general),
+        "--out",
+        str(out),
+    ]
     for name, value in SETTINGS.items():
         line += ["--set", f"{name}={value}"]
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
@@ -60,22 +91,23 @@ def test_two_processes_killed_and_resumed_are_one_with_twice_the_rows(sources, t
     def launch():
         return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    first = launch()  # stopped in the second stage, all its processes at once
-    while first.poll() is None and not stage_file(out / "state", 1).exists():
+    launched = launch()  # stopped in the second stage, all its processes at once
+    while launched.poll() is None and not stage_file(out / "state", 1).exists():
         time.sleep(0.05)
-    assert first.poll() is None, first.communicate()[0]
+    assert launched.poll() is None, launched.communicate()[0]
     remembered = ids(stage_file(out / "state", 1))
-    for process in [*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)]:
+    for process in [*psutil.Process(launched.pid).children(recursive=True), psutil.Process(launched.pid)]:
         process.kill()
-    first.communicate()
+    launched.communicate()
     again = launch()
     said = again.communicate()[0]
     assert again.returncode == 0, said
 
-    monkeypatch.setattr(run_module, "tidy", lambda *args: None)
+    monkeypatch.setattr(run_module, "remove_superseded", lambda *args: None)
     monkeypatch.setattr(run_module, "_clear", lambda *args: None)
-    expected = train_icft({**SETTINGS, "rows": 2 * SETTINGS["rows"]}, alone, bundle_from_files([data], [general]),
-                          progress=False)
+    expected = train_icft(
+        {**SETTINGS, "rows": 2 * SETTINGS["rows"]}, alone, bundle_from_files([data], [general]), progress=False
+    )
     report = json.loads((out / "report.json").read_text())
     for name in ("total", *LOSSES):
         assert report["losses"][name] == pytest.approx(expected["losses"][name], abs=1e-4), name
@@ -122,15 +154,15 @@ def parent(monkeypatch, *line):
 @pytest.mark.parametrize("flag", [("--num_processes", "3"), ("--num-processes=3",)])
 def test_the_processes_that_accelerate_was_asked_for_are_started(started, monkeypatch, flag):
     parent(monkeypatch, "python", "accelerate", "launch", "--cpu", *flag, "-m", "icft_lite.cli", "train")
-    start_all(["train", "--out", "o"])
+    launch_processes(["train", "--out", "o"])
     assert started == [], "nobody asked"
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
-    start_all(["train", "--out", "o"])
+    launch_processes(["train", "--out", "o"])
     (line,) = started
     assert line[line.index("--nproc_per_node") + 1] == "3" and line[-4:] == ["icft_lite.cli", "train", "--out", "o"]
     monkeypatch.setenv("RANK", "1")
-    start_all(["train"])
+    launch_processes(["train"])
     assert len(started) == 1, "a process that was started starts no others"
 
 
@@ -139,14 +171,15 @@ def test_a_number_that_cannot_be_found_is_asked_for(started, monkeypatch):
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match="torchrun --nproc_per_node"):
-        start_all(["train"])
+        launch_processes(["train"])
     assert not started
 
 
 def test_one_process_is_the_first_and_alone():
-    from icft_lite.utils.distributed import add_up, first, rank, ranks
+    from icft_lite.utils.distributed import all_reduce_sum, on_main_process, rank, world_size
+
     tensor = torch.arange(3.0)
-    add_up([tensor])
-    assert (rank(), ranks(), first(lambda: 7), tensor.tolist()) == (0, 1, 7, [0, 1, 2])
+    all_reduce_sum([tensor])
+    assert (rank(), world_size(), on_main_process(lambda: 7), tensor.tolist()) == (0, 1, 7, [0, 1, 2])
     with pytest.raises(ICFTError, match="full"):
-        first(lambda: (_ for _ in ()).throw(ICFTError("full")))
+        on_main_process(lambda: (_ for _ in ()).throw(ICFTError("full")))

@@ -17,29 +17,39 @@ real = pytest.mark.skipif(not RELEASE.exists(), reason="ICFT_REAL_DATA names no 
 
 
 def row(question, conclusion, i=0, label=-1):
-    return {"id": f"r{i}", "task": "question", "topic": "pubmedqa", "prompt": question, "label": label,
-            "responses": ["yes", "no", "maybe"], "long_answer": conclusion}
+    return {
+        "id": f"r{i}",
+        "task": "question",
+        "topic": "pubmedqa",
+        "prompt": question,
+        "label": label,
+        "responses": ["yes", "no", "maybe"],
+        "long_answer": conclusion,
+    }
 
 
-@pytest.mark.parametrize("lf, question, conclusion, vote", [
-    ("closest_sentence", "Does tea prevent falls?", "Many drank tea. Tea did not prevent falls.", NO),
-    ("closest_sentence", "Does tea prevent falls?", "Some did not drink. Tea may prevent falls.", YES),
-    ("closest_sentence", "Does tea prevent falls?", "Tea not only helps, it seems to prevent falls.", YES),
-    ("echoed_claim", "Is tea effective?", "We tried it. Tea was ineffective and not effective.", NO),
-    ("echoed_claim", "Is tea effective?", "Tea was effective.", YES),
-    ("echoed_claim", "Tea or milk?", "Tea was effective.", ABSTAIN),
-    ("finding", "Does tea matter?", "There was no significant change.", NO),
-    ("finding", "Does tea matter?", "Tea was strongly associated with sleep.", YES),
-    ("judgement", "Should we scan?", "Scanning is unnecessary.", NO),
-    ("judgement", "Should we scan?", "Scanning is safe.", YES),
-    ("judgement", "Should we scan?", "Scanning is safe but unnecessary.", ABSTAIN),
-    ("comparison", "Is A different from B?", "Both were similar.", NO),
-    ("comparison", "Is A as safe as B?", "Both were similar.", YES),
-    ("question_tone", "Is it really needed?", "Yes.", NO),
-    ("question_tone", "Is there any link?", "Yes.", YES),
-    ("reservation", "Does it work?", "It works in selected patients.", MAYBE),
-    ("reservation", "Does it work?", "It works.", YES),
-])
+@pytest.mark.parametrize(
+    "lf, question, conclusion, vote",
+    [
+        ("closest_sentence", "Does tea prevent falls?", "Many drank tea. Tea did not prevent falls.", NO),
+        ("closest_sentence", "Does tea prevent falls?", "Some did not drink. Tea may prevent falls.", YES),
+        ("closest_sentence", "Does tea prevent falls?", "Tea not only helps, it seems to prevent falls.", YES),
+        ("echoed_claim", "Is tea effective?", "We tried it. Tea was ineffective and not effective.", NO),
+        ("echoed_claim", "Is tea effective?", "Tea was effective.", YES),
+        ("echoed_claim", "Tea or milk?", "Tea was effective.", ABSTAIN),
+        ("finding", "Does tea matter?", "There was no significant change.", NO),
+        ("finding", "Does tea matter?", "Tea was strongly associated with sleep.", YES),
+        ("judgement", "Should we scan?", "Scanning is unnecessary.", NO),
+        ("judgement", "Should we scan?", "Scanning is safe.", YES),
+        ("judgement", "Should we scan?", "Scanning is safe but unnecessary.", ABSTAIN),
+        ("comparison", "Is A different from B?", "Both were similar.", NO),
+        ("comparison", "Is A as safe as B?", "Both were similar.", YES),
+        ("question_tone", "Is it really needed?", "Yes.", NO),
+        ("question_tone", "Is there any link?", "Yes.", YES),
+        ("reservation", "Does it work?", "It works in selected patients.", MAYBE),
+        ("reservation", "Does it work?", "It works.", YES),
+    ],
+)
 def test_single_votes(lf, question, conclusion, vote):
     assert getattr(pubmedqa, lf)(row(question, conclusion)) == vote
 
@@ -62,8 +72,10 @@ def test_weak_labels_beat_the_majority_class_on_the_test_part(capsys):
         print()
         for lf in report["lfs"]:
             print(f"  {lf['lf']:18s} coverage {lf['coverage']:.3f}  accuracy {lf['accuracy']:.3f}")
-        print(f"  label model {report['accuracy']:.3f}, 95 % lower bound {report['lower_95']:.3f}; majority "
-              f"vote {report['majority_vote']:.3f}; majority class {report['majority_class']:.3f}")
+        print(
+            f"  label model {report['accuracy']:.3f}, 95 % lower bound {report['lower_95']:.3f}; majority "
+            f"vote {report['majority_vote']:.3f}; majority class {report['majority_class']:.3f}"
+        )
     assert (len(train), report["fitted_on"], report["n"], report["majority_class"]) == (500, 500, 500, 0.552)
     assert report["lower_95"] > 0.552 and report["accuracy"] >= 0.72
     assert np.allclose(np.sum(posteriors, axis=1), 1)

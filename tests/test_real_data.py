@@ -25,7 +25,7 @@ def looks_whole(report, out):
 def test_a_part_of_medquad_trains_and_is_complete_the_second_time(real_data, tmp_path, capsys):
     lines = (real_data / "medquad" / "medquad_nih_sample.jsonl").read_text(encoding="utf-8").splitlines()
     part = tmp_path / "medquad.jsonl"
-    part.write_text("\n".join(lines[:len(lines):16]) + "\n", encoding="utf-8")
+    part.write_text("\n".join(lines[: len(lines) : 16]) + "\n", encoding="utf-8")
     report = train(part, tmp_path / "run")
     looks_whole(report, tmp_path / "run")
     reply = report["scores"]["after"]["medical"]["reply"]

@@ -15,57 +15,152 @@ def example():
     by_topic = {"capitals": {"value": 0.8515, "n": 200, "kind": "fact"}}
     score = {"metric": "exact match", "n": 620, "by_topic": by_topic}
     pairs = {"metric": "pairwise accuracy", "value": 0.8812, "n": 150}
-    losses = {"step": list(range(1, 31)), "stage": [1] * 10 + [2] * 10 + [3] * 10, "total": [1.0] * 30,
-              "consistency": [0.1] * 30, "task": [None, 0.5] * 15, "fine_tune": np.linspace(4, 1, 30)}
+    losses = {
+        "step": list(range(1, 31)),
+        "stage": [1] * 10 + [2] * 10 + [3] * 10,
+        "total": [1.0] * 30,
+        "consistency": [0.1] * 30,
+        "task": [None, 0.5] * 15,
+        "fine_tune": np.linspace(4, 1, 30),
+    }
     return {
-        "method": "icft", "seed": 0, "base": "tiny", "retention": 0.9387, "bwt": -0.0263, "fwt": 0.0312,
-        "forgetting": 0.0271, "versions": {"torch": "2"},
+        "method": "icft",
+        "seed": 0,
+        "base": "tiny",
+        "retention": 0.9387,
+        "bwt": -0.0263,
+        "fwt": 0.0312,
+        "forgetting": 0.0271,
+        "versions": {"torch": "2"},
         "config": {"learning_rate": 0.0015, "signals": ["loss"]},
-        "scores": {"before": {"general": {"qa": {**score, "value": 0.9312, "option_accuracy": 0.97}}},
-                   "after": {"general": {"qa": {**score, "value": 0.8741, "option_accuracy": 0.9532,
-                                                "option_floor": 0.25}},
-                             "medical": {"preference": pairs}}},
-        "accuracy_matrix": [[0.93, 0.03, 0.06, np.nan], [0.91, 0.95, 0.08, 0.1], [0.88, 0.94, 0.93, 0.12],
-                            [0.87, 0.931, 0.92, 0.88]],
-        "data": {"counts": {"trusted": 601}, "cut_contexts": 3, "dropped_unvoted": 41, "weak": {
-            "lfs": [{"name": "lf_stem", "coverage": 0.617, "accuracy": 0.913}], "label_model": "dawid_skene",
-            "ece": 0.0412}},
-        "stages": [{"name": name, "steps": 10, "new_rows": 500, "promoted": 43, "evicted": 38,
-                    "memory_rows": 1600, "teacher_share": {"memory": 0.4123, "base": 0.5877},
-                    "tokens": 20000, "seconds": 40.1,
-                    "consolidation": {"alpha": 0.8, "origin": "base", "refused": False, "svd_residual": 0.0123,
-                                      "points": [{"alpha": 0.8, "origin": "base", "general": 0.8765,
-                                                  "medical": 0.7654}]}}
-                   for name in ("easy", "middle", "hard")],
-        "losses": losses, "rows": {"trusted": 7013}, "gradient_norms": {"task": [0.8, 0.4]},
-        "cost": {"seconds": 131.2, "tokens": np.int64(612345), "peak_memory_bytes": 913 * 2**20,
-                 "trainable_parameters": 294912},
-        "samples": [{"prompt": "What does\nnephritis | mean?", "reference": "inflammation",
-                     "base": "<script>x</script> `a` **b** [c](d)", "after": "inflammation\x1b[31m"}] * 4}
+        "scores": {
+            "before": {"general": {"qa": {**score, "value": 0.9312, "option_accuracy": 0.97}}},
+            "after": {
+                "general": {"qa": {**score, "value": 0.8741, "option_accuracy": 0.9532, "option_floor": 0.25}},
+                "medical": {"preference": pairs},
+            },
+        },
+        "accuracy_matrix": [
+            [0.93, 0.03, 0.06, np.nan],
+            [0.91, 0.95, 0.08, 0.1],
+            [0.88, 0.94, 0.93, 0.12],
+            [0.87, 0.931, 0.92, 0.88],
+        ],
+        "data": {
+            "counts": {"trusted": 601},
+            "cut_contexts": 3,
+            "dropped_unvoted": 41,
+            "weak": {
+                "lfs": [{"name": "lf_stem", "coverage": 0.617, "accuracy": 0.913}],
+                "label_model": "dawid_skene",
+                "ece": 0.0412,
+            },
+        },
+        "stages": [
+            {
+                "name": name,
+                "steps": 10,
+                "new_rows": 500,
+                "promoted": 43,
+                "evicted": 38,
+                "memory_rows": 1600,
+                "teacher_share": {"memory": 0.4123, "base": 0.5877},
+                "tokens": 20000,
+                "seconds": 40.1,
+                "consolidation": {
+                    "alpha": 0.8,
+                    "origin": "base",
+                    "refused": False,
+                    "svd_residual": 0.0123,
+                    "points": [{"alpha": 0.8, "origin": "base", "general": 0.8765, "medical": 0.7654}],
+                },
+            }
+            for name in ("easy", "middle", "hard")
+        ],
+        "losses": losses,
+        "rows": {"trusted": 7013},
+        "gradient_norms": {"task": [0.8, 0.4]},
+        "cost": {
+            "seconds": 131.2,
+            "tokens": np.int64(612345),
+            "peak_memory_bytes": 913 * 2**20,
+            "trainable_parameters": 294912,
+        },
+        "samples": [
+            {
+                "prompt": "What does\nnephritis | mean?",
+                "reference": "inflammation",
+                "base": "<script>x</script> `a` **b** [c](d)",
+                "after": "inflammation\x1b[31m",
+            }
+        ]
+        * 4,
+    }
 
 
 def comparison():
     def method(x, y):
-        x, y = ({"mean": v, "min": v - 0.011, "max": v + 0.012, "values": [v - 0.011, v, v + 0.012]}
-                for v in (x, y))
+        x, y = ({"mean": v, "min": v - 0.011, "max": v + 0.012, "values": [v - 0.011, v, v + 0.012]} for v in (x, y))
         costs = [{"tokens": 600, "seconds": 100}, {"tokens": 800, "seconds": 140}]
         return {"retention": x, "medical": y, "general": x, "runs": [{"cost": cost} for cost in costs]}
-    return {"seeds": [0, 1, 2], "base": {"medical": 0.131, "general": 0.93},
-            "notes": ["majority vote: no effect"],
-            "against": {"qlora": {"medical": {"difference": -0.01, "low": -0.032, "high": 0.013, "p": 0.4},
-                                  "general": {"difference": 0.71, "low": 0.68, "high": 0.74, "p": 0.001}}},
-            "methods": {"icft": method(0.94, 0.92), "qlora": method(0.21, 0.93), "gold": method(0.93, 0.95),
-                        "mine|own": {"medical": 0.5}}}
+
+    return {
+        "seeds": [0, 1, 2],
+        "base": {"medical": 0.131, "general": 0.93},
+        "notes": ["majority vote: no effect"],
+        "against": {
+            "qlora": {
+                "medical": {"difference": -0.01, "low": -0.032, "high": 0.013, "p": 0.4},
+                "general": {"difference": 0.71, "low": 0.68, "high": 0.74, "p": 0.001},
+            }
+        },
+        "methods": {
+            "icft": method(0.94, 0.92),
+            "qlora": method(0.21, 0.93),
+            "gold": method(0.93, 0.95),
+            "mine|own": {"medical": 0.5},
+        },
+    }
 
 
 def test_every_value_given_is_shown(tmp_path):
     given = example()
     rp.write_report(given, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    for shown in ("0.939", "-0.026", "0.031", "0.027", "0.931", "0.874", "-0.057", "0.852", "capitals (fact)",
-                  "0.953", "chance 0.250", "0.881", "601", "41", "0.617", "0.913", "0.041", "dawid", "43",
-                  "0.412", "0.588", "0.012", "0.876", "0.765", "7,013", "131 s", "612,345", "913 MiB",
-                  "294,912", "0.0015", "after middle", "0.600"):
+    for shown in (
+        "0.939",
+        "-0.026",
+        "0.031",
+        "0.027",
+        "0.931",
+        "0.874",
+        "-0.057",
+        "0.852",
+        "capitals (fact)",
+        "0.953",
+        "chance 0.250",
+        "0.881",
+        "601",
+        "41",
+        "0.617",
+        "0.913",
+        "0.041",
+        "dawid",
+        "43",
+        "0.412",
+        "0.588",
+        "0.012",
+        "0.876",
+        "0.765",
+        "7,013",
+        "131 s",
+        "612,345",
+        "913 MiB",
+        "294,912",
+        "0.0015",
+        "after middle",
+        "0.600",
+    ):
         assert shown in text, shown
     stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert stored["retention"] == given["retention"] and stored["cost"]["tokens"] == 612345
@@ -130,8 +225,7 @@ def test_print_table():
     out = io.StringIO()
     rp.print_table(example(), file=out)
     rp.print_table(comparison(), file=out)
-    for shown in ("0.939", "0.874", "131 s", "What does nephritis | mean?", "0.920 [0.909–0.932]",
-                  "plain QLoRA"):
+    for shown in ("0.939", "0.874", "131 s", "What does nephritis | mean?", "0.920 [0.909–0.932]", "plain QLoRA"):
         assert shown in out.getvalue()
     assert "\x1b" not in out.getvalue() and "capitals" not in out.getvalue()
 
@@ -189,7 +283,12 @@ def test_json_that_cannot_be_written_leaves_the_old(tmp_path):
     path = tmp_path / "a.json"
     rp.write_json(path, {"x": [1, 2.5, None], "s": "[\n1 ,  2]", "p": tmp_path, "e": [], "u": "α"})
     assert json.loads(path.read_text(encoding="utf-8")) == {
-        "x": [1, 2.5, None], "s": "[\n1 ,  2]", "p": str(tmp_path), "e": [], "u": "α"}
+        "x": [1, 2.5, None],
+        "s": "[\n1 ,  2]",
+        "p": str(tmp_path),
+        "e": [],
+        "u": "α",
+    }
     assert '"x": [1, 2.5, null]' in path.read_text(encoding="utf-8")
     with pytest.raises(TypeError):
         rp.write_json(path, {"x": object()})

@@ -14,7 +14,7 @@ from icft_lite import doctor
 from icft_lite.config import ICFTConfig
 from icft_lite.data.samples import sample_bundle
 from icft_lite.errors import ICFTError
-from icft_lite.memory.consolidation import BEYOND
+from icft_lite.memory.consolidation import EXTRAPOLATION_ALPHAS
 from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.modeling.adapters import adapter_tensors
 from icft_lite.modeling.base import load_base
@@ -23,21 +23,36 @@ from icft_lite.training import run as run_module
 from icft_lite.training import stage as stage_module
 from icft_lite.training import trainer as trainer_module
 from icft_lite.training.batches import StageBatches
-from icft_lite.training.plan import Step
+from icft_lite.training.plan import PlannedStep
 from icft_lite.training.run import train_icft
 from icft_lite.training.trainer import LOSSES, ICFTTrainer
 from icft_lite.utils.io import write_json
 
-SETTINGS = dict(max_steps=6, rows=16, lora_rank=4, lora_alpha=8, self_prompts=32, memory_size=120,
-                memory_share=0.5, ring_share=0.2, promote_after=1, competence_start=1.0, last_stage=0.8,
-                ema_decay=0.5, consistency_weight=0.5, task_weight=2.0, replay_weight=0.25)
+SETTINGS = dict(
+    max_steps=6,
+    rows=16,
+    lora_rank=4,
+    lora_alpha=8,
+    self_prompts=32,
+    memory_size=120,
+    memory_share=0.5,
+    ring_share=0.2,
+    promote_after=1,
+    competence_start=1.0,
+    last_stage=0.8,
+    ema_decay=0.5,
+    consistency_weight=0.5,
+    task_weight=2.0,
+    replay_weight=0.25,
+)
 
 
 @pytest.fixture(scope="module")
 def bundle():
     """The samples, cut down: a few rows of every topic."""
-    return cut(sample_bundle(), trusted=6, pool=5, validation=2, test=2, general_memory=6, general_validation=2,
-               general_test=2)
+    return cut(
+        sample_bundle(), trusted=6, pool=5, validation=2, test=2, general_memory=6, general_validation=2, general_test=2
+    )
 
 
 def train(out, bundle, **settings):
@@ -151,8 +166,9 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_gold_says(done, bundle,
     """Gold answers of the pool only score the labels: with every one of them wrong, the same adapter. So it is with a
     base that stays in 4 bits, where the first run wrote it out."""
     options = dict(zip(bundle.pool["id"], bundle.pool["responses"]))
-    wrong = {name: (gold + 1) % len(options[name]) if name in options else gold
-             for name, gold in bundle.pool_gold.items()}
+    wrong = {
+        name: (gold + 1) % len(options[name]) if name in options else gold for name, gold in bundle.pool_gold.items()
+    }
     report = train(tmp_path / "again", dataclasses.replace(bundle, pool_gold=wrong), unpack_below=0)
     for name in ("adapter", "adapter_fast"):
         assert weights(tmp_path / "again", name) == weights(done[0], name)
@@ -177,8 +193,11 @@ def test_two_steps_for_three_stages_and_nothing_to_remember(bundle, tmp_path):
     report = train(tmp_path / "short", alone, max_steps=2, self_prompts=0)
     stages = report["stages"]
     assert [stage["steps"] for stage in stages] == [1, 1, 0] and len(report["losses"]["step"]) == 2
-    assert stages[0]["teacher_share"] == {} and "memory" not in stages[0]["rows"] and not any(
-        report["losses"]["consistency"][:1])
+    assert (
+        stages[0]["teacher_share"] == {}
+        and "memory" not in stages[0]["rows"]
+        and not any(report["losses"]["consistency"][:1])
+    )
     assert stages[2]["rows"] == {} and stages[2]["tokens"] == 0 and stages[2]["consolidation"]["points"] == []
     assert report["accuracy_matrix"][3] == report["accuracy_matrix"][2], "a stage that is passed over changes nothing"
 
@@ -192,14 +211,17 @@ def test_only_the_last_stage_goes_beyond_its_end(bundle, tmp_path, no_figures, m
 
     monkeypatch.setattr(stage_module, "consolidate", listen)
     train(tmp_path / "run", bundle, max_steps=3)
-    assert asked == [(), (), BEYOND]
+    assert asked == [(), (), EXTRAPOLATION_ALPHAS]
 
 
 def test_a_run_of_a_few_topics_is_trained_and_scored_on_those(bundle, tmp_path, no_figures):
     report = train(tmp_path / "run", bundle, topics="terminology,drug_class,relevance,reply", max_steps=3)
     assert report["config"]["topics"] == ["terminology", "drug_class", "relevance", "reply"]
     assert {task: set(score["by_topic"]) for task, score in report["scores"]["after"]["medical"].items()} == {
-        "qa": {"terminology", "drug_class"}, "preference": {"relevance"}, "reply": {"reply"}}
+        "qa": {"terminology", "drug_class"},
+        "preference": {"relevance"},
+        "reply": {"reply"},
+    }
     assert report["data"]["counts"]["trusted"] == 18 and report["data"]["counts"]["general_test"] > 18
     assert [row[3] for row in report["accuracy_matrix"]] == [None] * 4, "no question is hard"
     assert all(isinstance(report[name], float) for name in ("bwt", "fwt", "forgetting"))
@@ -216,21 +238,35 @@ def test_a_run_needs_rows_to_train_on(bundle, tmp_path):
 
 # ---------------------------------------------------------------- one stage of the trainer
 
+
 @pytest.fixture
 def batches(adapted, row):
     """batches(config) -> StageBatches of three steps with all roles and tasks."""
     model, tokenizer = adapted
     encoder = Encoder(tokenizer)
-    rows = [row(), row(prompt="Define pain in a long and slow wording of some length.", responses=["it hurts"]),
-            row(task="question", responses=["a kidney", "pain", "none"], label=-1, posterior=[0.2, 0.7, 0.1]),
-            row(task="pair", responses=["go to surgery", "rest"], label=-1, posterior=[0.9, 0.1])]
+    rows = [
+        row(),
+        row(prompt="Define pain in a long and slow wording of some length.", responses=["it hurts"]),
+        row(task="question", responses=["a kidney", "pain", "none"], label=-1, posterior=[0.2, 0.7, 0.1]),
+        row(task="pair", responses=["go to surgery", "rest"], label=-1, posterior=[0.9, 0.1]),
+    ]
     memory = LongTermMemory(10)
-    memory.add([row(id=f"m{i}", prompt=f"Which city is the capital of {c}?", responses=[r])
-                for i, (c, r) in enumerate([("Burundi", "Gitega"), ("Armenia", "Yerevan")])], encoder, "general")
+    memory.add(
+        [
+            row(id=f"m{i}", prompt=f"Which city is the capital of {c}?", responses=[r])
+            for i, (c, r) in enumerate([("Burundi", "Gitega"), ("Armenia", "Yerevan")])
+        ],
+        encoder,
+        "general",
+    )
     memory.refresh(model)
 
-    def make(config, steps=(Step([0, 1, 2], [3], [0, 1]), Step([3, 2], [0], [1]), Step([1], [2, 0], [0]))):
+    def make(
+        config,
+        steps=(PlannedStep([0, 1, 2], [3], [0, 1]), PlannedStep([3, 2], [0], [1]), PlannedStep([1], [2, 0], [0])),
+    ):
         return StageBatches(list(steps), rows, [encoder(one) for one in rows], memory.entries, config)
+
     return make
 
 
@@ -271,8 +307,9 @@ def test_another_trainer_goes_on_to_the_same_bytes(adapted, batches, shake, tmp_
 
     def save(trainer):
         groups, facts = trainer.state_to_save()
-        saved.append(({name: [t.detach().clone() for t in many] for name, many in groups.items()},
-                      json.loads(json.dumps(facts))))
+        saved.append(
+            ({name: [t.detach().clone() for t in many] for name, many in groups.items()}, json.loads(json.dumps(facts)))
+        )
 
     whole = trained(model, batches, config, tmp_path, save=save, norms_every=2)
     for name in ("fast", "slow"):
@@ -293,6 +330,7 @@ def test_a_stage_is_saved_as_often_as_asked_and_at_its_end(adapted, batches, tmp
         steps = []
         trained(adapted[0], batches, settings(**more), tmp_path, save=lambda trainer: steps.append(trainer.step))
         return steps
+
     assert saves(save_every=2) == [2, 3] and saves(save_every=9) == saves() == [3]
     monkeypatch.setattr(trainer_module, "SAVE_SECONDS", 0)
     assert saves() == [1, 2, 3]
@@ -364,8 +402,12 @@ def test_the_trainer_holds_what_the_doctor_counts_for_adapters(adapted, batches,
 
     class Weigh(TrainerCallback):
         def on_optimizer_step(self, args, state, control, optimizer, **kwargs):
-            averages = [tensor for of_one in optimizer.state_dict()["state"].values() for name, tensor in of_one.items()
-                        if name != "step"]
+            averages = [
+                tensor
+                for of_one in optimizer.state_dict()["state"].values()
+                for name, tensor in of_one.items()
+                if name != "step"
+            ]
             gradients = [tensor.grad for tensor in trainer.trainable]
             held.append(sum(tensor.nbytes for tensor in trainer.trainable + gradients + averages + trainer.slow))
 
@@ -385,7 +427,7 @@ def test_a_step_of_memory_rows_alone_is_possible_and_measured(adapted, batches, 
     model, _ = adapted
     shake(model, "fast")
     config = settings(replay_weight=0, micro_batches=1)
-    steps = [Step([], [], [0, 1])]
+    steps = [PlannedStep([], [], [0, 1])]
     trainer = trained(model, lambda c: batches(c, steps), config, tmp_path)
     assert trainer.history[0]["consistency"] > 0 and trainer.history[0]["norms"]["consistency"] > 0
     assert trainer.history[0]["norms"]["task"] == trainer.history[0]["norms"]["fine_tune"] == 0

@@ -8,60 +8,82 @@ import pyarrow.parquet
 import pytest
 
 from icft_lite.data.bundle import DataBundle
-from icft_lite.data.formats import normalise
+from icft_lite.data.formats import normalize_example
 from icft_lite.data.samples import load_samples, sample_bundle
 from icft_lite.data.schema import COLUMNS
-from icft_lite.data.sources import bundle_from_files, evaluation_rows
+from icft_lite.data.sources import bundle_from_files, evaluation_examples
 from icft_lite.data.splits import read_examples, read_pubmedqa, split_source
 from icft_lite.errors import ICFTError
 
 GOOD = {"prompt": "Define nephritis.", "completion": "inflammation of the kidney"}
-QUESTION = {"question": "Which organ filters blood?", "choices": ["heart", "kidney", "lung"],
-            "answer": "kidney"}
+QUESTION = {"question": "Which organ filters blood?", "choices": ["heart", "kidney", "lung"], "answer": "kidney"}
 
 
 def responses(n, **extra):
     return [{"prompt": f"question {i}?", "completion": f"reply {i}", **extra} for i in range(n)]
 
 
-@pytest.mark.parametrize("row, task, answers, label", [
-    (GOOD, "response", ["inflammation of the kidney"], 0),
-    ({"prompt": [{"role": "user", "content": "hi"}],
-      "completion": [{"role": "assistant", "content": " hello"}]}, "response", ["hello"], 0),
-    ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
-     "response", ["hello"], 0),
-    (QUESTION, "question", ["heart", "kidney", "lung"], 1),
-    ({**QUESTION, "answer": "C"}, "question", ["heart", "kidney", "lung"], 2),
-    ({**QUESTION, "answer": 0}, "question", ["heart", "kidney", "lung"], 0),
-    ({**QUESTION, "answer": None}, "question", ["heart", "kidney", "lung"], -1),
-    ({**QUESTION, "choices": ["1", "2", "3"], "answer": "2"}, "question", ["1", "2", "3"], 1),
-    ({**QUESTION, "choices": ["a", "c", "d"], "answer": "C"}, "question", ["a", "c", "d"], 1),
-    ({"prompt": "p", "chosen": "good", "rejected": "bad"}, "pair", ["good", "bad"], 0),
-    ({"prompt": "p", "response_a": "x", "response_b": "y"}, "pair", ["x", "y"], -1),
-])
+@pytest.mark.parametrize(
+    "row, task, answers, label",
+    [
+        (GOOD, "response", ["inflammation of the kidney"], 0),
+        (
+            {"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": " hello"}]},
+            "response",
+            ["hello"],
+            0,
+        ),
+        (
+            {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
+            "response",
+            ["hello"],
+            0,
+        ),
+        (QUESTION, "question", ["heart", "kidney", "lung"], 1),
+        ({**QUESTION, "answer": "C"}, "question", ["heart", "kidney", "lung"], 2),
+        ({**QUESTION, "answer": 0}, "question", ["heart", "kidney", "lung"], 0),
+        ({**QUESTION, "answer": None}, "question", ["heart", "kidney", "lung"], -1),
+        ({**QUESTION, "choices": ["1", "2", "3"], "answer": "2"}, "question", ["1", "2", "3"], 1),
+        ({**QUESTION, "choices": ["a", "c", "d"], "answer": "C"}, "question", ["a", "c", "d"], 1),
+        ({"prompt": "p", "chosen": "good", "rejected": "bad"}, "pair", ["good", "bad"], 0),
+        ({"prompt": "p", "response_a": "x", "response_b": "y"}, "pair", ["x", "y"], -1),
+    ],
+)
 def test_every_format_becomes_the_canonical_row(row, task, answers, label):
-    clean = normalise(row, "row 1", "r-1")
+    clean = normalize_example(row, "row 1", "r-1")
     assert set(clean) == set(COLUMNS)
     assert (clean["task"], clean["responses"], clean["label"], clean["id"]) == (task, answers, label, "r-1")
 
 
 def test_messages_keep_earlier_turns():
-    turns = [{"role": r, "content": c} for r, c in [("system", "be brief"), ("user", "a"), ("assistant", "b"),
-                                                    ("user", "c"), ("assistant", "d")]]
-    clean = normalise({"messages": turns}, "row 1", 1)
+    turns = [
+        {"role": r, "content": c}
+        for r, c in [("system", "be brief"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    ]
+    clean = normalize_example({"messages": turns}, "row 1", 1)
     assert clean["history"] == turns[:3] and clean["prompt"] == "c" and clean["responses"] == ["d"]
 
 
 def test_the_same_rows_from_jsonl_json_csv_parquet_and_a_list(write, tmp_path):
-    rows = [{**QUESTION, "id": "a", "topic": "organs", "facts": ["kidney", "blood"]},
-            {"id": "b", "topic": "organs", "question": "Which organ pumps, then?",
-             "choices": ["heart", "ear"], "answer": 0, "facts": ["heart"]}]
+    rows = [
+        {**QUESTION, "id": "a", "topic": "organs", "facts": ["kidney", "blood"]},
+        {
+            "id": "b",
+            "topic": "organs",
+            "question": "Which organ pumps, then?",
+            "choices": ["heart", "ear"],
+            "answer": 0,
+            "facts": ["heart"],
+        },
+    ]
     table = tmp_path / "t.parquet"
     texts = [{**row, "answer": str(row["answer"])} for row in rows]
     pa.parquet.write_table(pa.Table.from_pylist(texts), table)
-    text = ('id,topic,question,choices,answer,facts\n'
-            'a,organs,Which organ filters blood?,heart|kidney|lung,kidney,kidney|blood\n'
-            'b,organs,"Which organ pumps, then?","[""heart"", ""ear""]",heart,heart\n')
+    text = (
+        "id,topic,question,choices,answer,facts\n"
+        "a,organs,Which organ filters blood?,heart|kidney|lung,kidney,kidney|blood\n"
+        'b,organs,"Which organ pumps, then?","[""heart"", ""ear""]",heart,heart\n'
+    )
     sources = [write("t.jsonl", rows), write("t.json", json.dumps(rows)), write("t.csv", text), table, rows]
     first, *others = (read_examples(source).to_list() for source in sources)
     assert all(other == first for other in others)
@@ -87,7 +109,7 @@ BAD = [
     ("a.csv", "", "no rows"),
     ("a.csv", "prompt,completion\na,b\nc,\n", "line 3: completion is empty"),
     ("a.csv", 'prompt,completion\n"two\nlines",b\nc,d,e\n', "line 4: more cells"),
-    ("a.csv", 'name,value\na,b\n', "line 2: columns name, value fit no format"),
+    ("a.csv", "name,value\na,b\n", "line 2: columns name, value fit no format"),
     ("a.json", '[{"prompt": "x",\n oops]', "line 2: broken JSON"),
     ("a.json", '{"a": 1}', "neither a list"),
     ("a.parquet", "not parquet", "not a Parquet file"),
@@ -106,10 +128,14 @@ def test_bad_input_is_one_line_that_says_where(write, name, text, message):
 def test_missing_files_folders_encodings_and_names_without_network(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(json.dumps(GOOD).encode() + b'\n{"prompt": "caf\xe9"}\n')
     (tmp_path / "latin.csv").write_bytes(b"prompt,completion\ncaf\xe9,x\n")
-    for source, message in [(tmp_path / "gone.jsonl", "no such file"), (tmp_path, "a folder"),
-                            (tmp_path / "latin.jsonl", "line 2: not UTF-8"),
-                            (tmp_path / "latin.csv", "UTF-8"),
-                            ("owner/no-such-data-set", "the Hub did not give it"), ("word", "no such file")]:
+    for source, message in [
+        (tmp_path / "gone.jsonl", "no such file"),
+        (tmp_path, "a folder"),
+        (tmp_path / "latin.jsonl", "line 2: not UTF-8"),
+        (tmp_path / "latin.csv", "UTF-8"),
+        ("owner/no-such-data-set", "the Hub did not give it"),
+        ("word", "no such file"),
+    ]:
         with pytest.raises(ICFTError, match=message) as caught:
             read_examples(source)
         assert "\n" not in str(caught.value)
@@ -124,8 +150,11 @@ def test_required_tasks_and_ids_across_files(write):
 
 
 def test_a_split_holds_groups_apart_and_does_not_depend_on_the_order(write):
-    rows = [{"id": f"{i}-{j}", "prompt": f"{w} {i}", "completion": "x", "entity": f"Thing {i}"}
-            for i in range(100) for j, w in enumerate(["what is", "define"])]
+    rows = [
+        {"id": f"{i}-{j}", "prompt": f"{w} {i}", "completion": "x", "entity": f"Thing {i}"}
+        for i in range(100)
+        for j, w in enumerate(["what is", "define"])
+    ]
     parts = split_source(write("a.jsonl", rows))
     again = split_source(write("b.jsonl", rows[::-1]))
     entities = {name: set(part["entity"]) for name, part in parts.items()}
@@ -152,12 +181,21 @@ def test_a_bundle_keeps_what_any_file_holds_out_out_of_training(write):
     bundle = bundle_from_files([labelled, pool], [general])
     held = set(bundle.validation["prompt"]) | set(bundle.test["prompt"])
     sizes = {name: len(part) for name, part in vars(bundle).items() if part is not None}
-    assert sizes == {"trusted": 80, "validation": 10, "test": 10, "pool": 130, "general_memory": 32,
-                     "general_validation": 4, "general_test": 4, "pool_gold": 0, "sources": 3}
+    assert sizes == {
+        "trusted": 80,
+        "validation": 10,
+        "test": 10,
+        "pool": 130,
+        "general_memory": 32,
+        "general_validation": 4,
+        "general_test": 4,
+        "pool_gold": 0,
+        "sources": 3,
+    }
     assert not held & set(bundle.pool["prompt"]) and set(bundle.pool["label"]) == {-1}
     assert set(bundle.trusted["domain"]) == {"medical"} and set(bundle.general_test["domain"]) == {"general"}
-    seen = evaluation_rows([labelled], trained_on=bundle.sources)
-    assert set(seen["prompt"]) == set(bundle.test["prompt"]) and len(evaluation_rows([labelled])) == 100
+    seen = evaluation_examples([labelled], trained_on=bundle.sources)
+    assert set(seen["prompt"]) == set(bundle.test["prompt"]) and len(evaluation_examples([labelled])) == 100
 
 
 def test_too_few_rows_and_no_labels_are_refused(write):
@@ -168,16 +206,22 @@ def test_too_few_rows_and_no_labels_are_refused(write):
 
 
 def release(n=40):
-    return {str(i): {"QUESTION": f"Does {i} help?", "CONTEXTS": [f"We studied {i}.", "It was measured."],
-                     "LONG_ANSWER": f"Yes, {i} helps.", "final_decision": ["yes", "no", "maybe"][i % 3]}
-            for i in range(n)}
+    return {
+        str(i): {
+            "QUESTION": f"Does {i} help?",
+            "CONTEXTS": [f"We studied {i}.", "It was measured."],
+            "LONG_ANSWER": f"Yes, {i} helps.",
+            "final_decision": ["yes", "no", "maybe"][i % 3],
+        }
+        for i in range(n)
+    }
 
 
 def test_pubmedqa_release(write):
     path = write("ori_pqal.json", json.dumps(release()))
     assert bundle_from_files([path], ["samples"]).test is None
     with pytest.raises(ICFTError, match="--test-ids"):
-        evaluation_rows([path])
+        evaluation_examples([path])
     write("test_ground_truth.json", json.dumps({str(i): "yes" for i in range(20)}))
     bundle = bundle_from_files([path, "samples"], ["samples"])
     mine = bundle.test.filter(lambda row: row["topic"] == "pubmedqa")
@@ -194,8 +238,16 @@ def test_pubmedqa_release(write):
 
 
 def test_medquad_splits_by_focus_and_mends_repeated_ids(write):
-    rows = [{"id": f"{i % 30}", "focus": f"Illness {i % 20}", "qtype": "treatment",
-             "question": f"What treats {i}?", "answer": f"Rest, {i} days."} for i in range(60)]
+    rows = [
+        {
+            "id": f"{i % 30}",
+            "focus": f"Illness {i % 20}",
+            "qtype": "treatment",
+            "question": f"What treats {i}?",
+            "answer": f"Rest, {i} days.",
+        }
+        for i in range(60)
+    ]
     bundle = bundle_from_files([write("medquad.jsonl", rows)], ["samples"])
     sides = [set(part["entity"]) for part in (bundle.trusted, bundle.validation, bundle.test)]
     assert [len(side) for side in sides] == [16, 2, 2] and len(set.union(*sides)) == 20
@@ -209,8 +261,10 @@ def test_bundled_samples_are_whole():
     assert max(ids.values()) == 1, "an id occurs in two sample files"
     assert set(bundle.pool["label"]) == {-1} and set(bundle.pool_gold) == set(bundle.pool["id"])
     assert set(bundle.test["task"]) == {"question", "pair", "response"}
-    assert all(set(part["domain"]) == {name.split("_")[0] if name.startswith("general") else "medical"}
-               for name, part in parts.items())
+    assert all(
+        set(part["domain"]) == {name.split("_")[0] if name.startswith("general") else "medical"}
+        for name, part in parts.items()
+    )
     with pytest.raises(ICFTError, match="choose one of"):
         load_samples("nothing")
 

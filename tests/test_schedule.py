@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from icft_lite.config import ICFTConfig
-from icft_lite.memory.long_term import Entry
+from icft_lite.memory.long_term import MemoryEntry
 from icft_lite.memory.short_term import ShortTermMemory
 from icft_lite.modeling.encoding import Encoded
 from icft_lite.training.batches import StageBatches, new_item
-from icft_lite.training.plan import count, plan_budget, plan_stage
+from icft_lite.training.plan import num_tokens, plan_stage, plan_token_budget
 
 
 def encoded(n, rows=1):
@@ -33,17 +33,19 @@ def test_a_plan_is_a_function_of_its_seed():
 
 def test_tokens_are_counted_exactly_and_the_last_step_reaches_the_goal():
     steps, used, _ = plan()
-    sizes = [sum(count(NEW[i]) for i in step.new + step.ring) + sum(count(MEMORY[i]) for i in step.memory)
-             for step in steps]
+    sizes = [
+        sum(num_tokens(NEW[i]) for i in step.new + step.ring) + sum(num_tokens(MEMORY[i]) for i in step.memory)
+        for step in steps
+    ]
     assert used == sum(sizes) >= 6000 > sum(sizes[:-1])
-    assert count(encoded(10, rows=4)) == 40
+    assert num_tokens(encoded(10, rows=4)) == 40
 
 
 def test_every_step_has_new_rows_and_about_the_rows_asked_for():
     steps, _, _ = plan()
     for step in steps:
         assert step.new
-        rows = sum(NEW[i].size for i in step.new + step.ring) + len(step.memory)
+        rows = sum(NEW[i].num_sequences for i in step.new + step.ring) + len(step.memory)
         assert 24 <= rows <= 24 + 2 * 4  # a question of four rows may go over, in the ring and in the new ones
 
 
@@ -73,7 +75,7 @@ def test_a_share_that_is_no_whole_number_of_rows_is_met_over_the_steps():
 
 def test_an_empty_memory_leaves_its_room_to_new_rows():
     steps, _, _ = plan(memory=[])
-    assert all(not step.memory and sum(NEW[i].size for i in step.new + step.ring) >= 24 for step in steps)
+    assert all(not step.memory and sum(NEW[i].num_sequences for i in step.new + step.ring) >= 24 for step in steps)
 
 
 def test_ring_rows_were_new_before_and_each_replay_is_counted():
@@ -107,6 +109,7 @@ def test_a_run_cut_short_still_sees_the_whole_stage():
 
 # ---------------------------------------------------------------- items and micro-batches
 
+
 def test_what_the_losses_are_told_of_each_row(row):
     trusted = new_item(row(), encoded(9), "new")
     assert (trusted.weak, trusted.token_weight) == ("", [1.0])
@@ -125,36 +128,44 @@ def test_what_the_losses_are_told_of_each_row(row):
 @pytest.mark.parametrize("sizes, shares", [((10, 30, 50), (0.05, 0.15, 0.8)), ((7,), (1.0,)), ((1, 1), (0.2, 0.8))])
 def test_the_last_stage_gets_its_share_of_the_tokens_and_the_others_divide_the_rest(sizes, shares):
     stages = [list(range(size)) for size in sizes]
-    assert plan_budget(stages, [], ICFTConfig(tokens=1000, last_stage=0.8)) == (1000, pytest.approx(list(shares)))
+    assert plan_token_budget(stages, [], ICFTConfig(tokens=1000, last_stage=0.8)) == (1000, pytest.approx(list(shares)))
 
 
 def test_without_a_number_of_tokens_the_new_rows_are_run_through_so_often():
     config = ICFTConfig(epochs=2, memory_share=0.4, ring_share=0.1)
-    tokens, _ = plan_budget([[0, 1]], [encoded(30, 1), encoded(10, 1)], config)
+    tokens, _ = plan_token_budget([[0, 1]], [encoded(30, 1), encoded(10, 1)], config)
     assert tokens == pytest.approx(2 * 40 / 0.5)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_micro_batches_share_one_denominator_and_lose_no_row(row, parts):
     config = ICFTConfig(rows=24, micro_batches=parts, replay_weight=0.5, pack_rows=False)
-    rows = [row(id=str(i), task="question", responses=list("abcd"), label=-1, posterior=[0.1, 0.2, 0.3, 0.4])
-            if NEW[i].size == 4 else row(id=str(i)) for i in range(60)]
-    entries = [Entry(row(id=f"m{i}"), one, "general", states=torch.ones(1, 3)) for i, one in enumerate(MEMORY)]
+    rows = [
+        row(id=str(i), task="question", responses=list("abcd"), label=-1, posterior=[0.1, 0.2, 0.3, 0.4])
+        if NEW[i].num_sequences == 4
+        else row(id=str(i))
+        for i in range(60)
+    ]
+    entries = [MemoryEntry(row(id=f"m{i}"), one, "general", states=torch.ones(1, 3)) for i, one in enumerate(MEMORY)]
     steps, _, _ = plan(config)
     batches = StageBatches(steps, rows, NEW, entries, config)
     assert len(batches) == parts * len(steps)
     step, mine = steps[2], [batches[2 * parts + part] for part in range(parts)]
-    questions = [i for i in step.new + step.ring if NEW[i].size == 4]
+    questions = [i for i in step.new + step.ring if NEW[i].num_sequences == 4]
     plain = len(step.new) + len(step.ring) - len(questions)
     for batch in mine:
         assert batch["denominators"] == dict(
             fine_tune=pytest.approx(plain + len(questions) + 0.5 * len(step.memory)),
-            task=pytest.approx(plain + len(questions)), consistency=len(step.memory))
+            task=pytest.approx(plain + len(questions)),
+            consistency=len(step.memory),
+        )
     assert sum(len(batch["input_ids"]) for batch in mine) == (
-        sum(NEW[i].size for i in step.new + step.ring) + len(step.memory))
+        sum(NEW[i].num_sequences for i in step.new + step.ring) + len(step.memory)
+    )
     assert sum(len(batch["weak_question"]) for batch in mine) == len(questions)
     assert sum(len(batch["teacher_token"]) for batch in mine) == len(step.memory)
     assert sum(float(batch["token_weight"].sum()) for batch in mine) == pytest.approx(
-        mine[0]["denominators"]["fine_tune"])
+        mine[0]["denominators"]["fine_tune"]
+    )
     for batch in mine:  # a question's options stay together: its posterior is all there
         assert all((batch["example"] == i).sum() == 4 for i in batch["weak_question"])

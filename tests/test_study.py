@@ -18,9 +18,9 @@ from icft_lite.experiments.study import STUDY, answers_of, base_hash, divergence
 from icft_lite.experiments.study import pack_bits as pack
 from icft_lite.experiments.study import unpack_bits as unpack
 from icft_lite.metrics import paired_bootstrap
-from icft_lite.modeling.adapters import using
+from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.packing import join
+from icft_lite.modeling.packing import join_batch
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,9 @@ def test_the_record_holds_each_runs_answers_and_scores(bundle, compared, study):
     assert [(run["method"], run["seed"]) for run in study["runs"]] == [("icft", 0), ("qlora", 0)]
     for run in study["runs"]:
         report = json.loads((compared[0] / f"{run['method']}-0" / "report.json").read_text())
-        for test, (suite, task) in dict(general=("general", "qa"), medical=("medical", "qa"),
-                                        preference=("medical", "preference")).items():
+        for test, (suite, task) in dict(
+            general=("general", "qa"), medical=("medical", "qa"), preference=("medical", "preference")
+        ).items():
             topic = study["tests"][test]["topic"]
             means = [run["right"][test][topic == name].mean() for name in np.unique(topic)]
             assert np.mean(means) == pytest.approx(report["scores"]["after"][suite][task]["value"])
@@ -102,10 +103,10 @@ def test_the_divergence_is_the_mean_kl_of_whole_distributions(adapted, shake, ro
     model, tokenizer = adapted
     encoder = Encoder(tokenizer)
     rows = [encoder(row(id=str(i), prompt=text)) for i, text in enumerate(("Define nephritis.", "What is this term?"))]
-    with using(model, "fast"):
+    with use_adapter(model, "fast"):
         assert divergence(model, rows) == pytest.approx(0, abs=1e-6)
         shake(model, "fast")
-        found, batch = divergence(model, rows), join(rows, 0)
+        found, batch = divergence(model, rows), join_batch(rows, 0)
         tuned, base = (_logp(model, batch, adapter) for adapter in ("fast", None))
     wanted = F.kl_div(tuned, base, reduction="none", log_target=True).sum(-1).mean()
     assert found == pytest.approx(float(wanted), rel=1e-3) and found > 1e-3
@@ -113,17 +114,20 @@ def test_the_divergence_is_the_mean_kl_of_whole_distributions(adapted, shake, ro
 
 @torch.no_grad()
 def _logp(model, batch, adapter):
-    with using(model, adapter):
+    with use_adapter(model, adapter):
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     return logits[batch["row"], batch["position"]].float().log_softmax(-1)
 
 
 # --- the record that comes with the package
 
+
 def test_the_shipped_record_belongs_to_the_bundled_base():
     study = load_study()
-    assert study["current"], (f"study.json was measured on base {study['base']['sha256'][:12]}, the package has "
-                              f"{base_hash()[:12]}: run the study again (icft_lite/study.py says how)")
+    assert study["current"], (
+        f"study.json was measured on base {study['base']['sha256'][:12]}, the package has "
+        f"{base_hash()[:12]}: run the study again (icft_lite/study.py says how)"
+    )
     assert STUDY.stat().st_size <= 250_000
 
 
@@ -135,8 +139,13 @@ def test_the_shipped_record_compares_whole_seeds_at_equal_tokens_on_the_bundled_
     assert {"icft", "qlora"} < methods <= set(METHODS), "ICFT, plain fine-tuning, and something left out"
     tokens = [run["tokens"] for run in study["runs"]]
     assert max(tokens) <= 1.02 * min(tokens)
-    for name, rows, task in (("general", data.general_test, "question"), ("medical", data.test, "question"),
-                             ("preference", data.test, "pair")):
-        ids = [row["id"] for row in sorted((dict(row) for row in rows if row["task"] == task),
-                                           key=lambda row: row["topic"])]
+    for name, rows, task in (
+        ("general", data.general_test, "question"),
+        ("medical", data.test, "question"),
+        ("preference", data.test, "pair"),
+    ):
+        ids = [
+            row["id"]
+            for row in sorted((dict(row) for row in rows if row["task"] == task), key=lambda row: row["topic"])
+        ]
         assert study["tests"][name]["ids"] == hashlib.sha256("\n".join(ids).encode()).hexdigest(), name

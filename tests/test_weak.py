@@ -4,7 +4,7 @@ import pytest
 
 from icft_lite.errors import ICFTError
 from icft_lite.weak.functions import apply_lfs, labeling_function, lf_analysis
-from icft_lite.weak.models import ABSTAIN, DawidSkene, MajorityVote, unvoted
+from icft_lite.weak.models import ABSTAIN, DawidSkene, MajorityVote, all_abstained
 from icft_lite.weak.pool import expected_calibration_error, label_pool
 
 crowdkit = pytest.importorskip("crowdkit.aggregation")
@@ -121,7 +121,7 @@ def test_order_of_rows_and_lfs_does_not_matter(one_coin):
 def test_rows_without_votes_are_uniform_and_droppable(model):
     votes, options, _ = simulate(n=200, n_options=3)
     votes[[3, 7]] = ABSTAIN
-    assert unvoted(votes).sum() == (votes == ABSTAIN).all(1).sum() and unvoted(votes)[[3, 7]].all()
+    assert all_abstained(votes).sum() == (votes == ABSTAIN).all(1).sum() and all_abstained(votes)[[3, 7]].all()
     probs = model.fit(votes, options).predict_proba(votes, options)
     assert np.allclose(probs[[3, 7]], 1 / 3) and np.allclose(probs.sum(1), 1)
     one = DawidSkene(one_coin=True).fit(votes, 3)
@@ -137,7 +137,7 @@ def test_lf_silent_in_fit_adds_nothing_later():
         assert np.isnan(model.accuracies[0])
         with_vote = votes.copy()
         with_vote[:, 0] = 1
-        voted = ~unvoted(votes)
+        voted = ~all_abstained(votes)
         probs, more = model.predict_proba(votes, options), model.predict_proba(with_vote, options)
         assert np.allclose(more[voted], probs[voted])
 
@@ -149,16 +149,19 @@ def test_perfect_agreement_stays_finite():
         assert np.isfinite(probs).all() and (probs.max(1) > 0.999).all()
 
 
-@pytest.mark.parametrize("votes, n_options", [
-    (np.zeros(5, int), 2),                      # one dimension
-    (np.zeros((5, 2)), 2),                      # not integers
-    (np.zeros((5, 0), int), 2),                 # no LF
-    (np.full((5, 2), 3), 3),                    # beyond the options
-    (np.full((5, 2), -2), 3),                   # below -1
-    (np.zeros((5, 2), int), np.array([2, 2])),  # options for other rows
-    (np.zeros((5, 2), int), 1),                 # nothing to choose
-    (np.full((5, 2), ABSTAIN), 2),              # nobody voted
-])
+@pytest.mark.parametrize(
+    "votes, n_options",
+    [
+        (np.zeros(5, int), 2),  # one dimension
+        (np.zeros((5, 2)), 2),  # not integers
+        (np.zeros((5, 0), int), 2),  # no LF
+        (np.full((5, 2), 3), 3),  # beyond the options
+        (np.full((5, 2), -2), 3),  # below -1
+        (np.zeros((5, 2), int), np.array([2, 2])),  # options for other rows
+        (np.zeros((5, 2), int), 1),  # nothing to choose
+        (np.full((5, 2), ABSTAIN), 2),  # nobody voted
+    ],
+)
 def test_bad_matrices_are_one_clear_line(votes, n_options):
     with pytest.raises(ICFTError) as error:
         DawidSkene().fit(votes, n_options).predict_proba(votes, n_options)
@@ -234,16 +237,19 @@ def test_expected_calibration_error():
 
 def test_label_pool_fits_large_topics_alone_and_drops_unvoted():
     votes, options, truth = simulate(n=500)
-    rows = [row(i, [f"{i} {c}" for c in range(k)], "large" if i < 300 else f"small {i % 4}")
-            for i, k in enumerate(options)]
+    rows = [
+        row(i, [f"{i} {c}" for c in range(k)], "large" if i < 300 else f"small {i % 4}") for i, k in enumerate(options)
+    ]
     votes[:300, :3] = votes[:300, 2::-1]  # in the large topic the LFs are good at other things
     votes[5] = ABSTAIN
     gold = {f"r{i}": int(c) for i, c in enumerate(truth)}
     posteriors, report = label_pool(rows, votes, gold=gold)
-    assert posteriors[5] == [] and report["dropped_unvoted"] == unvoted(votes).sum()
+    assert posteriors[5] == [] and report["dropped_unvoted"] == all_abstained(votes).sum()
     assert all(len(p) in (0, k) for p, k in zip(posteriors, options))
-    assert [(fit["topic"], fit["model"]) for fit in report["fits"]] == [("large", "one-coin"),
-                                                                          ("other topics", "one-coin")]
+    assert [(fit["topic"], fit["model"]) for fit in report["fits"]] == [
+        ("large", "one-coin"),
+        ("other topics", "one-coin"),
+    ]
     assert report["accuracy"] > label_pool(rows, votes, "majority_vote", gold=gold)[1]["accuracy"] + 0.02
     assert posteriors == label_pool(rows, votes)[0] and "accuracy" not in label_pool(rows, votes)[1]
 

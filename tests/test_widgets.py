@@ -147,8 +147,9 @@ def test_the_embedded_model_answers_in_the_panel():
     from functools import partial
 
     from icft_lite.modeling.base import load_base
-    from icft_lite.modeling.generation import ask
-    model = partial(ask, *load_base())
+    from icft_lite.modeling.generation import generate_reply
+
+    model = partial(generate_reply, *load_base())
     examples, question, button, answers = parts(ask_panel({"base": model}))
     question.value = "What is the capital of France?"
     said = cells(answers.value)[3]

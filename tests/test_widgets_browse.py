@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from small_run import SETTINGS, small_bundle
 
-from icft_lite.chat import KeepStages, run_models
+from icft_lite.chat import SaveStageAdapters, run_models
 from icft_lite.config import ICFTConfig
 from icft_lite.curriculum import score_difficulty
 from icft_lite.data.samples import sample_bundle
 from icft_lite.errors import ICFTError
 from icft_lite.memory.long_term import LongTermMemory
-from icft_lite.modeling.generation import ask
+from icft_lite.modeling.generation import generate_reply
 from icft_lite.runs import load_run
 from icft_lite.training.run import Run
 from icft_lite.weak.functions import apply_lfs
@@ -22,24 +22,26 @@ from icft_lite.widgets import (
     ask_panel,
     curriculum_explorer,
     curriculum_table,
-    fate_table,
-    fates,
     memory_inspector,
+    outcome_table,
+    promotion_outcomes,
 )
 from icft_lite.widgets.inspector import COLUMNS
 
 
 def cells(html):
-    return [text.replace("&#x27;", "'").replace("&amp;", "&") for text in
-            re.findall(r"<td[^>]*>(.*?)</td>", html, re.S)]
+    return [
+        text.replace("&#x27;", "'").replace("&amp;", "&") for text in re.findall(r"<td[^>]*>(.*?)</td>", html, re.S)
+    ]
 
 
 def lines(html, width):
     found = cells(html)
-    return [found[at:at + width] for at in range(0, len(found), width)]
+    return [found[at : at + width] for at in range(0, len(found), width)]
 
 
 # ---------------------------------------------------------------- the explorer
+
 
 @pytest.fixture(scope="module")
 def curriculum():
@@ -51,8 +53,7 @@ def curriculum():
     for row, posterior in zip(pool, label_pool(pool, votes, lfs=lfs)[0]):
         row["posterior"] = posterior
     rows = [dict(row) for row in data.trusted][::6] + pool
-    return (rows, score_difficulty(rows), {row["id"]: line for row, line in zip(pool, votes)},
-            [lf.name for lf in lfs])
+    return (rows, score_difficulty(rows), {row["id"]: line for row, line in zip(pool, votes)}, [lf.name for lf in lfs])
 
 
 def test_the_explorer_follows_its_filters(curriculum):
@@ -88,8 +89,11 @@ def test_the_detail_shows_each_response_with_its_posterior_and_voters(curriculum
     rows, _, votes, names = curriculum
     picker, detail = curriculum_explorer(*curriculum).children[2:]
     row = picker.children[0]
-    i = next(i for i, _ in enumerate(rows) if rows[i]["id"] in votes and rows[i]["posterior"]
-             and len(set(votes[rows[i]["id"]]) - {-1}) > 1)
+    i = next(
+        i
+        for i, _ in enumerate(rows)
+        if rows[i]["id"] in votes and rows[i]["posterior"] and len(set(votes[rows[i]["id"]]) - {-1}) > 1
+    )
     row.options = [("it", i)]
     row.value = i
     for k, (response, posterior, count, who) in enumerate(lines(detail.value, 4)):
@@ -113,8 +117,7 @@ def test_rows_are_data_and_never_markup(curriculum):
     evil = "<script>alert('x')</script>"
     row = dict(curriculum[0][0], prompt=evil, topic=evil, responses=[evil], level="", posterior=[])
     explorer = curriculum_explorer([row], [0.5], {row["id"]: np.array([0])}, [evil])
-    for shown in (curriculum_table([row], [0.5], {row["id"]: np.array([0])}, [evil]).data,
-                  explorer.children[3].value):
+    for shown in (curriculum_table([row], [0.5], {row["id"]: np.array([0])}, [evil]).data, explorer.children[3].value):
         assert "<script" not in shown and shown.count("&lt;script&gt;") >= 3
 
 
@@ -125,11 +128,12 @@ def test_an_empty_curriculum_is_shown_as_such():
 
 # ---------------------------------------------------------------- a real run
 
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A small run that keeps the slow adapter of every stage."""
     config = ICFTConfig(**{**SETTINGS, "learning_rate": 0.02, "consolidate": False})
-    run = Run(config, small_bundle(), tmp_path_factory.mktemp("run") / "out", False, [KeepStages()])
+    run = Run(config, small_bundle(), tmp_path_factory.mktemp("run") / "out", False, [SaveStageAdapters()])
     run.run()
     return run
 
@@ -143,7 +147,7 @@ def test_base_every_stage_slow_and_fast_answer_in_one_panel(run):
     row.children[0].value = question
     said = dict(zip(models, cells(answers.value)[1:]))
     for name, adapter in (("after easy", "adapter_stage1"), ("slow", "adapter"), ("fast", "adapter_fast")):
-        assert said[name] == ask(*load_run(run.out, adapter), question, max_new_tokens=12), name
+        assert said[name] == generate_reply(*load_run(run.out, adapter), question, max_new_tokens=12), name
     assert said["base"] != said["fast"], "it learned nothing; the test would not tell them apart"
 
 
@@ -156,7 +160,7 @@ def test_a_run_without_stages_kept_offers_what_there_is(run, tmp_path):
 
 
 def test_the_inspector_shows_what_a_run_remembers(run):
-    records = fates(run.memory)
+    records = promotion_outcomes(run.memory)
     assert len(records) == len(run.memory) and {record["fate"] for record in records} == {"kept", "promoted"}
     promoted = [record for record in records if record["fate"] == "promoted"]
     (fate, source, order), shown = (box := memory_inspector(records, most=100)).children[0].children, box.children[1]
@@ -168,10 +172,11 @@ def test_the_inspector_shows_what_a_run_remembers(run):
     source.value = "self"
     assert {line[1] for line in lines(shown.value, len(COLUMNS) + 1)} == {"self"}
     order.value = "confidence"
-    assert shown.value == fate_table(records, "all", "self", "confidence", 100).data, "the static view is the same"
+    assert shown.value == outcome_table(records, "all", "self", "confidence", 100).data, "the static view is the same"
 
 
 # ---------------------------------------------------------------- why a row is there, or is not
+
 
 class Code:
     """The least that LongTermMemory asks of an encoder: it only stores what it returns."""
@@ -185,8 +190,10 @@ def remembered(row):
     """(memory, rows, replays): 12 places, 6 for general rows of one topic and 6 for what was promoted of two."""
     memory = LongTermMemory(12, reservoir_share=0.5, prompts=False)
     memory.add([row(id=f"g{i}", topic="plants") for i in range(9)], Code(), "general")
-    rows = [row(id=f"p{i}", topic="ribs" if i < 8 else "skin", posterior=[0.9, 0.1], responses=["a", "b"])
-            for i in range(10)]
+    rows = [
+        row(id=f"p{i}", topic="ribs" if i < 8 else "skin", posterior=[0.9, 0.1], responses=["a", "b"])
+        for i in range(10)
+    ]
     rows += [row(id="unsure", topic="ribs", posterior=[0.6, 0.4], responses=["a", "b"]), row(id="new", topic="ribs")]
     memory.add(rows[:10], Code(), "promoted", np.arange(10.0))
     return memory, rows, {f"p{i}": 1 + i for i in range(10)} | {"unsure": 2}
@@ -194,10 +201,15 @@ def remembered(row):
 
 def test_every_row_has_one_fate_and_its_reason(remembered):
     memory, rows, replays = remembered
-    records = fates(memory, rows, replays, least=0.8)
+    records = promotion_outcomes(memory, rows, replays, least=0.8)
     by = {fate: [r for r in records if r["fate"] == fate] for fate in {r["fate"] for r in records}}
     assert {fate: len(found) for fate, found in by.items()} == {
-        "kept": 6, "promoted": 6, "no room": 4, "label too unsure": 1, "not replayed": 1}
+        "kept": 6,
+        "promoted": 6,
+        "no room": 4,
+        "label too unsure": 1,
+        "not replayed": 1,
+    }
     assert "below 0.8" in by["label too unsure"][0]["why"]
     ribs = [r for r in by["promoted"] if r["topic"] == "ribs"]
     skin = [r for r in by["promoted"] if r["topic"] == "skin"]
@@ -208,24 +220,24 @@ def test_every_row_has_one_fate_and_its_reason(remembered):
 
 def test_who_was_drawn_by_lot_is_told_from_who_surprised(remembered):
     memory, rows, replays = remembered
-    entries = {entry.row["id"]: entry for entry in memory.entries}
-    offered = sorted((memory._entry(row, "promoted", 0) for row in rows[:8]), key=lambda entry: entry.lot)
-    lucky = {entry.row["id"] for entry in offered[:2]}
-    for record in fates(memory, rows, replays):
+    entries = {entry.example["id"]: entry for entry in memory.entries}
+    offered = sorted((memory._entry(row, "promoted", 0) for row in rows[:8]), key=lambda entry: entry.priority)
+    lucky = {entry.example["id"] for entry in offered[:2]}
+    for record in promotion_outcomes(memory, rows, replays):
         if record["fate"] == "promoted" and record["topic"] == "ribs":
             name = f"p{int(record['surprise'])}"
             assert name in entries and ("lot" in record["why"]) == (name in lucky)
-    general = [r["why"] for r in fates(memory) if r["source"] == "general"]
+    general = [r["why"] for r in promotion_outcomes(memory) if r["source"] == "general"]
     assert sum("lot" in why for why in general) == 3 and len(general) == 6
 
 
 def test_what_rows_hold_is_escaped(row):
     memory = LongTermMemory(3, prompts=False)
     memory.add([row(id="x", prompt="<script>", topic="<b>", responses=["&"])], Code(), "general")
-    shown = fate_table(fates(memory)).data
+    shown = outcome_table(promotion_outcomes(memory)).data
     assert "<script" not in shown and "<b>" not in shown and "&lt;script&gt;" in shown and "&amp;" in shown
-    assert memory_inspector(fates(memory)).children[1].value == shown
+    assert memory_inspector(promotion_outcomes(memory)).children[1].value == shown
 
 
 def test_an_empty_memory_is_shown_as_such():
-    assert "0 rows" in memory_inspector(fates(LongTermMemory(3))).children[1].value
+    assert "0 rows" in memory_inspector(promotion_outcomes(LongTermMemory(3))).children[1].value

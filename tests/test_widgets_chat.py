@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from icft_lite.chat import Talk
+from icft_lite.chat import ChatSession
 from icft_lite.widgets import chat_panel, chat_table
 
 LONG = "What is the capital city of Bhutan, and what is it?"
@@ -20,7 +20,7 @@ def cells(html):
 def rambling(base):
     """(seed, reply): a hot reply of 12 words or more."""
     for turn in range(50):
-        talk = Talk(*base)
+        talk = ChatSession(*base)
         talk.turn = turn
         whole = talk.reply(LONG, **HOT)
         if len(whole.split()) >= 12:
@@ -38,12 +38,14 @@ def panel(base):
 def test_the_reply_is_the_models_and_the_field_is_free_again(panel, base):
     panel.question.value = "  What is the capital of France? "
     assert panel.wait(60) and panel.question.value == ""
-    expected = Talk(*base).reply("What is the capital of France?")
+    expected = ChatSession(*base).reply("What is the capital of France?")
     assert cells(panel.replies.value) == ["What is the capital of France?", expected, "greedy"] and expected
     panel.question.value = "Write the verb repair in the past tense."
     assert panel.wait(60)
-    assert cells(panel.replies.value)[0::3] == ["Write the verb repair in the past tense.",
-                                                "What is the capital of France?"]
+    assert cells(panel.replies.value)[0::3] == [
+        "Write the verb repair in the past tense.",
+        "What is the capital of France?",
+    ]
 
 
 def test_stop_ends_the_reply_under_way(panel, rambling):
@@ -75,7 +77,10 @@ def test_a_late_click_on_stop_does_not_end_the_next_reply(panel, base):
     panel.stop.click()
     panel.question.value = "What is the capital of France?"
     assert panel.wait(60)
-    assert panel.asked[0][1] == Talk(*base).reply("What is the capital of France?") and panel.asked[0][2] == "greedy"
+    assert (
+        panel.asked[0][1] == ChatSession(*base).reply("What is the capital of France?")
+        and panel.asked[0][2] == "greedy"
+    )
 
 
 def test_one_reply_at_a_time_and_the_second_question_stays_in_the_field(panel):
@@ -113,7 +118,7 @@ def test_most_tokens_and_temperature_are_obeyed(panel, base):
     assert panel.wait(60)
     _, said, how = panel.asked[0]
     assert how == "temperature 2.0" and len(base[1](said, add_special_tokens=False).input_ids) <= 3
-    assert said == Talk(*base).reply(LONG, temperature=2.0, max_new_tokens=3)
+    assert said == ChatSession(*base).reply(LONG, temperature=2.0, max_new_tokens=3)
 
 
 def test_what_is_typed_is_escaped_and_too_long_a_question_is_refused(panel):
@@ -124,12 +129,12 @@ def test_what_is_typed_is_escaped_and_too_long_a_question_is_refused(panel):
 
 
 def test_text_comes_word_by_word_and_a_set_event_stops_at_the_first_token(base, rambling):
-    told, stop, talk = [], threading.Event(), Talk(*base)
+    told, stop, talk = [], threading.Event(), ChatSession(*base)
     talk.turn, whole = rambling
     assert talk.reply(LONG, **HOT, told=told.append) == whole
     assert len(set(told)) > 5 and all(b.startswith(a) for a, b in zip(told, told[1:])) and told[-1].strip() == whole
     stop.set()
-    assert len(base[1](Talk(*base).reply(LONG, **HOT, stop=stop), add_special_tokens=False).input_ids) <= 1
+    assert len(base[1](ChatSession(*base).reply(LONG, **HOT, stop=stop), add_special_tokens=False).input_ids) <= 1
 
 
 def test_an_error_is_shown_and_not_swallowed(panel, monkeypatch):
@@ -149,5 +154,5 @@ def test_every_control_is_a_native_one_with_a_label(panel):
 
 def test_the_static_table_says_the_same(base):
     html = chat_table(*base, ["What is the capital of France?"]).data
-    said = Talk(*base).reply("What is the capital of France?")
+    said = ChatSession(*base).reply("What is the capital of France?")
     assert cells(html) == ["What is the capital of France?", said, "greedy"]

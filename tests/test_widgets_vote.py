@@ -12,8 +12,15 @@ import pytest
 from scipy.stats import binomtest
 
 from icft_lite.errors import ICFTError
-from icft_lite.experiments.votes import add_vote, duel, duels, left_share, read_votes, votes_figure
-from icft_lite.modeling.generation import ask
+from icft_lite.experiments.votes import (
+    add_vote,
+    left_share,
+    pairwise_result,
+    pairwise_results,
+    read_votes,
+    votes_figure,
+)
+from icft_lite.modeling.generation import generate_reply
 from icft_lite.widgets import vote_panel, votes_table
 
 QUESTIONS = [f"What is the capital of {name}?" for name in ("France", "Bhutan", "Peru", "Kenya", "Japan", "Norway")]
@@ -27,7 +34,7 @@ def cells(html):
 def models(base):
     """The embedded base three times: greedy, and twice so hot that it says other things."""
     settings = dict(cool=dict(), warm=dict(temperature=9.0, seed=1), hot=dict(temperature=9.0, seed=2))
-    return {name: cache(partial(ask, *base, max_new_tokens=6, **one)) for name, one in settings.items()}
+    return {name: cache(partial(generate_reply, *base, max_new_tokens=6, **one)) for name, one in settings.items()}
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +48,9 @@ def vote(left, right, choice, question="q"):
 
 # ---------------------------------------------------------------- the file
 
+
 def test_a_vote_is_a_line_at_the_end_and_comes_back_whatever_was_said(tmp_path):
-    path, odd = tmp_path / "new" / "votes.jsonl", "two\nlines \u2028 ü <b> 😀 \"q\""
+    path, odd = tmp_path / "new" / "votes.jsonl", 'two\nlines \u2028 ü <b> 😀 "q"'
     first = add_vote(path, odd, "a", "b", [odd, ""], "left")
     before = path.read_bytes()
     second = add_vote(path, "q", "b", "a", ["x", "y"], "tie")
@@ -99,31 +107,37 @@ def test_two_writers_lose_nothing(tmp_path):
 
 # ---------------------------------------------------------------- what they add up to
 
+
 def test_a_win_counts_for_the_model_whatever_its_side():
-    votes = [vote("a", "b", "left"), vote("b", "a", "right"), vote("b", "a", "left"), vote("a", "b", "tie"),
-             vote("a", "c", "right")]
-    one = duel(votes, "a", "b")
+    votes = [
+        vote("a", "b", "left"),
+        vote("b", "a", "right"),
+        vote("b", "a", "left"),
+        vote("a", "b", "tie"),
+        vote("a", "c", "right"),
+    ]
+    one = pairwise_result(votes, "a", "b")
     assert one[:3] == (2, 1, 1) and one.rate == pytest.approx(2 / 3)
-    assert duel(votes, "b", "a").rate == pytest.approx(1 / 3)
-    assert list(duels(votes)) == [("a", "b"), ("a", "c")] and left_share(votes) == (2, 4)
+    assert pairwise_result(votes, "b", "a").rate == pytest.approx(1 / 3)
+    assert list(pairwise_results(votes)) == [("a", "b"), ("a", "c")] and left_share(votes) == (2, 4)
 
 
 @pytest.mark.parametrize("wins, losses", [(0, 5), (3, 4), (17, 3), (30, 0)])
 def test_the_interval_is_scipys_wilson(wins, losses):
-    one = duel([vote("a", "b", "left")] * wins + [vote("a", "b", "right")] * losses, "a", "b")
+    one = pairwise_result([vote("a", "b", "left")] * wins + [vote("a", "b", "right")] * losses, "a", "b")
     expected = binomtest(wins, wins + losses).proportion_ci(method="wilson")
     assert (one.low, one.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_ties_alone_decide_nothing():
-    one = duel([vote("a", "b", "tie")] * 3, "a", "b")
+    one = pairwise_result([vote("a", "b", "tie")] * 3, "a", "b")
     assert one.ties == 3 and math.isnan(one.rate) and (one.low, one.high) == (0, 1)
 
 
 def test_the_figure_draws_each_interval():
     votes = [vote("a", "b", "left")] * 7 + [vote("a", "b", "right")] * 3 + [vote("a", "c", "tie")]
     axis = votes_figure(votes).axes[0]
-    one = duel(votes, "a", "b")
+    one = pairwise_result(votes, "a", "b")
     assert list(axis.lines[0].get_xdata()) == pytest.approx([one.low, one.high])
     assert list(axis.lines[1].get_xdata()) == [0.7]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["a against b", "a against c"]
@@ -131,6 +145,7 @@ def test_the_figure_draws_each_interval():
 
 
 # ---------------------------------------------------------------- the panel
+
 
 def test_a_vote_goes_to_the_file_and_counts_for_whoever_said_it(two, tmp_path):
     path = tmp_path / "votes.jsonl"

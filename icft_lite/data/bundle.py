@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from datasets import Dataset
 
-from icft_lite.data.splits import _select
+from icft_lite.data.splits import select_indices
 from icft_lite.data.tables import column
 from icft_lite.errors import ICFTError
 
@@ -39,8 +39,10 @@ class DataBundle:
         known = {topic for rows in parts.values() if rows is not None for topic in column(rows, "topic")}
         if unknown := set(topics) - known:
             raise ICFTError(f"topics: {min(unknown)!r} is in no row; choose among {', '.join(sorted(known))}")
-        return replace(self, **{name: _select(rows, _places(rows, topics)) for name, rows in parts.items()
-                                if rows is not None})
+        return replace(
+            self,
+            **{name: select_indices(rows, _places(rows, topics)) for name, rows in parts.items() if rows is not None},
+        )
 
 
 def _places(rows, topics):

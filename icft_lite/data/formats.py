@@ -5,11 +5,13 @@ import re
 
 from icft_lite.errors import ICFTError
 
-FORMATS = ("prompt + completion, messages, question + choices (+ answer), prompt + chosen + rejected, "
-           "or prompt + response_a + response_b")
+FORMATS = (
+    "prompt + completion, messages, question + choices (+ answer), prompt + chosen + rejected, "
+    "or prompt + response_a + response_b"
+)
 
 
-def normalise(row, where, index):
+def normalize_example(row, where, index):
     """One raw row -> a dict of the columns of FEATURES.
 
     Formats: prompt + completion | messages | question + choices (+ answer: a choice's text, letter or index;
@@ -52,9 +54,19 @@ def normalise(row, where, index):
     optional = {"domain": row.get("domain"), "topic": topic, "context": row.get("context"), "entity": entity}
     optional = {name: "" if value is None else str(value) for name, value in optional.items()}
     facts = [str(fact) for fact in _list(row, "facts", where)] if "facts" in has else []
-    return {"id": str(row["id"]) if "id" in has else str(index), "task": task, **optional, "level": level,
-            "prompt": prompt, "history": history, "responses": responses, "label": label, "posterior": [],
-            "facts": facts, "kind": kind}
+    return {
+        "id": str(row["id"]) if "id" in has else str(index),
+        "task": task,
+        **optional,
+        "level": level,
+        "prompt": prompt,
+        "history": history,
+        "responses": responses,
+        "label": label,
+        "posterior": [],
+        "facts": facts,
+        "kind": kind,
+    }
 
 
 def answer_index(answer, choices, where):
@@ -72,8 +84,9 @@ def answer_index(answer, choices, where):
             return ord(key.upper()) - ord("A")
     if not isinstance(answer, bool) and re.fullmatch(r"\d+(\.0)?", key) and float(key) < len(choices):
         return int(float(key))
-    raise ICFTError(f"{where}: answer {answer!r} is not among its choices {choices}; "
-                    f"give a choice's text, letter or index (from 0)")
+    raise ICFTError(
+        f"{where}: answer {answer!r} is not among its choices {choices}; give a choice's text, letter or index (from 0)"
+    )
 
 
 def _text(row, name, where):

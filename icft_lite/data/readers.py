@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet
 from datasets import load_dataset
 
-from icft_lite.data.formats import normalise
+from icft_lite.data.formats import normalize_example
 from icft_lite.data.schema import FEATURES
-from icft_lite.data.tables import BATCH, table
+from icft_lite.data.tables import BATCH, to_dataset
 from icft_lite.errors import ICFTError
 
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+?)(?::([\w.-]+))?(?:@([\w.-]+))?")
-csv.field_size_limit(2 ** 24)  # the default, 131,072 characters, is less than a long context
+csv.field_size_limit(2**24)  # the default, 131,072 characters, is less than a long context
 
 
 def read_source(source, domain="", split=None):
@@ -30,7 +30,7 @@ def read_source(source, domain="", split=None):
     rows = _distinct(source, domain, split)
     if (first := next(rows, None)) is None:
         raise ICFTError(f"{source}: no rows in it; give at least one example")
-    return table(chain([first], rows), extra=[name for name in first if name not in FEATURES])
+    return to_dataset(chain([first], rows), extra=[name for name in first if name not in FEATURES])
 
 
 def _distinct(source, domain, split):
@@ -44,7 +44,7 @@ def _distinct(source, domain, split):
         yield row
 
 
-def is_hub(source):
+def is_hub_name(source):
     """True if `source` can only be a Hub name: no such path, no file suffix that we read, owner/name."""
     path = Path(source)
     return not path.exists() and path.suffix.lower() not in READERS and bool(HUB_NAME.fullmatch(str(source)))
@@ -54,7 +54,7 @@ def _canonical(source, domain, split):
     """Yield (where, canonical row)."""
     if isinstance(source, (list, tuple)):
         raw, name = ((f"row {n}", n, row) for n, row in enumerate(source, 1)), "row"
-    elif is_hub(source):
+    elif is_hub_name(source):
         raw, name = _hub(str(source), split), str(source)
     else:
         path = Path(source)
@@ -70,7 +70,7 @@ def _canonical(source, domain, split):
         row = _benchmark(row, where)
         if row is None:
             continue
-        clean = normalise(row, where, f"{name}-{index}")
+        clean = normalize_example(row, where, f"{name}-{index}")
         clean["domain"], clean["topic"] = clean["domain"] or domain, clean["topic"] or name
         if "long_answer" in row:  # PubMedQA's conclusions: labelling functions read them, prompts never
             clean["long_answer"] = str(row["long_answer"] or "")
@@ -92,18 +92,33 @@ def _benchmark(row, where):
     if {"question", "opa", "opb", "opc", "opd", "cop"} <= set(row):
         cop = "-1" if row["cop"] in (None, "") else str(row["cop"])
         if cop not in ("-1", "0", "1", "2", "3"):
-            raise ICFTError(f"{where}: cop is {cop}; the Hub's MedMCQA counts options from 0 to 3, its original "
-                            f"release from 1 to 4: take 1 off in every row")
+            raise ICFTError(
+                f"{where}: cop is {cop}; the Hub's MedMCQA counts options from 0 to 3, its original "
+                f"release from 1 to 4: take 1 off in every row"
+            )
         options = [str(row[name] or "").strip() for name in ("opa", "opb", "opc", "opd")]
         choices, right = [text for text in dict.fromkeys(options) if text], None if cop == "-1" else options[int(cop)]
         if len(choices) < 2 or right == "":
             return None
-        return dict(id=row.get("id"), question=row["question"], choices=choices, answer=right,
-                    topic=row.get("subject_name"), domain="medical")
+        return dict(
+            id=row.get("id"),
+            question=row["question"],
+            choices=choices,
+            answer=right,
+            topic=row.get("subject_name"),
+            domain="medical",
+        )
     if {"question", "context", "final_decision"} <= set(row) and "contexts" in (row["context"] or ""):
-        return dict(id=row.get("pubid"), question=row["question"], context="\n".join(row["context"]["contexts"]),
-                    choices=["yes", "no", "maybe"], answer=row["final_decision"], topic="pubmedqa", domain="medical",
-                    long_answer=row.get("long_answer"))
+        return dict(
+            id=row.get("pubid"),
+            question=row["question"],
+            context="\n".join(row["context"]["contexts"]),
+            choices=["yes", "no", "maybe"],
+            answer=row["final_decision"],
+            topic="pubmedqa",
+            domain="medical",
+            long_answer=row.get("long_answer"),
+        )
     return row
 
 
@@ -112,8 +127,7 @@ def read_ids(path):
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ICFTError(f"{path}: test ids cannot be read ({type(error).__name__}); give a text or JSON file"
-                        ) from None
+        raise ICFTError(f"{path}: test ids cannot be read ({type(error).__name__}); give a text or JSON file") from None
     try:
         return set(map(str, json.loads(text)))
     except (json.JSONDecodeError, TypeError):
@@ -122,6 +136,7 @@ def read_ids(path):
 
 # --- readers: each yields (where, index, raw row)
 
+
 def read_jsonl(path):
     with open(path, "rb") as file:  # bytes: only \n ends a line, so numbers agree with every editor
         for number, line in enumerate(file, 1):
@@ -129,8 +144,9 @@ def read_jsonl(path):
                 try:
                     yield f"{path} line {number}", number, json.loads(line.decode("utf-8-sig"))
                 except json.JSONDecodeError as error:
-                    raise ICFTError(f"{path} line {number}: broken JSON ({error.msg}, column {error.colno}); "
-                                    f"mend that line") from None
+                    raise ICFTError(
+                        f"{path} line {number}: broken JSON ({error.msg}, column {error.colno}); mend that line"
+                    ) from None
                 except UnicodeDecodeError:
                     raise ICFTError(f"{path} line {number}: not UTF-8; save the file as UTF-8") from None
 
@@ -141,18 +157,29 @@ def _json(path):
         text = path.read_text(encoding="utf-8-sig")
         data = json.loads(text) if text.strip() else []
     except json.JSONDecodeError as error:
-        raise ICFTError(f"{path} line {error.lineno}: broken JSON ({error.msg}, column {error.colno}); "
-                        f"mend that line") from None
+        raise ICFTError(
+            f"{path} line {error.lineno}: broken JSON ({error.msg}, column {error.colno}); mend that line"
+        ) from None
     except UnicodeDecodeError:
         raise ICFTError(f"{path}: not UTF-8; save the file as UTF-8") from None
     if isinstance(data, list):
         yield from ((f"{path} item {number}", number, row) for number, row in enumerate(data, 1))
     elif data and all(isinstance(row, dict) and "QUESTION" in row for row in data.values()):
         for key, row in data.items():
-            yield f"{path} id {key}", key, {
-                "id": key, "question": row["QUESTION"], "context": "\n".join(row.get("CONTEXTS") or []),
-                "choices": ["yes", "no", "maybe"], "answer": row.get("final_decision"), "domain": "medical",
-                "topic": "pubmedqa", "long_answer": row.get("LONG_ANSWER")}
+            yield (
+                f"{path} id {key}",
+                key,
+                {
+                    "id": key,
+                    "question": row["QUESTION"],
+                    "context": "\n".join(row.get("CONTEXTS") or []),
+                    "choices": ["yes", "no", "maybe"],
+                    "answer": row.get("final_decision"),
+                    "domain": "medical",
+                    "topic": "pubmedqa",
+                    "long_answer": row.get("LONG_ANSWER"),
+                },
+            )
     else:
         raise ICFTError(f"{path}: neither a list of rows nor PubMedQA's release; write rows as .jsonl")
 
@@ -164,8 +191,9 @@ def _csv(path):
             for row in reader:
                 start, end = end + 1, reader.line_num  # a quoted cell may run over several lines
                 if None in row:
-                    raise ICFTError(f"{path} line {start}: more cells than the header names; "
-                                    f"quote texts that hold commas")
+                    raise ICFTError(
+                        f"{path} line {start}: more cells than the header names; quote texts that hold commas"
+                    )
                 yield f"{path} line {start}", start, row
     except (csv.Error, UnicodeDecodeError) as error:
         raise ICFTError(f"{path}: not a UTF-8 CSV ({error}); save it again as CSV UTF-8") from None
@@ -188,12 +216,14 @@ def _hub(name, split):
     try:
         if not os.environ.get("HF_HUB_OFFLINE"):  # ask once; without network load_dataset retries for long
             from huggingface_hub import HfApi
+
             HfApi().dataset_info(repository, timeout=10)
         rows = load_dataset(repository, config, split=split or own_split or "train")
     except Exception as error:  # its class depends on the HTTP library underneath
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ICFTError(f"{name}: no such file, and the Hub did not give it ({reason}); check the path, "
-                        f"the name and the network") from error
+        raise ICFTError(
+            f"{name}: no such file, and the Hub did not give it ({reason}); check the path, the name and the network"
+        ) from error
     for number, row in enumerate(rows, 1):
         yield f"{name} row {number}", number, row
 

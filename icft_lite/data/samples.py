@@ -15,12 +15,17 @@ def samples_dir():
     inside = here / "data_samples"
     return inside if inside.exists() else here.parent / "data_samples"
 
-FILES = {"general_pretrain": ["general_pretrain"], "general_memory": ["general_memory"],
-         "general_validation": ["general_validation"], "general_test": ["general_test"],
-         "medical_train": ["medical_train"],
-         "medical_validation": ["medical_validation", "medical_validation_pairs"],
-         "medical_pool": ["medical_pool_questions", "medical_pool_pairs"],
-         "medical_test": ["medical_test", "medical_test_pairs", "medical_test_replies"]}
+
+FILES = {
+    "general_pretrain": ["general_pretrain"],
+    "general_memory": ["general_memory"],
+    "general_validation": ["general_validation"],
+    "general_test": ["general_test"],
+    "medical_train": ["medical_train"],
+    "medical_validation": ["medical_validation", "medical_validation_pairs"],
+    "medical_pool": ["medical_pool_questions", "medical_pool_pairs"],
+    "medical_test": ["medical_test", "medical_test_pairs", "medical_test_replies"],
+}
 """The bundled sample sets and the files that each is joined from."""
 
 
@@ -34,9 +39,12 @@ def load_samples(name):
 def pool_gold():
     """Gold labels of the bundled pool, id -> index of the right response. For scoring only."""
     options = {row["id"]: row["responses"] for row in load_samples("medical_pool")}
-    return {row["id"]: answer_index(row["answer"], options[row["id"]], where)
-            for path in sorted((samples_dir() / "gold").glob("*.jsonl"))
-            for where, _, row in read_jsonl(path) if row["id"] in options}
+    return {
+        row["id"]: answer_index(row["answer"], options[row["id"]], where)
+        for path in sorted((samples_dir() / "gold").glob("*.jsonl"))
+        for where, _, row in read_jsonl(path)
+        if row["id"] in options
+    }
 
 
 def sample_bundle():

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from datasets import concatenate_datasets
 
-from icft_lite.data.readers import is_hub, read_ids, read_source
-from icft_lite.data.tables import column, columns
+from icft_lite.data.readers import is_hub_name, read_ids, read_source
+from icft_lite.data.tables import column, iter_columns
 from icft_lite.errors import ICFTError
 
 HELD_OUT = 1000
@@ -23,12 +23,14 @@ def read_examples(source, *, domain="", split=None, require=None):
     `train`, `validation` or `test` as `split_source` cuts it. require: a task, or several, that every row
     must have. Raises ICFTError."""
     if isinstance(source, (list, tuple)) and source and not isinstance(source[0], dict):
-        return join([read_examples(one, domain=domain, split=split, require=require) for one in source])
-    if split and isinstance(source, (str, Path)) and not is_hub(source):
+        return concatenate([read_examples(one, domain=domain, split=split, require=require) for one in source])
+    if split and isinstance(source, (str, Path)) and not is_hub_name(source):
         rows = split_source(source, domain=domain).get(split)
         if rows is None:
-            raise ICFTError(f"{source}: it has no split {split!r}; a file has train, validation and test "
-                            f"(PubMedQA: with test_ground_truth.json beside it)")
+            raise ICFTError(
+                f"{source}: it has no split {split!r}; a file has train, validation and test "
+                f"(PubMedQA: with test_ground_truth.json beside it)"
+            )
     else:
         rows = read_source(source, domain, split)
     if require:
@@ -39,13 +41,13 @@ def read_examples(source, *, domain="", split=None, require=None):
     return rows
 
 
-def join(parts):
+def concatenate(parts):
     """Concatenate canonical Datasets; None if there are none. Raises ICFTError if an id occurs twice."""
-    _unique(parts)
+    check_unique_ids(parts)
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0] if parts else None
 
 
-def _unique(parts):
+def check_unique_ids(parts):
     seen = set()
     for part in parts:
         if both := seen & (ids := set(column(part, "id"))):
@@ -59,7 +61,7 @@ def read_pubmedqa(path, test_ids=None):
     Test ids come from `test_ids` (a file) or from test_ground_truth.json beside `path`; without either,
     there is no test part. Raises ICFTError."""
     parts = split_source(path, domain="medical", test_ids=test_ids)
-    return join([parts["train"], parts["validation"]]), parts["test"]
+    return concatenate([parts["train"], parts["validation"]]), parts["test"]
 
 
 def split_source(source, domain="", test_ids=None, seed=0):
@@ -74,7 +76,7 @@ def split_source(source, domain="", test_ids=None, seed=0):
     beside = Path(str(source)).parent / "test_ground_truth.json"
     if release and test_ids is None and beside.is_file():
         test_ids = beside
-    ids, labels, groups = read_ids(test_ids) if test_ids else set(), column(rows, "label"), _groups(rows, seed)
+    ids, labels, groups = read_ids(test_ids) if test_ids else set(), column(rows, "label"), group_hashes(rows, seed)
     named = [name in ids for name in column(rows, "id")] if ids else [False] * len(rows)
     if test_ids and not any(named):
         raise ICFTError(f"{test_ids}: none of its ids is in {source}; give the ids of that file's test rows")
@@ -85,7 +87,7 @@ def split_source(source, domain="", test_ids=None, seed=0):
     order = sorted(free)
     share = min(HELD_OUT, max(1, round(len(order) * (0.2 if release else 0.1))))
     cut = 0 if release or ids else share
-    test, validation = set(order[:cut]), set(order[cut:cut + share])
+    test, validation = set(order[:cut]), set(order[cut : cut + share])
     places = {"train": [], "validation": [], "test": []}
     for i, (one, label, group) in enumerate(zip(named, labels, groups, strict=True)):
         if one or group in test:
@@ -96,17 +98,19 @@ def split_source(source, domain="", test_ids=None, seed=0):
             place = "train" if group not in fixed else None
         if place and (label >= 0 or place == "train"):
             places[place].append(i)
-    return {place: _select(rows, chosen) for place, chosen in places.items()}
+    return {place: select_indices(rows, chosen) for place, chosen in places.items()}
 
 
-def _groups(rows, seed=0):
+def group_hashes(rows, seed=0):
     """The group of each row, what must not lie on two sides of a split, as a hash of 32 bytes: a random order too."""
     if rows is None:
         return []
-    keys = (entity or context or " ".join([*(turn["content"] for turn in history), prompt])
-            for entity, context, prompt, history in columns(rows, "entity", "context", "prompt", "history"))
+    keys = (
+        entity or context or " ".join([*(turn["content"] for turn in history), prompt])
+        for entity, context, prompt, history in iter_columns(rows, "entity", "context", "prompt", "history")
+    )
     return [hashlib.sha256(f"{seed}:{' '.join(key.lower().split())}".encode()).digest() for key in keys]
 
 
-def _select(rows, keep):
+def select_indices(rows, keep):
     return rows.select(np.array(keep)) if keep else None  # datasets hashes an array a hundred times faster

@@ -11,7 +11,7 @@ from icft_lite.data.schema import FEATURES, TEXT
 BATCH = 5000
 
 
-def table(rows, extra=()):
+def to_dataset(rows, extra=()):
     """Canonical rows (any iterable of dicts) → Dataset; `extra` names more columns, of text."""
     schema = Features(FEATURES | {name: TEXT for name in extra}).arrow_schema
     rows, batches = iter(rows), []
@@ -23,10 +23,10 @@ def table(rows, extra=()):
 
 def column(rows, name):
     """One column of a Dataset, or of a list of dicts, as a list."""
-    return [value for value, in columns(rows, name)]
+    return [value for (value,) in iter_columns(rows, name)]
 
 
-def columns(rows, *names):
+def iter_columns(rows, *names):
     """Yield each row's values of the named columns, a tuple; of a Dataset, BATCH rows are Python objects at a time."""
     if isinstance(rows, list):
         yield from (tuple(row[name] for name in names) for row in rows)
@@ -35,10 +35,10 @@ def columns(rows, *names):
             yield from zip(*(batch[name] for name in names), strict=True)
 
 
-def each(rows):
+def iter_examples(rows):
     """Yield each row as a dict; of a Dataset, BATCH rows are dicts at a time."""
     if isinstance(rows, list):
         yield from rows
     else:
         names = rows.column_names
-        yield from (dict(zip(names, values, strict=True)) for values in columns(rows, *names))
+        yield from (dict(zip(names, values, strict=True)) for values in iter_columns(rows, *names))

@@ -25,21 +25,22 @@ MEMORY = 2 * 2**30
 """Bytes that a run of the embedded base may take, all told: twice what lesson 00 measures."""
 
 
-def cores():
+def available_cores():
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def how_many(runs, model):
+def default_jobs(runs, model):
     """Runs to have at a time: as many as there are cores, and memory, for one each. 1 on a GPU, and for any model but
     the embedded one, whose needs are not known."""
     import torch  # here, since it takes seconds
+
     if model != "tiny" or torch.cuda.is_available():
         return 1
-    return max(1, min(runs, cores(), psutil.virtual_memory().available // MEMORY))
+    return max(1, min(runs, available_cores(), psutil.virtual_memory().available // MEMORY))
 
 
-def flags(config):
+def config_flags(config):
     """The command line's flags for an ICFTConfig."""
     usual = ICFTConfig(method=config.method)
     for name, value in vars(config).items():
@@ -47,14 +48,15 @@ def flags(config):
             yield f"--set={name}={','.join(value) if isinstance(value, tuple) else value}"
 
 
-def run_all(configs, at_a_time, progress=True):
+def run_jobs(configs, at_a_time, progress=True):
     """Train on the samples, `at_a_time` runs at once; those that are complete already are not run again.
 
     configs: {folder: ICFTConfig}. Raises ICFTError with what the first run said that failed; the others are stopped,
     and the same call again resumes them."""
-    threads = str(max(1, cores() // at_a_time))
-    environment = dict(os.environ, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, PYTHONUNBUFFERED="1",
-                       PYTHONWARNINGS="ignore")
+    threads = str(max(1, available_cores() // at_a_time))
+    environment = dict(
+        os.environ, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, PYTHONUNBUFFERED="1", PYTHONWARNINGS="ignore"
+    )
     state, started, stop = {}, [], threading.Event()
     line = tqdm(bar_format="{desc}", disable=not progress)
 
@@ -70,9 +72,15 @@ def run_all(configs, at_a_time, progress=True):
         name, said = Path(folder).name, deque(maxlen=1)
         if stop.is_set():
             return
-        process = subprocess.Popen([*TRAIN, f"--out={folder}", *flags(config)], env=environment, text=True,
-                                   encoding="utf-8", errors="replace",  # text=True: a bar's \r ends a line too
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*TRAIN, f"--out={folder}", *config_flags(config)],
+            env=environment,
+            text=True,
+            encoding="utf-8",
+            errors="replace",  # text=True: a bar's \r ends a line too
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         started.append(process)
         for text in map(str.strip, process.stdout):
             said.append(text)

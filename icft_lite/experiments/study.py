@@ -23,9 +23,9 @@ from icft_lite.config import METHODS
 from icft_lite.data.samples import sample_bundle
 from icft_lite.errors import ICFTError
 from icft_lite.evaluation import Suite, evaluate_suite
-from icft_lite.experiments.compare import summarise
+from icft_lite.experiments.compare import summarize_run
 from icft_lite.memory.teachers import response_states
-from icft_lite.modeling.adapters import using
+from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import TINY, head_weight, load_base
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.losses import token_kl
@@ -60,7 +60,7 @@ def divergence(model, encoded):
     """KL(base ‖ tuned) in nats a token: how far a PeftModel's next-token distributions have moved from its base's.
 
     encoded: list of encodings; the mean is over all their response tokens. 0 only where nothing has changed."""
-    with using(model, None):
+    with use_adapter(model, None):
         base = torch.cat(response_states(model, encoded))
     tuned = torch.cat(response_states(model, encoded))
     weight = head_weight(model)
@@ -75,22 +75,36 @@ def pack_study(folder, to=STUDY, data=None, note=""):
     Raises ICFTError if `folder` holds no comparison, or the runs had another base or other tests."""
     folder, data = Path(folder), data or sample_bundle()
     comparison = _read(folder / "comparison.json")
-    tests = {"general": _questions(data.general_test, "question"), "medical": _questions(data.test, "question"),
-             "preference": _questions(data.test, "pair")}
-    parts = [(method, seed, folder / f"{method}-{seed}") for method in comparison["methods"]
-             for seed in comparison["seeds"]]
+    tests = {
+        "general": _questions(data.general_test, "question"),
+        "medical": _questions(data.test, "question"),
+        "preference": _questions(data.test, "pair"),
+    }
+    parts = [
+        (method, seed, folder / f"{method}-{seed}") for method in comparison["methods"] for seed in comparison["seeds"]
+    ]
     reports = [_read(path / "report.json") for _, _, path in parts]
     answers, scores = _base_answers(data, tests, reports[0], folder)
     validation = dict(general=data.general_validation, medical=data.validation)
-    runs = [dict(_run(report), right=_right(_read(path / "items.json"), tests, path), kl=_divergences(path, validation))
-            for (_, _, path), report in zip(parts, reports)]
+    runs = [
+        dict(_run(report), right=_right(_read(path / "items.json"), tests, path), kl=_divergences(path, validation))
+        for (_, _, path), report in zip(parts, reports)
+    ]
     study = dict(
-        note=note, base=dict(sha256=base_hash(), right=answers, **scores),
-        conditions=dict(settings=reports[0]["config"], versions=reports[0]["versions"], machine=_machine(),
-                        methods={method: METHODS[method] for method in comparison["methods"]}),
-        tests={name: dict(ids=hashlib.sha256("\n".join(rows).encode()).hexdigest(),
-                          topics=_run_lengths(rows.values())) for name, rows in tests.items()},
-        runs=runs)
+        note=note,
+        base=dict(sha256=base_hash(), right=answers, **scores),
+        conditions=dict(
+            settings=reports[0]["config"],
+            versions=reports[0]["versions"],
+            machine=_machine(),
+            methods={method: METHODS[method] for method in comparison["methods"]},
+        ),
+        tests={
+            name: dict(ids=hashlib.sha256("\n".join(rows).encode()).hexdigest(), topics=_run_lengths(rows.values()))
+            for name, rows in tests.items()
+        },
+        runs=runs,
+    )
     write_json(to, study)
     return study
 
@@ -105,8 +119,9 @@ def load_study(path=STUDY):
         for column, name in enumerate(("topic", "kind")):
             test[name] = np.repeat([row[column] for row in test["topics"]], [row[2] for row in test["topics"]])
     for holder in (study["base"], *study["runs"]):
-        holder["right"] = {name: unpack_bits(text, len(study["tests"][name]["topic"]))
-                           for name, text in holder["right"].items()}
+        holder["right"] = {
+            name: unpack_bits(text, len(study["tests"][name]["topic"])) for name, text in holder["right"].items()
+        }
     study["current"] = study["base"]["sha256"] == base_hash()
     return study
 
@@ -118,12 +133,15 @@ def answers_of(study, method, test):
 
 # --- the parts of a record
 
+
 def _read(path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise ICFTError(f"{path}: is missing or cannot be read; make it with `icft-lite compare`, then "
-                        f"`python -m icft_lite.experiments.study`") from None
+        raise ICFTError(
+            f"{path}: is missing or cannot be read; make it with `icft-lite compare`, then "
+            f"`python -m icft_lite.experiments.study`"
+        ) from None
 
 
 def _questions(rows, task):
@@ -158,8 +176,10 @@ def _base_answers(data, tests, report, folder):
     model, tokenizer = load_base("tiny", report["config"]["four_bit"])
     config = report["config"]
     encoder = Encoder(tokenizer, config["max_length"], config["letter_options"], config["share_prompts"])
-    rows = dict(general=data.general_test,  # replies are left out: they are generated, which takes long
-                medical=[row for row in data.test if row["task"] != "response"])
+    rows = dict(
+        general=data.general_test,  # replies are left out: they are generated, which takes long
+        medical=[row for row in data.test if row["task"] != "response"],
+    )
     now = evaluate_suite(model, tokenizer, rows, encoder=encoder, items=True)
     off = n = 0
     for suite, task in TESTS.values():
@@ -168,8 +188,10 @@ def _base_answers(data, tests, report, folder):
             off += abs(part["value"] - before.get(topic, {"value": 1})["value"]) * part["n"]
             n += part["n"]
     if off > SLACK * n:
-        raise ICFTError(f"{folder}: its runs began from another base (about {off:.0f} of {n} answers differ); "
-                        f"delete it and run `icft-lite compare` again")
+        raise ICFTError(
+            f"{folder}: its runs began from another base (about {off:.0f} of {n} answers differ); "
+            f"delete it and run `icft-lite compare` again"
+        )
     items = {suite: {task: part["items"] for task, part in scores.items()} for suite, scores in now.items()}
     return _right(items, tests, folder), {name: now[suite][task]["value"] for name, (suite, task) in TESTS.items()}
 
@@ -177,20 +199,35 @@ def _base_answers(data, tests, report, folder):
 def _run(report):
     """What the record keeps of a run's report."""
     keep = ("method", "accuracy_matrix", "bwt", "fwt", "forgetting")
-    points = [dict(name=stage["name"], promoted=stage["promoted"],
-                   **{key: stage["consolidation"][key] for key in ("origin", "alpha")},
-                   points=[[point[key] for key in ("origin", "alpha", "general", "medical")]
-                           for point in stage["consolidation"]["points"]]) for stage in report["stages"]]
-    return dict({key: report[key] for key in keep if key in report}, **summarise(report), stages=points,
-                seconds_by_part=report["cost"]["by_part"], peak_memory_bytes=report["cost"]["peak_memory_bytes"],
-                label_ece=report["data"]["weak"].get("ece"))
+    points = [
+        dict(
+            name=stage["name"],
+            promoted=stage["promoted"],
+            **{key: stage["consolidation"][key] for key in ("origin", "alpha")},
+            points=[
+                [point[key] for key in ("origin", "alpha", "general", "medical")]
+                for point in stage["consolidation"]["points"]
+            ],
+        )
+        for stage in report["stages"]
+    ]
+    return dict(
+        {key: report[key] for key in keep if key in report},
+        **summarize_run(report),
+        stages=points,
+        seconds_by_part=report["cost"]["by_part"],
+        peak_memory_bytes=report["cost"]["peak_memory_bytes"],
+        label_ece=report["data"]["weak"].get("ece"),
+    )
 
 
 def _divergences(folder, rows):
     model, tokenizer = load_run(folder)
     encoder = Encoder(tokenizer)
-    suites = {name: Suite.of(part, encoder, options=False).subset(lambda row: row["task"] == "question")
-              for name, part in rows.items()}
+    suites = {
+        name: Suite.of(part, encoder, options=False).subset(lambda row: row["task"] == "question")
+        for name, part in rows.items()
+    }
     return {name: divergence(model, suite.encoded) for name, suite in suites.items()}
 
 
@@ -200,8 +237,9 @@ def _machine():
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m icft_lite.experiments.study",
-                                     description="Pack a comparison into a record.")
+    parser = argparse.ArgumentParser(
+        prog="python -m icft_lite.experiments.study", description="Pack a comparison into a record."
+    )
     parser.add_argument("folder", help="what `icft-lite compare --out` wrote")
     parser.add_argument("--to", type=Path, default=STUDY, help="default: %(default)s")
     parser.add_argument("--note", default="", help="a line to show with the record")

@@ -28,8 +28,14 @@ def add_vote(path, question, left, right, replies, choice):
     """Append one vote and return it (a dict). Raises ICFTError, one line, if it cannot be written."""
     if choice not in CHOICES:
         raise ICFTError(f"vote {choice!r}: choose one of {', '.join(CHOICES)}")
-    vote = dict(question=question, left=left, right=right, replies=list(replies), choice=choice,
-                time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    vote = dict(
+        question=question,
+        left=left,
+        right=right,
+        replies=list(replies),
+        choice=choice,
+        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
     line = json.dumps(vote) + "\n"  # \u escapes: one line, whatever a model says
     path = Path(path)
     try:
@@ -71,7 +77,7 @@ def read_votes(path):
     return votes
 
 
-class Duel(NamedTuple):
+class PairwiseResult(NamedTuple):
     wins: int
     losses: int
     ties: int
@@ -80,7 +86,7 @@ class Duel(NamedTuple):
     high: float
 
 
-def duel(votes, a, b, confidence=0.95):
+def pairwise_result(votes, a, b, confidence=0.95):
     """How often a won against b: rate = wins ÷ (wins + losses), with its Wilson interval. Ties are only counted.
 
     Where nothing is decided, the rate is NaN and the interval 0 to 1."""
@@ -90,13 +96,13 @@ def duel(votes, a, b, confidence=0.95):
             won["tie" if vote["choice"] == "tie" else vote[vote["choice"]]] += 1
     decided = won[a] + won[b]
     low, high = binomial_interval(won[a], decided, confidence, "wilson") if decided else (0.0, 1.0)
-    return Duel(won[a], won[b], won["tie"], won[a] / decided if decided else math.nan, low, high)
+    return PairwiseResult(won[a], won[b], won["tie"], won[a] / decided if decided else math.nan, low, high)
 
 
-def duels(votes):
+def pairwise_results(votes):
     """{(a, b): Duel} for each pair that was voted on, in the order of names."""
     pairs = sorted({tuple(sorted((vote["left"], vote["right"]))) for vote in votes})
-    return {pair: duel(votes, *pair) for pair in pairs}
+    return {pair: pairwise_result(votes, *pair) for pair in pairs}
 
 
 def left_share(votes):
@@ -107,15 +113,20 @@ def left_share(votes):
 
 def votes_figure(votes):
     """Each pair's win rate with its 95 % Wilson interval, as a matplotlib Figure."""
-    found = duels(votes)
+    found = pairwise_results(votes)
     with rc_context(RC):
         figure = Figure(figsize=(7, 1.6 + 0.6 * max(1, len(found))))
         axis = figure.subplots()
     for y, one in enumerate(found.values()):
         axis.plot([one.low, one.high], [y, y], color=GENERAL, linewidth=3, solid_capstyle="butt")
         axis.plot(one.rate, y, "o", color=GENERAL, markersize=8, clip_on=False)  # whole at 0 and 1 too
-        axis.annotate(f"{one.wins} : {one.losses}, {one.ties} tie{'s' * (one.ties != 1)}", (1.02, y), va="center",
-                      fontsize=9, annotation_clip=False)
+        axis.annotate(
+            f"{one.wins} : {one.losses}, {one.ties} tie{'s' * (one.ties != 1)}",
+            (1.02, y),
+            va="center",
+            fontsize=9,
+            annotation_clip=False,
+        )
     axis.axvline(0.5, color=GREY, **DASHED)
     axis.set(xlim=(0, 1), ylim=(-0.7, max(1, len(found)) - 0.3))
     axis.set_yticks(range(len(found)), [f"{a} against {b}" for a, b in found])

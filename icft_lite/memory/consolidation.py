@@ -14,16 +14,16 @@ import torch
 
 from icft_lite.modeling.adapters import adapter_tensors, delta_svd
 
-LINE = (1.0, 0.85, 0.7, 0.55, 0.4, 0.2)
+ALPHAS = (1.0, 0.85, 0.7, 0.55, 0.4, 0.2)
 """Points tried between the long-term memory at a stage's start (0) and the slow adapter at its end (1)."""
-BACK = (0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.75, 0.7)
+BASE_ALPHAS = (0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.75, 0.7)
 """Points tried between the bare base (0) and that end (1), where the end itself keeps too little."""
-BEYOND = (1.05, 1.1, 1.15, 1.2)
+EXTRAPOLATION_ALPHAS = (1.05, 1.1, 1.15, 1.2)
 """Points tried beyond the run's end, where that end is the best point and allowed."""
 
 
 @torch.no_grad()
-def blend(model, start, end, alpha, rank, scale, exact=True):
+def interpolate(model, start, end, alpha, rank, scale, exact=True):
     """Set `slow` to the point (1 − α)·start + α·end, in exact ΔW = B·A, brought back to rank r by SVD.
 
     start, end: adapter tensors [A, B, A, B, …]. exact=False averages A and B instead, another point wherever the two
@@ -45,7 +45,7 @@ def blend(model, start, end, alpha, rank, scale, exact=True):
     return worst
 
 
-def consolidate(model, start, score, floor, rank, scale, exact=True, line=LINE, back=BACK, beyond=()):
+def consolidate(model, start, score, floor, rank, scale, exact=True, line=ALPHAS, back=BASE_ALPHAS, beyond=()):
     """Choose the long-term memory's next point, on the line start → slow adapter or base → slow adapter.
 
     start: adapter tensors at the stage's start. score(): {"general", "medical"} of the slow adapter as it
@@ -60,7 +60,7 @@ def consolidate(model, start, score, floor, rank, scale, exact=True, line=LINE, 
     def walk(origin, alphas, enough=lambda point: point["medical"] < best["medical"]):
         nonlocal best
         for alpha in alphas:
-            residual = blend(model, origins[origin], end, alpha, rank, scale, exact)
+            residual = interpolate(model, origins[origin], end, alpha, rank, scale, exact)
             point = dict(alpha=alpha, origin=origin, **score(), svd_residual=residual)
             points.append(point)
             if point["general"] >= floor:
@@ -73,15 +73,16 @@ def consolidate(model, start, score, floor, rank, scale, exact=True, line=LINE, 
         walk("base", back)
     elif best["alpha"] == 1:  # whatever medicine does: one answer can make it fall
         walk("base", beyond, lambda point: point["general"] < floor)
-    residual = blend(model, origins[best["origin"]], end, best["alpha"], rank, scale, exact)
-    return dict(alpha=best["alpha"], origin=best["origin"], refused=best["general"] < 0, svd_residual=residual,
-                points=points)
+    residual = interpolate(model, origins[best["origin"]], end, best["alpha"], rank, scale, exact)
+    return dict(
+        alpha=best["alpha"], origin=best["origin"], refused=best["general"] < 0, svd_residual=residual, points=points
+    )
 
 
-def average_step(slow, fast, t, decay):
+def ema_step(slow, fast, t, decay):
     """One step of the slow adapter's moving average (tensors, in place), after optimiser step t = 0, 1, …:
 
-        φ̄ ← β_t·φ̄ + (1 − β_t)·φ,   β_t = min(1 − 1/(t + 1), decay)"""
+    φ̄ ← β_t·φ̄ + (1 − β_t)·φ,   β_t = min(1 − 1/(t + 1), decay)"""
     beta = min(1 - 1 / (t + 1), decay)
     with torch.no_grad():
         torch._foreach_lerp_(slow, fast, 1 - beta)

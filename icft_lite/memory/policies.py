@@ -16,12 +16,12 @@ import numpy as np
 
 
 def ring(entries, room, share=0.0, features=None):
-    return entries[max(0, len(entries) - room):]
+    return entries[max(0, len(entries) - room) :]
 
 
 def reservoir(entries, room, share=0.0, features=None):
     """Each entry holds one random number for life, so the lowest of all are a uniform sample at any time."""
-    return sorted(entries, key=lambda entry: entry.lot)[:room]
+    return sorted(entries, key=lambda entry: entry.priority)[:room]
 
 
 def balanced(entries, room, share=0.0, features=None):
@@ -32,7 +32,7 @@ def surprise(entries, room, share=0.25, features=None):
     def choose(entries, room):
         lucky = round(share * room)
         by_lot = reservoir(entries, len(entries))
-        return by_lot[:lucky] + sorted(by_lot[lucky:], key=lambda entry: -entry.surprise)[:room - lucky]
+        return by_lot[:lucky] + sorted(by_lot[lucky:], key=lambda entry: -entry.surprise)[: room - lucky]
 
     return by_topic(entries, room, choose)
 
@@ -43,7 +43,7 @@ def herding(entries, room, share=0.0, features=None):
 
     def choose(entries, room):
         mine = every[[place[id(entry)] for entry in entries]]
-        return [entries[i] for i in herd(mine, room)]
+        return [entries[i] for i in select_herding(mine, room)]
 
     return by_topic(entries, room, choose)
 
@@ -55,7 +55,7 @@ def by_topic(entries, room, choose):
     """Share the room among topics; `choose(entries, quota)` within each."""
     topics = {}
     for entry in entries:
-        topics.setdefault(entry.row["topic"], []).append(entry)
+        topics.setdefault(entry.example["topic"], []).append(entry)
     quotas = water_fill({topic: len(mine) for topic, mine in topics.items()}, room)
     return [entry for topic, quota in quotas.items() for entry in choose(topics[topic], quota)]
 
@@ -74,7 +74,7 @@ def water_fill(counts, size):
     return quota
 
 
-def herd(features, count):
+def select_herding(features, count):
     """Greedily pick rows so that the mean of the picked stays nearest the mean of all: [n, d] → indices, in order.
 
     Rows are scaled to length 1 first, as in iCaRL (algorithm 4)."""

@@ -16,8 +16,7 @@ def add_adapters(model, rank=32, alpha=64, seed=0):
     """Wrap a base with two LoRA adapters on every linear layer but the head, `fast` (active) and `slow`.
 
     Both start as the zero change (B = 0), with the same A, drawn from `seed`. Returns the PeftModel."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear",
-                        task_type="CAUSAL_LM")
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -26,7 +25,7 @@ def add_adapters(model, rank=32, alpha=64, seed=0):
     for config in model.peft_config.values():
         config.target_modules = sorted(config.target_modules)  # a set's order would differ from process to process
     copy_adapter(model, "fast", "slow")
-    activate(model, "fast")
+    activate_adapter(model, "fast")
     return model
 
 
@@ -37,12 +36,15 @@ def lora_layers(model):
 
 def adapter_tensors(model, name):
     """The A and B weights of one adapter, in a fixed order (views, not copies)."""
-    return [weight for layer in lora_layers(model).values()
-            for weight in (layer.lora_A[name].weight, layer.lora_B[name].weight)]
+    return [
+        weight
+        for layer in lora_layers(model).values()
+        for weight in (layer.lora_A[name].weight, layer.lora_B[name].weight)
+    ]
 
 
 @torch.no_grad()
-def restore_adapter(model, name, values):
+def set_adapter_tensors(model, name, values):
     """Overwrite an adapter, in place, with tensors in the order of `adapter_tensors`."""
     for tensor, value in zip(adapter_tensors(model, name), values, strict=True):
         tensor.copy_(value)
@@ -50,10 +52,10 @@ def restore_adapter(model, name, values):
 
 def copy_adapter(model, source, target):
     """Overwrite adapter `target` with `source`, in place."""
-    restore_adapter(model, target, adapter_tensors(model, source))
+    set_adapter_tensors(model, target, adapter_tensors(model, source))
 
 
-def activate(model, name):
+def activate_adapter(model, name):
     """Make one adapter active, and only `fast` trainable (peft marks whatever is active as trainable)."""
     model.set_adapter(name)
     for adapter in model.peft_config:
@@ -62,7 +64,7 @@ def activate(model, name):
 
 
 @contextlib.contextmanager
-def using(model, name):
+def use_adapter(model, name):
     """Run the block with adapter `name`, or the bare base if name is None; restore what was active and
     which parameters are trainable (leaving `disable_adapter()` would mark frozen adapters trainable)."""
     if not isinstance(model, PeftModel):
@@ -84,7 +86,7 @@ def using(model, name):
 
 
 @contextlib.contextmanager
-def merged(model, name, most=2**28):
+def merged_adapter(model, name, most=2**28):
     """`using`, for many passes without a gradient: as long as the block runs, the adapter's change is part of the
     weights, so that a pass costs what the bare base's does (three quarters, for the embedded one).
 
@@ -95,13 +97,13 @@ def merged(model, name, most=2**28):
     weights = [layer.get_base_layer().weight for layer in layers]
     before = [weight.data for weight in weights]
     if not before or any(data.dtype != torch.float32 for data in before) or sum(data.nbytes for data in before) > most:
-        with using(model, name):
+        with use_adapter(model, name):
             yield model
         return
     try:
         for layer, weight in zip(layers, weights):
             weight.data = weight.data + layer.get_delta_weight(name).detach()
-        with using(model, None):
+        with use_adapter(model, None):
             yield model
     finally:
         for weight, data in zip(weights, before):
@@ -120,8 +122,8 @@ def delta_svd(pairs, rank, scale):
     u, s, vh = torch.linalg.svd(r_left @ r_right.T)
     root = s[:rank].clamp_min(0).sqrt()
     residual = float(s[rank:].norm() / s.norm().clamp_min(1e-30))
-    B = (q_left @ u[:, :rank] * root / scale)
-    A = (root[:, None] * (vh[:rank] @ q_right.T))
+    B = q_left @ u[:, :rank] * root / scale
+    A = root[:, None] * (vh[:rank] @ q_right.T)
     return A.to(pairs[0][1].dtype), B.to(pairs[0][2].dtype), residual
 
 

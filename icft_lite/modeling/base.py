@@ -29,7 +29,7 @@ def load_tokenizer(name):
     return tokenizer
 
 
-def fingerprint(name):
+def model_fingerprint(name):
     """Tells one base from another: SHA-256 of a folder's config and of its weights, of those only the size and the ends
     of each file, so that a large model costs nothing. "" for a Hub name."""
     folder, digest = TINY if name == "tiny" else Path(name), hashlib.sha256()
@@ -56,20 +56,25 @@ def load_base(name="tiny", four_bit=True, device=None):
     device = device or hw["device"]
     dtype = getattr(torch, hw["dtype"]) if device != "cpu" else torch.float32
     tokenizer = load_tokenizer(name)
-    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
-                                      bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
     with _one_line(name):
         model = AutoModelForCausalLM.from_pretrained(
-            str(TINY) if name == "tiny" else name, dtype=dtype, device_map={"": device},
-            quantization_config=quantization if four_bit else None, use_safetensors=True)
+            str(TINY) if name == "tiny" else name,
+            dtype=dtype,
+            device_map={"": device},
+            quantization_config=quantization if four_bit else None,
+            use_safetensors=True,
+        )
     check_head(model)
-    guard_four_bit(model)
+    check_four_bit(model)
     model.requires_grad_(False).eval()
     model.config.use_cache = False
     return model, tokenizer
 
 
-def unpacked(model, most=math.inf):
+def dequantize_base(model, most=math.inf):
     """A 4-bit model with its numbers written out, in the dtype that it computes in; as it is where they take more than
     `most` bytes, or where it holds no 4-bit layers.
 
@@ -91,8 +96,10 @@ def _one_line(name):
         yield
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ICFTError(f"model {name!r}: cannot be loaded ({first}); give `tiny`, a folder that holds a "
-                        f"model, or a Hub name while online") from error
+        raise ICFTError(
+            f"model {name!r}: cannot be loaded ({first}); give `tiny`, a folder that holds a "
+            f"model, or a Hub name while online"
+        ) from error
 
 
 def check_head(model):
@@ -101,13 +108,15 @@ def check_head(model):
     for setting, neutral in (("final_logit_softcapping", None), ("logit_scale", None), ("logits_scaling", 1.0)):
         value = getattr(config, setting, None)
         if value is not None and value != neutral and value != 1.0:
-            raise ICFTError(f"model: {config.model_type} scales or caps its logits ({setting} = {value}), "
-                            f"which the losses do not support; choose another base")
+            raise ICFTError(
+                f"model: {config.model_type} scales or caps its logits ({setting} = {value}), "
+                f"which the losses do not support; choose another base"
+            )
     if head is None or getattr(head, "bias", None) is not None:
         raise ICFTError(f"model: {config.model_type} has no plain output head without bias; choose another base")
 
 
-def guard_four_bit(model):
+def check_four_bit(model):
     """Keep 4-bit layers on a CPU honest: raise ICFTError for those that it would read wrongly, without a word."""
     # Measured with bitsandbytes 0.50.2 and torch 2.13.0 on a CPU with AVX512: rows of 32, 80, 96 or 160 numbers are
     # stored rightly, but come back 20 to 40 % off (NF4's own error: 9 %), since the kernel counts width // 64
@@ -115,8 +124,10 @@ def guard_four_bit(model):
     for name, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
         if hasattr(weight, "quant_state") and weight.device.type == "cpu" and layer.in_features % 64:
-            raise ICFTError(f"model: layer {name} takes {layer.in_features} numbers, no multiple of 64, which "
-                            f"bitsandbytes misreads in 4 bits on a CPU; use --no-4bit (four_bit=False)")
+            raise ICFTError(
+                f"model: layer {name} takes {layer.in_features} numbers, no multiple of 64, which "
+                f"bitsandbytes misreads in 4 bits on a CPU; use --no-4bit (four_bit=False)"
+            )
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             # On CPUs with AVX512-BF16 the first scoring would repack the weights for good, into a form that later
             # training steps take no gradient through: all but the last layer's were off by 60 to 100 % (bitsandbytes
@@ -124,13 +135,13 @@ def guard_four_bit(model):
             layer.support_avx512bf16_for_cpu = False
 
 
-def trunk(model):
+def backbone(model):
     """The transformer below the head, adapters included."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     return base.base_model
 
 
-def pass_size(device):
+def max_tokens_per_pass(device):
     """How many tokens to score in one pass. A CPU is at its best while what a layer makes of them stays in its caches;
     a GPU wants more."""
     return 2**10 if torch.device(device).type == "cpu" else 2**14
@@ -145,7 +156,8 @@ def hidden_states(model, batch):
     """Final hidden states (after the last norm), [rows, length, hidden]."""
     mask = batch["attention_mask"]
     if mask.is_floating_point():  # additive, from shared prompts: it must have the dtype attention runs in
-        dtype = trunk(model).dtype
+        dtype = backbone(model).dtype
         mask = mask.to(dtype).clamp_min(torch.finfo(dtype).min)
-    return trunk(model)(input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch.get("position_ids"),
-                        use_cache=False).last_hidden_state
+    return backbone(model)(
+        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch.get("position_ids"), use_cache=False
+    ).last_hidden_state

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from safetensors.torch import load, load_file, save
 
-from icft_lite.modeling.adapters import adapter_tensors, using
+from icft_lite.modeling.adapters import adapter_tensors, use_adapter
 from icft_lite.modeling.scoring import score_responses
-from icft_lite.utils.distributed import first
+from icft_lite.utils.distributed import on_main_process
 from icft_lite.utils.io import write_bytes
 
 ROWS, BYTES = 8192, 2**28
 """Most rows to a file, and about the most bytes."""
 
 
-class Kept:
+class OutputCache:
     """Asks `model` about encoded rows and keeps the answers in `folder`; None keeps nothing.
 
     in_memory: bytes; an answer with more than that is left in its files, memory-mapped."""
@@ -30,42 +30,52 @@ class Kept:
     def __init__(self, model, folder=None, in_memory=2**30):
         self.model, self.folder, self.in_memory = model, folder and Path(folder), in_memory
 
-    def scores(self, name, encoded, adapter=None):
+    def response_scores(self, name, encoded, adapter=None):
         """`score_responses` without `greedy`, under an adapter (None: the bare base); the first process's."""
+
         def work(model, rows):
-            return [torch.from_numpy(np.stack([s["logp"], s["tokens"]], 1).astype(float))
-                    for s in score_responses(model, rows)]
+            return [
+                torch.from_numpy(np.stack([s["logp"], s["tokens"]], 1).astype(float))
+                for s in score_responses(model, rows)
+            ]
 
-        def ask():
-            return [value.numpy() for value in self.ask(name, work, encoded, adapter, wait=False)]
-        return [dict(logp=value[:, 0].astype(np.float32), tokens=value[:, 1].astype(np.int64)) for value in first(ask)]
+        def compute():
+            return [value.numpy() for value in self.compute(name, work, encoded, adapter, wait=False)]
 
-    def ask(self, name, work, encoded, adapter=None, width=0, wait=True):
+        return [
+            dict(logp=value[:, 0].astype(np.float32), tokens=value[:, 1].astype(np.int64))
+            for value in on_main_process(compute)
+        ]
+
+    def compute(self, name, work, encoded, adapter=None, width=0, wait=True):
         """A tensor for each row: what `work(model, [Encoded])` → [tensor] says under an adapter.
 
         name: what the answers are for; those kept for it before, of other rows or weights, are removed. width:
         numbers in an answer for each supervised token. wait: only the first process asks, the others read its files."""
         blocks = _blocks(encoded, width)
         under = self.folder and _hash([self._base, *(adapter_tensors(self.model, adapter) if adapter else ())])
-        paths = [self.folder and self.folder / f"{name}-{_hash([under, *(encoded[i] for i in block)])}.safetensors"
-                 for block in blocks]
+        paths = [
+            self.folder and self.folder / f"{name}-{_hash([under, *(encoded[i] for i in block)])}.safetensors"
+            for block in blocks
+        ]
 
         def answer(block):
-            with using(self.model, adapter):
+            with use_adapter(self.model, adapter):
                 return work(self.model, [encoded[i] for i in block])
 
         def fill():
             for block, path in zip(blocks, paths):
                 if not path.exists():
                     values = answer(block)
-                    write_bytes(path, save(dict(sizes=torch.tensor([len(value) for value in values]),
-                                                values=torch.cat(values))))
+                    write_bytes(
+                        path, save(dict(sizes=torch.tensor([len(value) for value in values]), values=torch.cat(values)))
+                    )
             for path in set(self.folder.glob(f"{name}-*")) - set(paths):
                 with contextlib.suppress(OSError):  # Windows removes no file that is still mapped
                     path.unlink()
 
         if self.folder:
-            first(fill) if wait else fill()
+            on_main_process(fill) if wait else fill()
         found = [path for path in paths if path and path.exists()]  # not on another machine than the first process
         mapped = sum(path.stat().st_size for path in found) > self.in_memory
         answers = [None] * len(encoded)
@@ -85,8 +95,12 @@ class Kept:
     def _base(self):
         """The fingerprint of the bare base."""
         state = self.model.state_dict()
-        return _hash([self.model.config.to_json_string(),
-                      *(part for name in state if "lora_" not in name for part in (name, state[name]))])
+        return _hash(
+            [
+                self.model.config.to_json_string(),
+                *(part for name in state if "lora_" not in name for part in (name, state[name])),
+            ]
+        )
 
 
 def _blocks(encoded, width):
@@ -112,6 +126,6 @@ def _hash(parts):
         elif isinstance(part, str):
             digest.update(part.encode())
         else:
-            digest.update(repr((part.rows, part.tokens, part.segments)).encode())
+            digest.update(repr((part.sequences, part.tokens, part.segments)).encode())
         digest.update(b"\0")
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from icft_lite.data.tables import each
+from icft_lite.data.tables import iter_examples
 from icft_lite.errors import ICFTError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -25,24 +25,24 @@ class TooLong(ICFTError):
 class Encoded:
     """One example, ready to be joined with others."""
 
-    rows: list
+    sequences: list
     """Token ids, one list per sequence to run."""
     tokens: list
     """(row, position, target, response) for each supervised token; `response` counts from 0."""
-    n_responses: int
+    num_responses: int
     """How many responses the tokens belong to (options of a question; two for a pair)."""
     segments: list | None = None
     """Of a shared prompt: for its one row, 0 for each prompt token, 1, 2, … for those of each response."""
-    cut: bool = False
+    truncated: bool = False
     """True if context had to be cut to fit."""
     length: int = field(init=False)
     """Longest row, in tokens."""
-    size: int = field(init=False)
+    num_sequences: int = field(init=False)
     """Sequence rows this example costs."""
 
     def __post_init__(self):
-        self.length = max(map(len, self.rows))
-        self.size = len(self.rows)
+        self.length = max(map(len, self.sequences))
+        self.num_sequences = len(self.sequences)
 
 
 class Encoder:
@@ -98,8 +98,10 @@ class Encoder:
             short = self.tokenizer.decode(pieces[:keep]).rstrip("\ufffd ")
             ids = self._ids(self._opened(example, short))
         if len(ids) > limit:
-            raise TooLong(f"example {example['id']}: question and response need {len(ids) + room} tokens, "
-                            f"max_length is {self.max_length}; raise max_length or shorten the example")
+            raise TooLong(
+                f"example {example['id']}: question and response need {len(ids) + room} tokens, "
+                f"max_length is {self.max_length}; raise max_length or shorten the example"
+            )
         return ids, True
 
     def _all_ids(self, example, texts):
@@ -107,9 +109,12 @@ class Encoder:
         call of the tokenizer for all of them, whose overhead is most of the time."""
         messages, opened, end = self._messages(example, ""), self._opened(example), self.tokenizer.eos_token_id
         whole = (self._template([*messages, {"role": "assistant", "content": text}]) for text in texts)
-        written = [one[len(opened):].rstrip("\n") if one.startswith(opened)
-                   else text  # a template that rewrites the last turn: close it by hand
-                   for one, text in zip(whole, texts)]
+        written = [
+            one[len(opened) :].rstrip("\n")
+            if one.startswith(opened)
+            else text  # a template that rewrites the last turn: close it by hand
+            for one, text in zip(whole, texts)
+        ]
         full = self._opened(example, example["context"]) if example.get("context") else opened
         prompt, *responses = self._ids([full, *written])
         return prompt, [ids if ids[-1:] == [end] else [*ids, end] for ids in responses]
@@ -121,25 +126,29 @@ class Encoder:
         prompt, responses = self._all_ids(example, example["responses"])
         prompt, cut = self._fitted(example, prompt, max(map(len, responses)))
         if self.share_prompts and len(responses) > 1:
-            return _shared(prompt, responses, cut)
-        tokens = [(r, len(prompt) - 1 + i, target, r)
-                  for r, response in enumerate(responses) for i, target in enumerate(response)]
-        return Encoded([prompt + response for response in responses], tokens, len(responses), cut=cut)
+            return _share_prompt(prompt, responses, cut)
+        tokens = [
+            (r, len(prompt) - 1 + i, target, r)
+            for r, response in enumerate(responses)
+            for i, target in enumerate(response)
+        ]
+        return Encoded([prompt + response for response in responses], tokens, len(responses), truncated=cut)
 
     def _letters(self, example):
         # One row: every option is the single token at the end of the prompt. The likeliest letter and the end of
         # turn follow, as in a conversation, but are not trained on.
-        prompt, answers = self._all_ids(example, LETTERS[:len(example["responses"])])
+        prompt, answers = self._all_ids(example, LETTERS[: len(example["responses"])])
         weights = example.get("posterior") or []
         best = max(range(len(weights)), key=weights.__getitem__) if weights else max(example["label"], 0)
         answer, letters = answers[best], [ids[0] for ids in answers]
         prompt, cut = self._fitted(example, prompt, len(answer))
         at = len(prompt) - 1
-        return Encoded([prompt + answer], [(0, at, letter, i) for i, letter in enumerate(letters)],
-                       len(letters), cut=cut)
+        return Encoded(
+            [prompt + answer], [(0, at, letter, i) for i, letter in enumerate(letters)], len(letters), truncated=cut
+        )
 
 
-class Encodings:
+class EncodedExamples:
     """A sequence of Encoded in one flat array: 4 bytes a number, where Python's own lists take some 40."""
 
     def __init__(self, encoded=()):
@@ -151,26 +160,26 @@ class Encodings:
         return len(self.starts) - 1
 
     def append(self, one):
-        flat = [one.n_responses, one.cut, one.segments is not None, len(one.tokens), len(one.rows)]
-        for part in (map(len, one.rows), *one.rows, *one.tokens, one.segments or ()):
+        flat = [one.num_responses, one.truncated, one.segments is not None, len(one.tokens), len(one.sequences)]
+        for part in (map(len, one.sequences), *one.sequences, *one.tokens, one.segments or ()):
             flat += part
         self.numbers.extend(flat)
         self.starts.append(len(self.numbers))
 
     def __getitem__(self, i):
         i = range(len(self))[i]
-        numbers = iter(self.numbers[self.starts[i]:self.starts[i + 1]].tolist())
+        numbers = iter(self.numbers[self.starts[i] : self.starts[i + 1]].tolist())
         n_responses, cut, shared, n_tokens, n_rows = islice(numbers, 5)
         rows = [list(islice(numbers, length)) for length in list(islice(numbers, n_rows))]
         tokens = [tuple(islice(numbers, 4)) for _ in range(n_tokens)]
         return Encoded(rows, tokens, n_responses, list(numbers) if shared else None, bool(cut))
 
 
-def encode_fitting(rows, encoder):
+def encode_examples(rows, encoder):
     """Encode the rows (a list or Dataset) whose question and responses fit `max_length`: (rows kept, their
     encodings, ids left out). A question or a response is never cut, so a row that does not fit is left out whole."""
-    kept, encoded, left_out = [], Encodings(), []
-    for at, row in enumerate(each(rows)):
+    kept, encoded, left_out = [], EncodedExamples(), []
+    for at, row in enumerate(iter_examples(rows)):
         try:
             encoded.append(encoder(row))
             kept.append(at)
@@ -181,14 +190,16 @@ def encode_fitting(rows, encoder):
     return rows, encoded, left_out
 
 
-def with_prompt(encoded):
+def supervise_prompt(encoded):
     """An example of one response with its prompt's tokens supervised too, as a response of their own before it."""
-    ids, start = encoded.rows[0], encoded.tokens[0][1]
+    ids, start = encoded.sequences[0], encoded.tokens[0][1]
     prompt = [(0, at, ids[at + 1], 0) for at in range(start)]
-    return Encoded(encoded.rows, prompt + [(r, p, t, 1) for r, p, t, _ in encoded.tokens], 2, cut=encoded.cut)
+    return Encoded(
+        encoded.sequences, prompt + [(r, p, t, 1) for r, p, t, _ in encoded.tokens], 2, truncated=encoded.truncated
+    )
 
 
-def _shared(prompt, responses, cut):
+def _share_prompt(prompt, responses, cut):
     """One row: the prompt, then each response in turn."""
     row, segments, tokens = list(prompt), [0] * len(prompt), []
     for r, response in enumerate(responses):
@@ -201,7 +212,7 @@ def _shared(prompt, responses, cut):
     return Encoded([row], tokens, len(responses), segments, cut)
 
 
-def without_prompt(encoded):
+def drop_prompt(encoded):
     """The same single response with nothing before it but the last prompt token (the end of the template)."""
     start = min(position for _, position, _, _ in encoded.tokens)
-    return Encoded([encoded.rows[0][start:]], [(0, p - start, t, s) for _, p, t, s in encoded.tokens], 1)
+    return Encoded([encoded.sequences[0][start:]], [(0, p - start, t, s) for _, p, t, s in encoded.tokens], 1)

@@ -92,11 +92,11 @@ def token_kl(hidden, teacher, weight, temperature=1.0, spread=None):
     vocabulary of how far the logits are apart; that needs no logits, only `head_spread(weight)` (spread, if given)."""
     if math.isinf(temperature):
         apart = (hidden - teacher.to(hidden.dtype)).float()
-        return 0.5 * ((apart @ (head_spread(weight) if spread is None else spread)) * apart).sum(-1)
+        return 0.5 * ((apart @ (head_covariance(weight) if spread is None else spread)) * apart).sum(-1)
     return _TokenKL.apply(hidden, teacher, weight, temperature)
 
 
-def head_spread(weight):
+def head_covariance(weight):
     """Covariance of the head's rows over the vocabulary: [vocab, hidden] → [hidden, hidden] float32."""
     weight = weight.detach()  # in parts, since `torch.cov` would copy the whole head, in fp32 and centred
     second = sum(part.float().T @ part.float() for part in weight.split(8192)) / len(weight)

@@ -5,7 +5,7 @@ from itertools import groupby
 import torch
 
 
-def places(lengths, pack):
+def place_sequences(lengths, pack):
     """Where each row starts: [(row of the batch, column)], and the batch's size (rows, columns).
 
     pack: several rows behind one another, the longest first and each where most room is left, in as many rows as
@@ -26,7 +26,7 @@ def _positions(segments):
     return [*range(prompt), *(prompt + i for _, run in groupby(segments[prompt:]) for i, _ in enumerate(run))]
 
 
-def join(encoded, pad_id, device="cpu", pack=False):
+def join_batch(encoded, pad_id, device="cpu", pack=False):
     """Join examples into one batch, padded on the right.
 
     pack: write short rows behind one another, so that little is padded; each sees itself only, at the positions
@@ -37,14 +37,14 @@ def join(encoded, pad_id, device="cpu", pack=False):
     `example` [responses] says which example each response belongs to. With packed rows or shared prompts,
     `attention_mask` is an additive float mask [rows, 1, longest, longest] and `position_ids` [rows, longest]
     come with it."""
-    starts, shape = places([len(row) for one in encoded for row in one.rows], pack)
+    starts, shape = place_sequences([len(row) for one in encoded for row in one.sequences], pack)
     ids, mask = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
     owner, segment = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)  # which row; 0 or which response
     positions = torch.arange(shape[1]).repeat(shape[0], 1)
     tokens, example, place = [], [], iter(starts)
     for i, one in enumerate(encoded):
-        mine = [next(place) for _ in one.rows]
-        for (r, start), row in zip(mine, one.rows):
+        mine = [next(place) for _ in one.sequences]
+        for (r, start), row in zip(mine, one.sequences):
             at = r, slice(start, start + len(row))
             ids[at] = torch.tensor(row)
             mask[at] = 1  # by length, never by pad id: pad may be the end of turn
@@ -53,10 +53,17 @@ def join(encoded, pad_id, device="cpu", pack=False):
             if one.segments:
                 segment[at], positions[at] = torch.tensor([one.segments, _positions(one.segments)])
         tokens += [(mine[r][0], mine[r][1] + p, t, s + len(example)) for r, p, t, s in one.tokens]
-        example += [i] * one.n_responses
+        example += [i] * one.num_responses
     row, position, target, response = torch.tensor(tokens).T.reshape(4, -1)
-    batch = dict(input_ids=ids, attention_mask=mask, row=row, position=position, target=target,
-                 response=response, example=torch.tensor(example))
+    batch = dict(
+        input_ids=ids,
+        attention_mask=mask,
+        row=row,
+        position=position,
+        target=target,
+        response=response,
+        example=torch.tensor(example),
+    )
     if pack or any(one.segments for one in encoded):
         see = (owner[:, :, None] == owner[:, None]) & torch.ones(shape[1], shape[1], dtype=torch.bool).tril()
         see &= (segment[:, :, None] == segment[:, None]) | (segment == 0)[:, None]
@@ -66,14 +73,14 @@ def join(encoded, pad_id, device="cpu", pack=False):
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def length_groups(encoded, tokens):
+def group_by_length(encoded, tokens):
     """Indices of `encoded` in groups of at most `tokens` tokens, padding included, similar lengths together; an example
     that has more is a group of its own."""
     groups, rows = [], 0
     for i in sorted(range(len(encoded)), key=lambda i: encoded[i].length):
-        rows += encoded[i].size
+        rows += encoded[i].num_sequences
         if not groups or rows * encoded[i].length > tokens:
             groups.append([])
-            rows = encoded[i].size
+            rows = encoded[i].num_sequences
         groups[-1].append(i)
     return groups

@@ -2,9 +2,9 @@
 
 import torch
 
-from icft_lite.modeling.base import head_weight, hidden_states, pass_size
+from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_pass
 from icft_lite.modeling.losses import CHUNK
-from icft_lite.modeling.packing import join, length_groups
+from icft_lite.modeling.packing import group_by_length, join_batch
 
 
 @torch.no_grad()
@@ -16,8 +16,8 @@ def score_responses(model, encoded, tokens=None):
     greedy decoding write exactly this response. Independent of how examples are batched or padded."""
     out = [None] * len(encoded)
     weight, pad = head_weight(model), 0
-    for group in length_groups(encoded, tokens or pass_size(weight.device)):
-        batch = join([encoded[i] for i in group], pad, weight.device)
+    for group in group_by_length(encoded, tokens or max_tokens_per_pass(weight.device)):
+        batch = join_batch([encoded[i] for i in group], pad, weight.device)
         states = hidden_states(model, batch)[batch["row"], batch["position"]]
         logp, hit = [], []
         for part, target in zip(states.split(CHUNK // 2), batch["target"].split(CHUNK // 2)):
@@ -29,7 +29,7 @@ def score_responses(model, encoded, tokens=None):
         sums = zeros.index_add(0, batch["response"], torch.cat(logp)).cpu()
         counts = torch.bincount(batch["response"], minlength=n).cpu()
         hits = zeros.index_add(0, batch["response"], torch.cat(hit).float()).cpu()
-        sizes = [encoded[i].n_responses for i in group]
+        sizes = [encoded[i].num_responses for i in group]
         for i, *mine in zip(group, sums.split(sizes), counts.split(sizes), (hits == counts).split(sizes)):
             out[i] = dict(zip(("logp", "tokens", "greedy"), (part.numpy() for part in mine)))
     return out
@@ -40,5 +40,7 @@ def option_scores(model, dataset, encoder):
 
     Questions: summed log-probability; pairs: length-normalised. This is the zero-shot vote of the base."""
     scores = score_responses(model, [encoder(row) for row in dataset])
-    return [score["logp"] / score["tokens"] if row["task"] == "pair" else score["logp"]
-            for row, score in zip(dataset, scores)]
+    return [
+        score["logp"] / score["tokens"] if row["task"] == "pair" else score["logp"]
+        for row, score in zip(dataset, scores)
+    ]

@@ -8,32 +8,63 @@ import io
 
 import numpy as np
 
-from icft_lite.utils.io import plain
+from icft_lite.utils.io import to_plain
 
 TARGETS = {"retention": 0.90, "medical": 0.85}
 """Lines in the comparison figure, unless the comparison brings its own `targets` ({} for none)."""
 
-LABELS = {"icft": "ICFT", "qlora": "plain QLoRA", "replay": "replay, no consistency",
-          "no_ltm": "no long-term memory", "no_ring": "no ring, no promotion",
-          "no_curriculum": "no curriculum", "no_task": "no L_task",
-          "majority_vote": "ICFT, majority vote", "gold": "ICFT, gold labels"}
+LABELS = {
+    "icft": "ICFT",
+    "qlora": "plain QLoRA",
+    "replay": "replay, no consistency",
+    "no_ltm": "no long-term memory",
+    "no_ring": "no ring, no promotion",
+    "no_curriculum": "no curriculum",
+    "no_task": "no L_task",
+    "majority_vote": "ICFT, majority vote",
+    "gold": "ICFT, gold labels",
+}
 
 INK, GREY, GENERAL, MEDICAL, GOAL = "#1a1a1a", "#6f6f6f", "#0072b2", "#d55e00", "#00694d"
 LEVELS = ["#c27c00", "#8f5a00", "#5c3900"]
 # After Okabe and Ito, darkened where white ground asks for it.
-STYLES = [("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#a67c00", "v"),
-          ("#56b4e9", "P"), ("#5d3a9b", "X"), ("#6f6f6f", "h"), ("#8b3a2f", "<")]
+STYLES = [
+    ("#0072b2", "o"),
+    ("#d55e00", "s"),
+    ("#009e73", "^"),
+    ("#cc79a7", "D"),
+    ("#a67c00", "v"),
+    ("#56b4e9", "P"),
+    ("#5d3a9b", "X"),
+    ("#6f6f6f", "h"),
+    ("#8b3a2f", "<"),
+]
 DASHED = {"linewidth": 1, "linestyle": (0, (4, 3))}
-RC = {"figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white", "font.size": 10,
-      "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.titlesize": 11,
-      "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": GREY, "grid.color": "#e8e8e8",
-      "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
-      "figure.constrained_layout.use": True}
+RC = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.facecolor": "white",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.edgecolor": GREY,
+    "grid.color": "#e8e8e8",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+}
 
 
 def _figure(rows, columns, size, **options):
     import matplotlib
     from matplotlib.figure import Figure
+
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=size)
         return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
@@ -46,7 +77,7 @@ def png(figure, dpi=160):
     return buffer.getvalue()
 
 
-def label(method):
+def method_label(method):
     return LABELS.get(method, method)
 
 
@@ -55,13 +86,13 @@ def column_names(report):
     matrix, stages = report.get("accuracy_matrix") or [], [s.get("name") for s in report.get("stages") or []]
     if not matrix:
         return [], []
-    columns = ["general", "easy", "middle", "hard"][:len(matrix[0])]
+    columns = ["general", "easy", "middle", "hard"][: len(matrix[0])]
     columns += [f"suite {i}" for i in range(len(columns), len(matrix[0]))]
     named = len(stages) == len(matrix) - 1
     return columns, ["base"] + [f"after {stages[i] if named else i + 1}" for i in range(len(matrix) - 1)]
 
 
-def measure(entry, key):
+def as_measure(entry, key):
     """{mean, min, max, values} of one measure, given as such, as a number, or not at all."""
     value = (entry or {}).get(key)
     if isinstance(value, dict):
@@ -71,16 +102,20 @@ def measure(entry, key):
 
 def losses_figure(report):
     """The three losses by step, a panel each: thin as logged, bold a running mean within each stage."""
-    report = plain(report)
+    report = to_plain(report)
     losses = report["losses"]
     step, stage = np.array(losses["step"]), np.array([str(s) for s in losses.get("stage") or []])
     starts = [0, *(np.flatnonzero(stage[1:] != stage[:-1]) + 1)] if len(stage) == len(step) else [0]
     names = [s.get("name") for s in report.get("stages") or [] if s.get("steps")]
-    panels = [panel for panel in (
-        ("fine_tune", "L_fine-tune: imitate the responses", "nats per response token", "#d55e00"),
-        ("task", "L_task: agree with the weak labels", "nats per response token", "#009e73"),
-        ("consistency", "L_consistency: stay with the teacher on memory rows", "per response token", "#0072b2"),
-    ) if any(v is not None for v in losses.get(panel[0]) or [])]
+    panels = [
+        panel
+        for panel in (
+            ("fine_tune", "L_fine-tune: imitate the responses", "nats per response token", "#d55e00"),
+            ("task", "L_task: agree with the weak labels", "nats per response token", "#009e73"),
+            ("consistency", "L_consistency: stay with the teacher on memory rows", "per response token", "#0072b2"),
+        )
+        if any(v is not None for v in losses.get(panel[0]) or [])
+    ]
     figure, axes = _figure(max(1, len(panels)), 1, (8, 1 + 1.9 * max(1, len(panels))), sharex=True)
     for axis, (key, title, unit, colour) in zip(axes, panels, strict=False):
         values, width, top = np.array(losses[key], dtype=float), max(1, len(step) // 30), 1e-9
@@ -103,8 +138,15 @@ def losses_figure(report):
     for n, i in enumerate(starts if len(starts) > 1 else []):
         name = names[n] if len(names) == len(starts) else f"stage {stage[i]}"
         crowded = n and step[i] - step[starts[n - 1]] < 0.07 * (step[-1] - step[0])
-        axes[0].annotate(name, (step[i], 0.92 if crowded else 1.02), xycoords=("data", "axes fraction"), color=GREY,
-                         fontsize=9, xytext=(4 if crowded else 0, 0), textcoords="offset points")
+        axes[0].annotate(
+            name,
+            (step[i], 0.92 if crowded else 1.02),
+            xycoords=("data", "axes fraction"),
+            color=GREY,
+            fontsize=9,
+            xytext=(4 if crowded else 0, 0),
+            textcoords="offset points",
+        )
     axes[-1].set_xlabel("optimiser step (dashed: a stage begins; bold: running mean)")
     axes[-1].set_xlim(step[0], max(step[-1], step[0] + 1))
     return figure
@@ -112,7 +154,7 @@ def losses_figure(report):
 
 def forgetting_figure(report):
     """General and medical accuracy of the base and after each stage; the base's general score is the line."""
-    report = plain(report)
+    report = to_plain(report)
     matrix = np.array(report["accuracy_matrix"], dtype=float)
     columns, rows = column_names(report)
     figure, (axis,) = _figure(1, 1, (8, 4.2))
@@ -132,8 +174,16 @@ def forgetting_figure(report):
     for value, text, colour, weight in sorted(ends, reverse=True):
         place = min(value + 0.05, place - 0.06)
         leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 1}
-        axis.annotate(text, (x[-1], value), (x[-1] + 0.14, place), color=colour, fontsize=9,
-                      fontweight=weight, va="center", arrowprops=leader)
+        axis.annotate(
+            text,
+            (x[-1], value),
+            (x[-1] + 0.14, place),
+            color=colour,
+            fontsize=9,
+            fontweight=weight,
+            va="center",
+            arrowprops=leader,
+        )
     axis.set_xticks(x, rows)
     axis.set_xlim(-0.1, len(x) - 1 + 0.2 * len(x))
     axis.set_ylim(min(-0.02, place - 0.04), 1.05)
@@ -154,13 +204,29 @@ def _draw_methods(axis, points, targets, base, limits):
     for (name, x, y), (colour, marker) in zip(points, STYLES * len(points), strict=False):
         for seed_x, seed_y in zip(x["values"], y["values"], strict=False):
             axis.plot([x["mean"], seed_x], [y["mean"], seed_y], color=colour, linewidth=0.8, alpha=0.6)
-        axis.scatter(x["values"], y["values"], color=colour, marker=marker, s=22, alpha=0.75, linewidths=0,
-                     **clip)
-        axis.scatter(x["mean"], y["mean"], color=colour, marker=marker, s=110, edgecolors="white", zorder=3, **clip,
-                     label=f"{label(name)}\n{y['mean']:.2f} medical, {x['mean']:.2f} kept")
+        axis.scatter(x["values"], y["values"], color=colour, marker=marker, s=22, alpha=0.75, linewidths=0, **clip)
+        axis.scatter(
+            x["mean"],
+            y["mean"],
+            color=colour,
+            marker=marker,
+            s=110,
+            edgecolors="white",
+            zorder=3,
+            **clip,
+            label=f"{method_label(name)}\n{y['mean']:.2f} medical, {x['mean']:.2f} kept",
+        )
     if base is not None:
-        axis.scatter(1.0, base, color=INK, marker="*", s=170, zorder=3, **clip,
-                     label=f"base, untrained\n{base:.2f} medical, 1.00 kept")
+        axis.scatter(
+            1.0,
+            base,
+            color=INK,
+            marker="*",
+            s=170,
+            zorder=3,
+            **clip,
+            label=f"base, untrained\n{base:.2f} medical, 1.00 kept",
+        )
     axis.set_xlim(left, right)
     axis.set_ylim(bottom, top)
 
@@ -170,12 +236,14 @@ def comparison_figure(comparison):
 
     Where several methods crowd the best corner, a second panel shows that corner larger.
     """
-    comparison = plain(comparison)
+    comparison = to_plain(comparison)
     targets, seeds = comparison.get("targets", TARGETS) or {}, len(comparison.get("seeds") or [])
-    points = [(name, measure(entry, "retention"), measure(entry, "medical"))
-              for name, entry in comparison["methods"].items()]
+    points = [
+        (name, as_measure(entry, "retention"), as_measure(entry, "medical"))
+        for name, entry in comparison["methods"].items()
+    ]
     points = [p for p in points if p[1]["mean"] is not None and p[2]["mean"] is not None]
-    base = measure(comparison.get("base"), "medical")["mean"]
+    base = as_measure(comparison.get("base"), "medical")["mean"]
     best = [max((p[i]["mean"] for p in points), default=0) for i in (1, 2)]
     close = [p for p in points if p[1]["mean"] > best[0] - 0.15 and p[2]["mean"] > best[1] - 0.15]
     zoom = len(close) > 1
@@ -184,11 +252,16 @@ def comparison_figure(comparison):
     _draw_methods(axes[0], points, targets, base, [(0, right), (0, 1.04)])
     style = {"color": GOAL, "fontsize": 9}
     if "retention" in targets:
-        axes[0].text(targets["retention"] - 0.012, 0.03, f"target: keep {targets['retention']:.2f}",
-                     rotation=90, ha="right", **style)
+        axes[0].text(
+            targets["retention"] - 0.012,
+            0.03,
+            f"target: keep {targets['retention']:.2f}",
+            rotation=90,
+            ha="right",
+            **style,
+        )
     if "medical" in targets:
-        axes[0].text(0.015, targets["medical"] - 0.015, f"target: medical {targets['medical']:.2f}", va="top",
-                     **style)
+        axes[0].text(0.015, targets["medical"] - 0.015, f"target: medical {targets['medical']:.2f}", va="top", **style)
     axes[0].set_title("Learning medicine without forgetting", loc="left")
     axes[0].set_ylabel("medical accuracy (0–1), held-out questions")
     if zoom:
@@ -205,6 +278,14 @@ def comparison_figure(comparison):
     for axis in axes:
         axis.set_xlabel("general knowledge kept (score after ÷ before)")
     key = f"large marker: mean of {seeds} seeds, small: one seed each" if seeds > 1 else None
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4 if zoom else 3,
-                  fontsize=9, frameon=False, labelcolor=INK, title=key, title_fontsize=9)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4 if zoom else 3,
+        fontsize=9,
+        frameon=False,
+        labelcolor=INK,
+        title=key,
+        title_fontsize=9,
+    )
     return figure

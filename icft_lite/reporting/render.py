@@ -11,21 +11,32 @@ import re
 from pathlib import Path, PurePath
 
 from icft_lite.reporting.figures import (
+    as_measure,
     column_names,
     comparison_figure,
     forgetting_figure,
-    label,
     losses_figure,
-    measure,
+    method_label,
     png,
 )
-from icft_lite.utils.io import plain, write_bytes, write_json, write_text
+from icft_lite.utils.io import to_plain, write_bytes, write_json, write_text
 
-__all__ = ["comparison_figure", "forgetting_figure", "losses_figure", "model_card", "print_table",
-           "write_bytes", "write_comparison", "write_json", "write_report", "write_text"]
+__all__ = [
+    "comparison_figure",
+    "forgetting_figure",
+    "losses_figure",
+    "model_card",
+    "print_table",
+    "write_bytes",
+    "write_comparison",
+    "write_json",
+    "write_report",
+    "write_text",
+]
 
 
 # --- tables: one source for markdown and for the terminal
+
 
 def _show(value):
     """One cell: 3 decimals, thousands separated, text on one line without control characters."""
@@ -95,10 +106,16 @@ def _losses(report):
 
 
 def _cost(cost):
-    yield from ([name, show(cost[key])] for key, name, show in (
-        ("seconds", "time", lambda s: f"{s:,.0f} s"), ("tokens", "training tokens", int),
-        ("peak_memory_bytes", "peak memory", lambda b: f"{b / 2**20:,.0f} MiB"),
-        ("trainable_parameters", "trainable parameters", int)) if _get(cost, key) is not None)
+    yield from (
+        [name, show(cost[key])]
+        for key, name, show in (
+            ("seconds", "time", lambda s: f"{s:,.0f} s"),
+            ("tokens", "training tokens", int),
+            ("peak_memory_bytes", "peak memory", lambda b: f"{b / 2**20:,.0f} MiB"),
+            ("trainable_parameters", "trainable parameters", int),
+        )
+        if _get(cost, key) is not None
+    )
 
 
 def _tables(report, topics=True):
@@ -106,44 +123,98 @@ def _tables(report, topics=True):
     data, stages = report.get("data") or {}, report.get("stages") or []
     weak = data.get("weak") or {}
     lfs = weak.get("lfs") or []
-    yield ("Scores", ["suite", "task", "topic", "metric", "n", "before", "after", "change"],
-           list(_scores(report, topics)))
-    yield ("Remembering", ["measure", "value", "meaning"], [[key, report[key], meaning] for key, meaning in (
-        ("retention", "mean general score after ÷ before; 1 is nothing lost"),
-        ("bwt", "backward transfer; below 0 is loss"), ("fwt", "forward transfer; above 0 is a head start"),
-        ("forgetting", "best earlier score − last; 0 is none")) if report.get(key) is not None])
+    yield (
+        "Scores",
+        ["suite", "task", "topic", "metric", "n", "before", "after", "change"],
+        list(_scores(report, topics)),
+    )
+    yield (
+        "Remembering",
+        ["measure", "value", "meaning"],
+        [
+            [key, report[key], meaning]
+            for key, meaning in (
+                ("retention", "mean general score after ÷ before; 1 is nothing lost"),
+                ("bwt", "backward transfer; below 0 is loss"),
+                ("fwt", "forward transfer; above 0 is a head start"),
+                ("forgetting", "best earlier score − last; 0 is none"),
+            )
+            if report.get(key) is not None
+        ],
+    )
     columns, names = column_names(report)
-    yield ("Accuracy matrix", ["model", *columns],
-           [[name, *row] for name, row in zip(names, report.get("accuracy_matrix") or [], strict=True)])
-    yield ("Samples", ["prompt", "reference", "base", "after training"],
-           [[s.get(key) for key in ("prompt", "reference", "base", "after")]
-            for s in (report.get("samples") or [])[:3]])
+    yield (
+        "Accuracy matrix",
+        ["model", *columns],
+        [[name, *row] for name, row in zip(names, report.get("accuracy_matrix") or [], strict=True)],
+    )
+    yield (
+        "Samples",
+        ["prompt", "reference", "base", "after training"],
+        [[s.get(key) for key in ("prompt", "reference", "base", "after")] for s in (report.get("samples") or [])[:3]],
+    )
     yield "Cost", ["what", "value"], list(_cost(report.get("cost")))
-    yield ("Data", ["what", "rows"], [*(data.get("counts") or {}).items()] + [
-        [text, data[key]] for key, text in (("cut_contexts", "contexts cut to fit"),
-                                            ("left_out", "rows left out: too long"),
-                                            ("dropped_unvoted", "dropped: no labelling function voted"))
-        if data.get(key) is not None])
+    yield (
+        "Data",
+        ["what", "rows"],
+        [*(data.get("counts") or {}).items()]
+        + [
+            [text, data[key]]
+            for key, text in (
+                ("cut_contexts", "contexts cut to fit"),
+                ("left_out", "rows left out: too long"),
+                ("dropped_unvoted", "dropped: no labelling function voted"),
+            )
+            if data.get(key) is not None
+        ],
+    )
     yield "Labelling functions", list(lfs[0]) if lfs else [], [[lf.get(key) for key in lfs[0]] for lf in lfs]
-    yield ("Weak labels", ["what", "value"],
-           [[key.replace("_", " "), value] for key, value in weak.items() if key != "lfs"])
-    keys = {"stage": "name", "steps": "steps", "new rows": "new_rows", "promoted": "promoted",
-            "evicted": "evicted", "memory rows": "memory_rows", "teacher: LTM": "teacher_share memory",
-            "teacher: base": "teacher_share base", "point α": "consolidation alpha",
-            "refused": "consolidation refused", "SVD residual": "consolidation svd_residual",
-            "tokens": "tokens", "seconds": "seconds"}
+    yield (
+        "Weak labels",
+        ["what", "value"],
+        [[key.replace("_", " "), value] for key, value in weak.items() if key != "lfs"],
+    )
+    keys = {
+        "stage": "name",
+        "steps": "steps",
+        "new rows": "new_rows",
+        "promoted": "promoted",
+        "evicted": "evicted",
+        "memory rows": "memory_rows",
+        "teacher: LTM": "teacher_share memory",
+        "teacher: base": "teacher_share base",
+        "point α": "consolidation alpha",
+        "refused": "consolidation refused",
+        "SVD residual": "consolidation svd_residual",
+        "tokens": "tokens",
+        "seconds": "seconds",
+    }
     yield "Stages", list(keys), [[_get(s, *key.split()) for key in keys.values()] for s in stages]
-    yield ("Consolidation: validation between the old memory or the base (α = 0) and the new memory (α = 1)",
-           ["stage", "from", "α", "general", "medical", "chosen"],
-           [[s.get("name"), *(p.get(key) for key in ("origin", "alpha", "general", "medical")),
-             "←" if all(p.get(key) == s["consolidation"].get(key) for key in ("origin", "alpha")) else ""]
-            for s in stages for p in _get(s, "consolidation", "points") or []])
-    yield ("Losses", ["loss", "mean of first tenth", "of last tenth", "gradient norm: first", "mean", "last"],
-           list(_losses(report)))
+    yield (
+        "Consolidation: validation between the old memory or the base (α = 0) and the new memory (α = 1)",
+        ["stage", "from", "α", "general", "medical", "chosen"],
+        [
+            [
+                s.get("name"),
+                *(p.get(key) for key in ("origin", "alpha", "general", "medical")),
+                "←" if all(p.get(key) == s["consolidation"].get(key) for key in ("origin", "alpha")) else "",
+            ]
+            for s in stages
+            for p in _get(s, "consolidation", "points") or []
+        ],
+    )
+    yield (
+        "Losses",
+        ["loss", "mean of first tenth", "of last tenth", "gradient norm: first", "mean", "last"],
+        list(_losses(report)),
+    )
     yield "Rows trained on", ["kind", "rows"], list((report.get("rows") or {}).items())
     for title, key in (("Settings", "config"), ("Versions", "versions")):  # exact, not to three decimals
-        yield title, ["name", "value"], [[name, v if isinstance(v, str) else json.dumps(v)]
-                                         for name, v in (report.get(key) or {}).items()]
+        yield (
+            title,
+            ["name", "value"],
+            [[name, v if isinstance(v, str) else json.dumps(v)] for name, v in (report.get(key) or {}).items()],
+        )
 
 
 def write_report(report, out):
@@ -151,7 +222,7 @@ def write_report(report, out):
 
     Raises ICFTError if a file cannot be written; files already there stay whole.
     """
-    out, report = Path(out), plain(report)
+    out, report = Path(out), to_plain(report)
     what = [f"{key} {_show(report[key])}" for key in ("method", "base", "seed") if key in report]
     parts = ["# Run" + _escape(": " * bool(what) + ", ".join(what))]
     for title, header, rows in _tables(report):
@@ -189,19 +260,35 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder")  # base: {name}
 
 def model_card(report):
     """README.md of the adapter folder, with the Hub's front matter. Names no folder of this machine."""
-    report = plain(report)
+    report = to_plain(report)
     base = str(report.get("base") or "tiny")
     tiny, on_hub = base == "tiny", bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base))
     name = _escape(_show(base if tiny or on_hub else PurePath(base).name))
-    front = ["---", *([f"base_model: {base}"] if on_hub else []), "library_name: peft",
-             f"license: {'apache-2.0' if tiny else 'other'}", "language: en", "pipeline_tag: text-generation",
-             "tags:", "- icft", "- lora", "- medical", "- continual-learning", "- education", "---"]
+    front = [
+        "---",
+        *([f"base_model: {base}"] if on_hub else []),
+        "library_name: peft",
+        f"license: {'apache-2.0' if tiny else 'other'}",
+        "language: en",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- icft",
+        "- lora",
+        "- medical",
+        "- continual-learning",
+        "- education",
+        "---",
+    ]
     text = CARD.format(
         title=f"LoRA adapter for {name}, method {_escape(_show(report.get('method')))}",
         name="the base embedded in icft-lite" if tiny else name,
-        licence="Apache-2.0." if tiny else "that of the base model, and of the data it was trained on.")
-    tables = [_markdown(title, header, rows) for title, header, rows in _tables(report)
-              if rows and title in ("Scores", "Remembering", "Accuracy matrix")]
+        licence="Apache-2.0." if tiny else "that of the base model, and of the data it was trained on.",
+    )
+    tables = [
+        _markdown(title, header, rows)
+        for title, header, rows in _tables(report)
+        if rows and title in ("Scores", "Remembering", "Accuracy matrix")
+    ]
     return "\n".join(front) + "\n" + text + "".join(f"\n{table}\n" for table in tables)
 
 
@@ -211,7 +298,7 @@ def _range(values):
 
 
 def _mean_cost(entry, key):
-    mean = measure(entry, key)["mean"]
+    mean = as_measure(entry, key)["mean"]
     if mean is None:
         costs = [cost for run in entry.get("runs") or [] if (cost := _get(run, "cost", key)) is not None]
         mean = sum(costs) / len(costs) if costs else None
@@ -220,14 +307,23 @@ def _mean_cost(entry, key):
 
 def _comparison_table(comparison):
     measures, seeds = ("medical", "retention", "general"), len(comparison.get("seeds") or [])
-    rows = [[label(method), *(_range(measure(entry, key)) for key in measures),
-             _mean_cost(entry, "tokens"), _mean_cost(entry, "seconds")]
-            for method, entry in comparison["methods"].items()]
+    rows = [
+        [
+            method_label(method),
+            *(_range(as_measure(entry, key)) for key in measures),
+            _mean_cost(entry, "tokens"),
+            _mean_cost(entry, "seconds"),
+        ]
+        for method, entry in comparison["methods"].items()
+    ]
     if comparison.get("base"):
         base = {"retention": 1.0, **comparison["base"]}
-        rows.append(["base, untrained", *(_range(measure(base, key)) for key in measures), None, None])
-    return (f"Mean [min–max] over {seeds} seeds" if seeds > 1 else "Methods",
-            ["method", "medical", "retention", "general", "tokens", "seconds"], rows)
+        rows.append(["base, untrained", *(_range(as_measure(base, key)) for key in measures), None, None])
+    return (
+        f"Mean [min–max] over {seeds} seeds" if seeds > 1 else "Methods",
+        ["method", "medical", "retention", "general", "tokens", "seconds"],
+        rows,
+    )
 
 
 def _against_table(comparison):
@@ -236,8 +332,14 @@ def _against_table(comparison):
     for method, domains in (comparison.get("against") or {}).items():
         for domain, d in domains.items():
             clear = "yes" if d["p"] < 0.05 else "no difference measured"
-            rows.append([f"{label(method)}, {domain}", f"{d['difference']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]",
-                         f"{d['p']:.3f}", clear])
+            rows.append(
+                [
+                    f"{method_label(method)}, {domain}",
+                    f"{d['difference']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]",
+                    f"{d['p']:.3f}",
+                    clear,
+                ]
+            )
     return "ICFT minus …, with 95 % intervals over questions", ["method", "difference", "p (Holm)", "clear?"], rows
 
 
@@ -250,10 +352,14 @@ def write_comparison(comparison, out):
 
     `targets` {"retention", "medical"} and `notes` (list[str], findings in words) may be given besides.
     """
-    out, comparison = Path(out), plain(comparison)
+    out, comparison = Path(out), to_plain(comparison)
     notes = "\n".join(f"- {_escape(_show(note))}" for note in comparison.get("notes") or [])
-    parts = ["# The methods side by side", "![General retention against medical accuracy](comparison.png)",
-             *(_markdown(*table) for table in _comparison_tables(comparison)), notes]
+    parts = [
+        "# The methods side by side",
+        "![General retention against medical accuracy](comparison.png)",
+        *(_markdown(*table) for table in _comparison_tables(comparison)),
+        notes,
+    ]
     write_bytes(out / "comparison.png", png(comparison_figure(comparison)))
     write_text(out / "comparison.md", "\n\n".join(filter(None, parts)) + "\n")
     write_json(out / "comparison.json", comparison)
@@ -261,12 +367,18 @@ def write_comparison(comparison, out):
 
 def print_table(result, file=None):
     """A report (scores by task, what was kept, cost, samples) or a comparison, as plain text."""
-    result = plain(result)
-    tables = _comparison_tables(result) if "methods" in result else [
-        table for table in _tables(result, topics=False)
-        if table[2] and table[0] in ("Scores", "Remembering", "Cost")]
+    result = to_plain(result)
+    tables = (
+        _comparison_tables(result)
+        if "methods" in result
+        else [
+            table
+            for table in _tables(result, topics=False)
+            if table[2] and table[0] in ("Scores", "Remembering", "Cost")
+        ]
+    )
     print("\n\n".join(_terminal(*table) for table in tables), file=file)
     for sample in (result.get("samples") or [])[:3]:
         print(file=file)
         for key, value in sample.items():
-            print(f"{label(key):<11}  {_show(value)}", file=file)
+            print(f"{method_label(key):<11}  {_show(value)}", file=file)

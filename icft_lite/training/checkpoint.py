@@ -13,18 +13,21 @@ import torch
 from safetensors.torch import load, save
 
 from icft_lite.errors import ICFTError
-from icft_lite.utils.io import plain, write_bytes
+from icft_lite.utils.io import to_plain, write_bytes
 
-STEP = "step.safetensors"
+STEP_FILE = "step.safetensors"
 
 
 def save_state(path, groups, facts):
     """Write {group: [tensor, …]} and JSON facts as one file; the old file stays until the new one is complete.
 
     Raises ICFTError, one line, if it cannot be written."""
-    tensors = {f"{group}.{i}": tensor.detach().cpu().contiguous()
-               for group, many in groups.items() for i, tensor in enumerate(many)}
-    text = bytearray(json.dumps(plain(facts)), "ascii")  # \u escapes bring any text back exactly
+    tensors = {
+        f"{group}.{i}": tensor.detach().cpu().contiguous()
+        for group, many in groups.items()
+        for i, tensor in enumerate(many)
+    }
+    text = bytearray(json.dumps(to_plain(facts)), "ascii")  # \u escapes bring any text back exactly
     tensors["facts"] = torch.frombuffer(text, dtype=torch.uint8)  # the format's own header may not grow so large
     try:
         write_bytes(path, save(tensors))
@@ -45,18 +48,18 @@ def stage_file(folder, number):
     return Path(folder) / f"stage{number}.safetensors"
 
 
-def last_stage(folder, stages):
+def last_saved_stage(folder, stages):
     """The last of `stages` (a count) that is saved; 0 for none."""
     return max((n for n in range(1, stages + 1) if stage_file(folder, n).exists()), default=0)
 
 
-def tidy(folder, done):
+def remove_superseded(folder, done):
     """Remove what stage `done` has made superfluous."""
-    for path in (Path(folder) / STEP, *(stage_file(folder, n) for n in range(1, done))):
+    for path in (Path(folder) / STEP_FILE, *(stage_file(folder, n) for n in range(1, done))):
         path.unlink(missing_ok=True)
 
 
-def remove_parts(*folders):
+def remove_partial_files(*folders):
     """Remove half-written files that killed processes left. Call it alone in the folder: another's would go too."""
     for folder in folders:
         for path in Path(folder).glob(".*.part"):

@@ -7,11 +7,11 @@ again to the same end after an interruption.
 import random
 from dataclasses import dataclass, field
 
-from icft_lite.curriculum import Drawer
+from icft_lite.curriculum import PacedSampler
 
 
 @dataclass(slots=True)
-class Step:
+class PlannedStep:
     """Indices of the examples of one optimiser step."""
 
     new: list = field(default_factory=list)
@@ -21,7 +21,7 @@ class Step:
     """Indices of long-term memory entries."""
 
 
-class _Bag:
+class _ShuffledPasses:
     """Endless draws in shuffled passes over range(n)."""
 
     def __init__(self, n, *seed):
@@ -33,12 +33,12 @@ class _Bag:
         return self.left.pop()
 
 
-def plan_budget(stages, encoded, config):
+def plan_token_budget(stages, encoded, config):
     """(tokens of a run, each stage's share of them): by config.tokens, else config.epochs over the new rows. The last
     stage's share is a setting; the others divide the rest by their rows."""
     tokens, before = config.tokens, [len(stage) for stage in stages[:-1]]
     if not tokens:
-        tokens = config.epochs * sum(map(count, encoded)) / (1 - config.memory_share - config.ring_share)
+        tokens = config.epochs * sum(map(num_tokens, encoded)) / (1 - config.memory_share - config.ring_share)
     last = config.last_stage if before else 1.0
     return tokens, [*((1 - last) * size / sum(before) for size in before), last]
 
@@ -48,23 +48,23 @@ def plan_stage(stage, new, topics, memory, stm, config, tokens, max_steps=0, see
 
     stage: indices of new rows, easiest first; new: their encodings; memory: encodings of the long-term
     memory; stm: a ShortTermMemory, which the plan fills and replays. Returns (steps, tokens planned)."""
-    drawer = Drawer(stage, topics, config.order, config.competence_start, seed, config.competence_end)
-    bag = _Bag(len(memory), "memory", seed)
+    drawer = PacedSampler(stage, topics, config.order, config.competence_start, seed, config.competence_end)
+    bag = _ShuffledPasses(len(memory), "memory", seed)
     steps, used = [], 0
     while used < tokens and not (max_steps and len(steps) >= max_steps):
-        step, new_size = Step(), 0
+        step, new_size = PlannedStep(), 0
         progress = max(used / tokens, len(steps) / max_steps if max_steps else 0)
         memory_rows = _due(len(steps), config.rows * config.memory_share) if memory else 0
         ring_rows = _due(len(steps), config.rows * config.ring_share)
-        step.ring = stm.replay(ring_rows, lambda i: new[i].size)
-        ring_size = sum(new[i].size for i in step.ring)
+        step.ring = stm.replay(ring_rows, lambda i: new[i].num_sequences)
+        ring_size = sum(new[i].num_sequences for i in step.ring)
         step.memory = [bag.draw() for _ in range(memory_rows)]
         while new_size < config.rows - memory_rows - ring_size or not step.new:
             step.new.append(drawer.draw(progress))
-            new_size += new[step.new[-1]].size
+            new_size += new[step.new[-1]].num_sequences
         for i in step.new:
             stm.push(i)
-        used += sum(count(new[i]) for i in step.new + step.ring) + sum(count(memory[i]) for i in step.memory)
+        used += sum(num_tokens(new[i]) for i in step.new + step.ring) + sum(num_tokens(memory[i]) for i in step.memory)
         steps.append(step)
     return steps, used
 
@@ -74,6 +74,6 @@ def _due(step, a_step):
     return int((step + 1) * a_step + 1e-9) - int(step * a_step + 1e-9)  # 1e-9: 3 × 0.1 × 10 is 3
 
 
-def count(encoded):
+def num_tokens(encoded):
     """Non-padding tokens of an example, all its rows."""
-    return sum(map(len, encoded.rows))
+    return sum(map(len, encoded.sequences))

@@ -14,16 +14,16 @@ from tqdm.auto import tqdm
 from icft_lite.data.schema import LEVELS
 from icft_lite.data.tables import column
 from icft_lite.evaluation import evaluate_suite
-from icft_lite.memory.consolidation import BEYOND, consolidate
+from icft_lite.memory.consolidation import EXTRAPOLATION_ALPHAS, consolidate
 from icft_lite.memory.long_term import promote
 from icft_lite.memory.short_term import ShortTermMemory
 from icft_lite.metrics import mean_score
-from icft_lite.modeling.adapters import activate, adapter_tensors, copy_adapter
+from icft_lite.modeling.adapters import activate_adapter, adapter_tensors, copy_adapter
 from icft_lite.training.batches import StageBatches
-from icft_lite.training.checkpoint import STEP, load_state, save_state
+from icft_lite.training.checkpoint import STEP_FILE, load_state, save_state
 from icft_lite.training.plan import plan_stage
 from icft_lite.training.trainer import ICFTTrainer
-from icft_lite.utils.distributed import first, rank, ranks
+from icft_lite.utils.distributed import on_main_process, rank, world_size
 
 
 class Stage:
@@ -41,17 +41,31 @@ class Stage:
         run, config, model = self.base, self.config, self.model
         self.began = time.time()
         with run.clock("refresh"):
-            shares = run.memory.refresh(model, run.kept) if config.consistency_weight else {}  # else: none is asked
+            shares = run.memory.refresh(model, run.cache) if config.consistency_weight else {}  # else: none is asked
             if shares and config.state_dtype != "float32":
-                run.say(f"teacher states in {config.state_dtype}: their rounding costs "
-                        f"{first(lambda: run.memory.rounding(model)):.1e} nats a token")
+                run.say(
+                    f"teacher states in {config.state_dtype}: their rounding costs "
+                    f"{on_main_process(lambda: run.memory.rounding(model)):.1e} nats a token"
+                )
         seed = f"{config.seed}/{self.number}"
         stm = ShortTermMemory(config.ring_size, config.promote_after, seed)
-        steps, used = ([], 0) if max_steps == 0 else plan_stage(
-            self.new, run.encoded, column(run.rows, "topic"), [e.encoded for e in run.memory.entries], stm,
-            replace(config, rows=config.rows * ranks()), tokens, max_steps or 0, seed)
+        steps, used = (
+            ([], 0)
+            if max_steps == 0
+            else plan_stage(
+                self.new,
+                run.encoded,
+                column(run.rows, "topic"),
+                [e.encoded for e in run.memory.entries],
+                stm,
+                replace(config, rows=config.rows * world_size()),
+                tokens,
+                max_steps or 0,
+                seed,
+            )
+        )
         batches = StageBatches(steps, run.rows, run.encoded, run.memory.entries, config)
-        rows = kinds(batches)
+        rows = count_by_kind(batches)
         copy_adapter(model, "slow", "fast")
         start = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
         history = self.train(batches) if steps else []
@@ -63,21 +77,43 @@ class Stage:
                 promotion = promote(run.memory, model, candidates, run.encoder, config.promote_confidence)
         run.fast = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
         with run.clock("consolidate"):
-            point = self.consolidate(start) if steps else untried(0.0)
-        return dict(name=run.stage_name(self.number), steps=len(steps), new_rows=len(self.new), tokens=used,
-                    rows=rows, memory_rows=len(run.memory), memory_sources=run.memory.sources(), teacher_share=shares,
-                    consolidation=point, **promotion, seconds=time.time() - self.began), history
+            point = self.consolidate(start) if steps else no_search(0.0)
+        return dict(
+            name=run.stage_name(self.number),
+            steps=len(steps),
+            new_rows=len(self.new),
+            tokens=used,
+            rows=rows,
+            memory_rows=len(run.memory),
+            memory_sources=run.memory.sources(),
+            teacher_share=shares,
+            consolidation=point,
+            **promotion,
+            seconds=time.time() - self.began,
+        ), history
 
     def train(self, batches):
         """Train, from the last saved step if there is one. Returns the log of all steps."""
-        run, resumed = self.base, first(self.load)
-        activate(self.model, "fast")
-        bar = tqdm(total=len(batches.steps), initial=resumed[1]["step"] if resumed else 0,
-                   desc=f"stage {self.number}", disable=not run.progress, mininterval=1)
+        run, resumed = self.base, on_main_process(self.load)
+        activate_adapter(self.model, "fast")
+        bar = tqdm(
+            total=len(batches.steps),
+            initial=resumed[1]["step"] if resumed else 0,
+            desc=f"stage {self.number}",
+            disable=not run.progress,
+            mininterval=1,
+        )
         with bar, run.clock("train") as clock:
-            trainer = ICFTTrainer(self.model, batches, self.config, run.state / "trainer", bar,
-                                  save=None if rank() else lambda trainer: self.save(trainer, clock),
-                                  span=self.span, callbacks=list(run.callbacks))
+            trainer = ICFTTrainer(
+                self.model,
+                batches,
+                self.config,
+                run.state / "trainer",
+                bar,
+                save=None if rank() else lambda trainer: self.save(trainer, clock),
+                span=self.span,
+                callbacks=list(run.callbacks),
+            )
             if resumed:
                 trainer.resume(*resumed)
             run.tell("on_stage_begin", number=self.number, batches=batches, history=trainer.history)
@@ -89,13 +125,16 @@ class Stage:
         """Save the step that was just done."""
         clock.lap()
         groups, facts = trainer.state_to_save()
-        save_state(self.base.state / STEP, groups, dict(
-            facts, stage=self.number, seconds=self.base.seconds, stage_seconds=time.time() - self.began))
+        save_state(
+            self.base.state / STEP_FILE,
+            groups,
+            dict(facts, stage=self.number, seconds=self.base.seconds, stage_seconds=time.time() - self.began),
+        )
 
     def load(self):
         """(tensors, facts) of the last saved step of this stage, or None."""
-        if (self.base.state / STEP).exists():
-            groups, facts = load_state(self.base.state / STEP)
+        if (self.base.state / STEP_FILE).exists():
+            groups, facts = load_state(self.base.state / STEP_FILE)
             if facts["stage"] == self.number:
                 self.base.say(f"resuming stage {self.number} after step {facts['step']}")
                 self.base.seconds, self.began = facts["seconds"], time.time() - facts["stage_seconds"]
@@ -106,39 +145,56 @@ class Stage:
         run, config = self.base, self.config
         if not (config.consolidate and {"general_validation", "medical_validation"} <= set(run.suites)):
             copy_adapter(self.model, "fast", "slow")
-            return untried(1.0)
+            return no_search(1.0)
         general, medical = run.suites["general_validation"], run.suites["medical_validation"]
         levels = {run.stage_name(n) for n in range(1, self.number + 1)}  # medical only on those trained so far
-        if levels <= set(LEVELS) and (part := medical.subset(lambda row: row["level"] in levels)).rows:
+        if levels <= set(LEVELS) and (part := medical.subset(lambda row: row["level"] in levels)).examples:
             medical = part
 
         def score():
-            scores = first(lambda: evaluate_suite(self.model, run.tokenizer, dict(general=general, medical=medical),
-                                                  adapter="slow", encoder=run.encoder))
+            scores = on_main_process(
+                lambda: evaluate_suite(
+                    self.model,
+                    run.tokenizer,
+                    dict(general=general, medical=medical),
+                    adapter="slow",
+                    encoder=run.encoder,
+                )
+            )
             means = {name: mean_score(score) for name, score in scores.items()}
             run.tell("on_point", scores=means)
             return means
 
         floor = mean_score(run.before["general_validation"]) - config.epsilon
         # Only at the run's end: what a stage before it overdoes is general knowledge that the next has to regain.
-        beyond = BEYOND if self.number == len(run.stages) else ()
-        return consolidate(self.model, start, score, floor, config.lora_rank, config.lora_alpha / config.lora_rank,
-                           config.exact_average, beyond=beyond)
+        beyond = EXTRAPOLATION_ALPHAS if self.number == len(run.stages) else ()
+        return consolidate(
+            self.model,
+            start,
+            score,
+            floor,
+            config.lora_rank,
+            config.lora_alpha / config.lora_rank,
+            config.exact_average,
+            beyond=beyond,
+        )
 
 
-def untried(alpha):
+def no_search(alpha):
     """What `consolidation.consolidate` would return, of a point that was taken without a trial."""
     return dict(alpha=alpha, origin="start", points=[], refused=False, svd_residual=0.0)
 
 
-def kinds(batches):
+def count_by_kind(batches):
     """Rows of sequence that a stage trains on, by kind."""
-    rows, tasks, posteriors = Counter(), column(batches.rows, "task"), column(batches.rows, "posterior")
+    rows, tasks, posteriors = Counter(), column(batches.examples, "task"), column(batches.examples, "posterior")
     for step in batches.steps:
         for i in step.new:
-            rows[f"weak_{tasks[i]}" if len(posteriors[i]) else "trusted"] += batches.encoded[i].size
-        for name, encoded in (("ring", [batches.encoded[i] for i in step.ring]),
-                              ("memory", [batches.entries[i].encoded for i in step.memory])):
+            rows[f"weak_{tasks[i]}" if len(posteriors[i]) else "trusted"] += batches.encoded[i].num_sequences
+        for name, encoded in (
+            ("ring", [batches.encoded[i] for i in step.ring]),
+            ("memory", [batches.entries[i].encoded for i in step.memory]),
+        ):
             if encoded:
-                rows[name] += sum(one.size for one in encoded)
+                rows[name] += sum(one.num_sequences for one in encoded)
     return dict(rows)

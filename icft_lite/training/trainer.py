@@ -10,11 +10,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from icft_lite.errors import ICFTError
-from icft_lite.memory.consolidation import average_step
-from icft_lite.modeling.adapters import adapter_tensors, restore_adapter
+from icft_lite.memory.consolidation import ema_step
+from icft_lite.modeling.adapters import adapter_tensors, set_adapter_tensors
 from icft_lite.modeling.base import head_weight, hidden_states
-from icft_lite.modeling.losses import head_spread, icft_losses
-from icft_lite.utils.distributed import add_up, ranks
+from icft_lite.modeling.losses import head_covariance, icft_losses
+from icft_lite.utils.distributed import all_reduce_sum, world_size
 from icft_lite.utils.hardware import hardware
 
 LOSSES = ("consistency", "task", "fine_tune")
@@ -38,33 +38,57 @@ class ICFTTrainer(Trainer):
     # compute_loss divides by the whole step's own counts, so Trainer must not divide by the accumulation again.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model, batches, config, output_dir=None, progress=None, norms_every=None, save=None,
-                 span=(0.0, 1.0), **kwargs):
+    def __init__(
+        self,
+        model,
+        batches,
+        config,
+        output_dir=None,
+        progress=None,
+        norms_every=None,
+        save=None,
+        span=(0.0, 1.0),
+        **kwargs,
+    ):
         for name, settings in model.peft_config.items():
             if settings.modules_to_save:
-                raise ICFTError(f"adapter {name}: modules_to_save is not supported: a trained head would drift "
-                                f"from the frozen one that the teacher's states are read through")
+                raise ICFTError(
+                    f"adapter {name}: modules_to_save is not supported: a trained head would drift "
+                    f"from the frozen one that the teacher's states are read through"
+                )
         hw = hardware()
         on_gpu = hw["device"] == "cuda"
-        steps = len(batches) // (config.micro_batches * ranks())
+        steps = len(batches) // (config.micro_batches * world_size())
         args = TrainingArguments(
-            output_dir=str(output_dir or "runs/stage"), per_device_train_batch_size=1, num_train_epochs=1,
-            gradient_accumulation_steps=config.micro_batches, learning_rate=config.learning_rate,
-            weight_decay=0.0, max_grad_norm=1.0,
-            optim="adamw_torch_fused", logging_strategy="no", save_strategy="no",
-            report_to="none", disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
-            use_cpu=not on_gpu, bf16=on_gpu and hw["dtype"] == "bfloat16", fp16=on_gpu and hw["dtype"] == "float16",
-            seed=config.seed)
+            output_dir=str(output_dir or "runs/stage"),
+            per_device_train_batch_size=1,
+            num_train_epochs=1,
+            gradient_accumulation_steps=config.micro_batches,
+            learning_rate=config.learning_rate,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            optim="adamw_torch_fused",
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            use_cpu=not on_gpu,
+            bf16=on_gpu and hw["dtype"] == "bfloat16",
+            fp16=on_gpu and hw["dtype"] == "float16",
+            seed=config.seed,
+        )
         super().__init__(model=model, args=args, train_dataset=batches, data_collator=lambda items: items[0], **kwargs)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        if ranks() > 1:  # no DistributedDataParallel around the model: `training_step` adds the gradients up
+        if world_size() > 1:  # no DistributedDataParallel around the model: `training_step` adds the gradients up
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.config, self.history = config, []
         self.norms_every = max(25, steps // 40) if norms_every is None else norms_every
         self.head = head_weight(model)
         self.temperature = config.temperature or math.inf
-        self.spread = head_spread(self.head) if math.isinf(self.temperature) else None
+        self.spread = head_covariance(self.head) if math.isinf(self.temperature) else None
         self.trainable, self.slow = adapter_tensors(model, "fast"), adapter_tensors(model, "slow")
         self.steps, self.save, self.span, self._open, self._moments = steps, save, span, None, None
         self.start = self.rate_start = 0  # steps of optimiser and schedule before a resume (fp16 may skip the latter)
@@ -80,15 +104,21 @@ class ICFTTrainer(Trainer):
         moments = self.optimizer.state_dict()["state"]  # {parameter's number: {"step", "exp_avg", "exp_avg_sq"}}
         groups = {name: [moments[i][name] for i in sorted(moments)] for name in moments.get(0, ())}
         scaler = self.accelerator.scaler  # of fp16; None otherwise
-        return (dict(groups, fast=self.trainable, slow=self.slow),
-                dict(step=self.step, rate=self.lr_scheduler.last_epoch + self.rate_start, history=self.history,
-                     scaler=scaler.state_dict() if scaler else {}))
+        return (
+            dict(groups, fast=self.trainable, slow=self.slow),
+            dict(
+                step=self.step,
+                rate=self.lr_scheduler.last_epoch + self.rate_start,
+                history=self.history,
+                scaler=scaler.state_dict() if scaler else {},
+            ),
+        )
 
     def resume(self, groups, facts):
         """Go on from what `state_to_save` gave; call it before `train()`."""
         self.start, self.rate_start, self.history = facts["step"], facts["rate"], facts["history"]
         for name in ("fast", "slow"):
-            restore_adapter(self.model, name, groups[name])
+            set_adapter_tensors(self.model, name, groups[name])
         self._moments = {name: many for name, many in groups.items() if name not in ("fast", "slow")}
         if self.accelerator.scaler and facts["scaler"]:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
@@ -132,7 +162,7 @@ class ICFTTrainer(Trainer):
         """Trainer's own; the last of a step adds up what all processes found."""
         loss = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:
-            add_up([tensor.grad for tensor in self.trainable])
+            all_reduce_sum([tensor.grad for tensor in self.trainable])
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -141,8 +171,9 @@ class ICFTTrainer(Trainer):
         if "empty" in inputs:
             return sum(tensor.sum() for tensor in self.trainable) * 0.0
         hidden = hidden_states(model, inputs)
-        losses = icft_losses(hidden, self.head, inputs, inputs["denominators"], self.temperature,
-                             self.config.pair_beta, self.spread)
+        losses = icft_losses(
+            hidden, self.head, inputs, inputs["denominators"], self.temperature, self.config.pair_beta, self.spread
+        )
         weighted = {name: getattr(self.config, f"{name}_weight") * losses[name] for name in LOSSES}
         total = sum(weighted.values())
         for name in LOSSES:
@@ -163,11 +194,13 @@ class ICFTTrainer(Trainer):
     def close_step(self):
         """Finish the log record of an optimiser step (called by the callback)."""
         record, self._open = self._open, None
-        if ranks() > 1:
+        if world_size() > 1:
             self._add_up(record)
         if "gradients" in record:
-            record["norms"] = {name: float(torch.stack(torch._foreach_norm(grads)).norm())
-                               for name, grads in record.pop("gradients").items()}
+            record["norms"] = {
+                name: float(torch.stack(torch._foreach_norm(grads)).norm())
+                for name, grads in record.pop("gradients").items()
+            }
         self.history.append({key: value if key == "norms" else float(value) for key, value in record.items()})
         return self.history[-1]
 
@@ -175,13 +208,13 @@ class ICFTTrainer(Trainer):
         """Make a log record of this process's micro-batches, which may be none, that of the whole step."""
         names = (*LOSSES, "total")
         values = torch.tensor([float(record.get(name, 0)) for name in names], device=self.head.device)
-        add_up([values])
+        all_reduce_sum([values])
         record.update(zip(names, values))
         if self.norms_every and (self.step - 1) % self.norms_every == 0:
             gradients = record.setdefault("gradients", {})
             for name in LOSSES:
                 gradients[name] = list(gradients.get(name) or map(torch.zeros_like, self.trainable))
-                add_up(gradients[name])
+                all_reduce_sum(gradients[name])
 
 
 class _StageCallback(TrainerCallback):
@@ -210,17 +243,18 @@ class _StageCallback(TrainerCallback):
             if scale < self.scale:  # this step was left out: look at the next
                 self.scale = scale
             elif all(torch.equal(a, b) for a, b in zip(self.before, trainer.trainable)):
-                raise ICFTError("training: the first step moved no weight of the fast adapter; is it active and "
-                                "trainable (icft_lite.modeling.adapters.activate), and is any loss weight above 0?")
+                raise ICFTError(
+                    "training: the first step moved no weight of the fast adapter; is it active and "
+                    "trainable (icft_lite.modeling.adapters.activate), and is any loss weight above 0?"
+                )
             else:
                 self.before = None
-        average_step(trainer.slow, trainer.trainable, trainer.step - 1, self.decay)
+        ema_step(trainer.slow, trainer.trainable, trainer.step - 1, self.decay)
         record = trainer.close_step()
         trainer.log({name: value for name, value in record.items() if name != "norms"})  # for other callbacks
         if self.progress is not None:
             self.progress.update(1)
-            self.progress.set_postfix({name: f"{record[name]:.3f}" for name in LOSSES if name in record},
-                                      refresh=False)
+            self.progress.set_postfix({name: f"{record[name]:.3f}" for name in LOSSES if name in record}, refresh=False)
         every = trainer.config.save_every
         due = trainer.step % every == 0 if every else time.monotonic() - self.saved >= SAVE_SECONDS
         if trainer.save and (due or trainer.step == trainer.steps):  # the last: what follows may be killed too
@@ -229,6 +263,8 @@ class _StageCallback(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.before is not None:
-            warnings.warn(f"training: nothing was learned: all {state.global_step} steps were left out, since the "
-                          f"first gradients of a stage are too large for fp16 as they are scaled; give it more steps",
-                          stacklevel=2)
+            warnings.warn(
+                f"training: nothing was learned: all {state.global_step} steps were left out, since the "
+                f"first gradients of a stage are too large for fp16 as they are scaled; give it more steps",
+                stacklevel=2,
+            )

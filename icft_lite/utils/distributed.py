@@ -20,39 +20,42 @@ WAIT = datetime.timedelta(days=2)
 """How long a process waits for another: the first one scores and generates while the others wait."""
 
 
-def start():
+def init_processes():
     """Join the other processes, if a launcher started several. Raises ICFTError for those that share one model."""
     if "true" in (os.environ.get(f"ACCELERATE_USE_{name}", "").lower() for name in ("FSDP", "DEEPSPEED")):
-        raise ICFTError("accelerate: FSDP and DeepSpeed are not supported, every process holds the whole model; "
-                        "launch without them")
+        raise ICFTError(
+            "accelerate: FSDP and DeepSpeed are not supported, every process holds the whole model; launch without them"
+        )
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         from accelerate import PartialState
+
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
         # Left to the interpreter's end, gloo's threads abort the process now and then (SIGABRT, "terminate called
         # without an active exception"; torch 2.13.0, 2 of 4 trials without, 0 of 10 with).
         atexit.register(state.destroy_process_group)
 
 
-def ranks():
+def world_size():
     """How many processes there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank():
     """This process's number, from 0."""
-    return dist.get_rank() if ranks() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def device():
+def process_device():
     """The device of this process among several; None for one alone, which takes what there is."""
-    if ranks() > 1:
+    if world_size() > 1:
         from accelerate import PartialState
+
         return str(PartialState().device)
 
 
-def first(work):
+def on_main_process(work):
     """Do `work()` in the first process only. Returns its value, or raises its ICFTError, in all of them."""
-    if ranks() == 1:
+    if world_size() == 1:
         return work()
     box = [None, None]
     if rank() == 0:
@@ -66,9 +69,9 @@ def first(work):
     return box[0]
 
 
-def add_up(tensors):
+def all_reduce_sum(tensors):
     """Replace tensors, in place, by their sums over all processes: the same bits in each."""
-    if ranks() > 1:
+    if world_size() > 1:
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):

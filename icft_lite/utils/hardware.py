@@ -15,12 +15,21 @@ def hardware():
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         modern = properties.major >= 8
-        return dict(device="cuda", name=properties.name, dtype="bfloat16" if modern else "float16",
-                    why=f"compute capability {properties.major}.{properties.minor} "
-                        f"{'has' if modern else 'lacks'} native bf16", memory_bytes=properties.total_memory)
+        return dict(
+            device="cuda",
+            name=properties.name,
+            dtype="bfloat16" if modern else "float16",
+            why=f"compute capability {properties.major}.{properties.minor} {'has' if modern else 'lacks'} native bf16",
+            memory_bytes=properties.total_memory,
+        )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    return dict(device="cpu", name=platform.processor() or platform.machine(), dtype="float32",
-                why="no GPU; CPUs compute in fp32", memory_bytes=memory)
+    return dict(
+        device="cpu",
+        name=platform.processor() or platform.machine(),
+        dtype="float32",
+        why="no GPU; CPUs compute in fp32",
+        memory_bytes=memory,
+    )
 
 
 def peak_memory():

@@ -43,19 +43,19 @@ def write_text(path, text):
 
 def write_json(path, obj):
     """Standard JSON: NumPy values as plain ones, NaN and infinity as null, a list of numbers on one line."""
-    text = json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(to_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
     one_line = re.sub(r"\[\n[\d\s.,eE+\-nul]*\]", lambda m: "[" + " ".join(m[0][1:-1].split()) + "]", text)
     write_text(path, one_line + "\n")
 
 
-def plain(obj):
+def to_plain(obj):
     """`obj` as JSON has it: str keys, lists, Python numbers, None for NaN and infinity, paths as text."""
     if isinstance(obj, dict):
-        return {str(key): plain(value) for key, value in obj.items()}
+        return {str(key): to_plain(value) for key, value in obj.items()}
     if isinstance(obj, np.ndarray | np.generic):
-        return plain(obj.tolist())
+        return to_plain(obj.tolist())
     if isinstance(obj, list | tuple | set):
-        return [plain(value) for value in obj]
+        return [to_plain(value) for value in obj]
     if isinstance(obj, float) and not math.isfinite(obj):
         return None
     return str(obj) if isinstance(obj, PurePath) else obj

@@ -37,6 +37,7 @@ def alone(folder):
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError as error:
             if error.errno in HELD:
-                raise ICFTError(f"{folder}: another process is at work on this run; wait until it is done, "
-                                f"or choose another --out") from None
+                raise ICFTError(
+                    f"{folder}: another process is at work on this run; wait until it is done, or choose another --out"
+                ) from None
         yield

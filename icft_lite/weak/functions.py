@@ -56,8 +56,10 @@ def apply_lfs(lfs, dataset):
                 raise ICFTError(f"{where}: {type(error).__name__}: {error}; mend it") from error
             whole = isinstance(vote, (int, np.integer))
             if not whole or not ABSTAIN <= vote < len(row["responses"]):
-                raise ICFTError(f"{where}: voted {vote!r}; return an index into its "
-                                f"{len(row['responses'])} responses, or ABSTAIN (-1)")
+                raise ICFTError(
+                    f"{where}: voted {vote!r}; return an index into its "
+                    f"{len(row['responses'])} responses, or ABSTAIN (-1)"
+                )
             votes[i, j] = vote
     return votes
 
@@ -74,12 +76,15 @@ def lf_analysis(votes, lfs, gold=None):
     voted = votes != ABSTAIN
     others = voted.sum(1, keepdims=True) - voted
     agree = np.stack([((votes == votes[:, [j]]) & voted).sum(1) - 1 for j in range(len(lfs))], 1)
-    table = pd.DataFrame({
-        "source": [lf.source for lf in lfs],
-        "coverage": voted.mean(0),
-        "overlap": (voted & (others > 0)).mean(0),
-        "conflict": (voted & (others > agree)).mean(0),
-    }, index=pd.Index([lf.name for lf in lfs], name="lf"))
+    table = pd.DataFrame(
+        {
+            "source": [lf.source for lf in lfs],
+            "coverage": voted.mean(0),
+            "overlap": (voted & (others > 0)).mean(0),
+            "conflict": (voted & (others > agree)).mean(0),
+        },
+        index=pd.Index([lf.name for lf in lfs], name="lf"),
+    )
     if gold is not None:
         gold = np.asarray(gold)
         known = voted & (gold >= 0)[:, None]
@@ -88,6 +93,6 @@ def lf_analysis(votes, lfs, gold=None):
     return table
 
 
-def records(table):
+def to_records(table):
     """An lf_analysis table as a list of plain dicts, ready for JSON (NaN becomes None)."""
     return table.reset_index().astype(object).where(table.reset_index().notna(), None).to_dict("records")

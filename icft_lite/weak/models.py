@@ -12,7 +12,7 @@ ABSTAIN = -1
 TINY = 1e-10  # keeps log 0 away, and is too small to move an estimate
 
 
-def unvoted(votes):
+def all_abstained(votes):
     """True where no LF voted: such a row knows nothing and is dropped. Returns bool [n]."""
     return (check_votes(votes) == ABSTAIN).all(1)
 
@@ -100,8 +100,9 @@ class DawidSkene:
         if self.one_coin:
             wrong = np.log1p(-self._coin)[None, :] - np.log(options.sum(1) - 1)[:, None]
             voted = ballots.sum(2)
-            log_joint = (np.einsum("njc,j->nc", ballots, np.log(self._coin))
-                         + ((voted * wrong).sum(1)[:, None] - np.einsum("njc,nj->nc", ballots, wrong)))
+            log_joint = np.einsum("njc,j->nc", ballots, np.log(self._coin)) + (
+                (voted * wrong).sum(1)[:, None] - np.einsum("njc,nj->nc", ballots, wrong)
+            )
         else:
             log_joint = np.log(self.prior) + np.einsum("njv,jcv->nc", ballots, np.log(self.confusion))
         log_joint = np.where(options, log_joint, -np.inf)
@@ -124,13 +125,17 @@ def _one_hot(votes, n_options):
         n_options = np.full(len(votes), n_options)
     whole = np.issubdtype(n_options.dtype, np.integer)
     if n_options.shape != (len(votes),) or not whole or (n_options < 2).any():
-        raise ICFTError(f"n_options: {n_options.dtype} of shape {n_options.shape} for {len(votes)} rows; "
-                        "give one integer ≥ 2, or one a row")
+        raise ICFTError(
+            f"n_options: {n_options.dtype} of shape {n_options.shape} for {len(votes)} rows; "
+            "give one integer ≥ 2, or one a row"
+        )
     bad = np.argwhere((votes < ABSTAIN) | (votes >= n_options[:, None]))
     if len(bad):
         i, j = bad[0]
-        raise ICFTError(f"votes: row {i}, column {j} holds {votes[i, j]}, but the row has {n_options[i]} "
-                        "options; vote -1 to abstain")
+        raise ICFTError(
+            f"votes: row {i}, column {j} holds {votes[i, j]}, but the row has {n_options[i]} "
+            "options; vote -1 to abstain"
+        )
     classes = np.arange(n_options.max(initial=2))
     return (votes[:, :, None] == classes).astype(np.float64), classes < n_options[:, None]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from icft_lite.errors import ICFTError
-from icft_lite.weak.functions import lf_analysis, records
-from icft_lite.weak.models import DawidSkene, MajorityVote, check_votes, unvoted
+from icft_lite.weak.functions import lf_analysis, to_records
+from icft_lite.weak.models import DawidSkene, MajorityVote, all_abstained, check_votes
 
 SMALLEST_GROUP = 150
 
@@ -21,8 +21,10 @@ def expected_calibration_error(probs, gold, bins=10):
         return float("nan")
     confidence, right = probs.max(1), probs.argmax(1) == gold
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [abs(confidence[bin_of == b].mean() - right[bin_of == b].mean()) * (bin_of == b).mean()
-            for b in np.unique(bin_of)]
+    gaps = [
+        abs(confidence[bin_of == b].mean() - right[bin_of == b].mean()) * (bin_of == b).mean()
+        for b in np.unique(bin_of)
+    ]
     return float(sum(gaps))
 
 
@@ -49,7 +51,7 @@ def label_pool(pool, votes, model="dawid_skene", lfs=None, gold=None):
         key = (row["task"], row["topic"])
         key = key if sizes[key] >= SMALLEST_GROUP else (row["task"], "other topics")
         groups.setdefault(key, []).append(i)
-    posteriors, empty, fits = [[] for _ in rows], unvoted(votes), []
+    posteriors, empty, fits = [[] for _ in rows], all_abstained(votes), []
     for (task, topic), index in groups.items():
         index = [i for i in index if not empty[i]]
         if not index:
@@ -66,7 +68,7 @@ def label_pool(pool, votes, model="dawid_skene", lfs=None, gold=None):
     if isinstance(gold, dict):
         gold = [gold.get(row["id"], -1) for row in rows]
     if lfs is not None:
-        report["lfs"] = records(lf_analysis(votes, lfs, gold))
+        report["lfs"] = to_records(lf_analysis(votes, lfs, gold))
     if gold is not None:
         known = [i for i, p in enumerate(posteriors) if p and gold[i] >= 0]
         if known:
@@ -80,5 +82,8 @@ def _scores(rows, posteriors, gold):
     probs = np.array([p + [0.0] * (width - len(p)) for p in posteriors])
     right = probs.argmax(1) == gold
     topics = pd.Series(right).groupby([f"{row['task']}/{row['topic']}" for row in rows], sort=False)
-    return {"accuracy": float(right.mean()), "ece": expected_calibration_error(probs, gold),
-            "by_topic": {name: {"n": len(hits), "accuracy": float(hits.mean())} for name, hits in topics}}
+    return {
+        "accuracy": float(right.mean()),
+        "ece": expected_calibration_error(probs, gold),
+        "by_topic": {name: {"n": len(hits), "accuracy": float(hits.mean())} for name, hits in topics},
+    }

@@ -6,7 +6,7 @@ import ipywidgets as widgets
 from IPython.display import HTML
 
 from icft_lite.errors import ICFTError
-from icft_lite.widgets.table import table
+from icft_lite.widgets.table import html_table
 
 KEPT = 5
 """Questions a panel goes on showing, the newest first."""
@@ -29,11 +29,20 @@ def ask_panel(models, examples=()):
     without models."""
     _check(models)
     wide = widgets.Layout(width="auto", max_width="800px")
-    choice = widgets.Dropdown(options=[("choose one …", ""), *((text, text) for text in examples)], value="",
-                              description="Examples", layout=wide)
+    choice = widgets.Dropdown(
+        options=[("choose one …", ""), *((text, text) for text in examples)],
+        value="",
+        description="Examples",
+        layout=wide,
+    )
     # Without continuous updates the value changes on Enter or when the field is left, not letter by letter.
-    question = widgets.Text(value="", placeholder="type a question and press Enter", description="Question",
-                            continuous_update=False, layout=widgets.Layout(flex="1 1 auto", width="auto"))
+    question = widgets.Text(
+        value="",
+        placeholder="type a question and press Enter",
+        description="Question",
+        continuous_update=False,
+        layout=widgets.Layout(flex="1 1 auto", width="auto"),
+    )
     button = widgets.Button(description="Ask", tooltip="ask every model this question")
     answers = widgets.HTML(value=_table(models, []))
     asked, one_at_a_time = [], threading.RLock()  # JupyterLab may run two controls' callbacks in two threads
@@ -46,7 +55,7 @@ def ask_panel(models, examples=()):
             if choice.value != text:
                 choice.value = ""
             # Wait in sight, and with every control alive: one that is switched off loses the keyboard's focus.
-            answers.value = _table(models, [(text, ["…"] * len(models)), *asked[:KEPT - 1]])
+            answers.value = _table(models, [(text, ["…"] * len(models)), *asked[: KEPT - 1]])
             try:
                 asked.insert(0, (text, _answers(models, text)))
             finally:
@@ -80,4 +89,4 @@ def _answer(model, question):
 
 def _table(models, asked):
     """asked: [(question, [answer of each model])] → HTML."""
-    return table(["question", *models], [[question, *answers] for question, answers in asked])
+    return html_table(["question", *models], [[question, *answers] for question, answers in asked])

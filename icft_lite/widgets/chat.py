@@ -5,8 +5,8 @@ import threading
 import ipywidgets as widgets
 from IPython.display import HTML
 
-from icft_lite.chat import Talk
-from icft_lite.widgets.table import table
+from icft_lite.chat import ChatSession
+from icft_lite.widgets.table import html_table
 
 KEPT = 10
 """Questions the panel goes on showing, the newest first."""
@@ -14,9 +14,10 @@ KEPT = 10
 
 def chat_table(model, tokenizer, questions, temperature=0.0, max_new_tokens=64):
     """The panel's table for a list of questions: an IPython.display.HTML."""
-    talk = Talk(model, tokenizer)
-    return HTML(_table([(text, talk.reply(text, temperature, max_new_tokens), _how(temperature))
-                        for text in questions]))
+    talk = ChatSession(model, tokenizer)
+    return HTML(
+        _table([(text, talk.reply(text, temperature, max_new_tokens), _how(temperature)) for text in questions])
+    )
 
 
 class ChatPanel(widgets.VBox):
@@ -26,21 +27,31 @@ class ChatPanel(widgets.VBox):
     ask the same model elsewhere meanwhile. Children: (temperature, tokens), (question, submit, stop), replies."""
 
     def __init__(self, model, tokenizer, max_new_tokens=64):
-        self.talk, self.asked, self.writing = Talk(model, tokenizer), [], False
+        self.talk, self.asked, self.writing = ChatSession(model, tokenizer), [], False
         self.thread, self.halt = None, threading.Event()
         self.sending = threading.Lock()  # JupyterLab may run two controls' callbacks in two threads
         whole = {"description_width": "initial"}  # labels are not cut
-        self.temperature = widgets.FloatSlider(value=0.0, min=0.0, max=2.0, step=0.1, description="Temperature",
-                                               readout_format=".1f", style=whole)
+        self.temperature = widgets.FloatSlider(
+            value=0.0, min=0.0, max=2.0, step=0.1, description="Temperature", readout_format=".1f", style=whole
+        )
         self.tokens = widgets.IntSlider(value=max_new_tokens, min=1, max=256, description="Most tokens", style=whole)
-        self.question = widgets.Text(placeholder="type a question and press Enter", description="Question",
-                                     continuous_update=False, layout=widgets.Layout(flex="1 1 auto", width="auto"))
+        self.question = widgets.Text(
+            placeholder="type a question and press Enter",
+            description="Question",
+            continuous_update=False,
+            layout=widgets.Layout(flex="1 1 auto", width="auto"),
+        )
         self.submit = widgets.Button(description="Send", tooltip="ask the model")
         self.stop = widgets.Button(description="Stop", tooltip="end the reply under way")
         self.replies = widgets.HTML(value=_table([]))
         wide = widgets.Layout(width="auto", max_width="800px")
-        super().__init__([widgets.HBox([self.temperature, self.tokens], layout=widgets.Layout(flex_flow="row wrap")),
-                          widgets.HBox([self.question, self.submit, self.stop], layout=wide), self.replies])
+        super().__init__(
+            [
+                widgets.HBox([self.temperature, self.tokens], layout=widgets.Layout(flex_flow="row wrap")),
+                widgets.HBox([self.question, self.submit, self.stop], layout=wide),
+                self.replies,
+            ]
+        )
         self.question.observe(self._ask, "value")
         self.submit.on_click(self._ask)
         self.stop.on_click(lambda _: self.halt.set())
@@ -94,4 +105,4 @@ def _how(temperature):
 
 
 def _table(asked):
-    return table(["question", "reply", "how"], asked)
+    return html_table(["question", "reply", "how"], asked)

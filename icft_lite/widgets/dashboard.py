@@ -12,32 +12,41 @@ import ipywidgets as widgets
 from transformers import TrainerCallback
 
 from icft_lite.reporting.build import by_level
-from icft_lite.training.plan import count
+from icft_lite.training.plan import num_tokens
 from icft_lite.widgets.drawing import dashboard_html
-from icft_lite.widgets.progress import NAMES, Progress, of_report
+from icft_lite.widgets.progress import NAMES, Progress, progress_from_report
 from icft_lite.widgets.still import progress_figure
 
 EVERY = 0.5
 """Seconds between redraws, at least."""
 SHARE = 0.02
 """The share of the time that redraws may take."""
-PHASES = {"load": "loading the base", "evaluate": "scoring", "label": "labelling the pool",
-          "seed memory": "seeding the memory", "difficulty": "measuring difficulty",
-          "refresh": "refreshing the teachers", "train": "training", "promote": "promoting rows",
-          "consolidate": "choosing the point", "done": "done"}
+PHASES = {
+    "load": "loading the base",
+    "evaluate": "scoring",
+    "label": "labelling the pool",
+    "seed memory": "seeding the memory",
+    "difficulty": "measuring difficulty",
+    "refresh": "refreshing the teachers",
+    "train": "training",
+    "promote": "promoting rows",
+    "consolidate": "choosing the point",
+    "done": "done",
+}
 
 
 def dashboard_figure(source):
     """What the dashboard shows, as a matplotlib Figure: for places where widgets do not run.
 
     source: a Dashboard, or the report of a finished run (a dict, as in report.json)."""
-    return progress_figure(of_report(source) if isinstance(source, Mapping) else source.progress)
+    return progress_figure(progress_from_report(source) if isinstance(source, Mapping) else source.progress)
 
 
 def step_tokens(batches, step):
     """Non-padding tokens of a planned step, memory included."""
-    return sum(count(batches.encoded[i]) for i in step.new + step.ring) \
-        + sum(count(batches.entries[i].encoded) for i in step.memory)
+    return sum(num_tokens(batches.encoded[i]) for i in step.new + step.ring) + sum(
+        num_tokens(batches.entries[i].encoded) for i in step.memory
+    )
 
 
 class Dashboard(TrainerCallback):
@@ -152,13 +161,17 @@ class Dashboard(TrainerCallback):
         progress = self.progress
         progress.memory = run.memory.sources()
         progress.add_levels(record["name"], scores)
-        self.scored(None, progress.accuracy[-1], f"{record['name']}: {record['steps']} steps, {record['promoted']} "
-                    f"rows promoted, point {record['consolidation']['alpha']:.2f}; test")
+        self.scored(
+            None,
+            progress.accuracy[-1],
+            f"{record['name']}: {record['steps']} steps, {record['promoted']} "
+            f"rows promoted, point {record['consolidation']['alpha']:.2f}; test",
+        )
         self.draw(now=True)
 
     def on_run_end(self, report):
         if not self.run:  # the run was complete already
-            self.progress = of_report(report)
+            self.progress = progress_from_report(report)
         self.progress.phase, self.run = "done", None
         self.say("the run is complete")
         self.draw(now=True)

@@ -5,8 +5,8 @@ import textwrap
 import ipywidgets as widgets
 from IPython.display import HTML
 
-from icft_lite.data.schema import LEVELS, best
-from icft_lite.widgets.table import count, table
+from icft_lite.data.schema import LEVELS, best_response
+from icft_lite.widgets.table import html_table, pluralize
 
 LISTED = 200
 """Rows the list offers at a time, the hardest first."""
@@ -24,8 +24,13 @@ class Curriculum:
 
     def choose(self, stage="all", topic="all", span=(0.0, 1.0)):
         """Numbers of the rows that fit, hardest first. span: (least, most) difficulty, both included."""
-        fits = [i for i, row in enumerate(self.rows) if stage in ("all", row["level"])
-                and topic in ("all", row["topic"]) and span[0] <= self.difficulty[i] <= span[1]]
+        fits = [
+            i
+            for i, row in enumerate(self.rows)
+            if stage in ("all", row["level"])
+            and topic in ("all", row["topic"])
+            and span[0] <= self.difficulty[i] <= span[1]
+        ]
         return sorted(fits, key=lambda i: -self.difficulty[i])
 
     def voters(self, row):
@@ -38,22 +43,40 @@ class Curriculum:
         lines = []
         for i in chosen[:most]:
             row = self.rows[i]
-            said = [f"{response}: {', '.join(names)}"
-                    for response, names in zip(row["responses"], self.voters(row)) if names]
-            lines.append([self.difficulty[i], row["topic"], row["prompt"], row["responses"][best(row)],
-                          _sure(row), "; ".join(said)])
-        return table(["difficulty", "topic", "prompt", "likeliest response", "posterior", "votes"], lines,
-                     f"{count(chosen)}, the hardest first")
+            said = [
+                f"{response}: {', '.join(names)}"
+                for response, names in zip(row["responses"], self.voters(row))
+                if names
+            ]
+            lines.append(
+                [
+                    self.difficulty[i],
+                    row["topic"],
+                    row["prompt"],
+                    row["responses"][best_response(row)],
+                    _sure(row),
+                    "; ".join(said),
+                ]
+            )
+        return html_table(
+            ["difficulty", "topic", "prompt", "likeliest response", "posterior", "votes"],
+            lines,
+            f"{pluralize(chosen)}, the hardest first",
+        )
 
     def detail(self, i):
         """HTML: one row whole, a line for each response, with its posterior and who voted for it."""
         row = self.rows[i]
         silent = len(self.names) - sum(map(len, self.voters(row))) if row["id"] in self.votes else 0
-        lines = [[response, row["posterior"][k] if row["posterior"] else "trusted", len(names), ", ".join(names)]
-                 for k, (response, names) in enumerate(zip(row["responses"], self.voters(row)))]
-        note = f"{row['prompt']}  ({row['topic']}, {row['level'] or 'no level'}, difficulty {self.difficulty[i]:.2f}" \
-               f"{f'; {silent} of {len(self.names)} functions abstained' if silent else ''})"
-        return table(["response", "posterior", "votes", "who"], lines, note)
+        lines = [
+            [response, row["posterior"][k] if row["posterior"] else "trusted", len(names), ", ".join(names)]
+            for k, (response, names) in enumerate(zip(row["responses"], self.voters(row)))
+        ]
+        note = (
+            f"{row['prompt']}  ({row['topic']}, {row['level'] or 'no level'}, difficulty {self.difficulty[i]:.2f}"
+            f"{f'; {silent} of {len(self.names)} functions abstained' if silent else ''})"
+        )
+        return html_table(["response", "posterior", "votes", "who"], lines, note)
 
 
 def curriculum_table(rows, difficulty, votes=None, names=(), stage="all", topic="all", span=(0.0, 1.0), most=6):
@@ -82,8 +105,11 @@ def curriculum_explorer(rows, difficulty, votes=None, names=()):
         chosen = curriculum.choose(stage.value, topic.value, span.value)
         row.options = [(_label(curriculum, i), i) for i in chosen[:LISTED]]
         row.value = chosen[0] if chosen else None
-        counted.value = table([], [], f"{count(chosen)}, the hardest first"
-                              + (f"; the list holds {LISTED}" if len(chosen) > LISTED else ""))
+        counted.value = html_table(
+            [],
+            [],
+            f"{pluralize(chosen)}, the hardest first" + (f"; the list holds {LISTED}" if len(chosen) > LISTED else ""),
+        )
 
     def show(_=None):
         detail.value = "" if row.value is None else curriculum.detail(row.value)
@@ -99,8 +125,9 @@ def curriculum_explorer(rows, difficulty, votes=None, names=()):
     on.on_click(lambda _: move(1))
     update()
     wrap, wide = widgets.Layout(flex_flow="row wrap"), widgets.Layout(width="auto", max_width="900px")
-    return widgets.VBox([widgets.HBox([stage, topic, span], layout=wrap), counted,
-                         widgets.HBox([row, back, on], layout=wide), detail])
+    return widgets.VBox(
+        [widgets.HBox([stage, topic, span], layout=wrap), counted, widgets.HBox([row, back, on], layout=wide), detail]
+    )
 
 
 def _label(curriculum, i):

@@ -86,7 +86,7 @@ class Progress:
             return 0.0
         within = self.step / self.steps if self.steps else 1.0
         whole = sum(self.shares)
-        return 1 - (sum(self.shares[self.stage:]) + self.shares[self.stage - 1] * (1 - within)) / whole
+        return 1 - (sum(self.shares[self.stage :]) + self.shares[self.stage - 1] * (1 - within)) / whole
 
     def rate(self):
         """Tokens, or steps, a second over the most recent steps; None before there are two."""
@@ -113,7 +113,7 @@ class Progress:
             self.points.append(dict(stage=number, general=point["general"], medical=point["medical"]))
 
 
-def of_report(report):
+def progress_from_report(report):
     """The Progress of a finished run, from its report (report.json)."""
     stages = report.get("stages") or []
     total = max(1, sum(stage["steps"] for stage in stages))

@@ -22,8 +22,12 @@ def progress_figure(progress):
             _draw_accuracy(axes["accuracy"], progress)
         if "memory" in axes:
             _draw_memory(axes["memory"], progress)
-        figure.suptitle("  ·  ".join(f"{name}: {text}" for name, text in facts(progress).items() if text != "–"),
-                        fontsize=10, x=0.01, ha="left")
+        figure.suptitle(
+            "  ·  ".join(f"{name}: {text}" for name, text in facts(progress).items() if text != "–"),
+            fontsize=10,
+            x=0.01,
+            ha="left",
+        )
     return figure
 
 
@@ -51,16 +55,24 @@ def _draw_accuracy(axis, progress):
         axis.plot(*(zip(*tried) if tried else ([], [])), "o", color=colour, markerfacecolor="none", markersize=4)
     axis.set_xticks(range(len(progress.accuracy)), [str(row["at"]) for row in progress.accuracy])
     axis.set_ylim(-0.03, 1.03)
-    axis.set_title("Accuracy (0–1); hollow: points tried, validation" if progress.points else "Accuracy (0–1)",
-                   loc="left")
+    axis.set_title(
+        "Accuracy (0–1); hollow: points tried, validation" if progress.points else "Accuracy (0–1)", loc="left"
+    )
     axis.legend(frameon=False, loc="center left")
 
 
 def _draw_memory(axis, progress):
     left = 0
     for source, n in sources(progress):
-        axis.barh([0.5], [n], left=left, height=0.5, color=FILLS.get(source, GREY), edgecolor="white",
-                  label=f"{n:,} {SOURCES.get(source, source)}")
+        axis.barh(
+            [0.5],
+            [n],
+            left=left,
+            height=0.5,
+            color=FILLS.get(source, GREY),
+            edgecolor="white",
+            label=f"{n:,} {SOURCES.get(source, source)}",
+        )
         left += n
     axis.set_xlim(0, max(progress.room, left))
     axis.set_ylim(-1, 1)

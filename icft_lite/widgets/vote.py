@@ -9,8 +9,8 @@ import ipywidgets as widgets
 from IPython.display import HTML
 
 from icft_lite.errors import ICFTError
-from icft_lite.experiments.votes import add_vote, duels, left_share, read_votes
-from icft_lite.widgets.table import count, table
+from icft_lite.experiments.votes import add_vote, left_share, pairwise_results, read_votes
+from icft_lite.widgets.table import html_table, pluralize
 
 
 def votes_table(votes):
@@ -30,21 +30,31 @@ class VotePanel(widgets.VBox):
             raise ICFTError("models: a vote needs two or more; give {name: callable}")
         self.models, self.path, self.pause, self.votes = models, path, pause, read_votes(path)
         done = {_key(vote["question"], vote["left"], vote["right"]) for vote in self.votes}
-        contests = [(question, *pair) for question in dict.fromkeys(questions)
-                    for pair in itertools.combinations(models, 2) if _key(question, *pair) not in done]
+        contests = [
+            (question, *pair)
+            for question in dict.fromkeys(questions)
+            for pair in itertools.combinations(models, 2)
+            if _key(question, *pair) not in done
+        ]
         random.Random(seed).shuffle(contests)
         self.waiting, self.current, self.same, self.total = contests, None, 0, len(contests)
         self.counting = threading.Lock()  # JupyterLab may run two controls' callbacks in two threads
         self.sides = random.Random(f"sides/{seed}/{len(self.votes)}")
         self.question, self.replies, self.result = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.buttons = {choice: widgets.Button(description=text, tooltip=tip) for choice, text, tip in (
-            ("left", "Left is better", "vote for the left reply"),
-            ("right", "Right is better", "vote for the right reply"),
-            ("tie", "No difference", "neither reply is better"))}
-        self.reveal = widgets.ToggleButton(value=False, description="Show the result",
-                                           tooltip="name the models and show the win rate; best at the end")
-        super().__init__([self.question, self.replies, widgets.HBox(list(self.buttons.values())), self.reveal,
-                          self.result])
+        self.buttons = {
+            choice: widgets.Button(description=text, tooltip=tip)
+            for choice, text, tip in (
+                ("left", "Left is better", "vote for the left reply"),
+                ("right", "Right is better", "vote for the right reply"),
+                ("tie", "No difference", "neither reply is better"),
+            )
+        }
+        self.reveal = widgets.ToggleButton(
+            value=False, description="Show the result", tooltip="name the models and show the win rate; best at the end"
+        )
+        super().__init__(
+            [self.question, self.replies, widgets.HBox(list(self.buttons.values())), self.reveal, self.result]
+        )
         for choice, button in self.buttons.items():
             button.on_click(lambda _, choice=choice: self._vote(choice))
         self.reveal.observe(self._show_result, "value")
@@ -56,7 +66,7 @@ class VotePanel(widgets.VBox):
         while self.waiting and self.current is None:
             question, *names = self.waiting.pop()
             self.sides.shuffle(names)
-            self.replies.value = table(["question", "left", "right"], [[question, "…", "…"]])
+            self.replies.value = html_table(["question", "left", "right"], [[question, "…", "…"]])
             replies = [_reply(self.models[name], question) for name in names]
             if replies[0] == replies[1]:
                 self.same += 1
@@ -66,15 +76,18 @@ class VotePanel(widgets.VBox):
         self.shown = time.monotonic()
 
     def _show(self, trouble=""):
-        done = f"{count(self.votes, 'vote')} so far; {count(self.waiting, 'pair')} to come; {self.same} said the same"
+        done = (
+            f"{pluralize(self.votes, 'vote')} so far; {pluralize(self.waiting, 'pair')} to come; "
+            f"{self.same} said the same"
+        )
         if self.current is None:
-            self.question.value, self.replies.value = table([], [], f"That was all. {done}."), ""
+            self.question.value, self.replies.value = html_table([], [], f"That was all. {done}."), ""
             for button in self.buttons.values():
                 button.disabled = True
             return
         question, _, replies = self.current
-        self.question.value = table([], [], f"{done}.{' ' * bool(trouble)}{trouble}")
-        self.replies.value = table(["question", "left", "right"], [[question, *replies]])
+        self.question.value = html_table([], [], f"{done}.{' ' * bool(trouble)}{trouble}")
+        self.replies.value = html_table(["question", "left", "right"], [[question, *replies]])
 
     def _vote(self, choice):
         with self.counting:
@@ -114,8 +127,10 @@ def _reply(model, question):
 
 
 def _result(votes):
-    rows = [[f"{a} against {b}", one.wins, one.losses, one.ties, one.rate, f"{one.low:.2f} to {one.high:.2f}"]
-            for (a, b), one in duels(votes).items()]
+    rows = [
+        [f"{a} against {b}", one.wins, one.losses, one.ties, one.rate, f"{one.low:.2f} to {one.high:.2f}"]
+        for (a, b), one in pairwise_results(votes).items()
+    ]
     left, decided = left_share(votes)
     note = f"The left reply was chosen in {left} of {decided} decided votes." if decided else "No vote is decided yet."
-    return table(["pair", "wins", "losses", "ties", "win rate", "95 % interval"], rows, note)
+    return html_table(["pair", "wins", "losses", "ties", "win rate", "95 % interval"], rows, note)

@@ -60,10 +60,10 @@ import pandas as pd
 from IPython.display import Image
 
 from icft_lite import apply_lfs, evaluate_suite, load_base, sample_bundle, train_icft
-from icft_lite.experiments.compare import DEMO, PLAIN, summarise
+from icft_lite.experiments.compare import DEMO, DEMO_QLORA, summarize_run
 from icft_lite.metrics import mean_score, retention
 from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.generation import ask
+from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, png
 from icft_lite.runs import load_run
@@ -124,7 +124,7 @@ for name in ("general_test", "trusted", "pool", "test"):
 # %%
 general = ["What is the name of the capital city of Bhutan?", "Write the verb repair in the past tense."]
 medical = ["What does the medical term nephromegaly mean?", "Name the class of the drug metoprolol."]
-ask_table({"the base": partial(ask, base, tokenizer)}, general + medical)
+ask_table({"the base": partial(generate_reply, base, tokenizer)}, general + medical)
 
 # %% [markdown]
 # Two questions prove little, so we score many. A response counts only if the model writes it exactly
@@ -211,10 +211,10 @@ pd.DataFrame(columns, index=pool[i]["responses"]).round(2)
 # **Predict.** What will be left of the general score afterwards?
 
 # %%
-plain = train_icft(dict(DEMO, method="qlora", **PLAIN), runs / "qlora", data)
+plain = train_icft(dict(DEMO, method="qlora", **DEMO_QLORA), runs / "qlora", data)
 
 # %%
-theirs = summarise(plain)
+theirs = summarize_run(plain)
 print(f"medical questions after: {theirs['medical']:.2f}")
 print(f"general questions before: {theirs['base_general']:.2f}, after: {theirs['general']:.2f}")
 
@@ -273,7 +273,7 @@ icft = train_icft(dict(DEMO, method="icft"), runs / "icft", data)
 # memory either.
 
 # %%
-ours = summarise(icft)
+ours = summarize_run(icft)
 first = {task: scores["value"] for task, scores in before["medical"].items()}
 start = dict(medical=first["qa"], preference=first["preference"], reply=first["reply"],
              general=theirs["base_general"], retention=1.0)
@@ -362,9 +362,9 @@ Image(png(losses_figure(icft)), width=640)
 # bare base. First the questions from above, and a patient, in a table that stays readable where widgets do not work.
 
 # %%
-models = {"base": partial(ask, base, tokenizer),
-          "plain QLoRA": partial(ask, *load_run(runs / "qlora")),
-          "ICFT": partial(ask, *load_run(runs / "icft"))}
+models = {"base": partial(generate_reply, base, tokenizer),
+          "plain QLoRA": partial(generate_reply, *load_run(runs / "qlora")),
+          "ICFT": partial(generate_reply, *load_run(runs / "icft"))}
 patient = next(row["prompt"] for row in data.test if row["topic"] == "reply")
 ask_table(models, [*general, *medical, patient])
 

@@ -60,12 +60,12 @@ from matplotlib.patches import Rectangle
 from icft_lite import load_base, sample_bundle
 from icft_lite.evaluation import Suite, evaluate_suite
 from icft_lite.experiments.study import divergence
-from icft_lite.memory.consolidation import blend
+from icft_lite.memory.consolidation import interpolate
 from icft_lite.metrics import bwt, forgetting, fwt, retention
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters
 from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.generation import ask
-from icft_lite.modeling.packing import join
+from icft_lite.modeling.generation import generate_reply
+from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
 from icft_lite.reporting.figures import LEVELS as SHADES
 from icft_lite.utils.hardware import peak_memory
@@ -131,7 +131,7 @@ pd.DataFrame([{name: first[name] for name in ("general", *LEVELS)}], index=["bas
 # %%
 asked = ["What is the name of the capital city of Bhutan?", "Write the verb repair in the past tense.",
          "What is 3 plus 4?", "What does the medical term nephromegaly mean?"]
-answers = {"the base": [ask(model, tokenizer, question) for question in asked]}
+answers = {"the base": [generate_reply(model, tokenizer, question) for question in asked]}
 pd.DataFrame(answers, index=asked)
 
 # %% [markdown]
@@ -150,7 +150,7 @@ def fine_tune(rows, steps, replayed=(), rate=2e-3, seed=0):
     draw, optimiser = random.Random(seed), torch.optim.AdamW(fast, lr=rate)
     for step in range(1, steps + 1):
         old = draw.sample(replayed, 4) if replayed else []
-        batch = join(draw.sample(rows, 16 - len(old)) + old, tokenizer.pad_token_id)
+        batch = join_batch(draw.sample(rows, 16 - len(old)) + old, tokenizer.pad_token_id)
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         loss = F.cross_entropy(logits[batch["row"], batch["position"]], batch["target"])
         optimiser.param_groups[0]["lr"] = rate * min(1, step / 10)  # the first steps are small
@@ -224,7 +224,7 @@ print("the last stages took most of that away again:", bool(at_end["easy"] < 0.5
 # The same questions again:
 
 # %%
-answers["after three stages"] = [ask(model, tokenizer, question) for question in asked]
+answers["after three stages"] = [generate_reply(model, tokenizer, question) for question in asked]
 pd.DataFrame(answers, index=asked)
 
 # %% [markdown]
@@ -370,7 +370,7 @@ put(plain)
 whole = layer.get_delta_weight("fast").detach().clone()
 put(plain, alpha=0.3)
 print("scaled B gives 0.3 of the change:", torch.allclose(layer.get_delta_weight("fast"), 0.3 * whole, atol=1e-6))
-blend(model, fresh, plain, 0.3, rank=32, scale=2.0)  # the package's line, between any two adapters
+interpolate(model, fresh, plain, 0.3, rank=32, scale=2.0)  # the package's line, between any two adapters
 print("so does the package's blend from the base:",
       torch.allclose(layer.get_delta_weight("slow"), 0.3 * whole, atol=1e-5))
 

@@ -58,11 +58,11 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 
 from icft_lite import apply_lfs, build_curriculum, load_base, sample_bundle, score_difficulty
-from icft_lite.curriculum import Drawer, entropy, rank_average, round_robin
+from icft_lite.curriculum import PacedSampler, label_entropy, rank_average, round_robin
 from icft_lite.curriculum import competence as package_competence
-from icft_lite.data.schema import best
+from icft_lite.data.schema import best_response
 from icft_lite.metrics import mean_interval
-from icft_lite.modeling.encoding import Encoder, without_prompt
+from icft_lite.modeling.encoding import Encoder, drop_prompt
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.reporting.figures import GREY, MEDICAL, RC, STYLES, png
 from icft_lite.utils.hardware import peak_memory
@@ -103,7 +103,7 @@ def reply(prompt, response):
 @torch.no_grad()
 def surprises(encoded):
     """(token, −log p in nats) of each response token of an encoded row with one response."""
-    scores = base(input_ids=torch.tensor(encoded.rows, device=base.device)).logits.float().log_softmax(-1)
+    scores = base(input_ids=torch.tensor(encoded.sequences, device=base.device)).logits.float().log_softmax(-1)
     return [(tokenizer.decode([target]), -scores[row, position, target].item())
             for row, position, target, _ in encoded.tokens]
 
@@ -144,7 +144,7 @@ print("the package computes the same:", np.allclose(package, list(losses.values(
 def ifd(row):
     """Loss of the response with its prompt ÷ loss without; and both lists of surprises."""
     encoded = encoder(row)
-    given, bare = surprises(encoded), surprises(without_prompt(encoded))
+    given, bare = surprises(encoded), surprises(drop_prompt(encoded))
     return np.mean([nats for _, nats in given]) / np.mean([nats for _, nats in bare]), given, bare
 
 
@@ -182,7 +182,7 @@ print("it helps far less with the medical term:", ifd(new)[0] > ifd(known)[0] + 
 # NBVAL_CHECK_OUTPUT
 for posterior in ([1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25] * 4):
     by_hand = sum(-p * log(p) for p in posterior if p > 0)
-    print(f"{posterior}: {by_hand:.2f} nats; the package agrees: {abs(entropy(posterior) - by_hand) < 1e-9}")
+    print(f"{posterior}: {by_hand:.2f} nats; the package agrees: {abs(label_entropy(posterior) - by_hand) < 1e-9}")
 
 # %% [markdown]
 # Zero, log 2 and log 4: sure, two options, four options. Does entropy point at wrong labels? Label the pool with
@@ -195,8 +195,8 @@ pool = [dict(row) for row in data.pool]
 votes = apply_lfs(sample_lfs(), pool)
 for row, posterior in zip(pool, label_pool(pool, votes)[0]):
     row["posterior"] = posterior
-questions = sorted((row for row in pool if row["task"] == "question"), key=lambda row: entropy(row["posterior"]))
-wrong = [best(row) != data.pool_gold[row["id"]] for row in questions]
+questions = sorted((row for row in pool if row["task"] == "question"), key=lambda row: label_entropy(row["posterior"]))
+wrong = [best_response(row) != data.pool_gold[row["id"]] for row in questions]
 fifths = [int(part.sum()) for part in np.array_split(np.array(wrong), 5)]
 print("wrong labels by fifth, surest rows first:", fifths)
 
@@ -398,7 +398,7 @@ def draw_run(order, passes=6, seed=0):
     stages = build_curriculum([row["level"] for row in rows], difficulty, order)
     drawn, total = [], sum(map(len, stages))
     for number, stage in enumerate(stages):
-        drawer = Drawer(stage, [row["topic"] for row in rows], order, 0.3, f"{seed}/{number}")
+        drawer = PacedSampler(stage, [row["topic"] for row in rows], order, 0.3, f"{seed}/{number}")
         steps = round(passes * len(rows) * len(stage) / total)
         drawn += [drawer.draw(step / steps) for step in range(steps)]
     return drawn
@@ -467,7 +467,7 @@ def often(order, passes=6, n=200):
     """Mean draws of each tenth of a stage's n rows, easiest tenth first."""
     counts = np.zeros(n)
     for seed in range(20):
-        drawer = Drawer(list(range(n)), ["t"] * n, order, 0.3, seed)
+        drawer = PacedSampler(list(range(n)), ["t"] * n, order, 0.3, seed)
         for step in range(passes * n):
             counts[drawer.draw(step / (passes * n))] += 1 / 20
     return counts.reshape(10, -1).mean(1)
@@ -538,7 +538,7 @@ def toy(seed, noise, n=600):
 def accuracy_after(arm, seed, noise, n=600, draws=1800, batch=20):
     x, y, labels, doubt = toy(seed, noise)
     stage = np.argsort(doubt)[::-1 if arm == "hard_to_easy" else 1].tolist()
-    drawer = Drawer(stage, ["t"] * n, "easy_to_hard" if arm == "shuffled" else arm, 0.3, seed)
+    drawer = PacedSampler(stage, ["t"] * n, "easy_to_hard" if arm == "shuffled" else arm, 0.3, seed)
     drawn = [drawer.draw(step / draws) for step in range(draws)]
     if arm == "shuffled":
         np.random.default_rng(seed).shuffle(drawn)

@@ -60,12 +60,12 @@ from peft import LoraConfig, get_peft_model
 
 from icft_lite import load_base, load_samples
 from icft_lite.doctor import estimate
-from icft_lite.modeling.adapters import activate, add_adapters, delta_svd, using
+from icft_lite.modeling.adapters import activate_adapter, add_adapters, delta_svd, use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.generation import ask
+from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.losses import token_kl, token_logprobs
-from icft_lite.modeling.packing import join
+from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
 from icft_lite.utils.hardware import hardware, peak_memory
 
@@ -604,7 +604,7 @@ with torch.no_grad():  # peft starts where we start
 terms = {row["entity"]: row for row in load_samples("medical_train") if row["entity"].endswith("itis")}
 rows = list(terms.values())[:9]
 encoder = Encoder(tokenizer)
-batch = join([encoder(row) for row in rows], tokenizer.pad_token_id)
+batch = join_batch([encoder(row) for row in rows], tokenizer.pad_token_id)
 
 
 def response_states(model):
@@ -626,7 +626,7 @@ def train(model, steps=30, learning_rate=2e-3):
 
 
 # %%
-print(rows[0]["prompt"], "→", ask(by_hand, tokenizer, rows[0]["prompt"]))
+print(rows[0]["prompt"], "→", generate_reply(by_hand, tokenizer, rows[0]["prompt"]))
 
 # %% [markdown]
 # **Predict**: how far apart are our losses and peft's after 30 steps, from the same A?
@@ -634,7 +634,7 @@ print(rows[0]["prompt"], "→", ask(by_hand, tokenizer, rows[0]["prompt"]))
 # %%
 losses_by_hand = train(by_hand.train())
 losses_by_peft = train(by_peft)
-print(rows[0]["prompt"], "→", ask(by_hand, tokenizer, rows[0]["prompt"]))
+print(rows[0]["prompt"], "→", generate_reply(by_hand, tokenizer, rows[0]["prompt"]))
 
 # %%
 figure, (axis,) = canvas()
@@ -981,9 +981,9 @@ def trainable(model):
 
 
 two = add_adapters(load_base(device="cpu")[0], rank=4, alpha=8)
-activate(two, "slow")
+activate_adapter(two, "slow")
 print("to be trained:", trainable(two))
-with using(two, None):
+with use_adapter(two, None):
     pass
 print("after using(model, None):", trainable(two))
 with two.disable_adapter():

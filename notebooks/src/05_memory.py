@@ -56,12 +56,12 @@ from matplotlib.figure import Figure
 
 from icft_lite import ICFTConfig, LongTermMemory, ShortTermMemory, apply_lfs, load_base, sample_bundle
 from icft_lite.evaluation import Suite, evaluate_suite
-from icft_lite.memory.consolidation import LINE, average_step, blend, consolidate
+from icft_lite.memory.consolidation import ALPHAS, consolidate, ema_step, interpolate
 from icft_lite.memory.long_term import promote
 from icft_lite.memory.policies import water_fill
-from icft_lite.memory.rehearsal import held_out_filter, self_prompts
+from icft_lite.memory.rehearsal import generate_self_prompts, held_out_filter
 from icft_lite.metrics import mean_score
-from icft_lite.modeling.adapters import adapter_tensors, add_adapters, delta_svd, using
+from icft_lite.modeling.adapters import adapter_tensors, add_adapters, delta_svd, use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.losses import icft_losses
@@ -71,8 +71,8 @@ from icft_lite.training.plan import plan_stage
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.lfs.samples import sample_lfs
 from icft_lite.weak.pool import label_pool
-from icft_lite.widgets import fate_table, fates, memory_inspector
-from icft_lite.widgets.table import table as html_table
+from icft_lite.widgets import memory_inspector, outcome_table, promotion_outcomes
+from icft_lite.widgets.table import html_table
 
 warnings.simplefilter("ignore", FutureWarning)
 
@@ -163,7 +163,7 @@ lots = np.zeros(n)
 for seed in range(1000):  # the package's, explained below
     buffer = LongTermMemory(k, "reservoir", seed=seed, prompts=False)
     buffer.add([dict(id=f"row {i}", topic="t") for i in range(n)], lambda row: None, "general")
-    lots[[int(entry.row["id"][4:]) for entry in buffer.entries]] += 1 / 1000
+    lots[[int(entry.example["id"][4:]) for entry in buffer.entries]] += 1 / 1000
 share["the package"] = lots
 
 # %%
@@ -216,7 +216,7 @@ def share_wrong(policy, gate=0.0, reservoir_share=0.0):
     offered = np.flatnonzero(confidence >= gate)
     buffer = LongTermMemory(100, policy, reservoir_share, prompts=False)
     buffer.add([synthetic[i] for i in offered], lambda row: None, "promoted", surprise[offered])
-    return np.mean([wrong[int(entry.row["id"])] for entry in buffer.entries])
+    return np.mean([wrong[int(entry.example["id"])] for entry in buffer.entries])
 
 
 bad = {"fair sample": share_wrong("reservoir"), "surprise": share_wrong("surprise"),
@@ -307,7 +307,7 @@ steps, decay = 60, 1 - 10 / 60
 path = torch.randn(steps, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(0)
 slow = [torch.full((4,), 99.0, dtype=torch.float64)]
 for t in range(steps):
-    average_step(slow, [path[t]], t, decay)
+    ema_step(slow, [path[t]], t, decay)
 weights = torch.tensor(average_weights(steps - 1, decay))
 print("the package's steps equal the closed form:", torch.allclose(slow[0], weights @ path))
 print("weights sum to 1:", bool((weights.sum() - 1).abs() < 1e-12), "; step 3 is a plain mean:",
@@ -394,7 +394,7 @@ for t in range(len(plan)):
     loss.backward()
     torch.nn.utils.clip_grad_norm_(fast, 1.0)
     optimiser.step()
-    average_step(slow, fast, t, 1 - 10 / len(plan))
+    ema_step(slow, fast, t, 1 - 10 / len(plan))
     one_layer.append((fast[0].detach().clone(), fast[1].detach().clone()))  # A and B of the first layer
     if t == len(plan) // 2:
         halfway = [tensor.detach().clone() for tensor in fast]
@@ -435,7 +435,7 @@ print("memory is full:", len(memory) == 110, "; general rows left to make room:"
 
 # %%
 times = {rows[i]["id"]: n for i, n in replays.items()}
-records = fates(memory, [rows[i] for i in seen], times, config.promote_confidence)
+records = promotion_outcomes(memory, [rows[i] for i in seen], times, config.promote_confidence)
 table = pd.DataFrame(records)
 table[table.fate != "kept"].groupby(["fate", "topic"]).size().unstack(fill_value=0)  # kept: the general rows
 
@@ -454,7 +454,8 @@ print("unsure rows are not:", bool((unsure.confidence < 0.8).all()))
 memory_inspector(records)
 
 # %%
-display(fate_table(records, "promoted", most=5), fate_table(records, "label too unsure", order="confidence", most=3))
+display(outcome_table(records, "promoted", most=5),
+        outcome_table(records, "label too unsure", order="confidence", most=3))
 
 # %% [markdown]
 # ## 8 · Averaging A and B is not averaging B·A
@@ -531,7 +532,7 @@ def score():
 twin, scores = [-tensor for tensor in end], {"as trained": score()}
 set_slow([(a + b) / 2 for a, b in zip(end, twin)])
 scores["A and B averaged"] = score()
-blend(model, end, twin, 0.5, rank=32, scale=2.0)
+interpolate(model, end, twin, 0.5, rank=32, scale=2.0)
 scores["ΔW averaged"] = score()
 set_slow(start)
 scores["base"] = score()
@@ -603,8 +604,8 @@ print(f"moving average of A and B against that of B·A: off by {off:.1%}")
 
 # %%
 points = []
-for alpha in LINE:
-    residual = blend(model, start, end, alpha, rank=32, scale=2.0)
+for alpha in ALPHAS:
+    residual = interpolate(model, start, end, alpha, rank=32, scale=2.0)
     points.append(dict(alpha=alpha, **score(), svd_residual=residual))
 points = pd.DataFrame([*points, dict(alpha=0.0, **scores["base"], svd_residual=0.0)]).set_index("alpha")
 points.round(3)
@@ -687,8 +688,8 @@ print("promoted rows are taught by the memory more often:",
 # %%
 talk = {}
 for name, adapter in (("the base", None), ("after 60 steps of medicine", "fast")):
-    with using(model, adapter):
-        talk[name] = self_prompts(model, tokenizer, encoder, 64, seed=0, max_tokens=40)
+    with use_adapter(model, adapter):
+        talk[name] = generate_self_prompts(model, tokenizer, encoder, 64, seed=0, max_tokens=40)
 HTML(html_table(["who", "question made up", "answer"],
                 [[name, row["prompt"], row["responses"][0]] for name, said in talk.items() for row in said[:7]]))
 

@@ -60,14 +60,14 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from icft_lite import ICFTConfig, LongTermMemory, apply_lfs, load_base, sample_bundle
-from icft_lite.modeling.adapters import activate, adapter_tensors, add_adapters, using
+from icft_lite.modeling.adapters import activate_adapter, adapter_tensors, add_adapters, use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.modeling.losses import fine_tune_loss, icft_losses, pair_loss, question_loss, token_kl, token_logprobs
-from icft_lite.modeling.packing import join
+from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.training.batches import Item, StageBatches, collate, denominators, split
-from icft_lite.training.plan import Step
+from icft_lite.training.batches import StageBatches, TrainingItem, collate, normalizers, split_micro_batches
+from icft_lite.training.plan import PlannedStep
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.lfs.samples import sample_lfs
 from icft_lite.weak.pool import label_pool
@@ -106,11 +106,11 @@ LOOKS = {"prompt": "background:#dedede", "response": "background:#a6d4f2;font-we
 
 def token_table(encoded):
     """A joined batch as HTML, its tokens coloured by what they are. Everything that it shows is escaped."""
-    batch = join(encoded, tokenizer.pad_token_id)
+    batch = join_batch(encoded, tokenizer.pad_token_id)
     targets = set(zip(batch["row"].tolist(), (batch["position"] + 1).tolist()))
     lines = []
     for r, ids in enumerate(batch["input_ids"].tolist()):
-        kinds = ["padding" if at >= len(encoded[r].rows[0]) else "response" if (r, at) in targets else "prompt"
+        kinds = ["padding" if at >= len(encoded[r].sequences[0]) else "response" if (r, at) in targets else "prompt"
                  for at in range(len(ids))]
         texts = [html.escape(tokenizer.decode([i]).replace(" ", "·")) for i in ids]
         lines.append("".join(f'<code title="{kind}" style="{LOOKS[kind]};color:#111;margin:1px;padding:1px 3px">'
@@ -136,14 +136,14 @@ token_table(encoded)
 # first one to work is the end of the prompt:
 
 # %%
-batch = join(encoded[:1], tokenizer.pad_token_id)
-read = [tokenizer.decode([encoded[0].rows[0][p]]) for p in batch["position"].tolist()]
+batch = join_batch(encoded[:1], tokenizer.pad_token_id)
+read = [tokenizer.decode([encoded[0].sequences[0][p]]) for p in batch["position"].tolist()]
 pd.DataFrame({"position": batch["position"].tolist(), "has just read": read,
               "must say": [tokenizer.decode([t]) for t in batch["target"].tolist()]})
 
 # %%
 # NBVAL_CHECK_OUTPUT
-batch = join(encoded, tokenizer.pad_token_id)
+batch = join_batch(encoded, tokenizer.pad_token_id)
 said = [tokenizer.decode(batch["target"][batch["response"] == i]).strip() for i in range(len(shown))]
 print("supervised:", [text == row["responses"][0] + tokenizer.eos_token for text, row in zip(said, shown)])
 print("prompt and padding are not:", len(batch["target"]) == sum(len(one.tokens) for one in encoded))
@@ -450,8 +450,8 @@ print("half the variance:", torch.allclose(at_infinity, 0.5 * (z - teacher).var(
 # %%
 # NBVAL_CHECK_OUTPUT
 row = encoder(dict(data.general_memory[0]))
-batch = join([row], tokenizer.pad_token_id)
-with torch.no_grad(), using(model, None):  # the bare base, as teacher
+batch = join_batch([row], tokenizer.pad_token_id)
+with torch.no_grad(), use_adapter(model, None):  # the bare base, as teacher
     whole = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     states = hidden_states(model, batch)[batch["row"], batch["position"]]  # what one keeps
 again = states @ head.T
@@ -502,7 +502,7 @@ general = [dict(row) for row in data.general_memory.select(range(0, 1400, 100))]
 memory = LongTermMemory(size=14)
 memory.add(general, encoder, "general")
 memory.refresh(model)  # asks the teachers and keeps their states
-step = Step(new=list(range(len(rows))), memory=list(range(len(memory))))
+step = PlannedStep(new=list(range(len(rows))), memory=list(range(len(memory))))
 encoded = [encoder(row) for row in rows]
 items = StageBatches([step], rows, encoded, memory.entries, ICFTConfig(), tokenizer.pad_token_id).items(step)
 print(len(rows), "new rows and", len(memory), "remembered ones")
@@ -515,7 +515,7 @@ print(len(rows), "new rows and", len(memory), "remembered ones")
 # %%
 def measure(items, **weights):
     """{loss: value}, {loss: gradient}; the total is the sum, each loss times its weight (here 1, unless said)."""
-    batch, fast = collate(items, denominators(items), tokenizer.pad_token_id), adapter_tensors(model, "fast")
+    batch, fast = collate(items, normalizers(items), tokenizer.pad_token_id), adapter_tensors(model, "fast")
     losses = icft_losses(hidden_states(model, batch), head, batch, batch["denominators"])
     losses["total"] = sum(weights.get(name, 1.0) * value for name, value in losses.items())
     gradients = {name: torch.cat([g.flatten() for g in torch.autograd.grad(value, fast, retain_graph=True)])
@@ -542,7 +542,7 @@ fresh = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
 optimiser = torch.optim.AdamW(adapter_tensors(model, "fast"), lr=2e-3)
 for _ in range(4):
     optimiser.zero_grad()
-    batch = collate(items[:4], denominators(items[:4]), tokenizer.pad_token_id)
+    batch = collate(items[:4], normalizers(items[:4]), tokenizer.pad_token_id)
     icft_losses(hidden_states(model, batch), head, batch, batch["denominators"])["fine_tune"].backward()
     optimiser.step()
 values, gradients = measure(items)
@@ -569,7 +569,7 @@ table.round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-batch, fast = collate(items, denominators(items), tokenizer.pad_token_id), adapter_tensors(model, "fast")
+batch, fast = collate(items, normalizers(items), tokenizer.pad_token_id), adapter_tensors(model, "fast")
 losses = icft_losses(hidden_states(model, batch), head, batch, batch["denominators"])
 for name in three:
     at_zero = sum((0.0 if other == name else 1.0) * losses[other] for other in three)
@@ -636,9 +636,9 @@ print("sum of the micro-batches' means:    ", sum(means))
 # NBVAL_CHECK_OUTPUT
 def in_parts(items, n, whole=True, pack=False):
     """Total gradient of a step in n micro-batches, each divided by the step's counts, or by its own."""
-    step, fast, total = denominators(items), adapter_tensors(model, "fast"), 0
-    for part in split(items, n):
-        batch = collate(part, step if whole else denominators(part), tokenizer.pad_token_id, pack)
+    step, fast, total = normalizers(items), adapter_tensors(model, "fast"), 0
+    for part in split_micro_batches(items, n):
+        batch = collate(part, step if whole else normalizers(part), tokenizer.pad_token_id, pack)
         losses = icft_losses(hidden_states(model, batch), head, batch, batch["denominators"])
         total = total + torch.cat([g.flatten() for g in torch.autograd.grad(sum(losses.values()), fast)])
     return total
@@ -648,7 +648,7 @@ def gap(other):
     return float((other - gradients["total"]).norm() / gradients["total"].norm())
 
 
-long = Item(encoder(dict(rows[0], prompt="Now tell me, please, and take your time: " * 4)), "new", [0.0],
+long = TrainingItem(encoder(dict(rows[0], prompt="Now tell me, please, and take your time: " * 4)), "new", [0.0],
             posterior=[0.0])  # a row that no loss asks about: all it does is to have the others padded
 print("order:", gap(measure(items[::-1])[1]["total"]) < 1e-4)
 print("padding:", gap(measure([*items, long])[1]["total"]) < 1e-4)
@@ -682,7 +682,7 @@ memory.add([dict(row) for row in data.general_memory.select(chosen)], encoder, "
 memory.refresh(model)
 rows = [dict(row) for row in data.trusted if row["level"] == "easy"]
 draw = random.Random(1)
-steps = [Step(new=draw.sample(range(len(rows)), 12), memory=draw.sample(range(48), 8)) for _ in range(30)]
+steps = [PlannedStep(new=draw.sample(range(len(rows)), 12), memory=draw.sample(range(48), 8)) for _ in range(30)]
 batches = StageBatches(steps, rows, [encoder(row) for row in rows], memory.entries, ICFTConfig(micro_batches=1))
 
 
@@ -707,7 +707,7 @@ def tune(consistency_weight):
 # **Predict** the two curves: where does each start, and where does it end?
 
 # %%
-batch = join([entry.encoded for entry in memory.entries], tokenizer.pad_token_id)
+batch = join_batch([entry.encoded for entry in memory.entries], tokenizer.pad_token_id)
 teacher = torch.cat([entry.states for entry in memory.entries])
 history, after, kl = {}, {}, {}
 for name, weight in (("consistency weight 0", 0.0), ("consistency weight 1", 1.0)):
@@ -763,7 +763,7 @@ for name, states in {"teacher": teacher, "weight 0": after["consistency weight 0
     right = probability.gather(1, batch["target"][mine, None])[:, 0]
     table[f"{name}: p"] = [round(x, 2) for x in right.tolist()]
     table[f"{name}: says"] = [tokenizer.decode([t]).strip() for t in probability.argmax(-1).tolist()]
-print(entry.row["prompt"])
+print(entry.example["prompt"])
 pd.DataFrame(table)
 
 # %% [markdown]
@@ -799,7 +799,7 @@ print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error
 # | learned nothing | all is masked: no token is supervised | `len(batch["scored"]) > 0` |
 # | learned nothing | labels say nothing | `max(soft_row["posterior"]) > min(soft_row["posterior"]) + 0.1` |
 # | learned nothing | the weights never moved: rate 0, or no step | `not all(map(torch.equal, before, now))` |
-# | learned nothing | asked within other marks than trained (*template*) | `one.rows[0][:len(asked)] == asked` |
+# | learned nothing | asked within other marks than trained (*template*) | `one.sequences[0][:len(asked)] == asked` |
 # | never stops | the end of turn is not among the targets | `one.tokens[-1][2] == tokenizer.eos_token_id` |
 # | never stops | pad shares the end's id, and masking went by id | `tokenizer.eos_token_id in batch["target"]` |
 # | never stops | generation is not told the end | `model.generation_config.eos_token_id == tokenizer.eos_token_id` |
@@ -813,7 +813,7 @@ print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error
 # on a set-up that works:
 
 # %%
-activate(model, "fast")
+activate_adapter(model, "fast")
 config, before, now = ICFTConfig(), fresh, [tensor.detach() for tensor in adapter_tensors(model, "fast")]
 row, one, soft_row = rows[0], encoder(rows[0]), weak[0]
 asked = encoder.prompt_ids(row)[0]  # the prompt as it is written when the model is asked
@@ -827,7 +827,7 @@ checks = {
     "tokens are supervised": lambda: len(batch["scored"]) > 0,
     "labels say something": lambda: max(soft_row["posterior"]) > min(soft_row["posterior"]) + 0.1,
     "weights moved": lambda: not all(map(torch.equal, before, now)),
-    "asked as trained": lambda: one.rows[0][:len(asked)] == asked,
+    "asked as trained": lambda: one.sequences[0][:len(asked)] == asked,
     "the end is a target": lambda: one.tokens[-1][2] == tokenizer.eos_token_id,
     "the end is not masked": lambda: tokenizer.eos_token_id in batch["target"],
     "generation stops": lambda: model.generation_config.eos_token_id == tokenizer.eos_token_id,
@@ -850,21 +850,21 @@ def failing():
 
 model.set_adapter("slow")
 print("slow adapter active:      ", failing())
-activate(model, "fast")
+activate_adapter(model, "fast")
 for tensor in adapter_tensors(model, "fast"):
     tensor.requires_grad_(False)
 print("everything frozen:        ", failing())
-activate(model, "fast")
+activate_adapter(model, "fast")
 kept, now = now, before
 print("rate 0:                   ", failing())
 now = kept
 
 # %%
 # NBVAL_CHECK_OUTPUT
-kept, one = one, Encoded([one.rows[0][:-1]], one.tokens[:-1], 1)
+kept, one = one, Encoded([one.sequences[0][:-1]], one.tokens[:-1], 1)
 print("responses without an end: ", failing())
 one, kept = kept, batch
-batch = collate(items[:4], denominators(items[:4]))
+batch = collate(items[:4], normalizers(items[:4]))
 print("trusted rows only:        ", failing())
 batch, config = kept, ICFTConfig(consistency_weight=0.0)
 print("no consistency, no replay:", failing())

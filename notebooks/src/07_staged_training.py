@@ -74,7 +74,7 @@ from icft_lite import ICFTConfig, ShortTermMemory, load_base, train_icft
 from icft_lite.metrics import bwt, forgetting, mean_score
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.training.checkpoint import STEP, load_state
+from icft_lite.training.checkpoint import STEP_FILE, load_state
 from icft_lite.training.plan import plan_stage
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.widgets import Dashboard, dashboard_figure
@@ -319,7 +319,7 @@ print("forgetting is at least −BWT:", dropped >= -by_hand - 1e-9)
 def middle_of_stage(number, folder):
     """Has the run in `folder` saved a step of stage `number`?"""
     try:
-        return load_state(folder / "state" / STEP)[1]["stage"] == number
+        return load_state(folder / "state" / STEP_FILE)[1]["stage"] == number
     except FileNotFoundError:
         return False
 
@@ -344,7 +344,7 @@ print(sorted(path.name for path in (runs / "killed" / "state").glob("*.safetenso
 # random numbers. What must the file hold?
 
 # %%
-groups, facts = load_state(runs / "killed" / "state" / STEP)
+groups, facts = load_state(runs / "killed" / "state" / STEP_FILE)
 print(f"stage {facts['stage']}, step {facts['step']}")
 pd.DataFrame({"tensors": {name: len(many) for name, many in sorted(groups.items())},
               "KiB": {name: round(sum(t.nbytes for t in many) / 1024, 1) for name, many in groups.items()}})

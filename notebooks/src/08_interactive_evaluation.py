@@ -55,9 +55,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from icft_lite import load_base, sample_bundle, train_icft
-from icft_lite.chat import KeepStages, run_models
+from icft_lite.chat import SaveStageAdapters, run_models
 from icft_lite.evaluation import Suite, evaluate_suite
-from icft_lite.experiments.votes import duel, read_votes
+from icft_lite.experiments.votes import pairwise_result, read_votes
 from icft_lite.metrics import (
     binomial_interval,
     holm,
@@ -67,7 +67,7 @@ from icft_lite.metrics import (
     paired_bootstrap,
     token_f1,
 )
-from icft_lite.modeling.adapters import using
+from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import score_responses
@@ -96,7 +96,7 @@ few = replace(data, pool=None, validation=None, general_memory=None, general_val
               general_test=data.general_test.select(range(0, len(data.general_test), 3)))
 settings = dict(tokens=30_000, rows=26, learning_rate=4e-3, order="random", last_stage=1 / 3, signals=["length"],
                 memory_share=0.0, ring_share=0.0, consolidate=False)
-report = train_icft(settings, runs / "short", few, progress=False, callbacks=[KeepStages()])
+report = train_icft(settings, runs / "short", few, progress=False, callbacks=[SaveStageAdapters()])
 models = run_models(runs / "short", max_new_tokens=24)
 
 # %%
@@ -199,7 +199,7 @@ votes_table(panel.votes)
 votes = read_votes(runs / "votes.jsonl")
 print("all in the file:", votes == panel.votes and len(votes) + panel.same == len(key))
 print("a line holds:", ", ".join(votes[0]))
-result = duel(votes, "base", "slow")
+result = pairwise_result(votes, "base", "slow")
 print("on general questions the base wins; half lies below the interval:", result.low > 0.5)
 
 # %% [markdown]
@@ -254,7 +254,7 @@ encoder = Encoder(tokenizer)
 row = next(row for row in few.test if row["topic"] == "anatomy")
 table = {"option": row["responses"], "right": [k == row["label"] for k in range(len(row["responses"]))]}
 for name, adapter in (("base", None), ("slow", "default")):
-    with using(model, adapter):
+    with use_adapter(model, adapter):
         table[f"log p, {name}"] = score_responses(model, [encoder(row)])[0]["logp"].astype(float).round(1)
 print(row["prompt"])
 pd.DataFrame(table)
@@ -271,11 +271,11 @@ suites = {name: Suite.of([row for row in rows if row["task"] == "question"], enc
 
 def marks(suite, adapter):
     """A line for each question: topic, kind, exact and option (right or not), floor (1/k)."""
-    with using(model, adapter):
+    with use_adapter(model, adapter):
         scores = score_responses(model, suite.encoded)
     return pd.DataFrame([dict(topic=row["topic"], kind=row["kind"], exact=bool(score["greedy"][row["label"]]),
                               option=score["logp"].argmax() == row["label"], floor=1 / len(score["logp"]))
-                         for row, score in zip(suite.rows, scores)])
+                         for row, score in zip(suite.examples, scores)])
 
 
 adapters = {"base": None, "after a third": "early", "slow": "default"}
@@ -401,12 +401,12 @@ for reply in ("inflammation of the kidney", "Inflammation of kidney.", "inflamma
 # always.
 
 # %%
-rows = suites["medical"].rows
+rows = suites["medical"].examples
 known = {}
 for row in data.test:
     if row["task"] == "question":
         known.setdefault(row["topic"], set()).update(map(normalise_answer, row["responses"]))
-with using(model, "default"):
+with use_adapter(model, "default"):
     replies = generate(model, tokenizer, encoder, rows, max_new_tokens=24)
 verdicts = [verdict(reply, row, known[row["topic"]]) for row, reply in zip(rows, replies)]
 names = ["right", "worded otherwise", "confused", "partly", "other"]
@@ -431,7 +431,7 @@ print("more are confused or partly right than worded otherwise:",
 
 # %%
 rows = [row for row in few.test if row["topic"] == "anatomy"]
-with using(model, "default"):
+with use_adapter(model, "default"):
     replies = generate(model, tokenizer, encoder, rows, max_new_tokens=8)
 truth = pd.Series([row["responses"][row["label"]] for row in rows])
 classes = sorted(set(truth))
@@ -562,7 +562,7 @@ for reply in ("This may be a heart attack. Call an ambulance now.", "Please phon
 rows = [row for row in data.test if row["task"] == "response"][::4]
 replies = {"the reference": [row["responses"][0] for row in rows]}
 for name, adapter in (("base", None), ("slow", "default")):
-    with using(model, adapter):
+    with use_adapter(model, adapter):
         replies[name] = generate(model, tokenizer, encoder, rows, max_new_tokens=32)
 recall = {name: np.mean([key_fact_recall(text, row["facts"]) for text, row in zip(texts, rows)])
           for name, texts in replies.items()}

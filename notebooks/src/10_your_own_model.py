@@ -69,11 +69,11 @@ from icft_lite import load_base, read_examples, train_icft
 from icft_lite.data.sources import bundle_from_files
 from icft_lite.errors import ICFTError
 from icft_lite.metrics import binomial_interval, mcnemar_exact
-from icft_lite.modeling.adapters import add_adapters, using
+from icft_lite.modeling.adapters import add_adapters, use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.losses import chunk_size, token_kl, token_logprobs
-from icft_lite.modeling.packing import join
+from icft_lite.modeling.packing import join_batch
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.figures import DASHED, INK, RC, png
 from icft_lite.runs import export, load_run
@@ -348,7 +348,7 @@ for attempt in (lambda: load_base(build("odd", **{**SMALL, "hidden_size": 96}), 
 encoder = Encoder(tokenizer, max_length=512, letter_options=True)
 question = next(row for row in data.trusted if row["topic"] == data.trusted["topic"][0])
 one = encoder(question)
-print(tokenizer.decode(one.rows[0]))
+print(tokenizer.decode(one.sequences[0]))
 print("asked about:", [tokenizer.decode([target]) for _, _, target, _ in one.tokens])
 
 # %% [markdown]
@@ -566,7 +566,7 @@ print("live:", books.live, " peak:", books.peak)
 fast = [p for key, p in model.named_parameters() if ".fast." in key]
 optimizer = torch.optim.AdamW(fast, lr=1e-4)
 replies = [{**row, "task": "response", "responses": [row["responses"][row["label"]]]} for row in data.trusted]
-batch = join([encoder(row) for row in replies[:8]], 0, base.device)
+batch = join_batch([encoder(row) for row in replies[:8]], 0, base.device)
 
 
 def step():
@@ -656,7 +656,7 @@ encoder = Encoder(tokenizer, report["config"]["max_length"], letter_options=True
 
 def right(adapter):
     """{id: 1 if the likeliest letter is the right one, else 0}; adapter None is the bare base."""
-    with using(model, adapter):
+    with use_adapter(model, adapter):
         scores = option_scores(model, data.test, encoder)
     return {row["id"]: int(one.argmax() == row["label"]) for row, one in zip(data.test, scores)}
 
@@ -713,7 +713,7 @@ print({key: f"{value / 2**20:.1f} MiB" for key, value in size.items()})
 # the outputs of the two?
 
 # %%
-batch = join([encoder(row) for row in data.test.select(range(8))], 0, head_weight(model).device)
+batch = join_batch([encoder(row) for row in data.test.select(range(8))], 0, head_weight(model).device)
 
 
 @torch.no_grad()

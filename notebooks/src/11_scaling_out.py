@@ -76,7 +76,7 @@ from icft_lite.data.samples import samples_dir
 from icft_lite.modeling.adapters import add_adapters
 from icft_lite.modeling.base import load_tokenizer
 from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.packing import length_groups, places
+from icft_lite.modeling.packing import group_by_length, place_sequences
 from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
 from icft_lite.utils.hardware import peak_memory
 
@@ -621,13 +621,13 @@ encoded = [encoder(row) for row in rows]
 # %%
 def padding(groups):
     """The share of a batch's places that hold padding."""
-    places = sum(len(group) * max(encoded[i].length for i in group) for group in groups)
-    return 1 - sum(encoded[i].length for group in groups for i in group) / places
+    slots = sum(len(group) * max(encoded[i].length for i in group) for group in groups)
+    return 1 - sum(encoded[i].length for group in groups for i in group) / slots
 
 
 as_they_come = [list(range(i, i + 12)) for i in range(0, 600, 12)]
-grouped = length_groups(encoded, sum(one.length for one in encoded) // 50)  # some fifty batches too
-shapes = [places([encoded[i].length for i in group], pack=True)[1] for group in as_they_come]
+grouped = group_by_length(encoded, sum(one.length for one in encoded) // 50)  # some fifty batches too
+shapes = [place_sequences([encoded[i].length for i in group], pack=True)[1] for group in as_they_come]
 packed = 1 - sum(one.length for one in encoded) / sum(rows * columns for rows, columns in shapes)
 print(f"as they come {padding(as_they_come):.0%}, by length {padding(grouped):.0%}, packed {packed:.0%}")
 

@@ -12,24 +12,30 @@ import numpy as np
 
 from icft_lite.errors import ICFTError
 from icft_lite.metrics import binomial_interval
-from icft_lite.weak.functions import apply_lfs, labeling_function, lf_analysis, records
+from icft_lite.weak.functions import apply_lfs, labeling_function, lf_analysis, to_records
 from icft_lite.weak.models import ABSTAIN, DawidSkene, MajorityVote
 from icft_lite.weak.pool import expected_calibration_error
 
 YES, NO, MAYBE = 0, 1, 2
 LABELS = ("yes", "no", "maybe")
 
-_NOT = re.compile(r"\b(no|not|nor|neither|none|never|cannot|doesn't|didn't|lack of|lacks?|fail(s|ed)? to"
-                  r"|unable|unlikely|doubt|regardless|independent of|rather than|undisturbed|insufficient)\b")
-_NOT_A_DENIAL = re.compile(r"\b(not only|whether or not|not withstanding|if not|not been|not necessarily"
-                           r"|had not|not an? new)\b")
+_NOT = re.compile(
+    r"\b(no|not|nor|neither|none|never|cannot|doesn't|didn't|lack of|lacks?|fail(s|ed)? to"
+    r"|unable|unlikely|doubt|regardless|independent of|rather than|undisturbed|insufficient)\b"
+)
+_NOT_A_DENIAL = re.compile(
+    r"\b(not only|whether or not|not withstanding|if not|not been|not necessarily"
+    r"|had not|not an? new)\b"
+)
 _REVERSED = r"un(?:safe|necessary|reliable|related)|in(?:effective|accurate|sufficient)"
 _RELATION = r"associated|correlated|related|linked"
-_CLAIMS = (r"associat|predict|affect|influenc|improv|increas|reduc|safe|effectiv|effect|necess|need|useful"
-           r"|reliab|relat|correlat|differ|benefi|feasib|contribut|impact|play|role|help|accura|justif"
-           r"|adequat|risk|indicat|alternative|prevent|caus|change|valid|better|superior|recommend|requir"
-           r"|use|possible|sufficien|support|agree|same|similar|work|exist|occur|detect|determin|lead|provid"
-           r"|treat|surviv|outcome|prognos")
+_CLAIMS = (
+    r"associat|predict|affect|influenc|improv|increas|reduc|safe|effectiv|effect|necess|need|useful"
+    r"|reliab|relat|correlat|differ|benefi|feasib|contribut|impact|play|role|help|accura|justif"
+    r"|adequat|risk|indicat|alternative|prevent|caus|change|valid|better|superior|recommend|requir"
+    r"|use|possible|sufficien|support|agree|same|similar|work|exist|occur|detect|determin|lead|provid"
+    r"|treat|surviv|outcome|prognos"
+)
 
 
 def _says(pattern, text):
@@ -70,7 +76,7 @@ def echoed_claim(row):
     asked = "|".join(re.findall(rf"\b({_CLAIMS})", row["prompt"].lower()))
     for sentence in _sentences(row) if asked else ():
         if found := re.search(rf"\b({asked})", sentence):
-            near = sentence[max(0, found.start() - 60):found.end() + 30]
+            near = sentence[max(0, found.start() - 60) : found.end() + 30]
             return NO if _denies(near) or _says(_REVERSED, sentence) else YES
     return ABSTAIN
 
@@ -79,30 +85,44 @@ def echoed_claim(row):
 def finding(row):
     """A null result, or an association, a risk factor, an increase."""
     text = _conclusion(row)
-    if _says(r"(?:not|no|nor|neither|lack of|little)\b[^.;]{0,40}\b(?:significan|differ|associat|correlat"
-             r"|relat|effect|affect|influenc|evidence|support|benefi|improv|predict|increas|reduc|role|chang"
-             r"|impact)", text):
+    if _says(
+        r"(?:not|no|nor|neither|lack of|little)\b[^.;]{0,40}\b(?:significan|differ|associat|correlat"
+        r"|relat|effect|affect|influenc|evidence|support|benefi|improv|predict|increas|reduc|role|chang"
+        r"|impact)",
+        text,
+    ):
         return NO
-    return YES if _says(rf"(?:was|were|is|are|be|significantly|strongly|independently"
-                        rf"|positively)\s+(?:\w+ly )?(?:{_RELATION})|risk factor|predicts|predictors? of"
-                        r"|improves?\b|reduces?\b|increases?\b|increased|higher|contributes?|influences?\b"
-                        r"|plays?\b|results? in|leads? to", text) else ABSTAIN
+    return (
+        YES
+        if _says(
+            rf"(?:was|were|is|are|be|significantly|strongly|independently"
+            rf"|positively)\s+(?:\w+ly )?(?:{_RELATION})|risk factor|predicts|predictors? of"
+            r"|improves?\b|reduces?\b|increases?\b|increased|higher|contributes?|influences?\b"
+            r"|plays?\b|results? in|leads? to",
+            text,
+        )
+        else ABSTAIN
+    )
 
 
 @labeling_function(source="clinical")
 def judgement(row):
     """Is something judged poor, needless or not recommended; or safe, useful, feasible?"""
     text = _conclusion(row)
-    poor = (r"insufficient (?:to|for|evid|clin|inf)|inadequate|disappoint|limited value|low yield"
-            r"|unnecessary|cannot|questionable|not (?:be )?(?:an? )?(?:recommend|necessar|justif|useful"
-            r"|suitable|adequate|reliable|sufficient|indicated|warranted|required|needed|cost|good|safe"
-            r"|accurate)|should not|less (?:effective|accurate)|overestimat|poor (?:agree|know|corr|pred"
-            r"|conc)|little|trivial|weak|no (?:need|role|place|additional|indication)|barriers|erroneous"
-            r"|deficit|remains? (?:low|poor)|alternative methods")
-    good = (r"(?:is|are|was|be|as|appears?|and|seems?)\s+(?:an? )?(?:\w+ly )?(?:safe|effective|feasible"
-            r"|useful|valuable|promising|reliable|valid|beneficial|efficacious|helpful|accurate|possible"
-            r"|viable|good|important|suitable)|can be (?:used|performed|done|safely)|well tolerated"
-            r"|good alternative|is recommended")
+    poor = (
+        r"insufficient (?:to|for|evid|clin|inf)|inadequate|disappoint|limited value|low yield"
+        r"|unnecessary|cannot|questionable|not (?:be )?(?:an? )?(?:recommend|necessar|justif|useful"
+        r"|suitable|adequate|reliable|sufficient|indicated|warranted|required|needed|cost|good|safe"
+        r"|accurate)|should not|less (?:effective|accurate)|overestimat|poor (?:agree|know|corr|pred"
+        r"|conc)|little|trivial|weak|no (?:need|role|place|additional|indication)|barriers|erroneous"
+        r"|deficit|remains? (?:low|poor)|alternative methods"
+    )
+    good = (
+        r"(?:is|are|was|be|as|appears?|and|seems?)\s+(?:an? )?(?:\w+ly )?(?:safe|effective|feasible"
+        r"|useful|valuable|promising|reliable|valid|beneficial|efficacious|helpful|accurate|possible"
+        r"|viable|good|important|suitable)|can be (?:used|performed|done|safely)|well tolerated"
+        r"|good alternative|is recommended"
+    )
     return _either(_says(poor, text), _says(good, text))
 
 
@@ -111,14 +131,26 @@ def comparison(row):
     """Two groups are alike or not: the answer depends on whether the question asks for likeness or for
     change."""
     text, asked = _conclusion(row), row["prompt"].lower()
-    alike = _says(r"similar|comparable|equal|equivalent|same|identical|no (?:significant )?difference"
-                  r"|no more|regardless|(?:did|do|does) not (?:significantly )?differ", text)
-    unlike = _says(r"higher|lower|greater|better|worse|superior|inferior|more|less|differ|increase|decrease"
-                   r"|improve|reduce|longer|shorter|variab", text)
-    asks_alike = _says(r"same|similar|equivalent|equal|comparable|as (?:good|safe|effective)|safe|feasible"
-                       r"|alternative|suitable|replace|accurate|reliab", asked)
-    asks_change = _says(r"differ|better|superior|affect|influence|impact|improve|increase|reduce|worse"
-                        r"|higher|more|effects?\b|risk|matter|change|benefit|vary|limit|contraind", asked)
+    alike = _says(
+        r"similar|comparable|equal|equivalent|same|identical|no (?:significant )?difference"
+        r"|no more|regardless|(?:did|do|does) not (?:significantly )?differ",
+        text,
+    )
+    unlike = _says(
+        r"higher|lower|greater|better|worse|superior|inferior|more|less|differ|increase|decrease"
+        r"|improve|reduce|longer|shorter|variab",
+        text,
+    )
+    asks_alike = _says(
+        r"same|similar|equivalent|equal|comparable|as (?:good|safe|effective)|safe|feasible"
+        r"|alternative|suitable|replace|accurate|reliab",
+        asked,
+    )
+    asks_change = _says(
+        r"differ|better|superior|affect|influence|impact|improve|increase|reduce|worse"
+        r"|higher|more|effects?\b|risk|matter|change|benefit|vary|limit|contraind",
+        asked,
+    )
     if alike == unlike or asks_alike == asks_change:
         return ABSTAIN
     return YES if alike == asks_alike else NO
@@ -128,20 +160,30 @@ def comparison(row):
 def question_tone(row):
     """Sceptical questions ("really", "necessary") are often answered no; open ones ("any", "useful") yes."""
     asked = row["prompt"].lower()
-    return _either(_says(r"really|same|necess|do we need|mandatory|justified|contraindicat|always|worth"
-                         r"|should|adequate|barrier|limit|correctly", asked),
-                   _says(r"any\b|effective|useful|feasible|alternative|reduce|role|possible|risk|why|how\b"
-                         r"|help|severity|potential|relat|prevent|cause", asked))
+    return _either(
+        _says(
+            r"really|same|necess|do we need|mandatory|justified|contraindicat|always|worth"
+            r"|should|adequate|barrier|limit|correctly",
+            asked,
+        ),
+        _says(
+            r"any\b|effective|useful|feasible|alternative|reduce|role|possible|risk|why|how\b"
+            r"|help|severity|potential|relat|prevent|cause",
+            asked,
+        ),
+    )
 
 
 @labeling_function(source="clinical")
 def reservation(row):
     """A reservation ("in selected patients", "may or may not") means maybe; else the last sentence
     decides."""
-    if _says(r"may or may not|in selected|selected patient|but not|but do(?:es)? not|but did not|depend(?:s"
-             r"|ing|ed)?\b|decisions|not necessarily|in some\b|equivocal|inconclusive|mixed\b|only (?:half"
-             r"|some|part)",
-             _conclusion(row)):
+    if _says(
+        r"may or may not|in selected|selected patient|but not|but do(?:es)? not|but did not|depend(?:s"
+        r"|ing|ed)?\b|decisions|not necessarily|in some\b|equivocal|inconclusive|mixed\b|only (?:half"
+        r"|some|part)",
+        _conclusion(row),
+    ):
         return MAYBE
     return NO if _denies(_sentences(row)[-1]) else YES
 
@@ -171,15 +213,17 @@ def pubmedqa_weak_labels(train_rows, test_rows=None):
     posteriors = model.predict_proba(votes, len(LABELS)).tolist()
     report = {"fitted_on": len(votes), "label_model": "dawid_skene"}
     if not test_rows:
-        return posteriors, {**report, "lfs": records(lf_analysis(votes, lfs))}
+        return posteriors, {**report, "lfs": to_records(lf_analysis(votes, lfs))}
     votes, gold = apply_lfs(lfs, test_rows), np.array([row["label"] for row in test_rows])
     probs = model.predict_proba(votes, len(LABELS))
     right = probs.argmax(1) == gold
     return posteriors, {
-        **report, "n": len(gold), "accuracy": float(right.mean()),
+        **report,
+        "n": len(gold),
+        "accuracy": float(right.mean()),
         "lower_95": float(binomial_interval(int(right.sum()), len(gold))[0]),
         "majority_vote": float((MajorityVote().predict_proba(votes, len(LABELS)).argmax(1) == gold).mean()),
         "majority_class": float(np.bincount(gold).max() / len(gold)),
         "ece": expected_calibration_error(probs, gold),
-        "lfs": records(lf_analysis(votes, lfs, gold)),
+        "lfs": to_records(lf_analysis(votes, lfs, gold)),
     }

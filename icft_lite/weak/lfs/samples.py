@@ -18,14 +18,27 @@ from icft_lite.weak.functions import labeling_function
 from icft_lite.weak.models import ABSTAIN
 
 SMALL_WORDS = set(re.findall(r"\w+", "a an and at be by for from has have in into is it may of or the to"))
-LEVELS = {"emergency": "emergency|ambulance", "urgent": "urgent|today|tonight|within a day",
-          "routine": "routine|appointment|month"}
-ANSWERS = {"team": "team|department|clinic", "time": r"now|once|away|today|tonight|day\b|month|next"
-                                                     r"|appointment"}
-DEPARTMENT_ROOTS = {"cardi": "heart chest pulse", "neuro": "head headache face migraine speech arm",
-                    "derm": "skin rash blisters pimples scaly", "uro": "urine kidney bladder",
-                    "ortho": "bone leg knee knees back wrist", "surg": "belly cut groin", "eye": "eye sight",
-                    "psych": "mood voices belief suicide sadness", "lung": "breath cough phlegm wheezing"}
+LEVELS = {
+    "emergency": "emergency|ambulance",
+    "urgent": "urgent|today|tonight|within a day",
+    "routine": "routine|appointment|month",
+}
+ANSWERS = {
+    "team": "team|department|clinic",
+    "time": r"now|once|away|today|tonight|day\b|month|next"
+    r"|appointment",
+}
+DEPARTMENT_ROOTS = {
+    "cardi": "heart chest pulse",
+    "neuro": "head headache face migraine speech arm",
+    "derm": "skin rash blisters pimples scaly",
+    "uro": "urine kidney bladder",
+    "ortho": "bone leg knee knees back wrist",
+    "surg": "belly cut groin",
+    "eye": "eye sight",
+    "psych": "mood voices belief suicide sadness",
+    "lung": "breath cough phlegm wheezing",
+}
 
 
 @cache
@@ -105,8 +118,11 @@ def shares_words(row):
 @labeling_function(source="general")
 def red_flags(row):
     """Sudden, severe, collapse …: an emergency."""
-    return _tempo(row, "emergency", "sudden|severe|crushing|collapse|faint|worst|blue|gasping|confusion"
-                                    "|suicide|tonight|blood|bleeding|torn")
+    return _tempo(
+        row,
+        "emergency",
+        "sudden|severe|crushing|collapse|faint|worst|blue|gasping|confusion|suicide|tonight|blood|bleeding|torn",
+    )
 
 
 @labeling_function(source="general")
@@ -127,14 +143,25 @@ def answers_the_question(row):
     asked = row["prompt"].lower()
     if re.search(r"\b(?:who|where|team|department)\b", asked):
         return _says(row, ANSWERS["team"])
-    return _says(row, ANSWERS["time"]) if re.search(r"\b(?:when|soon|long|fast"
-                                                    r"|quickly)\b", asked) else ABSTAIN
+    return (
+        _says(row, ANSWERS["time"])
+        if re.search(
+            r"\b(?:when|soon|long|fast"
+            r"|quickly)\b",
+            asked,
+        )
+        else ABSTAIN
+    )
 
 
 def _part_of_word(row, table, column, ends):
     """(entry, word) of the longest entry that a word of the prompt ends or begins with, else None."""
-    found = [(entry, word) for entry in reference(table) for word in _tokens(row["prompt"])
-             if (word.endswith if ends else word.startswith)(entry[column])]
+    found = [
+        (entry, word)
+        for entry in reference(table)
+        for word in _tokens(row["prompt"])
+        if (word.endswith if ends else word.startswith)(entry[column])
+    ]
     return max(found, key=lambda pair: len(pair[0][column]), default=None)
 
 
@@ -158,8 +185,12 @@ def drug_stem(row):
     if row["topic"] not in ("drug_class", "drug_use"):
         return ABSTAIN
     words, column = _tokens(row["prompt"]), row["topic"].removeprefix("drug_")
-    found = [entry for entry in reference("stems") for word in words  # "-olol" ends, "cef-" begins a name
-             if (word.startswith if entry["stem"].endswith("-") else word.endswith)(entry["stem"].strip("-"))]
+    found = [
+        entry
+        for entry in reference("stems")
+        for word in words  # "-olol" ends, "cef-" begins a name
+        if (word.startswith if entry["stem"].endswith("-") else word.endswith)(entry["stem"].strip("-"))
+    ]
     return _closest(row, max(found, key=lambda entry: len(entry["stem"]))[column]) if found else ABSTAIN
 
 
@@ -190,19 +221,23 @@ def _book(name):
         text = _padded(row["prompt"])
         found = [(len(key), answer) for key, answer in _entries(name, row["topic"]) if key in text]
         return _closest(row, max(found)[1]) if found else ABSTAIN
+
     return labeling_function(name, source="reference", task="question")(look_up)
 
 
 # Whole terms; drugs; facts learned by heart; these and drugs by another hand; every topic, much of it wrong.
 glossary, formulary, handbook, notes, flashcards = map(
-    _book, ("glossary", "formulary", "handbook", "notes", "flashcards"))
+    _book, ("glossary", "formulary", "handbook", "notes", "flashcards")
+)
 
 
 def _triage(row, entries):
     """Most entries' condition, department or urgency, whichever the responses differ in."""
+
     def most(column):
         counts = Counter(entry[column] for entry in entries).most_common(2)
         return counts[0][0] if len(counts) == 1 or counts[0][1] > counts[1][1] else ""
+
     if not entries:
         return ABSTAIN
     if row["topic"] == "department":
@@ -220,7 +255,7 @@ def _signs():
 def triage_sheet(row):
     """Whole signs: an entry counts when at least three quarters of its words are in the vignette."""
     words = set(_tokens(row["prompt"])) if _about_a_patient(row) else set()
-    return _triage(row, [entry for sign, entry in _signs() if words and len(words & sign) >= .75 * len(sign)])
+    return _triage(row, [entry for sign, entry in _signs() if words and len(words & sign) >= 0.75 * len(sign)])
 
 
 @labeling_function(source="reference")
@@ -247,6 +282,26 @@ def base_choice(row):
 
 def sample_lfs():
     """The labelling functions for the bundled medical pool."""
-    return [longest, politest, shares_words, red_flags, mild_words, recent_words, answers_the_question,
-            suffix_rule, root_hint, drug_stem, department_root, nearest_letter, glossary, formulary, handbook,
-            notes, flashcards, triage_sheet, reception, phrase_book, base_choice]
+    return [
+        longest,
+        politest,
+        shares_words,
+        red_flags,
+        mild_words,
+        recent_words,
+        answers_the_question,
+        suffix_rule,
+        root_hint,
+        drug_stem,
+        department_root,
+        nearest_letter,
+        glossary,
+        formulary,
+        handbook,
+        notes,
+        flashcards,
+        triage_sheet,
+        reception,
+        phrase_book,
+        base_choice,
+    ]
