@@ -1,4 +1,4 @@
-"""What every benchmark shares: flags, a quiet and offline environment, base models, alternation, tables."""
+"""Shared by all benchmarks: options, an offline environment, base models, alternating rounds, tables."""
 
 import argparse
 import gc
@@ -21,7 +21,7 @@ QUIET = dict(
     TRANSFORMERS_VERBOSITY="error",
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
 )
-"""No benchmark calls anyone: TRL would otherwise report each trainer it builds."""
+"""Environment without network access or telemetry. TRL otherwise reports each trainer that is created."""
 
 QWEN = dict(
     vocab_size=151936,
@@ -57,36 +57,38 @@ SHAPES = {
         num_key_value_heads=1,
     ),
 }
-"""Real configurations, to be filled with random weights; `small` is for the smoke tests."""
+"""Real model configurations that are filled with random weights. `small` is for the smoke tests."""
 
 CLOCK = [time.perf_counter]
-"""The last is the clock in use."""
+"""The last entry is the clock in use."""
 
 
 def parser(text):
-    """An argument parser with the flags that all benchmarks take."""
+    """Return an argument parser with the options of all benchmarks; the first line of `text` is its description."""
     parse = argparse.ArgumentParser(description=text.strip().splitlines()[0])
     parse.add_argument(
         "--model", default="qwen2.5-0.5b", help=f"{', '.join(SHAPES)} (random weights), tiny, or a folder or Hub name"
     )
-    parse.add_argument("--layers", type=int, default=4, help="layers of a shape; 24 is all of Qwen2.5-0.5B")
+    parse.add_argument("--layers", type=int, default=4, help="number of layers; 24 is the whole of Qwen2.5-0.5B")
     parse.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
-    parse.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="default: what suits the device")
-    parse.add_argument("--no-4bit", action="store_true", help="hold the base as it is, not in NF4")
-    parse.add_argument("--repeats", type=int, default=5, help="timed rounds, each contestant once in each")
-    parse.add_argument("--threads", type=int, default=0, help="CPU threads; default: one for each core allowed")
+    parse.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="default: depends on the device")
+    parse.add_argument("--no-4bit", action="store_true", help="do not quantize the base")
+    parse.add_argument("--repeats", type=int, default=5, help="timed rounds; every implementation runs once per round")
+    parse.add_argument("--threads", type=int, default=0, help="CPU threads; default: one per available core")
     parse.add_argument(
         "--cpu-clock",
         action="store_true",
-        help="count the CPU's seconds, not the wall's: for one thread on a busy machine",
+        help="measure processor time, not wall time: for one thread on a busy machine",
     )
-    parse.add_argument("--json", help="write the results here too")
-    parse.add_argument("--quick", action="store_true", help="seconds long: shows that it works, times mean nothing")
+    parse.add_argument("--json", help="also write the results to this file")
+    parse.add_argument(
+        "--quick", action="store_true", help="takes seconds: shows that it works, the times mean nothing"
+    )
     return parse
 
 
 def start(args):
-    """Set device, dtype and threads as the flags say. To be called before anything imports torch."""
+    """Set device, dtype and threads as the options say. Call it before anything imports torch."""
     os.environ.update(QUIET)
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -112,7 +114,7 @@ def start(args):
 
 
 def build_base(args, folder):
-    """A folder or name that `load_base` takes. A shape is filled with random weights, once, under `folder`."""
+    """Return a folder or name for `load_base`. A shape is filled with random weights, once, in `folder`."""
     if args.model not in SHAPES:
         return args.model
     import torch
@@ -136,13 +138,13 @@ def build_base(args, folder):
     return str(to)
 
 
-def workplace():
-    """A temporary folder as a context manager."""
+def temporary_folder():
+    """Return a context manager for a temporary folder."""
     return tempfile.TemporaryDirectory(prefix="icft-bench-")
 
 
 def now(device="cpu"):
-    """Seconds on a clock, once the device has done all it was given."""
+    """Return the seconds on the clock, after the device has finished its work."""
     if device == "cuda":
         import torch
 
@@ -150,28 +152,29 @@ def now(device="cpu"):
     return CLOCK[-1]()
 
 
-def alternate(contestants, repeats, warm_up=1):
-    """Run contestants in turn, `repeats` times over, each round starting with another one.
+def alternate(functions, repeats, warm_up=1):
+    """Call functions in turn for `repeats` rounds; each round starts with another one.
 
-    contestants: {name: function of the round's number that returns what it measured}.
-    Returns {name: [what it returned]}; the `warm_up` rounds before are left out."""
-    names, out = list(contestants), {name: [] for name in contestants}
+    functions: {name: function of the round's number that returns a measurement}.
+    Returns {name: [measurement of each round]}; the `warm_up` rounds at the beginning are not included."""
+    names, out = list(functions), {name: [] for name in functions}
     for number in range(-warm_up, repeats):
         at = number % len(names)
         for name in names[at:] + names[:at]:
             gc.collect()
-            measured = contestants[name](number)
+            measured = functions[name](number)
             if number >= 0:
                 out[name].append(measured)
     return out
 
 
 def median(values):
+    """Return the median."""
     return statistics.median(values)
 
 
 def spread(values):
-    """Half the range of the middle half, as a share of the median: how far a repeat may be off."""
+    """Return half the interquartile range ÷ the median, 0 for a single value."""
     if len(values) < 2:
         return 0.0
     low, _, high = statistics.quantiles(values, n=4)
@@ -179,7 +182,7 @@ def spread(values):
 
 
 def conditions(args):
-    """What a reader must know to judge the numbers."""
+    """Return the conditions of a measurement: model, processor, threads, clock, load, versions."""
     import torch
 
     from icft_lite.utils.hardware import hardware
@@ -217,36 +220,32 @@ def _processor():
 
 
 def show(title, header, rows, notes=()):
-    """Print a table; numbers to three significant digits."""
-    cells = [header] + [
-        [
-            "–"
-            if cell is None
-            else cell
-            if isinstance(cell, str)
-            else f"{cell:.3g}"
-            if abs(cell) < 1000
-            else f"{cell:,.0f}"
-            for cell in row
-        ]
-        for row in rows
-    ]
+    """Print a table with numbers to three significant digits."""
+    cells = [header] + [[_format(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     print(f"\n{title}", flush=True)
     for number, row in enumerate(cells):
-        print(
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
-            ).rstrip()
-        )
+        padded = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(padded).rstrip())
         if number == 0:
             print("  ".join("-" * width for width in widths))
     for note in notes:
         print(f"  {note}")
 
 
+def _format(cell):
+    if cell is None:
+        return "–"
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:.3g}" if abs(cell) < 1000 else f"{cell:,.0f}"
+
+
 def finish(args, result):
-    """Print the result as JSON on one line, and write it where `--json` says."""
+    """Print the result as one line of JSON, and write it to the file of `--json`."""
     print("\n" + json.dumps(result))
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,11 +1,11 @@
-"""Options scored in a second: `icft_lite.modeling.scoring.score_responses` beside lm-evaluation-harness.
+"""Options scored per second: `icft_lite.modeling.scoring.score_responses` and lm-evaluation-harness.
 
     python benchmarks/evaluation.py --model tiny
     python benchmarks/evaluation.py                 Qwen2.5-0.5B's shape, 4 layers, full vocabulary
     python benchmarks/evaluation.py --letters       options listed in the prompt, answered by their letter
 
-The same model, the same questions as the same ids (so neither tokenises in the time taken), the same answers: the
-table shows how far the log-likelihoods of all options are apart, and how often the chosen option is the same.
+Both score the same token ids with the same model, so tokenization is not part of the time. The table shows the largest
+difference between the log-likelihoods of the options, and how often both choose the same option.
 """
 
 import importlib.util
@@ -13,40 +13,44 @@ import logging
 import random
 import sys
 
-from common import alternate, build_base, conditions, finish, median, now, parser, show, spread, start, workplace
+from common import alternate, build_base, conditions, finish, median, now, parser, show, spread, start, temporary_folder
 
 
 def main():
     parse = parser(__doc__)
-    parse.add_argument("--questions", type=int, help="test questions to score; default 64, tiny 512")
-    parse.add_argument("--batches", default="8,32,96", help="rows a batch to try: each side is judged at its best")
-    parse.add_argument("--tokens", default="512,1024,4096", help="the same for ours, which counts tokens")
-    parse.add_argument("--letters", action="store_true", help="one letter an option, in place of its text")
+    parse.add_argument("--questions", type=int, help="number of test questions; default 64, for tiny 512")
+    parse.add_argument("--batches", default="8,32,96", help="batch sizes of the harness; the fastest counts")
+    parse.add_argument("--tokens", default="512,1024,4096", help="tokens per batch of icft-lite; the fastest counts")
+    parse.add_argument("--letters", action="store_true", help="score the letter of an option in place of its text")
     args = parse.parse_args()
     if not importlib.util.find_spec("lm_eval"):
         sys.exit("lm-eval is not installed: pip install -c constraints.txt -e '.[bench]'")
     start(args)
-    with workplace() as folder:
+    with temporary_folder() as folder:
         result = measure(args, build_base(args, folder))
     report(result)
     finish(args, result)
 
 
 def questions(args, tokenizer):
-    """Encoded test questions, medical and general, with at least two options."""
+    """Return encoded test questions, medical and general, with at least two options, and their labels."""
     from icft_lite.data.samples import load_samples
     from icft_lite.modeling.encoding import Encoder
 
     count = args.questions or (512 if args.model == "tiny" else 64)
-    rows = [dict(row) for name in ("medical_test", "general_test") for row in load_samples(name)]
-    rows = [row for row in rows if row["task"] == "question" and row["label"] >= 0 and len(row["responses"]) > 1]
-    rows = random.Random(0).sample(rows, min(12 if args.quick else count, len(rows)))
+    examples = [dict(example) for name in ("medical_test", "general_test") for example in load_samples(name)]
+    examples = [
+        example
+        for example in examples
+        if example["task"] == "question" and example["label"] >= 0 and len(example["responses"]) > 1
+    ]
+    examples = random.Random(0).sample(examples, min(12 if args.quick else count, len(examples)))
     encode = Encoder(tokenizer, 512, letter_options=args.letters)
-    return [encode(row) for row in rows], [row["label"] for row in rows]
+    return [encode(example) for example in examples], [example["label"] for example in examples]
 
 
 def requests(encoded):
-    """The same questions as lm-eval has them: for each option (name, ids of the prompt, ids of the option)."""
+    """Return the questions as lm-eval takes them: for each option (name, ids of the prompt, ids of the option)."""
     out = []
     for number, one in enumerate(encoded):
         prompt = one.sequences[0][: one.tokens[0][1] + 1]
@@ -57,7 +61,7 @@ def requests(encoded):
 
 
 def measure(args, base):
-    """Score with both at each batch size. Returns the result."""
+    """Score with both at each batch size and return the result."""
     import numpy as np
     from lm_eval.models.huggingface import HFLM
 
@@ -65,9 +69,9 @@ def measure(args, base):
     from icft_lite.modeling.scoring import score_responses
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    model, tokenizer = load_base(base, four_bit=not args.no_4bit)
+    model, tokenizer = load_base(base, load_in_4bit=not args.no_4bit)
     encoded, labels = questions(args, tokenizer)
-    asked = requests(encoded)
+    options = requests(encoded)
     harness = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=1, max_length=512)
     answers = {}
 
@@ -79,13 +83,15 @@ def measure(args, base):
 
         return score
 
-    def theirs(rows):
+    def theirs(batch_size):
         def score(_):
-            harness.batch_size_per_gpu = rows
+            harness.batch_size_per_gpu = batch_size
             begin = now(args.device)
-            found = harness._loglikelihood_tokens(asked, disable_tqdm=True)
+            found = harness._loglikelihood_tokens(options, disable_tqdm=True)
             taken, flat = now(args.device) - begin, iter(found)
-            answers["harness", rows] = [np.array([next(flat)[0] for _ in range(one.num_responses)]) for one in encoded]
+            answers["harness", batch_size] = [
+                np.array([next(flat)[0] for _ in range(one.num_responses)]) for one in encoded
+            ]
             return taken
 
         return score
@@ -101,26 +107,26 @@ def measure(args, base):
             size=size,
             seconds=median(times),
             spread=spread(times),
-            options_a_second=len(asked) / median(times),
+            options_per_second=len(options) / median(times),
         )
         for (who, size), times in seconds.items()
     ]
     mine, other = answers["ours", sizes[ours][0]], answers["harness", sizes[theirs][0]]
-    best = {who: max(one["options_a_second"] for one in out if one["who"] == who) for who in ("ours", "harness")}
+    best = {who: max(one["options_per_second"] for one in out if one["who"] == who) for who in ("ours", "harness")}
     return dict(
         benchmark="evaluation",
         conditions=conditions(args),
         questions=len(encoded),
-        options=len(asked),
+        options=len(options),
         letters=args.letters,
         scores=out,
         ratio=best["ours"] / best["harness"],
         at_least=2.0,
         parity=dict(
-            largest_difference=float(max(np.abs(a - b).max() for a, b in zip(mine, other))),
+            largest_difference=float(max(np.abs(a - b).max() for a, b in zip(mine, other, strict=True))),
             mean_loglikelihood=float(np.mean([a.mean() for a in mine])),
-            same_choice=float(np.mean([a.argmax() == b.argmax() for a, b in zip(mine, other)])),
-            accuracy=float(np.mean([a.argmax() == label for a, label in zip(mine, labels)])),
+            same_choice=float(np.mean([a.argmax() == b.argmax() for a, b in zip(mine, other, strict=True)])),
+            accuracy=float(np.mean([a.argmax() == label for a, label in zip(mine, labels, strict=True)])),
         ),
     )
 
@@ -129,29 +135,29 @@ def report(result):
     """Print the tables."""
     show(
         f"Scoring {result['options']} options of {result['questions']} questions",
-        ["who", "a batch", "s", "± %", "options/s"],
+        ["implementation", "batch", "s", "± %", "options/s"],
         [
             [
                 one["who"],
-                f"{one['size']} {'tokens' if one['who'] == 'ours' else 'rows'}",
+                f"{one['size']} {'tokens' if one['who'] == 'ours' else 'sequences'}",
                 one["seconds"],
                 100 * one["spread"],
-                one["options_a_second"],
+                one["options_per_second"],
             ]
             for one in result["scores"]
         ],
         [
-            "ours: a question's options behind one copy of its prompt; logits of the options' tokens only",
-            "harness: each option a row with its prompt; logits and their softmax of every position",
+            "ours: the options of a question share one copy of the prompt; logits of the options' tokens only",
+            "harness: one sequence per option, with its prompt; logits and softmax at every position",
         ],
     )
-    show("Do they do the same work?", ["what", "value"], list(result["parity"].items()))
+    show("Agreement", ["quantity", "value"], list(result["parity"].items()))
     show(
-        "Target",
-        ["what", "value", "at least", "met"],
+        "Design goal",
+        ["quantity", "value", "at least", "met"],
         [
             [
-                "options/s at its best batch, ours ÷ harness",
+                "options/s at the best batch size, ours ÷ harness",
                 result["ratio"],
                 result["at_least"],
                 "yes" if result["ratio"] >= result["at_least"] else "NO",

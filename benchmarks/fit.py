@@ -1,19 +1,19 @@
-"""Does QLoRA with ICFT fit a GPU? What `icft-lite doctor` reckons, beside what a step took.
+"""Memory of a training step on a GPU, compared with the estimate of `icft-lite doctor`.
 
     python benchmarks/fit.py                                          Qwen3-0.6B's shape, random weights
-    python benchmarks/fit.py --model Qwen3-4B --dtype fp16 --gib 15   as on a T4, whose memory is that large
+    python benchmarks/fit.py --model Qwen3-4B --dtype fp16 --gib 15   limited to the memory of a T4
 
-The step is that of the estimate: so many tokens in one forward pass, half of them in memory rows that are taught on
-all their tokens, with what a run holds now and then: each loss's gradient, and the adapter at the stage's start. Every
-model is built with Qwen3's layers, in the size that its name stands for.
+The step is that of the estimate: the given number of tokens in one forward pass, half of them in memory examples with a
+teacher at every token, and the copies that a run holds at times (the gradient of each loss, and the adapter at the
+start of the stage). Every model is built with Qwen3's layers, in the size that its name says.
 """
 
 import sys
 
-from common import QWEN, SHAPES, build_base, conditions, finish, median, parser, show, start, workplace
+from common import QWEN, SHAPES, build_base, conditions, finish, median, parser, show, start, temporary_folder
 
 LENGTH = 128
-"""Tokens of a row; a short prompt and a long answer, or the reverse, cost the same."""
+"""Tokens per sequence. How they are divided between prompt and response does not change the cost."""
 
 
 def main():
@@ -36,10 +36,10 @@ def main():
     args.layers = layers
     start(args)
     if args.device != "cuda":
-        sys.exit("fit.py needs a GPU; lesson 10 keeps the same books on a CPU")
+        sys.exit("fit.py needs a GPU; lesson 10 measures the same on a CPU")
     import torch
 
-    with workplace() as folder:
+    with temporary_folder() as folder:
         base = build_base(args, folder)
         torch.cuda.empty_cache()
         if args.gib:
@@ -49,15 +49,15 @@ def main():
     found["estimate"] = estimate(shape, 4 if args.dtype == "float32" else 2, args.tokens)
     result = dict(benchmark="fit", conditions=conditions(args) | dict(gib=args.gib, tokens=args.tokens), **found)
     show(
-        f"{args.model}, {args.tokens} tokens a pass",
-        ["what", "GiB"],
+        f"{args.model}, {args.tokens} tokens per forward pass",
+        ["quantity", "GiB"],
         [
-            ["estimate, libraries' 0.7 included", found["estimate"] / GIB],
-            ["torch's tensors at the peak", found["allocated"] / GIB],
-            ["torch's share of the card", found["reserved"] / GIB],
-            ["tensors of the base alone", found["base"] / GIB],
+            ["estimate, with 0.7 for libraries", found["estimate"] / GIB],
+            ["tensors at the peak", found["allocated"] / GIB],
+            ["memory reserved by torch", found["reserved"] / GIB],
+            ["tensors of the base", found["base"] / GIB],
         ],
-        [f"{found['seconds_a_step']:.2f} s a step, {found['trainable']:,} LoRA parameters"],
+        [f"{found['seconds_per_step']:.2f} s per step, {found['trainable']:,} LoRA parameters"],
     )
     finish(args, result)
 
@@ -65,17 +65,17 @@ def main():
 def flags():
     parse = parser(__doc__)
     parse.set_defaults(model="Qwen3-0.6B")
-    parse.add_argument("--tokens", type=int, default=1024, help="tokens of a forward pass")
-    parse.add_argument("--steps", type=int, default=4, help="steps, of which the first is not timed")
-    parse.add_argument("--gib", type=float, help="let torch take no more than so much of the card")
+    parse.add_argument("--tokens", type=int, default=1024, help="tokens per forward pass")
+    parse.add_argument("--steps", type=int, default=4, help="steps; the first is not timed")
+    parse.add_argument("--gib", type=float, help="limit torch to this much GPU memory")
     return parse.parse_args()
 
 
 def measure(base, tokens, steps, out, rank):
-    """Bytes at the peak of training, and seconds a step."""
+    """Return the bytes at the peak of training, and the seconds per step."""
     import torch
-    from contestants import Stamps
-    from workload import Given, with_states
+    from implementations import StepTimes
+    from workload import FixedBatches, with_states
 
     from icft_lite.config import ICFTConfig
     from icft_lite.modeling.adapters import adapter_tensors, add_adapters, use_adapter
@@ -85,28 +85,29 @@ def measure(base, tokens, steps, out, rank):
     model, _ = load_base(base)
     held = torch.cuda.memory_allocated()
     model = add_adapters(model, rank=rank)
-    config = ICFTConfig(model=base, learning_rate=1e-5, rows=tokens // LENGTH)
-    step = rows(tokens // LENGTH, model.config.vocab_size)
+    config = ICFTConfig.from_dict({"model": base, "optim.learning_rate": 1e-5, "optim.batch_size": tokens // LENGTH})
+    step = random_items(tokens // LENGTH, model.config.vocab_size)
     with use_adapter(model, None):
         batches = with_states(model, [step] * steps)
-    before = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]  # as consolidation keeps them
+    before = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]  # as a stage holds them
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    trainer, stamps = ICFTTrainer(model, Given(batches, config), config, out, norms_every=2), Stamps("cuda")
-    trainer.add_callback(stamps)
+    trainer, times = ICFTTrainer(model, FixedBatches(batches, config), config, out, norms_every=2), StepTimes("cuda")
+    trainer.add_callback(times)
     trainer.train()
-    seconds = [b - a for a, b in zip(stamps.times, stamps.times[1:])]
+    seconds = times.seconds()
     return dict(
         base=held,
         allocated=torch.cuda.max_memory_allocated(),
         reserved=torch.cuda.max_memory_reserved(),
-        seconds_a_step=median(seconds[1:]),
+        seconds_per_step=median(seconds[1:]),
         trainable=sum(map(torch.numel, before)),
     )
 
 
-def rows(n, vocabulary):
-    """`n` rows of random ids: every other one a memory row, taught on all its tokens, the others on half of theirs."""
+def random_items(n, vocabulary):
+    """Return `n` items of random ids. Every other one is a memory example, supervised at all tokens; the others are new
+    examples, supervised at half of them."""
     import torch
 
     from icft_lite.modeling.encoding import Encoded
@@ -114,20 +115,14 @@ def rows(n, vocabulary):
 
     out = []
     for number, ids in enumerate(torch.randint(4, vocabulary, (n, LENGTH)).tolist()):
-        old, half = number % 2, LENGTH // 2
-        encoded = Encoded(
-            [ids],
-            [(0, at, ids[at + 1], int(old and at >= half)) for at in range(0 if old else half, LENGTH - 1)],
-            1 + old,
-        )
-        out.append(
-            TrainingItem(
-                encoded,
-                "memory" if old else "new",
-                [0.0, 0.0] if old else [1.0],
-                posterior=[0.0, 1.0] if old else [1.0],
-            )
-        )
+        memory, half = number % 2, LENGTH // 2
+        start = 0 if memory else half
+        tokens = [(0, at, ids[at + 1], int(memory and at >= half)) for at in range(start, LENGTH - 1)]
+        encoded = Encoded([ids], tokens, 1 + memory)
+        if memory:
+            out.append(TrainingItem(encoded, "memory", [0.0, 0.0], posterior=[0.0, 1.0]))
+        else:
+            out.append(TrainingItem(encoded, "new", [1.0], posterior=[1.0]))
     return out
 
 

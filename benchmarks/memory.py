@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def begin(device):
-    """Forget the peak so far. Returns the bytes held now."""
+    """Reset the peak. Returns the bytes in use now."""
     gc.collect()
     if device == "cuda":
         import torch
@@ -15,13 +15,13 @@ def begin(device):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what loading has left behind
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here (Linux; see `man proc`)
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # return memory that loading has freed
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (Linux; see `man proc`)
     return _read("VmRSS")
 
 
 def peak(device):
-    """The most bytes held since `begin`."""
+    """Return the peak in bytes since `begin`."""
     if device == "cuda":
         import torch
 

@@ -1,34 +1,57 @@
-"""Talk to models: in a terminal, and what the notebook's panels share with it."""
+"""Chat with models: in a terminal, and the parts that the notebook panels share with it."""
 
-import json
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer, TrainerCallback
+import torch
+from peft import PeftModel
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextStreamer,
+)
 
+from icft_lite.compat import moved, read_report
+from icft_lite.finished_runs import load_run
 from icft_lite.modeling.adapters import save_adapter, use_adapter
 from icft_lite.modeling.encoding import TooLong
 from icft_lite.modeling.generation import generate_reply
-from icft_lite.runs import load_run
+from icft_lite.training.events import RunCallback
+
+if TYPE_CHECKING:
+    from icft_lite.training.prepare import Prepared
+    from icft_lite.training.stage import StageResult
 
 
 class ChatSession:
-    """Asks one model, question after question; each stands alone, and has a seed of its own."""
+    """Asks one model one question at a time, without a history. The number of the question is the sampling seed."""
 
-    def __init__(self, model, tokenizer):
+    def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer, self.turn = model, tokenizer, 0
 
-    def reply(self, question, temperature=0.0, max_new_tokens=64, stop=None, told=None):
-        """The model's reply (greedy at temperature 0), or in brackets why there is none: it is too long.
+    def reply(
+        self,
+        question: str,
+        temperature: float = 0.0,
+        max_new_tokens: int = 64,
+        stop: threading.Event | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> str:
+        """Return the model's reply, or in parentheses why there is none: the question is too long.
 
-        stop: a threading.Event; once it is set, no token follows but the one under way, and what is written so far
-        is the reply. told(text): called with all the text so far, word by word."""
-        more = {}
+        temperature: 0 decodes greedily. stop: once this event is set, generation ends after the next token, and the
+        text so far is the reply. on_text: called with the whole text so far, after every word.
+        """
+        kwargs: dict[str, Any] = {}
         if stop is not None:
-            more["stopping_criteria"] = StoppingCriteriaList([_Stop(stop)])
-        if told is not None:
-            more["streamer"] = _Streamer(self.tokenizer, told)
+            kwargs["stopping_criteria"] = StoppingCriteriaList([_StopOnEvent(stop)])
+        if on_text is not None:
+            kwargs["streamer"] = _Streamer(self.tokenizer, on_text)
         try:
             return generate_reply(
                 self.model,
@@ -37,7 +60,7 @@ class ChatSession:
                 temperature=temperature,
                 seed=self.turn,
                 max_new_tokens=max_new_tokens,
-                **more,
+                **kwargs,
             )
         except TooLong as error:
             return f"({error})"
@@ -45,30 +68,38 @@ class ChatSession:
             self.turn += 1
 
 
-class _Stop(StoppingCriteria):
-    def __init__(self, event):
+class _StopOnEvent(StoppingCriteria):
+    def __init__(self, event: threading.Event) -> None:
         self.event = event
 
-    def __call__(self, input_ids, scores, **kwargs):
-        return input_ids.new_full((len(input_ids),), self.event.is_set(), dtype=bool)
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return input_ids.new_full((len(input_ids),), self.event.is_set(), dtype=torch.bool)
 
 
 class _Streamer(TextStreamer):
-    def __init__(self, tokenizer, told):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.told, self.text = told, ""
+        self.on_text, self.text = on_text, ""
 
-    def on_finalized_text(self, text, stream_end=False):
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self.text += text
-        self.told(self.text)
+        self.on_text(self.text)
 
 
-def chat(folder, temperature=0.0, adapter="adapter", read=input, write=print):
-    """Answer questions until an empty line or the end of input. Each question stands alone.
+def chat(
+    folder: Path | str,
+    temperature: float = 0.0,
+    adapter: str = "adapter",
+    read: Callable[[str], str] = input,
+    write: Callable[[str], object] = print,
+) -> None:
+    """Answer questions until an empty line or the end of the input. There is no history.
 
-    `read` and `write` are the terminal's by default. Raises ICFTError if `folder` holds no finished run."""
-    talk = ChatSession(*load_run(folder, adapter))
-    write("Ask; an empty line ends it. Teaching material, not medical advice.")
+    adapter: name of the adapter's folder in the run's folder. read and write: by default the terminal. Raises
+    ICFTError if `folder` has no finished run.
+    """
+    session = ChatSession(*load_run(folder, adapter))
+    write("Ask a question; an empty line ends the chat. For teaching and research, not medical advice.")
     while True:
         try:
             question = read("> ").strip()
@@ -76,31 +107,34 @@ def chat(folder, temperature=0.0, adapter="adapter", read=input, write=print):
             return
         if not question:
             return
-        write(talk.reply(question, temperature))
+        write(session.reply(question, temperature))
 
 
-class SaveStageAdapters(TrainerCallback):
-    """For `train_icft`: keeps the slow adapter of every stage's end in the run's folder, as `adapter_stage1`, …"""
+class SaveStageAdapters(RunCallback):
+    """For `train_icft`: saves the slow adapter after every stage in the run's folder, as `adapter_stage1`, …."""
 
-    def on_stage_end(self, run, record, **_):
-        number = [run.stage_name(n) for n in range(1, len(run.stages) + 1)].index(record["name"]) + 1
-        half, whole = run.state / "kept", run.out / f"adapter_stage{number}"
-        for folder in (half, whole):
+    def on_stage_end(self, prepared: "Prepared", result: "StageResult") -> None:
+        """Save the slow adapter of the stage that has ended."""
+        number = next(stage.number for stage in prepared.stages if stage.name == result.record["name"])
+        temporary, final = prepared.paths.state / "stage_adapter", prepared.paths.out / f"adapter_stage{number}"
+        for folder in (temporary, final):
             shutil.rmtree(folder, ignore_errors=True)
-        save_adapter(run.model, "slow", half)
-        half.replace(whole)
+        save_adapter(prepared.model, "slow", temporary)
+        temporary.replace(final)  # a killed process leaves no incomplete adapter_stage folder
 
 
-def run_models(folder, **settings):
-    """All that a run's folder holds, to be asked side by side: {name: callable(question) -> str}.
+def run_models(folder: Path | str, **kwargs: Any) -> dict[str, Callable[[str], str]]:
+    """Return all models of a run, to compare their replies: {name: function from a question to a reply}.
 
-    "base", "after NAME" for each earlier stage whose adapter was kept (see KeepStages), "slow" and "fast", as they
-    ended. They share one base in memory, and a lock, for only one adapter can be switched on at a time.
-    settings: as of `evaluate.generate`. Raises ICFTError if `folder` holds no finished run."""
+    The names are "base", "after NAME" for each earlier stage whose adapter was saved (`SaveStageAdapters`), and
+    "slow" and "fast" for the adapters at the end of the run. The models share one base in memory. They also share a
+    lock, because only one adapter can be active at a time. kwargs: passed to `generate_reply`. Raises ICFTError if
+    `folder` has no finished run.
+    """
     folder, lock = Path(folder), threading.Lock()
     model, tokenizer = load_run(folder)
-    adapters = {"base": None}
-    for number, stage in enumerate(json.loads((folder / "report.json").read_text())["stages"][:-1], 1):
+    adapters: dict[str, str | None] = {"base": None}
+    for number, stage in enumerate(read_report(folder)["stages"][:-1], 1):
         if (folder / f"adapter_stage{number}").exists():
             adapters[f"after {stage['name']}"] = f"adapter_stage{number}"
     adapters |= {"slow": "default", "fast": "adapter_fast"}
@@ -108,11 +142,15 @@ def run_models(folder, **settings):
         if adapter not in (None, "default"):
             model.load_adapter(str(folder / adapter), adapter)
 
-    def under(adapter):
-        def answer(question):
+    def answer_with(adapter: str | None) -> Callable[[str], str]:
+        def answer(question: str) -> str:
             with lock, use_adapter(model, adapter):
-                return generate_reply(model, tokenizer, question, **settings)
+                return generate_reply(model, tokenizer, question, **kwargs)
 
         return answer
 
-    return {name: under(adapter) for name, adapter in adapters.items()}
+    return {name: answer_with(adapter) for name, adapter in adapters.items()}
+
+
+def __getattr__(name: str) -> Any:  # names of version 0.1
+    return moved("chat", name)

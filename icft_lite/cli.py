@@ -1,100 +1,92 @@
-"""The `icft-lite` command. Heavy imports live inside the functions, so that --help is instant."""
+"""The `icft-lite` command. Heavy imports are inside the functions, so that --help takes less than a second."""
 
-import argparse
+import difflib
 import json
 import os
+import re
 import sys
 import traceback
 import warnings
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, get_origin
+
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse.typing import PositiveInt
 
 from icft_lite import __version__
-from icft_lite.config import METHODS, ICFTConfig
+from icft_lite.compat import OldNameWarning, read_report, split_settings
+from icft_lite.config import PRESETS, ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError, explain_error, short_reason
+from icft_lite.utils.config_parsing import describe_type, flatten, setting_types
 from icft_lite.utils.launch import launch_processes
 
+RESUMABLE = ("train", "demo", "compare")
 
-def main(argv=None):
-    """Run one command. Returns the exit code: 0 done, 1 a fault of ours, 2 bad input, 130 interrupted."""
-    args = build_parser().parse_args(argv)
-    warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan, nobody at a command line can mend
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 unexpected error, 2 wrong input, 130 interrupted."""
+    argv = _write_lists(sys.argv[1:] if argv is None else argv)
+    warnings.simplefilter("ignore", FutureWarning)  # plans of other libraries, which no user of a command can change
+    warnings.showwarning = _show_warning
+    parser = build_parser(argv[0] if argv else "")
     try:
-        args.run(args)
+        args = parser.parse_args(argv)
+        name, options = args.command, args[args.command]
+        COMMANDS[name][0](options, given_settings(parser, argv) if name in WITH_SETTINGS else {})
         return 0
+    except ArgumentError as error:
+        return _fail(argv, _argument_error(error), 2)
     except KeyboardInterrupt:
-        resume = "; the same line again resumes" if args.command in ("train", "demo", "compare") else ""
-        return _fail(args, f"stopped{resume}", 130)
-    except BrokenPipeError:  # `| head` has seen enough
+        resume = "; run the same command again to resume" if argv[:1] and argv[0] in RESUMABLE else ""
+        return _fail(argv, f"stopped{resume}", 130)
+    except BrokenPipeError:  # a reader such as `head` has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        return _fail(args, *explain_error(error))
+        return _fail(argv, *explain_error(error))
 
 
-def build_parser():
-    """All commands and their flags."""
-    parser = argparse.ArgumentParser(
-        prog="icft-lite", description="Adapt a small language model to medicine without it forgetting what it knew."
+def build_parser(command: str = "") -> ArgumentParser:
+    """Return the parser of all commands. Only `command` gets its settings as options: building them takes a while."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog="icft-lite",
+        exit_on_error=False,
+        allow_abbrev=False,  # an abbreviation may name another option in the next version
+        description="Adapt a small language model to medicine without catastrophic forgetting.",
+        version=__version__,
     )
-    parser.add_argument("--version", action="version", version=f"icft-lite {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name, run, text, json_flag=False):
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
+    for name, (_, text, add_options) in COMMANDS.items():
+        usage = f"icft-lite {name} {USAGE[name]}[options]"
+        sub = ArgumentParser(exit_on_error=False, description=f"{text}.", usage=usage)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        if json_flag:
-            sub.add_argument("--json", action="store_true", help="print JSON")
-        sub.set_defaults(run=run)
-        return sub
-
-    command("doctor", doctor, "what this machine has, and which models fit it", json_flag=True)
-    sub = command("demo", demo, "the whole method on the embedded model and samples, beside plain QLoRA")
-    sub.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
-    sub.add_argument("--seeds", type=_count, default=1, metavar="N", help="runs to average (default: %(default)s)")
-    sub.add_argument("--full", action="store_true", help="longer training, better scores")
-    _jobs_flag(sub)
-
-    sub = command("train", train, "train on your data; the same line again resumes")
-    _data_flags(sub)
-    sub.add_argument(
-        "--general",
-        nargs="+",
-        action="extend",
-        metavar="FILE",
-        help="what must not be forgotten: files, Hub names or `samples` (the default)",
-    )
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
-    sub.add_argument("--method", choices=METHODS, help="default: icft")
-    sub.add_argument("--seed", type=int, metavar="N")
-    _config_flags(sub)
-
-    sub = command("evaluate", evaluate, "score a run, or a model", json_flag=True)
-    sub.add_argument("dir", metavar="DIR", help="a run's folder, a model's folder, a Hub name, or `tiny`")
-    _data_flags(sub)
-
-    sub = command("compare", compare, "several methods side by side, with intervals", json_flag=True)
-    sub.add_argument(
-        "--methods",
-        nargs="+",
-        default=["icft", "qlora"],
-        metavar="METHOD",
-        help=f"of {', '.join(METHODS)}; spaces or commas between (default: icft qlora)",
-    )
-    sub.add_argument("--seeds", type=_count, default=3, metavar="N", help="default: %(default)s")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR")
-    _jobs_flag(sub)
-    _config_flags(sub)
-
-    sub = command("chat", chat, "talk to a run's model")
-    sub.add_argument("dir", metavar="DIR", help="a run's folder")
-    sub = command("export", export, "write a run's adapter, or merged weights")
-    sub.add_argument("dir", metavar="DIR", help="a run's folder")
-    sub.add_argument("--to", type=Path, required=True, metavar="DIR2", help="a new folder")
-    sub.add_argument("--merge", action="store_true", help="whole weights with the adapter merged in, none in 4 bits")
+        add_options(sub)
+        if name in WITH_SETTINGS:
+            _config_options(sub, settings=name == command)
+        commands.add_subcommand(name, sub, help=text[0].lower() + text[1:])
     return parser
 
 
-def _data_flags(sub):
+# --- options
+
+
+def _out(sub: ArgumentParser, text: str = "folder of the run", **options: Any) -> None:
+    sub.add_argument("--out", metavar="DIR", help=text, **options)
+
+
+def _json(sub: ArgumentParser) -> None:
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _jobs(sub: ArgumentParser) -> None:
+    text = "runs at a time. Default: one per core for the embedded model, 1 for others and on a GPU"
+    sub.add_argument("--jobs", type=PositiveInt | None, metavar="N", help=text)
+
+
+def _data(sub: ArgumentParser) -> None:
     sub.add_argument(
         "--data",
         nargs="+",
@@ -102,39 +94,79 @@ def _data_flags(sub):
         metavar="FILE",
         help=".jsonl, .json, .csv or .parquet files, Hub names, or `samples` (the default)",
     )
-    sub.add_argument("--test-ids", type=Path, metavar="FILE", help="ids of the test rows: JSON, or one a line")
+    sub.add_argument("--test-ids", metavar="FILE", help="ids of the test examples: JSON, or one on each line")
 
 
-def _config_flags(sub):
-    sub.add_argument("--model", metavar="NAME", help="`tiny` (the default), a folder, or a Hub name")
-    sub.add_argument("--max-steps", type=int, metavar="N", help="cut the run to N optimiser steps")
-    sub.add_argument("--no-4bit", action="store_true", help="do not quantise the base")
-    sub.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings of ICFTConfig")
+def _demo_options(sub: ArgumentParser) -> None:
+    _out(sub, default="runs/demo")
+    sub.add_argument("--seeds", type=PositiveInt, default=1, metavar="N", help="runs to average")
+    sub.add_argument("--full", action="store_true", help="train longer, on more topics")
+    _jobs(sub)
+
+
+def _train_options(sub: ArgumentParser) -> None:
+    _data(sub)
+    sub.add_argument(
+        "--general",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="data that must not be forgotten: files, Hub names or `samples` (the default)",
+    )
+    _out(sub, required=True)
+    sub.add_argument("--method", metavar="NAME", help=f"preset of the settings: {', '.join(PRESETS)} (default: icft)")
+
+
+def _evaluate_options(sub: ArgumentParser) -> None:
+    sub.add_argument("dir", metavar="DIR", help="a run's folder, a model's folder, a Hub name, or `tiny`")
+    _data(sub)
+    _json(sub)
+
+
+def _compare_options(sub: ArgumentParser) -> None:
+    sub.add_argument(
+        "--methods",
+        nargs="+",
+        default=["icft", "qlora"],
+        metavar="METHOD",
+        help=f"presets, separated by spaces or commas: {', '.join(PRESETS)}",
+    )
+    sub.add_argument("--seeds", type=PositiveInt, default=3, metavar="N", help="runs of each method")
+    _out(sub, "folder of the runs and the comparison", required=True)
+    _jobs(sub)
+    _json(sub)
+
+
+def _run_folder_option(sub: ArgumentParser) -> None:
+    sub.add_argument("dir", metavar="DIR", help="folder of a finished run")
+
+
+def _export_options(sub: ArgumentParser) -> None:
+    _run_folder_option(sub)
+    sub.add_argument("--to", required=True, metavar="DIR2", help="a new folder")
+    sub.add_argument("--merge", action="store_true", help="write whole weights with the adapter merged, not in 4 bits")
+
+
+def _config_options(sub: ArgumentParser, settings: bool) -> None:
+    sub.add_argument("--config", metavar="FILE.yaml", help="settings, nested or with dotted names")
     sub.add_argument(
         "--set",
         action="append",
         default=[],
-        metavar="FIELD=VALUE",
+        metavar="NAME=VALUE",
         help="one setting; wins over all others, in `compare` not over what makes a method what it is",
     )
+    sub.add_argument("--max-steps", type=PositiveInt | None, metavar="N", help="short for --optim.max_steps")
+    sub.add_argument("--no-4bit", action="store_true", help="short for --adapter.load_in_4bit false")
+    if settings:
+        sub.add_class_arguments(ICFTConfig)
+        sub.add_class_arguments(RuntimeConfig, "runtime")
 
 
-def _jobs_flag(sub):
-    sub.add_argument(
-        "--jobs",
-        type=_count,
-        metavar="N",
-        help="runs at a time (default: one a core for the embedded model, 1 for others and on a GPU)",
-    )
+# --- commands
 
 
-def _count(text):
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("give 1 or more")
-    return value
-
-
-def doctor(args):
+def doctor(args: Namespace, _: Mapping[str, Any]) -> None:
     """Print what `icft_lite.doctor.examine` finds."""
     from icft_lite.doctor import examine, format_lines
 
@@ -142,123 +174,182 @@ def doctor(args):
     print(json.dumps(found, indent=2) if args.json else "\n".join(format_lines(found)))
 
 
-def demo(args):
-    """`make demo`."""
-    check_out(args.out)
+def demo(args: Namespace, _: Mapping[str, Any]) -> None:
+    """Run the demo."""
+    check_out(Path(args.out))
     from icft_lite.experiments.compare import run_demo
 
-    run_demo(args.out, args.seeds, args.full, args.jobs)
+    run_demo(Path(args.out), args.seeds, args.full, args.jobs)
 
 
-def train(args):
-    """One run. The configuration and the data are checked before anything is written."""
-    config = read_config(args)
-    check_out(args.out)
+def train(args: Namespace, settings: Mapping[str, Any]) -> None:
+    """Train one run. Settings and data are checked before anything is written."""
+    method, runtime = split_settings(settings)
+    config, runtime_config = ICFTConfig.from_dict(method), RuntimeConfig.from_dict(runtime)
+    check_out(Path(args.out))
     from icft_lite.data.sources import bundle_from_files
 
-    bundle = bundle_from_files(args.data or ["samples"], args.general or ["samples"], args.test_ids)
-    from icft_lite.training.run import train_icft
+    bundle = bundle_from_files(args.data or ["samples"], args.general or ["samples"], _path(args.test_ids))
+    from icft_lite.training.loop import train_icft
 
-    train_icft(config, args.out, data=bundle)
+    train_icft(config, Path(args.out), data=bundle, runtime=runtime_config)
 
 
-def evaluate(args):
+def evaluate(args: Namespace, _: Mapping[str, Any]) -> None:
     """Score a run or a model on the bundled tests, or on files."""
     from icft_lite.data.samples import sample_bundle
     from icft_lite.data.sources import evaluation_examples
 
-    sources = args.data or ["samples"]
-    run = _report(args.dir)
-    data = (
-        sample_bundle().only(run.get("config", {}).get("topics"))
-        if sources == ["samples"]
-        else evaluation_examples(sources, args.test_ids, run.get("data", {}).get("sources", {}))
-    )
-    from icft_lite.runs import evaluate_run
+    sources, run = args.data or ["samples"], Path(args.dir)
+    report = read_report(run) if (run / "report.json").is_file() else {}
+    if sources == ["samples"]:
+        data: Any = sample_bundle().only(report.get("config", {}).get("topics"))
+    else:
+        data = evaluation_examples(sources, _path(args.test_ids), report.get("data", {}).get("sources", {}))
+    from icft_lite.finished_runs import evaluate_run
 
     scores = evaluate_run(args.dir, data)
     print(json.dumps(scores, indent=2) if args.json else "\n".join(score_lines(scores)))
 
 
-def compare(args):
-    """Several methods and seeds on the samples; what is not set is as in the demo."""
+def compare(args: Namespace, settings: Mapping[str, Any]) -> None:
+    """Compare methods over seeds on the samples; unset settings are those of the demo."""
     methods = [name for text in args.methods for name in text.split(",") if name]
     for name in methods:
-        if name not in METHODS:
-            raise ICFTError(f"--methods: {name!r} is unknown; choose among {', '.join(METHODS)}")
-    settings = read_settings(args)
+        if name not in PRESETS:
+            raise ICFTError(f"--methods: {name!r} is unknown; choose among {', '.join(PRESETS)}")
+    settings, runtime = split_settings(settings)
     ICFTConfig.from_dict(settings)
-    check_out(args.out)
+    runtime_config = RuntimeConfig.from_dict(runtime)
+    check_out(Path(args.out))
     from icft_lite.experiments.compare import compare as run
 
-    result = run(args.out, methods, range(args.seeds), settings, jobs=args.jobs)
+    result = run(Path(args.out), methods, range(args.seeds), settings, jobs=args.jobs, runtime=runtime_config)
     if args.json:
         print(json.dumps(result, indent=2))
 
 
-def chat(args):
-    """Talk to a run's model."""
+def chat(args: Namespace, _: Mapping[str, Any]) -> None:
+    """Chat with a run's model."""
+    folder = finished_run(args.dir)
     from icft_lite.chat import chat as talk
 
-    talk(_run_folder(args.dir))
+    talk(folder)
 
 
-def export(args):
-    """Adapter or merged weights, in a folder of their own."""
-    run = _run_folder(args.dir)
-    if args.to.exists() and (args.to.is_file() or any(args.to.iterdir())):
-        raise ICFTError(f"--to {args.to}: it is not empty; give a new folder")
-    check_out(args.to)
-    from icft_lite.runs import export as write
+def export(args: Namespace, _: Mapping[str, Any]) -> None:
+    """Write adapter or merged weights into a folder of their own."""
+    run, to = finished_run(args.dir), Path(args.to)
+    if to.exists() and (to.is_file() or any(to.iterdir())):
+        raise ICFTError(f"--to {to}: it is not empty; give a new folder")
+    check_out(to)
+    from icft_lite.finished_runs import export as write
 
-    write(run, args.to, merge=args.merge)
-
-
-def read_config(args):
-    """The ICFTConfig of a command line. Raises ICFTError."""
-    return ICFTConfig.from_dict(read_settings(args))
+    write(run, to, merge=args.merge)
 
 
-def read_settings(args):
-    """The settings that are given: --config, then flags, then --set. Raises ICFTError."""
-    values = {}
-    if args.config:
-        import yaml
+Options = Callable[[ArgumentParser], None]
+COMMANDS: dict[str, tuple[Callable[[Namespace, Mapping[str, Any]], None], str, Options]] = {
+    "doctor": (doctor, "Show what this machine has, and which models fit it", _json),
+    "demo": (demo, "Run the whole method on the embedded model and samples, compared with plain QLoRA", _demo_options),
+    "train": (train, "Train on your data; the same command again resumes", _train_options),
+    "evaluate": (evaluate, "Score a run, or a model", _evaluate_options),
+    "compare": (compare, "Compare methods over several seeds, with intervals", _compare_options),
+    "chat": (chat, "Chat with a run's model", _run_folder_option),
+    "export": (export, "Write a run's adapter, or merged weights", _export_options),
+}
+"""name: (function, help, how to add its options)."""
+USAGE = {
+    "doctor": "",
+    "demo": "",
+    "train": "--out DIR [--data FILE …] ",
+    "evaluate": "DIR [--data FILE …] ",
+    "compare": "--out DIR [--methods METHOD …] ",
+    "chat": "DIR ",
+    "export": "DIR --to DIR2 ",
+}
+WITH_SETTINGS = ("train", "compare")
 
-        try:
-            values = yaml.safe_load(args.config.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise ICFTError(f"{args.config}: not YAML ({' '.join(str(error).split())}); mend it") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ICFTError(f"{args.config}: cannot be read ({short_reason(error)}); give a YAML file") from None
-        if not isinstance(values, dict):
-            raise ICFTError(f"{args.config}: it holds no settings; write FIELD: VALUE lines")
-    for name in ("model", "method", "seed", "max_steps"):
-        if getattr(args, name, None) is not None:
-            values[name] = getattr(args, name)
-    if args.no_4bit:
-        values["four_bit"] = False
-    for text in args.set:
+
+# --- settings and checks
+
+
+def given_settings(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that a command line gives, by dotted name: --config, then options, then --set.
+
+    Raises ICFTError.
+    """
+    args = parser.parse_args(argv, defaults=False)
+    given = args[args.command].as_dict()
+    known = _setting_kinds()
+    settings = read_settings(Path(given["config"])) if given.get("config") else {}
+    settings |= {name: value for name, value in flatten(given).items() if name in known}
+    if given.get("method"):
+        settings["method"] = given["method"]
+    if given.get("max_steps"):
+        settings["optim.max_steps"] = given["max_steps"]
+    if given.get("no_4bit"):
+        settings["adapter.load_in_4bit"] = False
+    for text in given.get("set", []):
         name, equals, value = text.partition("=")
         if not equals:
-            raise ICFTError(f"--set {text}: write it as FIELD=VALUE")
-        values[name.strip()] = value.strip()
-    return values
+            raise ICFTError(f"--set {text}: write it as NAME=VALUE")
+        settings[name.strip()] = value.strip()
+    return settings
 
 
-def check_out(out):
+def _setting_kinds() -> dict[str, Any]:
+    """Return {name: type} of all settings, with those of RuntimeConfig as `runtime.…`."""
+    return {**dict(setting_types(ICFTConfig)), **dict(setting_types(RuntimeConfig, "runtime."))}
+
+
+def _write_lists(argv: Sequence[str]) -> list[str]:
+    """Return the command line with lists as jsonargparse reads them: `--topics a,b` becomes `--topics=[a,b]`."""
+    lists = {f"--{name}" for name, kind in setting_types(ICFTConfig) if get_origin(kind) is tuple}
+    out: list[str] = []
+    for word in argv:
+        if out and out[-1] in lists and not word.startswith("-"):
+            word = f"{out.pop()}={word}"
+        option, equals, value = word.partition("=")
+        out.append(f"{option}=[{value}]" if option in lists and equals and value[:1] != "[" else word)
+    return out
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of a YAML file by dotted name. Raises ICFTError."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ICFTError(f"{path}: not YAML ({' '.join(str(error).split())}); fix the file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ICFTError(f"{path}: cannot be read ({short_reason(error)}); give a YAML file") from None
+    if not isinstance(values, dict):
+        raise ICFTError(f"{path}: it holds no settings; write lines of NAME: VALUE")
+    return flatten(values)
+
+
+def check_out(out: Path) -> None:
     """Raise ICFTError unless the folder `out` can be written. Creates nothing."""
-    place = out
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise ICFTError(f"--out {out}: {place} is a file; give a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ICFTError(f"--out {out}: {place} cannot be written; give a folder of your own")
+    existing = out
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ICFTError(f"--out {out}: {existing} is a file; give a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ICFTError(f"--out {out}: {existing} cannot be written; give a folder of your own")
 
 
-def score_lines(scores, prefix=""):
-    """Nested {name: {metric, value, n}} as one line a score."""
+def finished_run(name: str) -> Path:
+    """Return the folder of a finished run. Raises ICFTError if it holds none."""
+    if not (Path(name) / "report.json").is_file():
+        raise ICFTError(f"{name}: no finished run (report.json is missing); give the --out folder of one")
+    return Path(name)
+
+
+def score_lines(scores: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield nested {name: {metric, value, n}} as one line for each score."""
     for name, score in scores.items():
         if isinstance(score, dict) and "value" in score:
             name = prefix + name
@@ -267,24 +358,39 @@ def score_lines(scores, prefix=""):
             yield from score_lines(score, f"{prefix}{name}.")
 
 
-def _run_folder(name):
-    if not (Path(name) / "report.json").is_file():
-        raise ICFTError(f"{name}: no finished run (report.json is missing); give the --out folder of one")
-    return Path(name)
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
-def _report(name):
-    """A run's report; {} for anything else."""
-    try:
-        return json.loads((Path(name) / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+def _argument_error(error: ArgumentError) -> str:
+    """Return jsonargparse's message as one line that names the option."""
+    text, kinds = " ".join(str(error).split()), _setting_kinds()
+    if found := re.match(r'Parser key "([\w.]+)": (.*)$', text):
+        name, reason = found.groups()
+        value = re.search(r"(?:Got|Given) value: (.*)$|base 10: '(.*?)'|PositiveInt: (\S+) does", reason)
+        expected = describe_type(kinds[name]) if name in kinds else "a whole number above 0"  # of --seeds, --jobs, …
+        option = name if name in kinds else name.replace("_", "-")
+        return f"--{option}: {value[value.lastindex or 0] if value else ''!r} is not possible; give {expected}"
+    if found := re.match(r"unrecognized arguments: --([\w.]+)", text):
+        near = difflib.get_close_matches(found[1], kinds, 1)
+        return f"--{found[1]} is not an option; {f'did you mean --{near[0]}?' if near else 'see --help'}"
+    if text.startswith('expected "command"'):
+        return f"give a command: {', '.join(COMMANDS)}; see --help"
+    if found := re.match(r"the following arguments are required: (.*)", text):
+        names = [name.rpartition(".")[2] for name in found[1].split(", ")]
+        return f"{', '.join('DIR' if name == 'dir' else f'--{name}' for name in names)} is missing; see --help"
+    return f"{text}; see --help"
 
 
-def _fail(args, message, code):
-    if args.debug:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    name = "" if issubclass(category, OldNameWarning) else f"{category.__name__}: "
+    print(f"icft-lite: note: {name}{message}", file=sys.stderr)
+
+
+def _fail(argv: Sequence[str], message: str, code: int) -> int:
+    if "--debug" in argv:
         traceback.print_exc()
-    if code == 1 or os.environ.get("RANK", "0") == "0":  # of many processes, one says what is wrong with the input
+    if code == 1 or os.environ.get("RANK", "0") == "0":  # one of several processes reports what the user can fix
         print(f"icft-lite: {message}", file=sys.stderr)
     return code
 

@@ -1,287 +1,343 @@
-"""Every knob of the method, once. `METHODS` names the settings that experiments compare."""
+"""Settings of a run: ICFTConfig defines the method, RuntimeConfig how it is executed.
 
-import dataclasses
-import functools
+Two runs with equal ICFTConfig, data and base are the same run. RuntimeConfig may differ between them, and may change
+when an interrupted run is resumed. Settings are addressed by dotted names, as in `--set optim.learning_rate=1e-3`.
+"""
+
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self
 
+from icft_lite.compat import AcceptsOldNames, moved, old_attribute, rename_settings
 from icft_lite.errors import ICFTError
+from icft_lite.utils.config_parsing import build, check_settings, flatten, to_dict
+
+Order = Literal["easy_to_hard", "hard_to_easy", "interleaved", "random"]
+Signal = Literal["loss", "ifd", "length", "entropy"]
+LabelModelName = Literal["dawid_skene", "majority_vote", "gold"]
+PolicyName = Literal["surprise", "balanced", "reservoir", "ring", "herding"]
 
 
-@dataclass
-class ICFTConfig:
-    """All settings of one run; `report.json` stores them. Sizes are in examples unless named otherwise. Given by name;
-    what is not given is as its method has it (METHODS), or the default."""
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The frozen base and its two LoRA adapters (QLoRA, arXiv 2305.14314)."""
 
-    model: str = "tiny"
-    """`tiny` (the embedded base), a folder, or a Hub name."""
-    method: str = "icft"
-    """A key of METHODS: settings that stand in the place of the defaults."""
-    seed: int = 0
-    """Seeds adapters, schedule, memory and generation. The base and the data do not depend on it."""
-
-    topics: tuple = ()
-    """Medical topics to learn and be tested on; none named: all. The general side stays whole."""
-
-    # --- model and adapters (QLoRA)
-    four_bit: bool = True
-    """Hold the frozen base in NF4 with double quantisation (bitsandbytes)."""
-    unpack_below: int = 256
-    """MiB that a 4-bit base may take written out in plain numbers, on a CPU: bitsandbytes writes a larger one out anew
-    for every product. Never changes the result."""
-    lora_rank: int = 32
+    load_in_4bit: bool = True
+    """Hold the frozen base in NF4 with double quantization (bitsandbytes)."""
+    rank: int = 32
     """Rank r of both adapters."""
-    lora_alpha: int = 64
-    """LoRA scale: ΔW = (alpha / r) · B·A. 2r, as in "LoRA Learns Less and Forgets Less"."""
+    alpha: int = 64
+    """LoRA scale: ΔW = (alpha / r)·B·A. The default is 2r, as in "LoRA Learns Less and Forgets Less"."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, positive=("rank", "alpha"))
+
+
+@dataclass(frozen=True)
+class EncodingConfig:
+    """How examples become token sequences."""
+
     max_length: int = 512
-    """Tokens a row may have; longer context is cut first, never the question or the response."""
+    """Maximum number of tokens of an example. Longer context is truncated, the question and the response never."""
     letter_options: bool = False
-    """List options as A, B, C… in the prompt and score the letter. False: score each option's text."""
-
+    """List options as A, B, C, … in the prompt and score the letter. False: score the text of each option."""
     share_prompts: bool = True
-    """Write a question's options behind one copy of the prompt. Turn off for models without masked attention."""
-    pack_rows: bool = True
-    """Write a step's short rows behind one another, each seeing itself only, so that little is padded. Never changes
-    the gradient. Turn off for models without masked attention."""
+    """Write the options of a question behind one copy of the prompt. Turn it off for models whose attention cannot
+    be masked."""
 
-    # --- optimiser
+    def __post_init__(self) -> None:
+        check_settings(self, positive=("max_length",))
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer, batch size and length of training."""
+
     learning_rate: float = 2e-3
-    """Peak learning rate of AdamW; one cosine over the run, to a tenth."""
-    warmup: float = 0.1
-    """Share of the run over which the rate rises. The first stages lie in it by default: steps at the full rate on few
-    kinds of rows are what forgets most."""
-    epochs: float = 3.0
-    """How often the new rows are run through, on average; memory rows come on top."""
-    tokens: int = 0
-    """Non-padding tokens the whole run trains on, memory included; overrides `epochs`. Runs with equal
-    `tokens` can be compared."""
-    max_steps: int = 0
-    """Cut the run to this many optimiser steps in all; 0 means as many as the tokens need."""
-    rows: int = 8
-    """Rows of sequence in an optimiser step: new, ring and memory together; P processes have P times as many.
-    Options that share their prompt count as one row."""
-    micro_batches: int = 1
-    """Forward passes a process cuts a step into, by length (so little is padded). Never changes the gradient."""
+    """Peak learning rate of AdamW. One cosine schedule over the whole run, down to a tenth of the peak."""
+    warmup_ratio: float = 0.1
+    """Share of the run over which the learning rate rises. By default the first stages lie in it: steps at the full
+    rate on few kinds of examples cause the most forgetting."""
+    num_epochs: float = 3.0
+    """Passes over the new examples, on average. Memory examples come in addition."""
+    max_tokens: int | None = None
+    """Non-padding tokens of the whole run, memory included; overrides `num_epochs`. Runs with equal `max_tokens` can
+    be compared. None: as many as `num_epochs` needs."""
+    max_steps: int | None = None
+    """Maximum number of optimizer steps in all. None: as many as the tokens need."""
+    batch_size: int = 8
+    """Sequences in an optimizer step: new, ring and memory examples together. P processes have P times as many.
+    Options that share their prompt count as one sequence."""
 
-    save_every: int = 0
-    """Steps between the saved states a killed run resumes from; 0 means about a minute. Never changes the result."""
+    def __post_init__(self) -> None:
+        check_settings(
+            self,
+            positive=("learning_rate", "num_epochs", "max_tokens", "max_steps", "batch_size"),
+            shares=("warmup_ratio",),
+        )
 
-    # --- the three losses; L_total is their weighted sum
+
+@dataclass(frozen=True)
+class LossConfig:
+    """L_total = consistency_weight·L_consistency + task_weight·L_task + fine_tune_weight·L_fine-tune."""
+
     consistency_weight: float = 0.1
-    """Weight of L_consistency: T²·KL(teacher ‖ fast adapter) on memory rows."""
-    consistency_tokens: str = "all"
-    """Tokens of memory rows that L_consistency covers: `all`, the prompts' too (promoted rows': never), or `response`.
-    `all` keeps far more; a prompt's tokens pass through the trunk anyway, but its cached states and the head's work
-    grow with it."""
+    """Weight of L_consistency: T²·KL(teacher ‖ fast adapter) on memory examples."""
+    consistency_tokens: Literal["all", "response"] = "all"
+    """Tokens of memory examples that L_consistency covers: `all` includes prompts (never those of promoted examples).
+    `all` retains far more, and costs cached states and output-head work for the prompts."""
     task_weight: float = 1.0
     """Weight of L_task: the noise-aware objective on weak labels."""
     fine_tune_weight: float = 1.0
-    """Weight of L_fine-tune: response-token NLL."""
+    """Weight of L_fine-tune: negative log-likelihood of response tokens."""
     replay_weight: float = 0.0
-    """Weight of memory rows inside L_fine-tune; 0 leaves them to L_consistency."""
-    temperature: float = 0.0
-    """T in T²·KL; 0 stands for T = ∞, where it becomes half the variance of the logits' differences: no logits are
-    needed, and far more is kept than at 1."""
+    """Weight of memory examples inside L_fine-tune. 0 leaves them to L_consistency."""
+    temperature: float | None = None
+    """T in T²·KL. None: the limit T → ∞, half the variance of the logit differences. It needs no logits, and retains
+    far more than T = 1."""
     pair_beta: float = 2.0
-    """β_pair: scale of the length-normalised log-probability difference of a pair."""
+    """β: scale of the difference of length-normalized log-probabilities of a pair."""
 
-    # --- weak supervision
-    label_model: str = "dawid_skene"
-    """`dawid_skene`, `majority_vote`, or `gold` (an upper bound: reads the gold of the weak pool)."""
+    def __post_init__(self) -> None:
+        check_settings(
+            self,
+            positive=("temperature",),
+            not_negative=("consistency_weight", "task_weight", "fine_tune_weight", "replay_weight"),
+        )
 
-    least_posterior: float = 0.02
-    """Options of a weak question less likely than this are left out of training: they cost a fifth of a step's tokens,
-    and L_task pushes down what nobody thinks right. Lettered options all stay."""
+
+@dataclass(frozen=True)
+class WeakConfig:
+    """Weak supervision."""
+
+    label_model: LabelModelName = "dawid_skene"
+    """Combines the votes of labelling functions. `gold` is an upper bound: it reads the gold labels of the pool."""
+    min_posterior: float = 0.02
+    """Options of a weak question with a smaller posterior are left out of training. Lettered options all stay."""
     soft_labels: bool = True
-    """Train on posteriors. False: on each weak row's likeliest response, taken as certain (plain fine-tuning)."""
+    """Train on posteriors. False: on the most likely response of each weak example, taken as certain."""
 
-    # --- curriculum
-    order: str = "easy_to_hard"
+    def __post_init__(self) -> None:
+        check_settings(self, shares=("min_posterior",))
+
+
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """Stages, difficulty and pacing."""
+
+    order: Order = "easy_to_hard"
     """`easy_to_hard`, `hard_to_easy` (each stage adds a level to those before it), `interleaved`, or `random` (every
     level in every stage)."""
-    last_stage: float = 0.9
-    """Share of the run's tokens that the last stage gets, the one with every level; the others divide the rest."""
-    signals: tuple = ("loss", "length", "entropy")
-    """Difficulty = rank average of these: loss, ifd, length, entropy."""
+    last_stage_share: float = 0.9
+    """Share of the run's tokens for the last stage, which has every level. The others divide the rest."""
+    signals: tuple[Signal, ...] = ("loss", "length", "entropy")
+    """Difficulty is the average rank of these: loss, ifd (instruction-following difficulty), length, entropy."""
     competence_start: float = 0.3
-    """c0 of competence pacing (Platanios et al., 2019): the share of a stage's rows that it begins with."""
+    """c0 of competence-based pacing (Platanios et al., 2019): the share of a stage's examples it begins with."""
     competence_end: float = 1.0
-    """T of competence pacing, as a share of the stage: from then on every row may be drawn."""
+    """T of competence-based pacing, as a share of the stage. From then on every example may be drawn."""
 
-    # --- memory
-    memory_share: float = 0.25
-    """Share of a step's rows drawn from the long-term memory."""
-    ring_share: float = 0.125
-    """Share of a step's rows replayed from the short-term ring. Both shares are met over the steps: 0.05 of 8 rows is
-    two rows in five steps."""
-    ring_size: int = 128
-    """Rows the short-term ring holds."""
+    def __post_init__(self) -> None:
+        check_settings(self, shares=("last_stage_share", "competence_start", "competence_end"))
+        if not self.signals:
+            raise ICFTError("curriculum.signals: it is empty; choose among loss, ifd, length, entropy")
+
+
+@dataclass(frozen=True)
+class ShortTermConfig:
+    """Short-term memory: the fast adapter and a ring of recent examples."""
+
+    share: float = 0.125
+    """Share of a batch replayed from the ring. It is met on average: 0.05 of 8 sequences is two in five steps."""
+    size: int = 128
+    """Examples the ring holds."""
     promote_after: int = 3
-    """Replays a row needs before it may be promoted when it leaves the ring."""
+    """Replays after which an example that leaves the ring may be promoted to the long-term memory."""
     promote_confidence: float = 0.8
-    """Weak rows promote only if their posterior's largest entry reaches this."""
-    memory_size: int = 4000
-    """Rows the long-term memory holds, in equal shares for its sources: given, made up by the base, promoted."""
-    memory_policy: str = "surprise"
-    """Which rows a full memory keeps: `surprise` (NLL under the slow adapter), `balanced`, `reservoir`, `ring` or
-    `herding`; see `policies`."""
+    """Weak examples are promoted only if the largest entry of their posterior reaches this."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, not_negative=("size", "promote_after"), shares=("share", "promote_confidence"))
+
+
+@dataclass(frozen=True)
+class LongTermConfig:
+    """Long-term memory: the slow adapter and a bounded buffer of examples with teacher states."""
+
+    share: float = 0.25
+    """Share of a batch drawn from the buffer, on average."""
+    size: int = 4000
+    """Examples the buffer holds, in equal shares for its sources: given, self-generated, promoted."""
+    policy: PolicyName = "surprise"
+    """Which examples a full buffer keeps; see `icft_lite.memory.policies`."""
     reservoir_share: float = 0.25
-    """Share of each topic's quota that `surprise` fills at random, whatever the surprise."""
+    """Share of each topic's quota that the policy `surprise` fills at random."""
     self_prompts: int = 1000
-    """Prompts the base makes up for itself to seed the memory (pseudo-rehearsal); 0 for none."""
-    ema_decay: float = 0.0
-    """β of the slow adapter; 0 means 1 − 10 / stage steps."""
-    consolidate: bool = True
-    """Choose the point between the old and the new long-term memory at each stage's end; at the last one's, a little
-    beyond it too."""
-    exact_average: bool = True
-    """Take that point in ΔW = B·A itself, brought back to rank r by SVD. False: average A and B, which is cheaper and
-    not the average of what they do (lesson 05)."""
-    epsilon: float = 0.08
-    """How far general validation may fall below the base's. Smaller keeps more and learns more slowly."""
-    state_dtype: str = "float32"
-    """Storage of teacher states: float32 is exact; float16 and bfloat16 save half and print their error."""
-    states_in_memory: int = 1024
-    """MiB that each teacher's states may take in memory. Where they would take more, they stay in the run's folder and
-    are mapped from there. Never changes the result."""
+    """Prompts the base generates to seed the buffer (pseudo-rehearsal). 0: none."""
+    ema_decay: float | None = None
+    """Decay β of the slow adapter's moving average. None: 1 − 10 / steps of the stage."""
 
-    def __post_init__(self):
-        if self.method not in METHODS:
-            raise ICFTError(f"method: {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
-        self.signals, self.topics = tuple(self.signals), tuple(self.topics)
-        self._check(
-            "order",
-            self.order in ("easy_to_hard", "hard_to_easy", "interleaved", "random"),
-            "choose easy_to_hard, hard_to_easy, interleaved or random",
-        )
-        self._check(
-            "label_model",
-            self.label_model in ("dawid_skene", "majority_vote", "gold"),
-            "choose dawid_skene, majority_vote or gold",
-        )
-        self._check(
-            "memory_policy",
-            self.memory_policy in ("surprise", "balanced", "reservoir", "ring", "herding"),
-            "choose surprise, balanced, reservoir, ring or herding",
-        )
-        self._check(
-            "state_dtype", self.state_dtype in ("float32", "float16", "bfloat16"), "choose float32, float16 or bfloat16"
-        )
-        self._check("consistency_tokens", self.consistency_tokens in ("all", "response"), "choose all or response")
-        unknown = set(self.signals) - {"loss", "ifd", "length", "entropy"}
-        self._check("signals", self.signals and not unknown, "choose among loss, ifd, length, entropy")
-        for name in ("learning_rate", "lora_rank", "lora_alpha", "max_length", "epochs", "rows", "micro_batches"):
-            self._check(name, getattr(self, name) > 0, "give a number above 0")
-        for name in (
-            "consistency_weight",
-            "task_weight",
-            "fine_tune_weight",
-            "replay_weight",
-            "temperature",
-            "max_steps",
-            "save_every",
-            "tokens",
-            "memory_size",
-            "states_in_memory",
-            "ring_size",
-            "self_prompts",
-            "epsilon",
-            "unpack_below",
-        ):
-            self._check(name, getattr(self, name) >= 0, "give 0 or more")
-        for name in (
-            "memory_share",
-            "ring_share",
-            "warmup",
-            "competence_start",
-            "competence_end",
-            "promote_confidence",
-            "reservoir_share",
-            "ema_decay",
-            "last_stage",
-            "least_posterior",
-        ):
-            self._check(name, 0 <= getattr(self, name) <= 1, "give a number between 0 and 1")
-        self._check(
-            "memory_share",
-            self.memory_share + self.ring_share < 1,
-            "memory_share + ring_share must leave room for new rows",
-        )
+    def __post_init__(self) -> None:
+        check_settings(self, not_negative=("size", "self_prompts"), shares=("share", "reservoir_share", "ema_decay"))
 
-    def _check(self, name, ok, mend):
-        if not ok:
-            raise ICFTError(f"{name}: {getattr(self, name)!r} is not possible; {mend}")
+
+@dataclass(frozen=True)
+class ConsolidationConfig:
+    """Line search over the interpolation coefficient α at the end of each stage."""
+
+    enabled: bool = True
+    """Search for α. False: the slow adapter becomes the fast one."""
+    exact: bool = True
+    """Interpolate ΔW = B·A itself and bring it back to rank r by SVD. False: interpolate A and B, which is cheaper
+    and another function (lesson 05)."""
+    max_drop: float = 0.08
+    """Retention constraint: by how much the general validation score may fall below the base's."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, not_negative=("max_drop",))
+
+
+@dataclass(frozen=True)
+class ICFTConfig(metaclass=AcceptsOldNames):
+    """Everything that defines a run of the method. `report.json` stores it.
+
+    Build it with keywords (`ICFTConfig(optim=OptimConfig(learning_rate=1e-3))`), from a preset with dotted names
+    (`ICFTConfig.preset("qlora", {"optim.learning_rate": 4e-3})`), or from a dict of any of these (`from_dict`).
+    """
+
+    model: str = "tiny"
+    """`tiny` (the embedded model), a folder, or a Hub name."""
+    method: str = field(default="icft", init=False)
+    """Name of the preset that this configuration started from; see `preset`."""
+    seed: int = 0
+    """Seeds adapters, plan, memory and generation. The base and the data do not depend on it."""
+    topics: tuple[str, ...] = ()
+    """Medical topics to train and test on. Empty: all. General data is not restricted."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    weak: WeakConfig = field(default_factory=WeakConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    short_term: ShortTermConfig = field(default_factory=ShortTermConfig)
+    long_term: LongTermConfig = field(default_factory=LongTermConfig)
+    consolidation: ConsolidationConfig = field(default_factory=ConsolidationConfig)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.long_term.share + self.short_term.share >= 1:
+            raise ICFTError(
+                f"long_term.share + short_term.share: {self.long_term.share} + {self.short_term.share} "
+                f"leaves no room for new examples; make the sum smaller than 1"
+            )
 
     @classmethod
-    def from_dict(cls, values):
-        """A config from a plain dict (YAML, `--set`). Raises ICFTError for an unknown field or a wrong type."""
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        clean = {}
-        for name, value in values.items():
-            if name not in fields:
-                raise ICFTError(f"config: {name!r} is not a setting; see ICFTConfig for their names")
-            clean[name] = _coerce(name, value, fields[name].default)
-        return cls(**clean)
+    def preset(cls, name: str, settings: Mapping[str, Any] | None = None) -> Self:
+        """Return the configuration of a preset (a key of `PRESETS`), with `settings` (as in `from_dict`) on top.
 
-    def to_dict(self):
-        """Plain values, ready for JSON."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
-        }
+        Raises ICFTError for an unknown preset or setting.
+        """
+        return cls.from_dict({**(settings or {}), "method": name})
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """Return a configuration from nested dicts or dotted names; values may be text, as from a command line.
+
+        Unset fields take the value of the preset named by `method`, then the default. Old names are accepted with a
+        warning. Raises ICFTError for an unknown setting or a value of the wrong type.
+        """
+        given = flatten(rename_settings(settings))
+        name = str(given.pop("method", "icft"))
+        if name not in PRESETS:
+            raise ICFTError(f"method: {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+        return build(cls, {**PRESETS[name], **given})._named(name)
+
+    def replace(self, settings: Mapping[str, Any]) -> Self:
+        """Return a copy with other values for dotted names, e.g. `config.replace({"optim.max_tokens": 10_000})`."""
+        flat = {**flatten(self.to_dict()), **flatten(rename_settings(settings))}
+        return build(type(self), {name: value for name, value in flat.items() if name != "method"})._named(self.method)
+
+    def _named(self, method: str) -> Self:
+        object.__setattr__(self, "method", method)
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values, ready for JSON."""
+        return to_dict(self)
+
+    def __getattr__(self, name: str) -> Any:  # called only for names that do not exist
+        return old_attribute(self, name)
 
 
-def _coerce(name, value, default):
-    try:
-        if isinstance(default, bool):
-            if isinstance(value, bool):
-                return value
-            return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
-        if isinstance(default, tuple):
-            return tuple(filter(None, value.split(","))) if isinstance(value, str) else tuple(value)
-        return type(default)(value)
-    except (KeyError, TypeError, ValueError):
-        kind = type(default).__name__
-        raise ICFTError(f"config: {name} = {value!r} cannot be read; it is a {kind}") from None
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How a run is executed: saving, memory and speed. It is not part of a run's identity.
+
+    An interrupted run can be resumed with other values; the report lists the change.
+    """
+
+    save_steps: int | None = None
+    """Optimizer steps between checkpoints. None: about a minute."""
+    micro_batches: int = 1
+    """Forward passes that a process splits a step into. More of them need less memory. Gradients stay the same."""
+    packing: bool = True
+    """Pack short sequences into one row, with a block-diagonal attention mask. Turn it off for models whose attention
+    cannot be masked."""
+    dequantize_below_mib: int = 256
+    """On a CPU, dequantize a 4-bit base once if it then takes at most this many MiB; bitsandbytes dequantizes a larger
+    one again for every product. The products are the same."""
+    teacher_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Storage of teacher states. float32 is exact; the others halve the size, and a run reports their rounding."""
+    teacher_memory_mib: int = 1024
+    """Teacher states larger than this are memory-mapped from the run's folder instead of being held in memory."""
+
+    def __post_init__(self) -> None:
+        check_settings(
+            self, positive=("save_steps", "micro_batches"), not_negative=("dequantize_below_mib", "teacher_memory_mib")
+        )
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """Return a RuntimeConfig from a dict; values may be text. Raises ICFTError."""
+        own = {one.name for one in fields(cls)}  # so that a name which 0.1 had too is no old name here
+        named = {f"runtime.{name}" if name in own else name: value for name, value in settings.items()}
+        return build(cls, {name.removeprefix("runtime."): value for name, value in rename_settings(named).items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return to_dict(self)
 
 
-METHODS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "icft": {},
-    "qlora": dict(
-        memory_share=0.0,
-        ring_share=0.0,
-        consolidate=False,
-        consistency_weight=0.0,
-        task_weight=0.0,
-        soft_labels=False,
-        order="random",
-    ),
-    "replay": dict(consistency_weight=0.0, replay_weight=1.0),
-    "no_ltm": dict(memory_share=0.0, consistency_weight=0.0, consolidate=False),
-    "no_ring": dict(ring_share=0.0),
-    "no_curriculum": dict(order="random"),
-    "no_task": dict(task_weight=0.0),
-    "majority_vote": dict(label_model="majority_vote"),
-    "gold": dict(label_model="gold"),
+    "qlora": {
+        "long_term.share": 0.0,
+        "short_term.share": 0.0,
+        "consolidation.enabled": False,
+        "loss.consistency_weight": 0.0,
+        "loss.task_weight": 0.0,
+        "weak.soft_labels": False,
+        "curriculum.order": "random",
+    },
+    "replay": {"loss.consistency_weight": 0.0, "loss.replay_weight": 1.0},
+    "no_ltm": {"long_term.share": 0.0, "loss.consistency_weight": 0.0, "consolidation.enabled": False},
+    "no_ring": {"short_term.share": 0.0},
+    "no_curriculum": {"curriculum.order": "random"},
+    "no_task": {"loss.task_weight": 0.0},
+    "majority_vote": {"weak.label_model": "majority_vote"},
+    "gold": {"weak.label_model": "gold"},
 }
-"""icft: the whole method. qlora: plain fine-tuning on the same rows and labels. replay: memory replayed by NLL and
-interpolation, no consistency. no_ltm: no long-term memory (no memory rows, no interpolation). no_ring: no replay from
-the short-term ring, so no promotion. no_curriculum: every level from the start, in random order, without pacing.
-no_task: without L_task. majority_vote, gold: other labels."""
+"""icft: the whole method. qlora: plain fine-tuning on the same examples and labels. replay: memory replayed by NLL,
+without consistency. no_ltm: no long-term memory (no memory examples, no consolidation). no_ring: no replay from the
+short-term ring, so no promotion. no_curriculum: every level from the start, in random order, without pacing. no_task:
+without L_task. majority_vote, gold: other labels."""
 
 
-def _method_first(init):
-    """An __init__ that takes a method's settings for those that are not given."""
-
-    @functools.wraps(init)
-    def __init__(self, **given):
-        init(self, **{**METHODS.get(given.get("method"), {}), **given})
-
-    return __init__
-
-
-ICFTConfig.__init__ = _method_first(ICFTConfig.__init__)
-
-
-def quick():
-    """True in the `quick` profile (the default), False when ICFT_PROFILE=full."""
+def quick() -> bool:
+    """Return True in the `quick` profile of the lessons (the default), False when ICFT_PROFILE=full."""
     return os.environ.get("ICFT_PROFILE", "quick") != "full"
+
+
+def __getattr__(name: str) -> Any:  # names of 0.1
+    return moved("config", name)

@@ -1,14 +1,24 @@
-"""`icft-lite doctor`: what this machine has, how icft_lite will use it, and which models will fit."""
+"""`icft-lite doctor`: what this machine has, how icft_lite uses it, and which models fit.
+
+Heavy packages are imported inside the functions, so that importing this module is fast.
+"""
 
 import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 GIB = 2**30
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "numpy")
 TOKENS, RANK = 1024, 32
-MODELS = {  # hidden, layers, MLP width, heads, key/value heads, head width, vocabulary, its copies
+"""Conditions of the estimate: tokens per forward pass, and the rank of the LoRA adapters."""
+
+Shape = tuple[int, int, int, int, int, int, int, int]
+"""(hidden size, layers, MLP width, attention heads, key/value heads, head width, vocabulary size, embedding matrices:
+1 if the head is tied to the embeddings, else 2)."""
+MODELS: dict[str, Shape] = {
     "SmolLM2-135M": (576, 30, 1536, 9, 3, 64, 49152, 1),
     "SmolLM2-360M": (960, 32, 2560, 15, 5, 64, 49152, 1),
     "Qwen3-0.6B": (1024, 28, 3072, 16, 8, 128, 151936, 1),
@@ -16,113 +26,119 @@ MODELS = {  # hidden, layers, MLP width, heads, key/value heads, head width, voc
     "Qwen3-4B": (2560, 36, 9728, 32, 8, 128, 151936, 1),
     "Qwen3-8B": (4096, 36, 12288, 32, 8, 128, 151936, 2),
 }
+"""The models that `doctor` makes an estimate for."""
 FORMULA = (
-    f"0.52 bytes a layer weight (NF4, double quantisation) + embeddings in the compute dtype + "
-    f"36 bytes a LoRA parameter (rank {RANK}; in fp32 the fast adapter, its gradient and AdamW's two averages, "
-    f"and the slow adapter, 20; copies at a stage's start and of gradients now and then, 16) + what a layer "
-    f"keeps for the backward pass, at {TOKENS:,} tokens a forward pass + 0.7 GiB for the libraries; it fits "
-    f"within 85 % of free memory"
+    f"0.52 bytes per weight of the layers (NF4 with double quantization) + embeddings in the compute dtype + "
+    f"36 bytes per LoRA parameter (rank {RANK}; in fp32: 20 for the fast adapter, its gradient, the two AdamW moments "
+    f"and the slow adapter, 16 for temporary copies of adapter and gradients) + activations that the backward pass "
+    f"needs, at {TOKENS:,} tokens per forward pass + 0.7 GiB for the libraries. A model fits if this is at most "
+    f"85 % of the free memory"
 )
 
 
-def estimate(shape, value_bytes, tokens=TOKENS):
-    """Bytes that NF4 QLoRA training takes, by FORMULA. `shape`: a value of MODELS; value_bytes: 2 or 4; tokens: of one
-    forward pass."""
-    hidden, layers, mlp, heads, kv, width, vocabulary, copies = shape
+def estimate(shape: Shape, value_bytes: int, tokens: int = TOKENS) -> int:
+    """Return the bytes that NF4 QLoRA training takes, by FORMULA.
+
+    value_bytes: of one number in the compute dtype, 2 or 4. tokens: per forward pass.
+    """
+    hidden, layers, mlp, heads, kv_heads, head_width, vocabulary, embedding_matrices = shape
+    queries, keys = heads * head_width, kv_heads * head_width
     linears = [
-        (hidden, heads * width),
-        (hidden, kv * width),
-        (hidden, kv * width),
-        (heads * width, hidden),
+        (hidden, queries),
+        (hidden, keys),
+        (hidden, keys),
+        (queries, hidden),
         (hidden, mlp),
         (hidden, mlp),
         (mlp, hidden),
     ]
-    weights = layers * sum(i * o for i, o in linears)
-    lora = layers * RANK * sum(i + o for i, o in linears)
-    queries, keys = heads * width, kv * width
-    kept = 4 * (4 * hidden + 3 * queries + 3 * keys + 4 * mlp + 7 * RANK)  # a token; counted and measured in lesson 10
+    weights = layers * sum(inputs * outputs for inputs, outputs in linears)
+    lora = layers * RANK * sum(inputs + outputs for inputs, outputs in linears)
+    # Bytes per token and layer that the backward pass needs; lesson 10 counts and measures them.
+    saved = 4 * (4 * hidden + 3 * queries + 3 * keys + 4 * mlp + 7 * RANK)
     if value_bytes == 2:  # the norms and the adapters keep fp32 copies
-        kept = 28 * hidden + 12 * queries + 8 * keys + 10 * mlp + 28 * RANK
-    activations = tokens * layers * kept
-    embeddings = copies * vocabulary * hidden * value_bytes
+        saved = 28 * hidden + 12 * queries + 8 * keys + 10 * mlp + 28 * RANK
+    activations = tokens * layers * saved
+    embeddings = embedding_matrices * vocabulary * hidden * value_bytes
     return int(0.52 * weights + embeddings + 36 * lora + activations + 0.7 * GIB)
 
 
-def examine():
-    """Everything `doctor` says, as one dict ready for JSON. Imports torch."""
+def examine() -> dict[str, Any]:
+    """Return everything that `doctor` prints, as a dict that JSON can hold. Imports torch.
+
+    Keys: versions {package: version}, platform, device, device_name, dtype, why (the reason for the dtype), threads,
+    cores, memory_bytes, free_memory_bytes, free_disk_bytes, four_bit ("works" or the reason why not), formula,
+    models (a list of {model, bytes, fits}).
+    """
     import psutil
     import torch
 
     from icft_lite.utils.hardware import hardware
 
-    hw = hardware()
-    cuda = hw["device"] == "cuda"
+    machine = hardware()
+    cuda = machine["device"] == "cuda"
     free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
-    value_bytes = 4 if hw["dtype"] == "float32" else 2
-    fits = [
-        {"model": name, "bytes": need, "fits": need <= 0.85 * free}
-        for name, shape in MODELS.items()
-        for need in [estimate(shape, value_bytes)]
-    ]
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    value_bytes = 4 if machine["dtype"] == "float32" else 2
+    estimates = {name: estimate(shape, value_bytes) for name, shape in MODELS.items()}
     return {
-        "versions": versions,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
-        "device": hw["device"],
-        "device_name": hw["name"],
-        "dtype": hw["dtype"],
-        "why": hw["why"],
+        "device": machine["device"],
+        "device_name": machine["name"],
+        "dtype": machine["dtype"],
+        "why": machine["why"],
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "memory_bytes": hw["memory_bytes"],
+        "memory_bytes": machine["memory_bytes"],
         "free_memory_bytes": free,
         "free_disk_bytes": shutil.disk_usage(".").free,
-        "four_bit": _try_four_bit(hw),
+        "four_bit": _try_4bit(machine["device"], machine["dtype"]),
         "formula": FORMULA,
-        "models": fits,
+        "models": [
+            {"model": name, "bytes": needed, "fits": needed <= 0.85 * free} for name, needed in estimates.items()
+        ],
     }
 
 
-def format_lines(found):
-    """`examine()`'s dict as text, one line each."""
+def format_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the dict of `examine` as lines of text."""
     yield "  ".join(f"{name} {version}" for name, version in found["versions"].items())
     yield f"system     {found['platform']}"
     yield f"device     {found['device']} ({found['device_name']})"
     yield f"dtype      {found['dtype']}: {found['why']}"
     yield f"threads    {found['threads']} of {found['cores']} cores (set OMP_NUM_THREADS to change)"
     free, memory, disk = (found[f"{name}_bytes"] / GIB for name in ("free_memory", "memory", "free_disk"))
-    yield f"memory     {free:.1f} GiB free of {memory:.1f}"
-    yield f"disk       {disk:.1f} GiB free here"
+    yield f"memory     {free:.1f} GiB free of {memory:.1f} GiB"
+    yield f"disk       {disk:.1f} GiB free in this folder"
     yield f"4-bit NF4  {found['four_bit']}"
-    yield "To train with QLoRA (an estimate):"
-    for row in found["models"]:
-        says = "fits" if row["fits"] else "does not fit"
-        yield f"  {row['model']:13} {row['bytes'] / GIB:5.1f} GiB  {says}"
+    yield "Estimated memory for training with QLoRA:"
+    for entry in found["models"]:
+        verdict = "fits" if entry["fits"] else "does not fit"
+        yield f"  {entry['model']:13} {entry['bytes'] / GIB:5.1f} GiB  {verdict}"
     yield f"Estimate: {found['formula']}."
-    yield "The embedded model, `tiny`, fits everywhere."
+    yield "The embedded model, `tiny`, fits on every machine."
 
 
-def _version(name):
+def _version(package: str) -> str:
     try:
-        return importlib.metadata.version(name)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "missing"
 
 
-def _try_four_bit(hw):
-    """ "works", or the reason why a 4-bit layer could not be run forward and backward."""
+def _try_4bit(device: str, dtype: str) -> str:
+    """Return "works", or the reason why a 4-bit layer cannot run forward and backward."""
     try:
         import bitsandbytes
         import torch
 
-        dtype = getattr(torch, hw["dtype"])
-        layer = bitsandbytes.nn.Linear4bit(64, 64, quant_type="nf4", compute_dtype=dtype)
-        x = torch.ones(2, 64, dtype=dtype, device=hw["device"], requires_grad=True)
-        layer.to(hw["device"])(x).sum().backward()
-        if not torch.isfinite(x.grad).all():
+        compute_dtype = getattr(torch, dtype)
+        layer = bitsandbytes.nn.Linear4bit(64, 64, quant_type="nf4", compute_dtype=compute_dtype)
+        inputs = torch.ones(2, 64, dtype=compute_dtype, device=device, requires_grad=True)
+        layer.to(device)(inputs).sum().backward()
+        if inputs.grad is None or not torch.isfinite(inputs.grad).all():
             raise FloatingPointError("a gradient is not finite")
         return "works"
-    except Exception as error:  # a library may fail to load in any way; saying so is this function's job
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"does not work: {first}; use --no-4bit"
+    except Exception as error:  # a library can fail to load in any way, and this function reports it
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"does not work: {reason}; use --no-4bit"

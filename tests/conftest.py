@@ -1,4 +1,4 @@
-"""What all tests share: no network, no window, no surprises from the user's environment."""
+"""Fixtures for all tests, and an environment without network access, windows or settings of the user."""
 
 import json
 import os
@@ -15,17 +15,17 @@ os.environ.update(
 )
 os.environ.pop("ICFT_PROFILE", None)
 if not os.environ.get("ICFT_TEST_GPU"):
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # test_gpu.py says why
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the reason is in test_gpu.py
 
 
 @pytest.fixture
 def write(tmp_path):
-    """write(name, rows or text) -> path of a new file; rows are written as JSON lines."""
+    """write(name, examples or text) → path of a new file; examples are written as JSON lines."""
 
     def make(name, content):
         path = tmp_path / name
         if not isinstance(content, str):
-            content = "".join(json.dumps(row) + "\n" for row in content)
+            content = "".join(json.dumps(example) + "\n" for example in content)
         path.write_text(content, encoding="utf-8")
         return path
 
@@ -34,7 +34,7 @@ def write(tmp_path):
 
 @pytest.fixture(scope="session")
 def real_data():
-    """Folder with pubmedqa/ and medquad/ as published, named by ICFT_REAL_DATA; the test skips without it."""
+    """The folder that ICFT_REAL_DATA names, with pubmedqa/ and medquad/ as published; without it, skip the test."""
     folder = Path(os.environ.get("ICFT_REAL_DATA", "absent"))
     if not folder.is_dir():
         pytest.skip("set ICFT_REAL_DATA to a folder with pubmedqa/ori_pqal.json and medquad/*.jsonl")
@@ -43,7 +43,7 @@ def real_data():
 
 @pytest.fixture(scope="session")
 def base():
-    """(model, tokenizer) of the embedded base in NF4, as it is: nothing may be added to it."""
+    """(model, tokenizer) of the embedded base in NF4, shared by all tests: no test may change it."""
     from icft_lite.modeling.base import load_base
 
     return load_base("tiny")
@@ -61,15 +61,15 @@ def _adapted():
 
 @pytest.fixture
 def adapted(_adapted):
-    """(model, tokenizer): another copy of it with adapters `fast` and `slow` of rank 8, fresh in each test."""
+    """(model, tokenizer): another copy with adapters `fast` and `slow` of rank 8, reset for each test."""
     import torch
 
     from icft_lite.modeling.adapters import activate_adapter, adapter_tensors
 
-    model, tokenizer, fresh = _adapted
+    model, tokenizer, initial = _adapted
     with torch.no_grad():
         for name in ("fast", "slow"):
-            for tensor, value in zip(adapter_tensors(model, name), fresh):
+            for tensor, value in zip(adapter_tensors(model, name), initial):
                 tensor.copy_(value)
                 tensor.grad = None
     activate_adapter(model, "fast")
@@ -78,7 +78,7 @@ def adapted(_adapted):
 
 @pytest.fixture
 def shake():
-    """shake(model, adapter, size, seed): put noise into an adapter, as training would."""
+    """shake(model, adapter, size, seed): add noise to an adapter, as a stand-in for training; return its tensors."""
     import torch
 
     from icft_lite.modeling.adapters import adapter_tensors
@@ -94,11 +94,11 @@ def shake():
 
 
 @pytest.fixture
-def row():
-    """row(**columns): a canonical example, a reply unless said otherwise."""
+def example():
+    """example(**columns) → a canonical example; a reply, unless the columns say otherwise."""
 
     def make(**columns):
-        blank = dict(
+        defaults = dict(
             id="r",
             task="response",
             domain="",
@@ -114,6 +114,12 @@ def row():
             kind="",
             entity="",
         )
-        return {**blank, **columns}
+        return {**defaults, **columns}
 
     return make
+
+
+@pytest.fixture
+def row(example):
+    """The former name of `example`."""
+    return example

@@ -1,41 +1,42 @@
-"""A whole run of the method in seconds, to be stopped and killed. As a script: `small_run.py OUT` does one, and
-`small_run.py train …` is `icft-lite train …` with so few samples."""
+"""A whole run of the method in seconds, which tests interrupt and kill.
+
+As a script: `small_run.py OUT` trains one, and `small_run.py train …` is `icft-lite train …` with few samples."""
 
 import dataclasses
 import os
 import sys
 
-SETTINGS = dict(
-    max_steps=18,
-    rows=8,
-    lora_rank=2,
-    lora_alpha=4,
-    self_prompts=8,
-    memory_size=40,
-    memory_share=0.4,
-    ring_share=0.3,
-    promote_after=1,
-    last_stage=0.4,
-    ema_decay=0.5,
-    save_every=1,
-)
+SETTINGS = {
+    "optim.max_steps": 18,
+    "optim.batch_size": 8,
+    "adapter.rank": 2,
+    "adapter.alpha": 4,
+    "long_term.self_prompts": 8,
+    "long_term.size": 40,
+    "long_term.share": 0.4,
+    "short_term.share": 0.3,
+    "short_term.promote_after": 1,
+    "curriculum.last_stage_share": 0.4,
+    "long_term.ema_decay": 0.5,
+    "runtime.save_steps": 1,
+}
 FEW = dict(trusted=2, pool=2, validation=1, test=1, general_memory=1, general_validation=1, general_test=1)
 
 
 def cut(bundle, **few):
-    """A bundle with so many rows of every topic in each part."""
-    parts = {}
-    for name, most in few.items():
-        rows, seen, keep = getattr(bundle, name), {}, []
-        for i, topic in enumerate(rows["topic"][:]):
+    """Return a bundle with at most so many examples of every topic: `few` is {role: number}."""
+    roles = {}
+    for name, number in few.items():
+        examples, seen, chosen = getattr(bundle, name), {}, []
+        for i, topic in enumerate(examples["topic"][:]):
             seen[topic] = seen.get(topic, 0) + 1
-            keep += [i] if seen[topic] <= most else []
-        parts[name] = rows.select(keep)
-    return dataclasses.replace(bundle, **parts)
+            chosen += [i] if seen[topic] <= number else []
+        roles[name] = examples.select(chosen)
+    return dataclasses.replace(bundle, **roles)
 
 
 def small_bundle():
-    """The samples, a row or two of every topic; nothing to generate, which takes the longest."""
+    """Return one or two samples of every topic. Test replies are left out: generating them takes the longest."""
     from icft_lite.data.samples import sample_bundle
 
     bundle = cut(sample_bundle(), **FEW)
@@ -46,7 +47,7 @@ if __name__ == "__main__":
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
     from icft_lite import cli
     from icft_lite.data import sources
-    from icft_lite.training.run import train_icft
+    from icft_lite.training.loop import train_icft
 
     bundle = small_bundle()
     if sys.argv[1] == "train":

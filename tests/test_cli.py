@@ -1,7 +1,8 @@
-"""The command line: what each line asks of the package, and one clear line, exit code 2, for bad input."""
+"""The command line: what each command passes to the package; wrong input gives one clear line and exit code 2."""
 
 import errno
 import json
+import subprocess
 import sys
 import types
 import warnings
@@ -10,15 +11,18 @@ from pathlib import Path
 import pytest
 
 from icft_lite import cli
-from icft_lite.config import ICFTConfig
+from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError
 
-ROWS = [{"prompt": f"question {i}?", "completion": f"reply {i}"} for i in range(30)]
+EXAMPLES = [{"prompt": f"question {i}?", "completion": f"reply {i}"} for i in range(30)]
+FROM_FILE = {"seed": 1, "optim.learning_rate": 1e-3, "optim.batch_size": 50, "runtime.save_steps": 2}
+LAST = {**FROM_FILE, "optim.batch_size": 6}
+RUNTIME = {"runtime.packing": False, "runtime.teacher_dtype": "float16"}
 
 
 @pytest.fixture
 def called(monkeypatch):
-    """Stand-ins for what the commands call; what each was given, by name."""
+    """Stand-ins for the functions that commands call. Returns {name: (args, kwargs) of the last call}."""
     calls = {}
 
     def stand_in(module, name, result=None):
@@ -33,10 +37,10 @@ def called(monkeypatch):
         monkeypatch.setitem(sys.modules, f"icft_lite.{module}", double)
 
     doubles = {}
-    stand_in("training.run", "train_icft")
-    stand_in("runs", "evaluate_run", {"medical": {"qa": {"metric": "accuracy", "value": 0.5, "n": 10}}})
+    stand_in("training.loop", "train_icft")
+    stand_in("finished_runs", "evaluate_run", {"medical": {"qa": {"metric": "accuracy", "value": 0.5, "n": 10}}})
     stand_in("chat", "chat")
-    stand_in("runs", "export")
+    stand_in("finished_runs", "export")
     double = types.ModuleType("icft_lite.experiments.compare")
     double.run_demo = lambda *args: calls.update(run_demo=args)
     double.compare = lambda *args, **kwargs: calls.update(compare=(args, kwargs)) or {"methods": {}}
@@ -55,84 +59,95 @@ def error_of(capsys):
     return err
 
 
-def test_train_passes_config_out_and_data(called, write, tmp_path):
-    data, config = write("mine.jsonl", ROWS), write("c.yaml", "rows: 50\nlearning_rate: 1e-3\nseed: 1\n")
-    assert (
-        run(
-            "train",
-            "--data",
-            data,
-            "--general",
-            data,
-            "--out",
-            tmp_path / "o",
-            "--config",
-            config,
-            "--method",
-            "replay",
-            "--seed",
-            7,
-            "--max-steps",
-            9,
-            "--no-4bit",
-            "--set",
-            "lora_rank=8",
-            "--set",
-            "signals=loss,ifd",
-        )
-        == 2
-    )  # the same ids on both sides
-    general = write("general.jsonl", [{**row, "id": f"g{i}"} for i, row in enumerate(ROWS)])
-    assert (
-        run(
-            "train",
-            "--data",
-            data,
-            "--general",
-            general,
-            "--out",
-            tmp_path / "o",
-            "--config",
-            config,
-            "--method",
-            "replay",
-            "--seed",
-            7,
-            "--max-steps",
-            9,
-            "--no-4bit",
-            "--set",
-            "lora_rank=8",
-            "--set",
-            "signals=loss,ifd",
-        )
-        == 0
-    )
-    (settings, out), kwargs = called["train_icft"]
-    assert settings == ICFTConfig(
-        method="replay",
-        seed=7,
-        max_steps=9,
-        four_bit=False,
-        lora_rank=8,
-        rows=50,
-        learning_rate=1e-3,
-        signals=("loss", "ifd"),
-    )
+def trained(called):
+    """(config, runtime) that `train` passed on."""
+    (config, _), kwargs = called["train_icft"]
+    return config, kwargs["runtime"]
+
+
+def test_train_passes_config_out_data_and_runtime(called, write, tmp_path, capsys):
+    data, config = write("mine.jsonl", EXAMPLES), write("c.yaml", "optim:\n  batch_size: 50\nseed: 1\n")
+    options = ["--out", tmp_path / "o", "--config", config, "--method", "replay", "--seed", 7, "--max-steps", 9]
+    options += ["--no-4bit", "--set", "adapter.rank=8", "--set", "curriculum.signals=loss,ifd"]
+    options += ["--set", "runtime.save_steps=5", "--runtime.micro_batches", 4]
+    assert run("train", "--data", data, "--general", data, *options) == 2, "the same ids on both sides"
+    general = write("general.jsonl", [{**example, "id": f"g{i}"} for i, example in enumerate(EXAMPLES)])
+    assert run("train", "--data", data, "--general", general, *options) == 0
+    (found, out), kwargs = called["train_icft"]
+    settings = {"seed": 7, "optim.max_steps": 9, "adapter.load_in_4bit": False, "adapter.rank": 8}
+    settings |= {"optim.batch_size": 50, "curriculum.signals": ("loss", "ifd")}
+    assert found == ICFTConfig.preset("replay", settings) and found.method == "replay"
+    assert kwargs["runtime"] == RuntimeConfig(save_steps=5, micro_batches=4)
     assert out == tmp_path / "o" and not out.exists()
     assert len(kwargs["data"].trusted) == 24 and len(kwargs["data"].general_test) == 3
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    "options, settings",
+    [
+        (["--optim.learning_rate", "1e-3"], {"optim.learning_rate": 1e-3}),
+        (["--optim.learning_rate=1e-3", "--seed=3"], {"optim.learning_rate": 1e-3, "seed": 3}),
+        (["--adapter.load_in_4bit", "false"], {"adapter.load_in_4bit": False}),
+        (["--optim.max_tokens", "null", "--set", "optim.max_steps=none"], {}),
+        (["--topics", "anatomy,reply"], {"topics": ("anatomy", "reply")}),
+        (["--topics=[anatomy, reply]"], {"topics": ("anatomy", "reply")}),
+        (["--topics", "anatomy", "--curriculum.signals=ifd"], {"topics": "anatomy", "curriculum.signals": ("ifd",)}),
+        (["--runtime.micro_batches", "4"], {"runtime.micro_batches": 4}),
+        (["--runtime.packing", "false", "--set", "runtime.teacher_dtype=float16"], RUNTIME),
+        (["--config", "NESTED"], FROM_FILE),
+        (["--config", "DOTTED"], FROM_FILE),
+        (["--config", "NESTED", "--optim.batch_size", "5"], {**FROM_FILE, "optim.batch_size": 5}),
+        (["--set", "optim.batch_size=6", "--optim.batch_size", "5", "--config", "NESTED"], LAST),
+        (["--method", "qlora", "--config", "METHOD"], {"method": "qlora"}),
+        (["--set", "method=no_ring", "--method", "qlora", "--config", "METHOD"], {"method": "no_ring"}),
+    ],
+)
+def test_settings_by_option_set_and_file(called, write, tmp_path, capsys, options, settings):
+    """--set wins over options, and options over --config. None of these lines gives reason for a note."""
+    files = {
+        "NESTED": "seed: 1\noptim:\n  learning_rate: 1e-3\n  batch_size: 50\nruntime:\n  save_steps: 2\n",
+        "DOTTED": "seed: 1\noptim.learning_rate: 1e-3\noptim.batch_size: 50\nruntime.save_steps: 2\n",
+        "METHOD": "method: replay\n",
+    }
+    options = [write(f"{word}.yaml", files[word]) if word in files else word for word in options]
+    assert run("train", "--out", tmp_path / "o", *options) == 0
+    runtime = {name: value for name, value in settings.items() if name.startswith("runtime.")}
+    method = {name: value for name, value in settings.items() if name not in runtime}
+    config, found = trained(called)
+    assert (config, found) == (ICFTConfig.from_dict(method), RuntimeConfig.from_dict(runtime))
+    assert config.method == method.get("method", "icft") and capsys.readouterr().err == ""
+
+
+def test_names_of_0_1_are_accepted_with_one_note(called, write, tmp_path, capsys):
+    old = write("old.yaml", "rows: 50\nlearning_rate: 1e-3\nsave_every: 0\ntemperature: 0\n")
+    assert run("train", "--out", tmp_path / "o", "--config", old, "--set", "tokens=9", "--set", "micro_batches=2") == 0
+    settings = {"optim.batch_size": 50, "optim.learning_rate": 1e-3, "optim.max_tokens": 9}
+    assert trained(called) == (ICFTConfig.from_dict(settings), RuntimeConfig(micro_batches=2))
+    err = capsys.readouterr().err
+    assert err.startswith("icft-lite: note: settings have new names: rows → optim.batch_size") and err.count("\n") == 1
+    assert "tokens → optim.max_tokens" in err and "micro_batches → runtime.micro_batches" in err
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_of_every_command_works_without_torch(command):
+    code = "import sys; from icft_lite import cli\ntry: cli.main([sys.argv[1], '--help'])\n"
+    code += "except SystemExit as stop: print(stop.code, *{'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: icft-lite {command} ") and done.stdout.endswith("\n0\n")
+    assert ("--optim.learning_rate" in done.stdout) == (command in ("train", "compare"))
 
 
 def test_demo_compare_chat_and_export(called, tmp_path, capsys):
     assert run("demo", "--out", tmp_path / "d", "--seeds", 3, "--full") == 0
     assert called["run_demo"] == (tmp_path / "d", 3, True, None)
-    assert (
-        run(
-            "compare", "--methods", "icft,qlora", "replay", "--seeds", 2, "--out", tmp_path / "c", "--json", "--jobs", 2
-        )
-        == 0
-    )
-    assert called["compare"] == ((tmp_path / "c", ["icft", "qlora", "replay"], range(2), {}), {"jobs": 2})
+    options = ["--seeds", 2, "--out", tmp_path / "c", "--json", "--jobs", 2, "--runtime.save_steps", 3]
+    assert run("compare", "--methods", "icft,qlora", "replay", *options, "--set", "optim.max_tokens=9") == 0
+    (out, methods, seeds, settings), kwargs = called["compare"]
+    assert (out, methods, seeds) == (tmp_path / "c", ["icft", "qlora", "replay"], range(2))
+    assert settings == {"optim.max_tokens": "9"} and kwargs == {"jobs": 2, "runtime": RuntimeConfig(save_steps=3)}
     assert json.loads(capsys.readouterr().out) == {"methods": {}}
     (tmp_path / "report.json").write_text("{}")
     assert run("chat", tmp_path) == 0 and called["chat"] == ((tmp_path,), {})
@@ -141,7 +156,7 @@ def test_demo_compare_chat_and_export(called, tmp_path, capsys):
 
 
 def test_evaluate_prints_scores_as_text_and_json(called, write, capsys):
-    data = write("mine.jsonl", ROWS)
+    data = write("mine.jsonl", EXAMPLES)
     assert run("evaluate", "tiny", "--data", data) == 0
     assert "medical.qa" in (text := capsys.readouterr().out) and "0.500" in text and "n = 10" in text
     assert run("evaluate", "tiny", "--data", data, "--json") == 0
@@ -150,8 +165,8 @@ def test_evaluate_prints_scores_as_text_and_json(called, write, capsys):
 
 
 def test_evaluate_scores_only_what_a_run_held_out(called, write, tmp_path):
-    data = write("mine.jsonl", ROWS)
-    general = write("g.jsonl", [{**row, "id": f"g{i}"} for i, row in enumerate(ROWS)])
+    data = write("mine.jsonl", EXAMPLES)
+    general = write("g.jsonl", [{**example, "id": f"g{i}"} for i, example in enumerate(EXAMPLES)])
     run("train", "--data", data, "--general", general, "--out", tmp_path / "run")
     bundle = called["train_icft"][1]["data"]
     (tmp_path / "report.json").write_text(json.dumps({"data": {"sources": bundle.sources}}))
@@ -159,7 +174,7 @@ def test_evaluate_scores_only_what_a_run_held_out(called, write, tmp_path):
     assert set(called["evaluate_run"][0][1]["id"]) == set(bundle.test["id"])
 
 
-def test_evaluate_scores_a_run_on_the_topics_it_studied(called, tmp_path):
+def test_evaluate_scores_a_run_on_its_own_topics(called, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"config": {"topics": ["anatomy"]}}))
     assert run("evaluate", tmp_path) == 0
     assert set(called["evaluate_run"][0][1].test["topic"]) == {"anatomy"}
@@ -172,22 +187,42 @@ def test_evaluate_scores_a_run_on_the_topics_it_studied(called, tmp_path):
         (["train", "--data", "GOOD", "--out", "GOOD"], "is a file; give a folder"),
         (["train", "--data", "GOOD", "--out", "GOOD/deeper"], "is a file; give a folder"),
         (["train", "--data", "BROKEN", "--out", "OUT"], "line 7: broken JSON"),
-        (["train", "--data", "owner/none", "--out", "OUT"], "the Hub did not give it"),
-        (["train", "--data", "GOOD", "--out", "OUT", "--set", "steps"], "FIELD=VALUE"),
+        (["train", "--data", "owner/none", "--out", "OUT"], "the Hub did not provide it"),
+        (["train", "--data", "GOOD", "--out", "OUT", "--set", "steps"], "NAME=VALUE"),
         (["train", "--data", "GOOD", "--out", "OUT", "--set", "stepz=3"], "is not a setting"),
+        (["train", "--out", "OUT", "--set", "optim.learning_rate=fast"], "optim.learning_rate: 'fast' is not possible"),
+        (["train", "--out", "OUT", "--optim.learning_rate", "fast"], "--optim.learning_rate: 'fast' is not possible"),
+        (["train", "--out", "OUT", "--optim.learning_rate", "0"], "optim.learning_rate: 0.0 is not possible; give a"),
+        (
+            ["train", "--out", "OUT", "--curriculum.order", "up"],
+            "'up' is not possible; give easy_to_hard, hard_to_easy",
+        ),
+        (["train", "--out", "OUT", "--runtime.save_steps", "x"], "'x' is not possible; give a whole number, or null"),
+        (["train", "--out", "OUT", "--optim.learning_rat", "1"], "did you mean --optim.learning_rate?"),
+        (["train", "--out", "OUT", "--see", "1"], "--see is not an option; did you mean --seed?"),
+        (["train", "--out", "OUT", "--nonsense"], "--nonsense is not an option; see --help"),
+        (["train", "--out", "OUT", "--method", "magic"], "method: 'magic' is unknown; choose one of icft, qlora"),
+        (["train"], "--out is missing"),
+        ([], "give a command: doctor, demo, train"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["demo", "--seeds", "0"], "--seeds: '0' is not possible; give a whole number above 0"),
+        (["compare", "--out", "OUT", "--jobs", "x"], "--jobs: 'x' is not possible; give a whole number above 0"),
+        (["compare", "--out", "OUT", "--runtime.micro_batches", "0"], "runtime.micro_batches: 0 is not possible"),
+        (["compare", "--out", "OUT", "--set", "loss.task_weight=-1"], "loss.task_weight: -1.0 is not possible"),
         (["train", "--data", "GOOD", "--out", "OUT", "--config", "gone.yaml"], "cannot be read"),
         (["train", "--data", "GOOD", "--out", "OUT", "--config", "LIST"], "holds no settings"),
         (["train", "--data", "GOOD", "--out", "OUT", "--config", "NOYAML"], "not YAML"),
         (["compare", "--methods", "icft,magic", "--out", "OUT"], "'magic' is unknown"),
+        (["chat"], "DIR is missing"),
         (["chat", "nowhere"], "no finished run"),
         (["export", "nowhere", "--to", "OUT"], "no finished run"),
         (["evaluate", "tiny", "--data", "gone.csv"], "no such file"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(called, write, tmp_path, capsys, words, message):
-    good = json.dumps(ROWS[0]) + "\n"
+def test_wrong_input_gives_one_line_and_exit_code_2(called, write, tmp_path, capsys, words, message):
+    good = json.dumps(EXAMPLES[0]) + "\n"
     paths = {
-        "GOOD": write("good.jsonl", ROWS),
+        "GOOD": write("good.jsonl", EXAMPLES),
         "BROKEN": write("broken.jsonl", good * 6 + "{oops\n"),
         "LIST": write("list.yaml", "- a\n"),
         "NOYAML": write("no.yaml", "a: [1\nb: 2"),
@@ -196,46 +231,37 @@ def test_bad_input_is_one_line_and_exit_code_2(called, write, tmp_path, capsys, 
     for name, path in paths.items():
         words = [str(path) + word[len(name) :] if word.startswith(name) else word for word in words]
     assert run(*words) == 2 and message in error_of(capsys)
-    assert "train_icft" not in called and not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "words", [["train"], ["nonsense"], ["demo", "--seeds", "0"], ["train", "--out", "x", "--method", "y"]]
-)
-def test_wrong_flags_exit_2(words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run(*words)
-    assert stop.value.code == 2 and "usage:" in capsys.readouterr().err
+    assert not {"train_icft", "compare", "run_demo"} & set(called) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     "error, code, message",
     [
-        (ICFTError("x.jsonl line 3: wrong; mend it"), 2, "x.jsonl line 3"),
-        (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left"),
+        (ICFTError("x.jsonl line 3: wrong; fix it"), 2, "x.jsonl line 3"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "run the same command again to resume"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), 2, "no space left"),
         (PermissionError(errno.EACCES, "Permission denied", "/there"), 2, "/there: Permission denied"),
-        (MemoryError(), 2, "out of memory"),
+        (MemoryError(), 2, "out of memory; try --runtime.micro_batches 8"),
         (ValueError("surprise\nsecond line"), 1, "unexpected ValueError: surprise"),
-        (KeyboardInterrupt(), 130, "the same line again resumes"),
+        (KeyboardInterrupt(), 130, "run the same command again to resume"),
     ],
 )
-def test_faults_of_a_run(called, write, tmp_path, capsys, error, code, message):
-    called["stand_in"]("training.run", "train_icft", error)
-    line = ["train", "--data", write("mine.jsonl", ROWS), "--out", tmp_path / "o"]
+def test_errors_of_a_run(called, write, tmp_path, capsys, error, code, message):
+    called["stand_in"]("training.loop", "train_icft", error)
+    line = ["train", "--data", write("mine.jsonl", EXAMPLES), "--out", tmp_path / "o"]
     assert run(*line) == code and message in error_of(capsys)
     assert run(*line, "--debug") == code and "Traceback" in capsys.readouterr().err
 
 
-def test_what_other_libraries_plan_is_not_told(called, tmp_path, recwarn):
+def test_future_warnings_of_other_libraries_are_not_shown(called, tmp_path, capsys):
     def chat(run):
-        warnings.warn("this name goes in version 6", FutureWarning)
-        warnings.warn("this is about your run")
+        warnings.warn("this name goes in version 6", FutureWarning, stacklevel=1)
+        warnings.warn("this is about your run", stacklevel=1)
 
     sys.modules["icft_lite.chat"].chat = chat
     (tmp_path / "report.json").write_text("{}")
     assert run("chat", tmp_path) == 0
-    assert [str(warning.message) for warning in recwarn] == ["this is about your run"]
+    assert capsys.readouterr().err == "icft-lite: note: UserWarning: this is about your run\n"
 
 
 def test_export_refuses_a_folder_in_use(called, tmp_path, capsys):
@@ -243,27 +269,27 @@ def test_export_refuses_a_folder_in_use(called, tmp_path, capsys):
     assert run("export", tmp_path, "--to", tmp_path) == 2 and "not empty" in error_of(capsys)
 
 
-def test_check_out_refuses_what_cannot_be_written(monkeypatch, tmp_path):
+def test_check_out_refuses_a_folder_that_cannot_be_written(monkeypatch, tmp_path):
     monkeypatch.setattr(cli.os, "access", lambda *_: False)
     with pytest.raises(ICFTError, match="cannot be written"):
         cli.check_out(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
 
 
-def test_doctor_says_what_this_machine_can_do(capsys):
+def test_doctor_shows_what_this_machine_can_do(capsys):
     assert run("doctor", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["device"] in ("cpu", "cuda") and found["dtype"] in ("float32", "float16", "bfloat16")
     assert found["why"] and found["four_bit"].startswith("works") and found["free_memory_bytes"] > 0
     from icft_lite.doctor import MODELS, estimate, format_lines
 
-    sizes = [row["bytes"] for row in found["models"]]
+    sizes = [one["bytes"] for one in found["models"]]
     assert sizes == sorted(sizes) and 7 * 2**30 < estimate(MODELS["Qwen3-8B"], 2) < 22 * 2**30
     assert any("4-bit NF4" in line for line in format_lines(found))
 
 
 def test_the_readme_names_only_commands_that_exist():
     readme = (Path(cli.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    commands = {line.split()[1] for line in readme.splitlines() if line.startswith("icft-lite ")}
-    known = cli.build_parser()._subparsers._group_actions[0].choices
-    assert commands and commands <= set(known)
+    code = "".join(readme.split("```")[1::2])
+    commands = {line.split()[1] for line in code.splitlines() if line.startswith("icft-lite ")}
+    assert commands and commands <= set(cli.COMMANDS)

@@ -1,47 +1,231 @@
-"""Settings: what is given wins over the method, and the method over the defaults."""
+"""Settings: names, types and ranges; given values win over the preset, and the preset over the defaults."""
 
-from dataclasses import replace
+import ast
+import inspect
+import json
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from icft_lite.config import METHODS, ICFTConfig
+from icft_lite import config as config_module
+from icft_lite.config import (
+    PRESETS,
+    CurriculumConfig,
+    ICFTConfig,
+    LongTermConfig,
+    OptimConfig,
+    RuntimeConfig,
+    WeakConfig,
+    quick,
+)
 from icft_lite.errors import ICFTError
+from icft_lite.utils.config_parsing import flatten, setting_types
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_stands_in_the_place_of_the_defaults(method):
-    config, usual = ICFTConfig(method=method), ICFTConfig()
-    changed = {name for name, value in vars(config).items() if value != getattr(usual, name)} - {"method"}
-    assert changed == {name for name, value in METHODS[method].items() if value != getattr(usual, name)}
-    assert all(getattr(config, name) == value for name, value in METHODS[method].items())
+def message(make):
+    """Return the message of the ICFTError that `make` raises; it must be one line."""
+    with pytest.raises(ICFTError) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-def test_a_setting_that_is_given_wins_even_where_it_is_the_default():
-    assert ICFTConfig(method="qlora").order == "random"
-    for config in (
-        ICFTConfig(method="qlora", order="easy_to_hard"),
-        ICFTConfig.from_dict({"order": "easy_to_hard", "method": "qlora"}),
+# --- names
+
+
+def test_there_are_at_most_45_settings_and_each_is_documented():
+    names = [name for name, _ in setting_types(ICFTConfig)]
+    assert len(names) == len(set(names)) <= 45
+    for node in ast.parse(inspect.getsource(config_module)).body:
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
+            fields = [n for n, one in enumerate(node.body) if isinstance(one, ast.AnnAssign)]
+            for n in fields:
+                group = ast.unparse(node.body[n].annotation).endswith("Config")  # the group's class documents it
+                text = node.body[n + 1].value if isinstance(node.body[n + 1], ast.Expr) else None
+                assert group or isinstance(getattr(text, "value", None), str), (
+                    f"{node.name}: {ast.unparse(node.body[n])}"
+                )
+
+
+def test_values_may_be_nested_dotted_groups_or_text():
+    expected = ICFTConfig(optim=OptimConfig(learning_rate=1e-3, max_tokens=5000), topics=("anatomy", "reply"))
+    for settings in (
+        {"optim": {"learning_rate": 1e-3, "max_tokens": 5000}, "topics": ["anatomy", "reply"]},
+        {"optim": OptimConfig(learning_rate=1e-3, max_tokens=5000), "topics": ("anatomy", "reply")},
+        {"optim.learning_rate": 1e-3, "optim.max_tokens": 5000, "topics": "anatomy,reply"},
+        {"optim": {"learning_rate": "1e-3"}, "optim.max_tokens": "5000", "topics": " anatomy, reply,"},
     ):
-        assert config.order == "easy_to_hard" and config.memory_share == 0
-    assert replace(config, seed=3) == ICFTConfig(method="qlora", order="easy_to_hard", seed=3)
-
-
-def test_a_config_comes_back_from_what_a_report_keeps():
-    config = ICFTConfig(method="no_ltm", order="random", signals=("ifd", "length"), epsilon=0.5)
-    assert ICFTConfig.from_dict(config.to_dict()) == config
+        assert ICFTConfig.from_dict(settings) == expected, settings
 
 
 @pytest.mark.parametrize(
-    "given, what",
+    "name, text, value",
     [
-        (dict(method="magic"), "method: 'magic' is unknown"),
-        (dict(memory_share=0.6, ring_share=0.4), "leave room for new rows"),
-        (dict(order="backwards"), "order: 'backwards' is not possible"),
-        (dict(signals=("loss", "mood")), "choose among loss"),
-        (dict(learning_rate=0), "give a number above 0"),
+        ("optim.learning_rate", "1e-3", 1e-3),
+        ("optim.learning_rate", "1", 1.0),
+        ("optim.max_tokens", "none", None),
+        ("optim.max_tokens", "None", None),
+        ("optim.max_tokens", "null", None),
+        ("adapter.load_in_4bit", "false", False),
+        ("adapter.load_in_4bit", "True", True),
+        ("curriculum.signals", "ifd,length", ("ifd", "length")),
+        ("curriculum.order", "random", "random"),
+        ("topics", "", ()),
+        ("topics", "12", ("12",)),
+        ("model", "none", "none"),
+        ("model", "7", "7"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_in_one_line(given, what):
-    with pytest.raises(ICFTError, match=what) as caught:
-        ICFTConfig(**given)
-    assert "\n" not in str(caught.value)
+def test_text_becomes_the_type_of_its_setting(name, text, value):
+    found = flatten(ICFTConfig.from_dict({name: text}).to_dict())[name]
+    found = tuple(found) if isinstance(found, list) else found
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "name, suggestion",
+    [
+        ("optim.lerning_rate", "did you mean optim.learning_rate?"),
+        ("optim.share", "did you mean short_term.share?"),
+        ("batch_size", "did you mean optim.batch_size?"),
+        ("colour", "`icft-lite train --help` lists the settings"),
+        ("runtime.micro_batches", "it belongs to RuntimeConfig"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_a_suggestion(name, suggestion):
+    text = message(lambda: ICFTConfig.from_dict({name: 1}))
+    assert text.startswith(f"settings: {name} is not a setting; ") and suggestion in text
+
+
+def test_an_unknown_runtime_setting_is_refused_with_its_whole_name():
+    text = message(lambda: RuntimeConfig.from_dict({"micro_batch": 2}))
+    assert text == "settings: runtime.micro_batch is not a setting; did you mean runtime.micro_batches?"
+
+
+# --- types and ranges
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("optim.learning_rate", "fast", "'fast' is not possible; give a number"),
+        ("optim.learning_rate", None, "None is not possible; give a number"),
+        ("optim.learning_rate", 0, "give a number above 0"),
+        ("optim.learning_rate", float("nan"), "give a number above 0"),
+        ("optim.batch_size", 1.5, "1.5 is not possible; give a whole number"),
+        ("optim.batch_size", True, "give a whole number"),
+        ("optim.max_tokens", "many", "give a whole number, or null"),
+        ("optim.max_tokens", 0, "give a number above 0"),
+        ("optim.warmup_ratio", 1.5, "give a number between 0 and 1"),
+        ("loss.task_weight", -1, "give 0 or more"),
+        ("adapter.load_in_4bit", "perhaps", "give true or false"),
+        ("curriculum.order", "backwards", "give easy_to_hard, hard_to_easy, interleaved, random"),
+        ("curriculum.signals", "loss,mood", "give a list: loss, ifd, length, entropy, separated by commas"),
+        ("curriculum.signals", (), "choose among loss, ifd, length, entropy"),
+        ("model", 3, "give text"),
+        ("seed", None, "give a whole number"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(name, value, expected):
+    text = message(lambda: ICFTConfig.from_dict({name: value}))
+    assert text.startswith(f"{name}: ") and expected in text
+
+
+@pytest.mark.parametrize(
+    "make, expected",
+    [
+        (lambda: CurriculumConfig(order="x"), "curriculum.order: 'x' is unknown; choose one of easy_to_hard"),
+        (
+            lambda: CurriculumConfig(signals=("loss", "mood")),
+            "curriculum.signals: 'mood' is unknown; choose among loss",
+        ),
+        (lambda: WeakConfig(label_model="votes"), "weak.label_model: 'votes' is unknown"),
+        (lambda: LongTermConfig(policy="lifo"), "long_term.policy: 'lifo' is unknown"),
+        (lambda: RuntimeConfig(teacher_dtype="int8"), "runtime.teacher_dtype: 'int8' is unknown"),
+        (lambda: RuntimeConfig(micro_batches=0), "runtime.micro_batches: 0 is not possible"),
+        (lambda: OptimConfig(learning_rate="1e-3"), "optim.learning_rate: '1e-3' is not possible"),
+        (lambda: LongTermConfig(share=2), "long_term.share: 2 is not possible; give a number between 0 and 1"),
+    ],
+)
+def test_direct_construction_is_checked_too(make, expected):
+    assert message(make).startswith(expected)
+
+
+def test_memory_and_ring_leave_room_for_new_examples():
+    text = message(lambda: ICFTConfig.from_dict({"long_term.share": 0.6, "short_term.share": 0.4}))
+    assert "leaves no room for new examples" in text
+    ICFTConfig.from_dict({"long_term.share": 0.6, "short_term.share": 0.3})
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        ICFTConfig().seed = 1
+    with pytest.raises(FrozenInstanceError):
+        ICFTConfig().optim.learning_rate = 1.0
+
+
+# --- presets
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_differs_from_the_default_in_its_own_settings_only(name):
+    config, usual = (flatten(one.to_dict()) for one in (ICFTConfig.preset(name), ICFTConfig()))
+    assert {key: value for key, value in config.items() if value != usual[key] and key != "method"} == PRESETS[name]
+    assert config["method"] == name
+
+
+def test_an_unknown_preset_is_refused():
+    assert message(lambda: ICFTConfig.preset("magic")).startswith(
+        "method: 'magic' is unknown; choose one of icft, qlora"
+    )
+    assert "'magic' is unknown" in message(lambda: ICFTConfig.from_dict({"method": "magic"}))
+
+
+def test_a_given_setting_wins_over_the_preset_even_with_the_default_value():
+    assert ICFTConfig.preset("qlora").curriculum.order == "random"
+    for config in (
+        ICFTConfig.preset("qlora", {"curriculum.order": "easy_to_hard"}),
+        ICFTConfig.from_dict({"curriculum": {"order": "easy_to_hard"}, "method": "qlora"}),
+        ICFTConfig.preset("qlora").replace({"curriculum.order": "easy_to_hard"}),
+    ):
+        assert config.curriculum.order == "easy_to_hard" and config.long_term.share == 0 and config.method == "qlora"
+
+
+def test_replace_returns_a_copy_with_other_values():
+    config = ICFTConfig.preset("no_ltm", {"seed": 3})
+    other = config.replace({"optim": {"max_tokens": 10_000}, "curriculum.signals": "ifd"})
+    assert (other.method, other.seed, other.long_term.share) == ("no_ltm", 3, 0)
+    assert (other.optim.max_tokens, other.curriculum.signals) == (10_000, ("ifd",))
+    assert config.optim.max_tokens is None and config.replace({}) == config
+    assert replace(config, seed=4).seed == 4, "dataclasses.replace works, but forgets the name of the preset"
+    assert "is not a setting" in message(lambda: config.replace({"optim.tokens_max": 1}))
+    assert "no room" in message(lambda: config.replace({"long_term.share": 0.9}))
+
+
+# --- as stored in a report
+
+
+def test_a_configuration_comes_back_from_its_dict():
+    settings = {"curriculum.signals": ("ifd", "length"), "consolidation.max_drop": 0.5, "loss.temperature": 2}
+    config = ICFTConfig.preset("no_ltm", settings)
+    for stored in (config.to_dict(), json.loads(json.dumps(config.to_dict()))):
+        assert ICFTConfig.from_dict(stored) == config
+    assert config.to_dict()["curriculum"]["signals"] == ["ifd", "length"] and config.to_dict()["method"] == "no_ltm"
+
+
+def test_runtime_settings_come_back_from_their_dict():
+    runtime = RuntimeConfig.from_dict({"runtime.save_steps": "5", "packing": "false", "teacher_dtype": "float16"})
+    assert runtime == RuntimeConfig(save_steps=5, packing=False, teacher_dtype="float16")
+    assert RuntimeConfig.from_dict(runtime.to_dict()) == runtime
+
+
+def test_runtime_settings_that_had_their_name_in_0_1_need_no_warning(recwarn):
+    assert RuntimeConfig.from_dict({"micro_batches": 4, "runtime.packing": False}) == RuntimeConfig(None, 4, False)
+    assert not list(recwarn)
+
+
+@pytest.mark.parametrize("profile, expected", [(None, True), ("quick", True), ("full", False)])
+def test_the_profile_of_the_lessons(monkeypatch, profile, expected):
+    if profile:
+        monkeypatch.setenv("ICFT_PROFILE", profile)
+    assert quick() is expected

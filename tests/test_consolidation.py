@@ -1,20 +1,27 @@
-"""The slow adapter: its moving average, the points between two adapters, and the one that is chosen."""
+"""Consolidation: the moving average, interpolation between two adapters, and the choice of α."""
 
 import numpy as np
 import pytest
 import torch
 
-from icft_lite.memory.consolidation import EXTRAPOLATION_ALPHAS, consolidate, ema_step, interpolate
+from icft_lite.memory.consolidation import (
+    EXTRAPOLATION_ALPHAS,
+    Candidate,
+    ConsolidationResult,
+    consolidate,
+    ema_step,
+    interpolate,
+)
 from icft_lite.modeling.adapters import adapter_tensors, delta_svd, lora_layers
 
-RANK, SCALE = 8, 2.0  # of the fixture `adapted`
+RANK, SCALE = 8, 2.0  # as in the fixture `adapted`
 
 
 # ---------------------------------------------------------------- moving average
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 1.0])
-def test_the_moving_average_moves_and_equals_its_closed_form(decay):
+def test_ema_step_changes_the_average_and_equals_its_closed_form(decay):
     torch.manual_seed(0)
     fast = [torch.randn(7, 3).cumsum(0) for _ in range(12)]
     slow = [torch.zeros(3)]
@@ -24,13 +31,13 @@ def test_the_moving_average_moves_and_equals_its_closed_form(decay):
         assert not torch.equal(before, slow[0])
         beta = [min(1 - 1 / (s + 1), decay) for s in range(t + 1)]
         weight = [(1 - beta[s]) * float(np.prod(beta[s + 1 :])) for s in range(t + 1)]
-        assert sum(weight) == pytest.approx(1)  # the first step forgets where the average stood before
+        assert sum(weight) == pytest.approx(1)  # after the first step, its initial value has no weight
         torch.testing.assert_close(slow[0], sum(w * fast[0][s] for s, w in enumerate(weight)))
         if decay == 1.0:
             torch.testing.assert_close(slow[0], fast[0][: t + 1].mean(0))
 
 
-# ---------------------------------------------------------------- points between two adapters
+# ---------------------------------------------------------------- interpolation between two adapters
 
 
 def deltas(tensors):
@@ -38,7 +45,7 @@ def deltas(tensors):
 
 
 @pytest.fixture
-def two_points(adapted, shake):
+def two_adapters(adapted, shake):
     model, _ = adapted
     start = shake(model, "slow", 0.1, seed=1)
     end = shake(model, "slow", 0.1, seed=2)
@@ -46,17 +53,17 @@ def two_points(adapted, shake):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_blend_is_exact_at_both_ends(two_points, alpha):
-    model, start, end = two_points
+def test_interpolation_is_exact_at_both_ends(two_adapters, alpha):
+    model, start, end = two_adapters
     assert interpolate(model, start, end, alpha, RANK, SCALE) == 0
     for tensor, expected in zip(adapter_tensors(model, "slow"), end if alpha else start):
         assert torch.equal(tensor, expected)
 
 
-def test_blend_is_the_best_rank_r_version_of_the_exact_average(two_points):
-    model, start, end = two_points
+def test_interpolation_is_the_best_rank_r_approximation_of_the_exact_average(two_adapters):
+    model, start, end = two_adapters
     residual = interpolate(model, start, end, 0.4, RANK, SCALE)
-    worst = 0
+    largest = 0
     for ours, a, b in zip(deltas(adapter_tensors(model, "slow")), deltas(start), deltas(end)):
         average = (0.6 * a + 0.4 * b).double()
         u, s, vh = torch.linalg.svd(average)
@@ -64,19 +71,19 @@ def test_blend_is_the_best_rank_r_version_of_the_exact_average(two_points):
         torch.testing.assert_close(ours.double(), best, atol=1e-4, rtol=1e-3)
         lost = s[RANK:].norm() / s.norm()
         torch.testing.assert_close((average - ours).norm() / average.norm(), lost, atol=1e-4, rtol=1e-3)
-        worst = max(worst, float(lost))
-    assert residual == pytest.approx(worst, rel=1e-3) and residual > 0.1
+        largest = max(largest, float(lost))
+    assert residual == pytest.approx(largest, rel=1e-3) and residual > 0.1
 
 
-def test_twice_the_rank_holds_the_average_exactly(two_points):
-    _, start, end = two_points
+def test_twice_the_rank_represents_the_average_exactly(two_adapters):
+    _, start, end = two_adapters
     A, B, residual = delta_svd([(0.6, *start[:2]), (0.4, *end[:2])], 2 * RANK, SCALE)
     assert A.shape == (2 * RANK, 192) and residual < 1e-6
     torch.testing.assert_close(SCALE * B @ A, 0.6 * deltas(start)[0] + 0.4 * deltas(end)[0], atol=1e-4, rtol=1e-3)
 
 
-def test_averaging_a_and_b_is_another_point(two_points):
-    model, start, end = two_points
+def test_averaging_a_and_b_separately_gives_another_change(two_adapters):
+    model, start, end = two_adapters
     assert interpolate(model, start, end, 0.25, RANK, SCALE, exact=False) == 0
     for ours, a, b in zip(adapter_tensors(model, "slow"), start, end):
         torch.testing.assert_close(ours, 0.75 * a + 0.25 * b)
@@ -84,12 +91,12 @@ def test_averaging_a_and_b_is_another_point(two_points):
     assert (naive - exact).norm() / exact.norm() > 0.1
 
 
-# ---------------------------------------------------------------- consolidation
+# ---------------------------------------------------------------- choice of α
 
 
 @pytest.fixture
-def line(adapted, shake):
-    """From the bare base (no change) to an adapter: at alpha the change is alpha times the whole of it."""
+def from_base(adapted, shake):
+    """(model, start, measured_alpha) of a stage that began at the bare base: at α, ΔW is α times the whole."""
     model, _ = adapted
     start = [tensor.detach().clone() for tensor in adapter_tensors(model, "slow")]
     end = shake(model, "slow", 0.1)
@@ -100,116 +107,148 @@ def line(adapted, shake):
 @pytest.mark.parametrize(
     "medical, chosen",
     [
-        (lambda a: a, 0.4),  # as far as general knowledge allows
-        (lambda a: 1 - abs(a - 0.2), 0.2),  # the best of what is allowed need not be the farthest
-        (lambda a: 0.5, 0.2),  # among equals the one that keeps more
+        (lambda a: a, 0.4),  # the largest α that satisfies the constraint
+        (lambda a: 1 - abs(a - 0.2), 0.2),  # the best allowed candidate need not be the largest α
+        (lambda a: 0.5, 0.2),  # ties are broken by the general score
     ],
 )
-def test_consolidation_takes_the_best_allowed_point(line, medical, chosen):
-    model, start, where = line
-    points = (1.0, 0.7, 0.4, 0.2)
-    point = consolidate(
+def test_the_best_allowed_candidate_is_chosen(from_base, medical, chosen):
+    model, start, measured_alpha = from_base
+    alphas = (1.0, 0.7, 0.4, 0.2)
+    result = consolidate(
         model,
         start,
-        lambda: dict(general=0.9 - 0.3 * where(), medical=medical(where())),
-        floor=0.75,
+        lambda: dict(general=0.9 - 0.3 * measured_alpha(), medical=medical(measured_alpha())),
+        min_general=0.75,
         rank=RANK,
         scale=SCALE,
-        line=points,
+        alphas=alphas,
     )
-    assert point["alpha"] == chosen and not point["refused"]
-    assert where() == pytest.approx(chosen, abs=1e-3)
-    assert [p["alpha"] for p in point["points"] if p["origin"] == "start"] == list(points)
-    assert point["points"][1]["general"] == pytest.approx(0.69, abs=1e-3), "each point is scored as it stands"
+    assert result["alpha"] == chosen and not result["refused"]
+    assert measured_alpha() == pytest.approx(chosen, abs=1e-3)
+    assert [c["alpha"] for c in result["candidates"] if c["origin"] == "start"] == list(alphas)
+    assert result["candidates"][1]["general"] == pytest.approx(0.69, abs=1e-3), "each candidate is scored by itself"
 
 
-def test_the_walk_ends_where_medicine_falls(line):
-    model, start, where = line
-    point = consolidate(
-        model, start, lambda: dict(general=0.9 - 0.3 * where(), medical=where()), floor=0.5, rank=RANK, scale=SCALE
+def test_the_search_ends_where_the_medical_score_falls(from_base):
+    model, start, measured_alpha = from_base
+    result = consolidate(
+        model,
+        start,
+        lambda: dict(general=0.9 - 0.3 * measured_alpha(), medical=measured_alpha()),
+        min_general=0.5,
+        rank=RANK,
+        scale=SCALE,
     )
-    assert point["alpha"] == 1 and [p["alpha"] for p in point["points"]] == [1.0, 0.85], "more points cost time"
+    assert result["alpha"] == 1 and [c["alpha"] for c in result["candidates"]] == [1.0, 0.85], (
+        "more candidates cost time"
+    )
 
 
-def test_what_was_forgotten_before_the_stage_is_regained_from_the_base(two_points):
-    """A stage that began low in general skill: from its start nothing is allowed, from the base the nearest is."""
-    model, start, end = two_points
+def test_knowledge_lost_before_the_stage_is_recovered_by_the_search_from_the_base(two_adapters):
+    """The start violates the constraint already, so no α from it is allowed; the largest allowed α is from the base."""
+    model, start, end = two_adapters
     whole = deltas(end)[0].norm()
 
     def score():
         now = deltas(adapter_tensors(model, "slow"))[0]
         return dict(general=1 - float(now.norm() / whole), medical=float((now * deltas(end)[0]).sum() / whole**2))
 
-    point = consolidate(model, start, score, 0.15, RANK, SCALE)
-    assert (point["origin"], point["alpha"]) == ("base", 0.83) and not point["refused"]
+    result = consolidate(model, start, score, 0.15, RANK, SCALE)
+    assert (result["origin"], result["alpha"]) == ("base", 0.83) and not result["refused"]
     torch.testing.assert_close(
         deltas(adapter_tensors(model, "slow")), [0.83 * one for one in deltas(end)], atol=1e-4, rtol=1e-3
     )
-    assert point["svd_residual"] < 1e-6, "scaling keeps the rank"
+    assert result["svd_residual"] < 1e-6, "scaling does not change the rank"
 
 
-def test_an_end_that_keeps_enough_is_not_walked_back_to_the_base(two_points):
-    model, start, _ = two_points
-    point = consolidate(model, start, lambda: dict(general=1.0, medical=1.0), 0.5, RANK, SCALE)
-    assert {p["origin"] for p in point["points"]} == {"start"} and point["alpha"] == 1
+def test_there_is_no_search_from_the_base_if_the_end_satisfies_the_constraint(two_adapters):
+    model, start, _ = two_adapters
+    result = consolidate(model, start, lambda: dict(general=1.0, medical=1.0), 0.5, RANK, SCALE)
+    assert {c["origin"] for c in result["candidates"]} == {"start"} and result["alpha"] == 1
 
 
 @pytest.mark.parametrize(
     "medical, chosen, tried",
     [
-        (lambda a: a, 1.1, [1.05, 1.1, 1.15]),  # as far beyond the end as general knowledge allows
-        (lambda a: a if a < 1.04 or a > 1.07 else 0.9, 1.1, [1.05, 1.1, 1.15]),  # one answer less does not end the walk
-        (lambda a: min(a, 1), 1.0, [1.05, 1.1, 1.15]),  # among equals the one that keeps more
-        (lambda a: -a, 0.2, []),  # an end that is not the best point is no place to go on from
+        (lambda a: a, 1.1, [1.05, 1.1, 1.15]),  # the largest α that satisfies the constraint
+        (
+            lambda a: a if a < 1.04 or a > 1.07 else 0.9,
+            1.1,
+            [1.05, 1.1, 1.15],
+        ),  # a lower medical score does not end the search
+        (lambda a: min(a, 1), 1.0, [1.05, 1.1, 1.15]),  # ties are broken by the general score
+        (lambda a: -a, 0.2, []),  # no extrapolation if the end is not the best candidate
     ],
 )
-def test_general_knowledge_to_spare_is_spent_beyond_the_end(line, medical, chosen, tried):
-    model, start, where = line
-    point = consolidate(
+def test_the_change_is_extrapolated_while_general_knowledge_allows_it(from_base, medical, chosen, tried):
+    model, start, measured_alpha = from_base
+    result = consolidate(
         model,
         start,
-        lambda: dict(general=1.8 - where(), medical=medical(where())),
-        floor=0.68,
+        lambda: dict(general=1.8 - measured_alpha(), medical=medical(measured_alpha())),
+        min_general=0.68,
         rank=RANK,
         scale=SCALE,
-        beyond=EXTRAPOLATION_ALPHAS,
+        extrapolation_alphas=EXTRAPOLATION_ALPHAS,
     )
-    assert point["alpha"] == chosen and where() == pytest.approx(chosen, abs=1e-3)
-    assert [p["alpha"] for p in point["points"] if p["origin"] == "base"] == tried
-    assert point["svd_residual"] < 1e-6, "scaling keeps the rank"
+    assert result["alpha"] == chosen and measured_alpha() == pytest.approx(chosen, abs=1e-3)
+    assert [c["alpha"] for c in result["candidates"] if c["origin"] == "base"] == tried
+    assert result["svd_residual"] < 1e-6, "scaling does not change the rank"
 
 
-def test_nothing_is_tried_beyond_an_end_that_keeps_too_little(line):
-    model, start, where = line
-    point = consolidate(
+def test_there_is_no_extrapolation_if_the_end_violates_the_constraint(from_base):
+    model, start, measured_alpha = from_base
+    result = consolidate(
         model,
         start,
-        lambda: dict(general=1 - where() / 2, medical=where()),
-        floor=0.6,
+        lambda: dict(general=1 - measured_alpha() / 2, medical=measured_alpha()),
+        min_general=0.6,
         rank=RANK,
         scale=SCALE,
-        beyond=EXTRAPOLATION_ALPHAS,
+        extrapolation_alphas=EXTRAPOLATION_ALPHAS,
     )
-    assert max(p["alpha"] for p in point["points"]) == 1 and point["alpha"] < 1
+    assert max(c["alpha"] for c in result["candidates"]) == 1 and result["alpha"] < 1
 
 
-def test_an_adversarial_stage_is_refused(line):
-    model, start, where = line
-    point = consolidate(
+def test_a_stage_without_an_allowed_candidate_is_refused(from_base):
+    model, start, measured_alpha = from_base
+    result = consolidate(
         model,
         start,
-        lambda: dict(general=0.9 if where() < 1e-6 else 0.1, medical=where()),
-        floor=0.88,
+        lambda: dict(general=0.9 if measured_alpha() < 1e-6 else 0.1, medical=measured_alpha()),
+        min_general=0.88,
         rank=RANK,
         scale=SCALE,
     )
-    assert point["refused"] and point["alpha"] == 0
+    assert result["refused"] and result["alpha"] == 0 and result["origin"] == "start"
     assert all(torch.equal(a, b) for a, b in zip(adapter_tensors(model, "slow"), start))
 
 
-def test_every_layer_is_consolidated(two_points):
-    model, start, end = two_points
-    consolidate(model, start, lambda: dict(general=1.0, medical=1.0), 0.5, RANK, SCALE, line=(0.5,))
+def test_every_layer_is_consolidated(two_adapters):
+    model, start, end = two_adapters
+    consolidate(model, start, lambda: dict(general=1.0, medical=1.0), 0.5, RANK, SCALE, alphas=(0.5,))
     assert len(lora_layers(model)) == len(start) // 2 == 28
     for tensor, a, b in zip(adapter_tensors(model, "slow"), start, end):
         assert not torch.equal(tensor, a) and not torch.equal(tensor, b)
+
+
+def test_scores_may_be_negative(from_base):
+    """Log-likelihoods, for example: the stage is not refused because its scores are below zero."""
+    model, start, measured_alpha = from_base
+    result = consolidate(
+        model,
+        start,
+        lambda: dict(general=-2 - measured_alpha(), medical=measured_alpha() - 9),
+        min_general=-2.72,
+        rank=RANK,
+        scale=SCALE,
+    )
+    assert (result["alpha"], result["refused"]) == (0.7, False)
+
+
+def test_the_result_has_the_documented_fields(from_base):
+    model, start, measured_alpha = from_base
+    result = consolidate(model, start, lambda: dict(general=1.0, medical=measured_alpha()), 0.5, RANK, SCALE)
+    assert set(result) == set(ConsolidationResult.__annotations__)
+    assert all(set(candidate) == set(Candidate.__annotations__) for candidate in result["candidates"])

@@ -1,4 +1,4 @@
-"""Encoding: what is supervised, what is cut, and what never changes a score."""
+"""Encoding and packing: what is supervised, what is truncated, and what does not change a score."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from transformers import PreTrainedTokenizerFast
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.adapters import adapter_tensors
 from icft_lite.modeling.base import TINY, head_weight, hidden_states
-from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.encoding import Encoder, TooLong, drop_prompt, supervise_prompt
 from icft_lite.modeling.losses import response_sums, token_logprobs
-from icft_lite.modeling.packing import group_by_length, join_batch
+from icft_lite.modeling.packing import group_by_length, join_batch, place_sequences
 from icft_lite.modeling.scoring import score_responses
 
 OPTIONS = ["inflammation of the kidney", "pain", "removal of the left lung"]
@@ -22,12 +22,12 @@ def tokenizer(base):
 
 
 @pytest.fixture
-def examples(row):
+def examples(example):
     return [
-        row(id="a", task="question", responses=OPTIONS),
-        row(id="b"),
-        row(id="c", task="pair", prompt="What should be done?", responses=["rest now", "go to the surgery"]),
-        row(id="d", task="question", prompt="Pain where?", responses=["head", "foot"], context="A man fell."),
+        example(id="a", task="question", responses=OPTIONS),
+        example(id="b"),
+        example(id="c", task="pair", prompt="What should be done?", responses=["rest now", "go to the surgery"]),
+        example(id="d", task="question", prompt="Pain where?", responses=["head", "foot"], context="A man fell."),
     ]
 
 
@@ -35,39 +35,42 @@ def targets(encoded, response=0):
     return [target for _, _, target, number in encoded.tokens if number == response]
 
 
+# ---------------------------------------------------------------- the loss mask
+
+
 @pytest.mark.parametrize("shared", [True, False])
-def test_only_response_tokens_are_supervised_and_the_end_of_turn_is(tokenizer, row, shared):
-    example = row(
+def test_only_response_tokens_and_their_end_of_turn_are_supervised(tokenizer, example, shared):
+    question = example(
         task="question",
         responses=OPTIONS,
         context="Some context.",
         prompt="What is it?",
         history=[{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "pain"}],
     )
-    encoded = Encoder(tokenizer, share_prompts=shared)(example)
+    encoded = Encoder(tokenizer, share_prompts=shared)(question)
     for number, text in enumerate(OPTIONS):
         ids = targets(encoded, number)
         assert ids[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(ids[:-1]).strip() == text
     assert encoded.num_responses == 3 and encoded.num_sequences == (1 if shared else 3)
-    batch = join_batch([encoded, Encoder(tokenizer)(row(prompt=LONG[:400]))], pad_id=0)
-    predicts = batch["position"]  # the state at `position` writes the token after it
-    assert (predicts >= len(Encoder(tokenizer).prompt_ids(example)[0]) - 1).all()
+    batch = join_batch([encoded, Encoder(tokenizer)(example(prompt=LONG[:400]))], pad_id=0)
+    # the state at `position` predicts the token after it
+    assert (batch["position"] >= len(Encoder(tokenizer).prompt_ids(question)[0]) - 1).all()
     assert (batch["target"] != tokenizer.pad_token_id).all()
 
 
-def test_each_target_follows_its_position_in_a_plain_row(tokenizer, row):
-    encoded = Encoder(tokenizer)(row())
-    assert all(encoded.sequences[r][position + 1] == target for r, position, target, _ in encoded.tokens)
-    assert encoded.sequences[0][: -len(encoded.tokens)] == Encoder(tokenizer).prompt_ids(row())[0]
+def test_each_target_follows_its_position(tokenizer, example):
+    encoded = Encoder(tokenizer)(example())
+    assert all(encoded.sequences[n][position + 1] == target for n, position, target, _ in encoded.tokens)
+    assert encoded.sequences[0][: -len(encoded.tokens)] == Encoder(tokenizer).prompt_ids(example())[0]
 
 
-def test_the_prompt_is_what_generation_starts_from(tokenizer, row):
-    example = row(history=[{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "pain"}])
-    text = tokenizer.decode(Encoder(tokenizer)(example).sequences[0])
+def test_the_prompt_is_the_one_that_generation_starts_from(tokenizer, example):
+    history = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "pain"}]
+    text = tokenizer.decode(Encoder(tokenizer)(example(history=history)).sequences[0])
     assert text == tokenizer.apply_chat_template(
         [
-            *example["history"],
+            *history,
             {"role": "user", "content": "Define nephritis."},
             {"role": "assistant", "content": "inflammation of the kidney"},
         ],
@@ -76,38 +79,22 @@ def test_the_prompt_is_what_generation_starts_from(tokenizer, row):
     assert text.index("Hello") < text.index("pain") < text.index("Define")
 
 
-@pytest.mark.parametrize("task, responses", [("response", ["inflammation of the kidney"]), ("question", OPTIONS)])
-def test_context_is_cut_at_its_end_and_nothing_else(tokenizer, row, task, responses):
-    encoder = Encoder(tokenizer, max_length=80)
-    example = row(task=task, context=LONG, responses=responses)
-    encoded = encoder(example)
-    alone = [Encoder(tokenizer, 80, share_prompts=False)(example).sequences[r] for r in range(len(responses))]
-    assert encoded.truncated and max(map(len, alone)) <= 80
-    text = tokenizer.decode(alone[0])
-    assert "sentence 0 of the abstract" in text and "sentence 299" not in text
-    assert "Define nephritis." in text and text.endswith("inflammation of the kidney<|end|>")
-    assert len(alone[0]) > 60, "more was cut than needed"
+def test_a_supervised_prompt_is_a_response_before_the_response(tokenizer, example):
+    plain = Encoder(tokenizer)(example())
+    encoded, (sequence,) = supervise_prompt(plain), plain.sequences
+    assert encoded.num_responses == 2 and targets(encoded, 1) == targets(plain)
+    assert targets(encoded, 0) + targets(encoded, 1) == sequence[1:], "every token but the first"
 
 
-def test_context_that_fits_is_whole_and_not_counted_as_cut(tokenizer, row):
-    short = Encoder(tokenizer)(row(context="A short abstract."))
-    assert not short.truncated and "A short abstract.\n\nDefine nephritis." in tokenizer.decode(short.sequences[0])
+def test_a_dropped_prompt_leaves_its_last_token(tokenizer, example):
+    plain = Encoder(tokenizer)(example())
+    bare = drop_prompt(plain)
+    assert targets(bare) == targets(plain) and bare.sequences[0][1:] == targets(plain)
+    assert bare.sequences[0][0] == Encoder(tokenizer).prompt_ids(example())[0][-1]
 
 
-@pytest.mark.parametrize("columns", [dict(prompt=LONG), dict(responses=[LONG]), dict(prompt=LONG, context=LONG)])
-def test_a_question_or_response_that_does_not_fit_is_refused_by_name(tokenizer, row, columns):
-    with pytest.raises(ICFTError, match="example r7: .*max_length is 80"):
-        Encoder(tokenizer, max_length=80)(row(id="r7", **columns))
-
-
-def test_a_tokenizer_without_a_chat_template_is_refused():
-    bare = PreTrainedTokenizerFast(tokenizer_file=str(TINY / "tokenizer.json"))
-    with pytest.raises(ICFTError, match="chat template"):
-        Encoder(bare)
-
-
-def test_lettered_options_are_one_row_and_scored_by_the_letter(tokenizer, row):
-    encoded = Encoder(tokenizer, letter_options=True)(row(task="question", responses=OPTIONS, label=2))
+def test_lettered_options_are_one_sequence_and_scored_by_the_letter(tokenizer, example):
+    encoded = Encoder(tokenizer, letter_options=True)(example(task="question", responses=OPTIONS, label=2))
     text = tokenizer.decode(encoded.sequences[0])
     assert encoded.num_sequences == 1 and encoded.num_responses == 3 and len(encoded.tokens) == 3
     assert "\nA. inflammation of the kidney\nB. pain\nC. removal of the left lung" in text
@@ -116,11 +103,43 @@ def test_lettered_options_are_one_row_and_scored_by_the_letter(tokenizer, row):
     assert text.endswith("C<|end|>")
 
 
-# ---------------------------------------------------------------- what never changes a score
+# ---------------------------------------------------------------- truncation
+
+
+@pytest.mark.parametrize("task, responses", [("response", ["inflammation of the kidney"]), ("question", OPTIONS)])
+def test_only_the_end_of_the_context_is_truncated(tokenizer, example, task, responses):
+    long = example(task=task, context=LONG, responses=responses)
+    encoded = Encoder(tokenizer, max_length=80)(long)
+    sequences = Encoder(tokenizer, max_length=80, share_prompts=False)(long).sequences
+    assert encoded.truncated and max(map(len, sequences)) <= 80
+    text = tokenizer.decode(sequences[0])
+    assert "sentence 0 of the abstract" in text and "sentence 299" not in text
+    assert "Define nephritis." in text and text.endswith("inflammation of the kidney<|end|>")
+    assert len(sequences[0]) > 60, "more was truncated than necessary"
+
+
+def test_context_that_fits_is_complete_and_not_marked_as_truncated(tokenizer, example):
+    short = Encoder(tokenizer)(example(context="A short abstract."))
+    assert not short.truncated and "A short abstract.\n\nDefine nephritis." in tokenizer.decode(short.sequences[0])
+
+
+@pytest.mark.parametrize("columns", [dict(prompt=LONG), dict(responses=[LONG]), dict(prompt=LONG, context=LONG)])
+def test_a_prompt_or_response_that_does_not_fit_is_refused_by_id(tokenizer, example, columns):
+    with pytest.raises(TooLong, match="example r7: .* need [0-9]+ tokens, but max_length is 80; raise"):
+        Encoder(tokenizer, max_length=80)(example(id="r7", **columns))
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused():
+    bare = PreTrainedTokenizerFast(tokenizer_file=str(TINY / "tokenizer.json"))
+    with pytest.raises(ICFTError, match="chat template"):
+        Encoder(bare)
+
+
+# ---------------------------------------------------------------- what does not change a score
 
 
 def log_probabilities(model, encoded, pack=False):
-    """Summed log-probability of every response, and the gradient of their weighted sum."""
+    """The summed log-probability of every response, and the gradient of their weighted sum."""
     head = head_weight(model)
     batch = join_batch(encoded, 0, pack=pack)
     states = hidden_states(model, batch)[batch["row"], batch["position"]]
@@ -130,61 +149,68 @@ def log_probabilities(model, encoded, pack=False):
     return sums.detach(), torch.autograd.grad(loss, tensors)
 
 
-def test_shared_prompts_give_the_scores_and_gradients_of_separate_rows(adapted, shake, examples):
+def assert_equal_scores_and_gradients(ours, expected):
+    torch.testing.assert_close(ours[0], expected[0], atol=1e-4, rtol=1e-5)
+    assert max(gradient.abs().max() for gradient in expected[1]) > 1e-2
+    torch.testing.assert_close(ours[1], expected[1], atol=1e-4, rtol=1e-4)
+
+
+def test_shared_prompts_give_the_scores_and_gradients_of_separate_sequences(adapted, shake, examples):
     model, tokenizer = adapted
     shake(model, "fast")
     shared, separate = ([Encoder(tokenizer, share_prompts=share)(one) for one in examples] for share in (True, False))
     assert sum(one.num_sequences for one in shared) < sum(one.num_sequences for one in separate)
-    ours, gradient = log_probabilities(model, shared)
-    plain, expected = log_probabilities(model, separate)
-    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-5)
-    assert max(g.abs().max() for g in expected) > 1e-2
-    torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
+    assert_equal_scores_and_gradients(log_probabilities(model, shared), log_probabilities(model, separate))
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_packed_rows_give_the_scores_and_gradients_of_rows_apart(adapted, shake, examples, row, shared):
+def test_packed_sequences_give_the_scores_and_gradients_of_padded_ones(adapted, shake, examples, example, shared):
     model, tokenizer = adapted
     shake(model, "fast")
     encoder = Encoder(tokenizer, share_prompts=shared)
-    encoded = [encoder(one) for one in [row(prompt=LONG[:300]), *examples, *examples[::-1]]]
+    encoded = [encoder(one) for one in [example(prompt=LONG[:300]), *examples, *examples[::-1]]]
     tokens = sum(len(ids) for one in encoded for ids in one.sequences)
     assert tokens <= join_batch(encoded, 0, pack=True)["input_ids"].numel() < 1.2 * tokens
     assert join_batch(encoded, 0)["input_ids"].numel() > 2 * tokens
-    ours, gradient = log_probabilities(model, encoded, pack=True)
-    apart, expected = log_probabilities(model, encoded)
-    torch.testing.assert_close(ours, apart, atol=1e-4, rtol=1e-5)
-    assert max(g.abs().max() for g in expected) > 1e-2
-    torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
+    assert_equal_scores_and_gradients(log_probabilities(model, encoded, pack=True), log_probabilities(model, encoded))
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_packed_row_sees_itself_alone(tokenizer, examples, shared):
+def test_a_packed_sequence_attends_only_to_itself(tokenizer, examples, shared):
     encoded = [Encoder(tokenizer, share_prompts=shared)(one) for one in examples]
     batch = join_batch(encoded, 0, pack=True)
-    sees = batch["attention_mask"][:, 0] == 0
-    for one, of_one in zip(encoded, batch["example"].unique()):
-        mine = [
-            (int(r), int(p))
-            for r, p, s in zip(batch["row"], batch["position"], batch["response"])
-            if batch["example"][s] == of_one
+    visible = batch["attention_mask"][:, 0] == 0
+    for i, one in enumerate(encoded):
+        where = [
+            (int(row), int(column))
+            for row, column, response in zip(batch["row"], batch["position"], batch["response"])
+            if batch["example"][response] == i
         ]
-        for (r, p), (_, alone, _, _) in zip(mine, one.tokens):
-            assert sees[r, p].sum() <= alone + 1 and not sees[r, p, p + 1 :].any()
-            assert batch["position_ids"][r, p] == sees[r, p].sum() - 1
+        assert len(where) == len(one.tokens)
+        for (row, column), (_, alone, _, _) in zip(where, one.tokens):
+            assert visible[row, column].sum() <= alone + 1 and not visible[row, column, column + 1 :].any()
+            assert batch["position_ids"][row, column] == visible[row, column].sum() - 1
+
+
+def test_sequences_are_packed_longest_first_where_the_row_is_filled_least():
+    starts, shape = place_sequences([3, 10, 4, 2], pack=True)  # 19 tokens in rows of 10: one row
+    assert starts == [(0, 14), (0, 0), (0, 10), (0, 17)] and shape == (1, 19)
+    starts, shape = place_sequences([3, 6, 4, 5], pack=True)  # 18 tokens: three rows of 6
+    assert starts == [(2, 4), (0, 0), (2, 0), (1, 0)] and shape == (3, 7)
+    assert place_sequences([3, 6], pack=False) == ([(0, 0), (1, 0)], (2, 6))
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_batching_order_and_padding_never_change_scores(base, examples, row, shared):
+def test_batching_order_and_padding_do_not_change_scores(base, examples, example, shared):
     model, tokenizer = base
     encoder = Encoder(tokenizer, share_prompts=shared)
     encoded = [encoder(one) for one in examples]
-    filler = [encoder(row(prompt=f"Define {'x ' * n}.")) for n in (40, 1, 90)]
+    filler = [encoder(example(prompt=f"Define {'x ' * n}.")) for n in (40, 1, 90)]
     alone = [score_responses(model, [one])[0] for one in encoded]
-    back = score_responses(model, encoded[::-1])[::-1]
-    padded = score_responses(model, encoded + filler, tokens=10**6)[: len(encoded)]
-    single = score_responses(model, encoded, tokens=1)
-    for other in (back, padded, single):
+    reverse = score_responses(model, encoded[::-1])[::-1]
+    padded = score_responses(model, encoded + filler, max_tokens=10**6)[: len(encoded)]
+    single = score_responses(model, encoded, max_tokens=1)
+    for other in (reverse, padded, single):
         for expected, score in zip(alone, other):
             assert score["logp"] == pytest.approx(expected["logp"], abs=1e-4)
             assert list(score["greedy"]) == list(expected["greedy"])
@@ -192,41 +218,33 @@ def test_batching_order_and_padding_never_change_scores(base, examples, row, sha
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("tokens", [1, 60, 150, 10**6])
-def test_groups_are_of_similar_length_and_hold_no_more_than_they_may(tokenizer, examples, shared, tokens):
+@pytest.mark.parametrize("max_tokens", [1, 60, 150, 10**6])
+def test_groups_are_of_similar_length_and_within_the_limit(tokenizer, examples, shared, max_tokens):
     encoder = Encoder(tokenizer, share_prompts=shared)
     encoded = [encoder(one) for one in examples * 3]
-    groups = group_by_length(encoded, tokens)
+    groups = group_by_length(encoded, max_tokens)
     assert sorted(sum(groups, [])) == list(range(len(encoded))) and all(groups)
     lengths = [encoded[i].length for group in groups for i in group]
     assert lengths == sorted(lengths)
-    for group, after in zip(groups, [*groups[1:], None]):
 
-        def taken(some):
-            return sum(encoded[i].num_sequences for i in some) * max(encoded[i].length for i in some)
+    def padded_tokens(indices):
+        return sum(encoded[i].num_sequences for i in indices) * max(encoded[i].length for i in indices)
 
-        assert taken(group) <= tokens or len(group) == 1
-        assert after is None or taken([*group, after[0]]) > tokens, "no smaller than need be"
-    assert group_by_length([], tokens) == []
+    for group, following in zip(groups, [*groups[1:], None]):
+        assert padded_tokens(group) <= max_tokens or len(group) == 1
+        assert following is None or padded_tokens([*group, following[0]]) > max_tokens, "no smaller than necessary"
+    assert group_by_length([], max_tokens) == []
 
 
-def test_a_pad_that_is_the_end_of_turn_changes_nothing(base, examples):
+def test_a_padding_token_that_is_the_end_of_turn_changes_nothing(base, examples):
     model, tokenizer = base
     same = PreTrainedTokenizerFast.from_pretrained(TINY)
     same.pad_token = same.eos_token
-    ours, theirs = ([Encoder(tok, share_prompts=False)(one) for one in examples] for tok in (tokenizer, same))
+    ours, theirs = ([Encoder(one, share_prompts=False)(item) for item in examples] for one in (tokenizer, same))
     assert all(targets(a, 0) == targets(b, 0) and targets(b, 0)[-1] == same.pad_token_id for a, b in zip(ours, theirs))
     plain, with_eos = join_batch(ours, tokenizer.pad_token_id), join_batch(theirs, same.pad_token_id)
     assert torch.equal(plain["attention_mask"], with_eos["attention_mask"])
-    assert torch.equal(with_eos["attention_mask"].sum(1), torch.tensor([len(r) for one in ours for r in one.sequences]))
+    lengths = torch.tensor([len(ids) for one in ours for ids in one.sequences])
+    assert torch.equal(with_eos["attention_mask"].sum(1), lengths)
     states = [hidden_states(model, batch)[batch["row"], batch["position"]] for batch in (plain, with_eos)]
     torch.testing.assert_close(*states, atol=1e-5, rtol=1e-4)
-
-
-def test_a_template_that_rewrites_the_last_turn_still_closes_it(row):
-    odd = PreTrainedTokenizerFast.from_pretrained(TINY)
-    odd.chat_template = (
-        "{% for m in messages %}[{{ m['content'] }}]{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-    )
-    ids = targets(Encoder(odd)(row(responses=["pain"])))
-    assert odd.decode(ids[:-1]).strip() == "pain" and ids[-1] == odd.eos_token_id

@@ -1,4 +1,4 @@
-"""MedMCQA and PubMedQA as the Hub has them become canonical rows. The rows here are our own, in their formats."""
+"""MedMCQA and PubMedQA as on the Hub become canonical examples. The rows here are our own, in their formats."""
 
 import json
 
@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from icft_lite.data.schema import COLUMNS
 from icft_lite.data.sources import bundle_from_files
 from icft_lite.data.splits import read_examples
 from icft_lite.errors import ICFTError
@@ -28,7 +29,7 @@ PUBMEDQA = dict(
     question="Does hand washing lower infection rates?",
     context=dict(
         contexts=["Wards were compared.", "Rates fell."],
-        labels=["METHODS", "RESULTS"],
+        labels=["METHODS", "RESULTS"],  # data: sections of the abstract
         meshes=[],
         reasoning_required_pred=["y"],
         reasoning_free_pred=["y"],
@@ -38,47 +39,54 @@ PUBMEDQA = dict(
 )
 
 
-def one(row):
+def read(row):
     return read_examples([row])[0]
 
 
 def test_medmcqa_becomes_a_question_with_its_subject_as_topic():
-    row = one(MEDMCQA)
-    assert (row["id"], row["task"], row["topic"], row["domain"]) == ("a1", "question", "Physiology", "medical")
-    assert row["responses"] == ["liver", "spleen", "pancreas", "kidney"] and row["label"] == 2
-    assert "islets" not in json.dumps(row), "the explanation gives the answer away"
+    example = read(MEDMCQA)
+    found = [example[name] for name in ("id", "task", "topic", "domain")]
+    assert found == ["a1", "question", "Physiology", "medical"]
+    assert example["responses"] == ["liver", "spleen", "pancreas", "kidney"] and example["label"] == 2
+    assert "islets" not in json.dumps(example), "the explanation reveals the answer"
 
 
 @pytest.mark.parametrize("cop", [-1, None])
-def test_medmcqas_test_split_has_no_labels(cop):
-    assert one({**MEDMCQA, "cop": cop})["label"] == -1
+def test_the_test_split_of_medmcqa_has_no_labels(cop):
+    assert read({**MEDMCQA, "cop": cop})["label"] == -1
 
 
-def test_an_option_named_twice_is_kept_once_and_the_right_one_stays_right():
-    row = one({**MEDMCQA, "opa": "pancreas ", "opd": ""})
-    assert row["responses"] == ["pancreas", "spleen"] and row["label"] == 0
+def test_a_repeated_option_is_used_once_and_the_label_follows():
+    example = read({**MEDMCQA, "opa": "pancreas ", "opd": ""})
+    assert example["responses"] == ["pancreas", "spleen"] and example["label"] == 0
 
 
-def test_rows_without_two_options_or_without_the_right_one_are_left_out():
+def test_rows_without_two_options_or_without_the_right_one_are_skipped():
     same = {**MEDMCQA, "id": "b", **dict.fromkeys(("opa", "opb", "opc", "opd"), "all")}
     nothing = {**MEDMCQA, "id": "c", "opc": None}
     assert read_examples([same, nothing, MEDMCQA])["id"][:] == ["a1"]
 
 
-def test_the_original_releases_numbering_is_refused():
-    with pytest.raises(ICFTError, match="row 2: cop is 4; .* take 1 off"):
+def test_the_numbering_of_the_original_release_is_refused():
+    with pytest.raises(ICFTError, match="example 2: cop is 4, expected 0 to 3 .* subtract 1"):
         read_examples([MEDMCQA, {**MEDMCQA, "id": "b", "cop": 4}])
 
 
-def test_pubmedqa_keeps_its_conclusion_apart_from_the_prompt():
-    row = one(PUBMEDQA)
-    assert (row["id"], row["topic"], row["responses"]) == ("17", "pubmedqa", ["yes", "no", "maybe"])
-    assert (row["label"], row["context"]) == (0, "Wards were compared.\nRates fell.")
-    assert row["long_answer"] == PUBMEDQA["long_answer"]
-    assert one({**PUBMEDQA, "final_decision": ""})["label"] == -1
+def test_the_conclusion_of_pubmedqa_is_an_extra_column():
+    example = read(PUBMEDQA)
+    assert (example["id"], example["topic"], example["responses"]) == ("17", "pubmedqa", ["yes", "no", "maybe"])
+    assert (example["label"], example["context"]) == (0, "Wards were compared.\nRates fell.")
+    assert example["long_answer"] == PUBMEDQA["long_answer"]
+    assert not any("lowered" in str(example[name]) for name in COLUMNS), "a prompt could contain the conclusion"
+    assert read({**PUBMEDQA, "final_decision": ""})["label"] == -1
 
 
-def test_jsonl_and_parquet_give_the_same_rows(write, tmp_path):
+def test_a_text_in_place_of_the_contexts_of_pubmedqa_is_an_error_of_one_line():
+    with pytest.raises(ICFTError, match="example 1: columns .* fit no format"):
+        read({**PUBMEDQA, "context": "{'contexts': []}"})
+
+
+def test_jsonl_and_parquet_give_the_same_examples(write, tmp_path):
     for name, row in (("medmcqa", MEDMCQA), ("pubmedqa", {**PUBMEDQA, "context": {"contexts": ["x", "y"]}})):
         path = tmp_path / f"{name}.parquet"
         pa.parquet.write_table(pa.Table.from_pylist([row]), path)
@@ -86,7 +94,7 @@ def test_jsonl_and_parquet_give_the_same_rows(write, tmp_path):
 
 
 def test_both_in_one_bundle(write):
-    """MedMCQA's labelled rows are trusted; PubMedQA's labels are put aside, its rows are the pool."""
+    """Labelled examples of MedMCQA are trusted; those of PubMedQA are the pool, and their labels are pool_gold."""
     mcq = write("mcq.jsonl", [{**MEDMCQA, "id": f"m{i}", "question": f"Question {i}?"} for i in range(10)])
     pub = write("pub.jsonl", [{**PUBMEDQA, "pubid": i, "context": {"contexts": [f"Ward {i}."]}} for i in range(10)])
     ids = write("ids.txt", "m8\nm9\n8\n9\n")

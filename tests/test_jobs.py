@@ -1,4 +1,4 @@
-"""Runs beside one another: each gets its own settings, a failure stops them all, and the results are the same."""
+"""Several runs at a time: each gets its own settings, a failure stops them all, and the results are the same."""
 
 import json
 import sys
@@ -9,19 +9,22 @@ import small_run
 from small_run import SETTINGS, small_bundle
 
 from icft_lite import cli
-from icft_lite.config import METHODS, ICFTConfig
+from icft_lite.compat import read_report, split_settings
+from icft_lite.config import PRESETS, ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError
 from icft_lite.experiments import jobs
-from icft_lite.experiments.compare import DEMO, compare, run_demo
+from icft_lite.experiments.compare import DEMO, DEMO_QLORA, FULL, compare, run_demo
 from icft_lite.experiments.jobs import available_cores, config_flags, default_jobs, run_jobs
+from icft_lite.utils.config_parsing import flatten
 
+METHOD = {name: value for name, value in SETTINGS.items() if not name.startswith("runtime.")}
 STAND_IN = """
 import os, pathlib, sys, time
 out, mine = next(pathlib.Path(word[6:]) for word in sys.argv if word.startswith("--out=")), sys.argv[1:]
 print("stage 1:  50%|#####     | 1/2", end="\\r", flush=True)
 out.mkdir()
 if "--set=seed=9" in mine:
-    sys.exit("icft-lite: data: no training row is left")
+    sys.exit("icft-lite: data: no training example is left")
 other = out.with_name({"one": "two", "two": "one"}.get(out.name, out.name))
 deadline = time.time() + 60
 while not other.exists():
@@ -35,35 +38,55 @@ print("done", flush=True)
 
 @pytest.fixture
 def stand_in(monkeypatch, tmp_path):
-    """A script in the place of `icft-lite train`."""
+    """A script that replaces `icft-lite train`. Returns the folder for its runs."""
     script = tmp_path / "train.py"
     script.write_text(STAND_IN)
     monkeypatch.setattr(jobs, "TRAIN", [sys.executable, str(script)])
     return tmp_path
 
 
-MANY = dict(
-    method="qlora",
-    order="easy_to_hard",
-    four_bit=False,
-    learning_rate=3e-4,
-    signals=("ifd", "length"),
-    tokens=123,
-    label_model="majority_vote",
-    topics=("anatomy", "reply"),
-)
+MANY = {
+    "method": "qlora",
+    "curriculum.order": "easy_to_hard",
+    "adapter.load_in_4bit": False,
+    "optim.learning_rate": 3e-4,
+    "curriculum.signals": ("ifd", "length"),
+    "optim.max_tokens": 123,
+    "weak.label_model": "majority_vote",
+    "topics": ("anatomy", "reply"),
+}
 
 
-@pytest.mark.parametrize("settings", [*(dict(method=name, seed=3) for name in METHODS), MANY])
-def test_the_command_line_says_the_same_settings(settings):
-    config = ICFTConfig(**settings)
-    args = cli.build_parser().parse_args(["train", "--out", "o", *config_flags(config)])
-    assert cli.read_config(args) == config
+def parse(options):
+    """Return (config, runtime) of a command line of `icft-lite train`."""
+    words = ["train", "--out", "o", *options]
+    method, runtime = split_settings(cli.given_settings(cli.build_parser("train"), words))
+    return ICFTConfig.from_dict(method), RuntimeConfig.from_dict(runtime)
 
 
-def test_two_runs_go_at_once_and_share_the_cores(stand_in, capsys):
+@pytest.mark.parametrize("settings", [*(dict(method=name, seed=3) for name in PRESETS), MANY, dict(topics=())])
+def test_the_command_line_of_a_run_has_its_settings(settings):
+    config = ICFTConfig.from_dict(settings)
+    assert parse(config_flags(config)) == (config, RuntimeConfig())
+
+
+@pytest.mark.parametrize("runtime", [RuntimeConfig(), RuntimeConfig(5, 4, False, 0, "float16", 0)])
+def test_the_command_line_of_a_run_has_its_runtime_settings(runtime):
+    assert parse(config_flags(ICFTConfig(), runtime)) == (ICFTConfig(), runtime)
+
+
+def test_the_command_line_of_a_run_names_only_what_differs_from_its_preset():
+    config = ICFTConfig.preset("no_task", {"optim.max_steps": 3})
+    assert list(config_flags(config, RuntimeConfig(micro_batches=2))) == [
+        "--method=no_task",
+        "--set=optim.max_steps=3",
+        "--set=runtime.micro_batches=2",
+    ]
+
+
+def test_two_runs_at_a_time_share_the_cores(stand_in, capsys):
     configs = {stand_in / "one": ICFTConfig(seed=1), stand_in / "two": ICFTConfig(seed=2)}
-    run_jobs(configs, 2)  # each waits for the other to begin
+    run_jobs(configs, 2)  # each waits until the other begins
     threads = str(max(1, available_cores() // 2))
     assert (stand_in / "one" / "said").read_text().startswith(f"{threads}--out")
     assert (stand_in / "two" / "said").read_text().endswith("--set=seed=2")
@@ -71,23 +94,20 @@ def test_two_runs_go_at_once_and_share_the_cores(stand_in, capsys):
     assert "one: done" in shown.out and "one stage 1 50%" in shown.err
 
 
-def test_the_first_failure_is_told_and_stops_the_others(stand_in):
+def test_the_first_failure_is_reported_and_stops_the_others(stand_in):
     begun = time.monotonic()
-    with pytest.raises(ICFTError, match="bad: data: no training row is left"):
-        run_jobs(
-            {stand_in / "one": ICFTConfig(), stand_in / "bad": ICFTConfig(seed=9), stand_in / "later": ICFTConfig()},
-            2,
-            progress=False,
-        )
+    configs = {"one": ICFTConfig(), "bad": ICFTConfig(seed=9), "later": ICFTConfig()}
+    with pytest.raises(ICFTError, match="bad: data: no training example is left"):
+        run_jobs({stand_in / name: config for name, config in configs.items()}, 2, progress=False)
     assert time.monotonic() - begun < 30, "`one` would have waited a minute"
     assert not (stand_in / "later" / "said").exists()
 
 
-def test_how_many_at_a_time(monkeypatch):
-    monkeypatch.setattr(jobs, "cores", lambda: 4)
+def test_default_number_of_runs_at_a_time(monkeypatch):
+    monkeypatch.setattr(jobs, "available_cores", lambda: 4)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), dict(available=5 * 2**30)))
-    assert default_jobs(18, "tiny") == 2 and default_jobs(1, "tiny") == 1, "as many as memory holds"
+    assert default_jobs(18, "tiny") == 2 and default_jobs(1, "tiny") == 1, "as many as memory allows"
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), dict(available=99 * 2**30)))
     assert default_jobs(18, "tiny") == 4 and default_jobs(18, "Qwen/Qwen3-0.6B") == 1
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -95,20 +115,22 @@ def test_how_many_at_a_time(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_comparison_is_the_same_one_by_one_and_beside_one_another(tmp_path, monkeypatch):
+def test_a_comparison_is_the_same_with_one_and_with_two_runs_at_a_time(tmp_path, monkeypatch):
     import torch
 
     bundle = small_bundle()
     monkeypatch.setattr("icft_lite.experiments.compare.sample_bundle", lambda: bundle)
     monkeypatch.setattr(jobs, "TRAIN", [sys.executable, small_run.__file__, "train"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(jobs, "cores", lambda: 2)
+    monkeypatch.setattr(jobs, "available_cores", lambda: 2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        settings = {**METHOD, "optim.max_steps": 6}
+        options = dict(progress=False, runtime=RuntimeConfig(save_steps=2))
         found = [
-            compare(tmp_path / name, ["icft", "qlora"], [0], {**SETTINGS, "max_steps": 6}, progress=False, jobs=n)
-            for name, n in (("apart", 2), ("one", 1))
+            compare(tmp_path / name, ["icft", "qlora"], [0], settings, jobs=n, **options)
+            for name, n in (("two", 2), ("one", 1))
         ]
     finally:
         torch.set_num_threads(threads)
@@ -117,47 +139,60 @@ def test_a_comparison_is_the_same_one_by_one_and_beside_one_another(tmp_path, mo
             for name in ("seconds", "train_seconds"):
                 method.pop(name), method["runs"][0].pop(name)
     assert json.dumps(found[0], sort_keys=True) == json.dumps(found[1], sort_keys=True)
-    assert (tmp_path / "apart" / "icft-0" / "adapter" / "adapter_model.safetensors").read_bytes() == (
-        tmp_path / "one" / "icft-0" / "adapter" / "adapter_model.safetensors"
-    ).read_bytes()
+    folders = [tmp_path / name / "icft-0" for name in ("two", "one")]
+    weights = [(folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1]
+    assert all(read_report(folder)["runtime"]["save_steps"] == 2 for folder in folders)
 
 
-def test_common_settings_leave_a_method_what_it_is(tmp_path, monkeypatch):
-    found = {}
-    monkeypatch.setattr(
-        "icft_lite.experiments.compare.run_all", lambda configs, *rest: found.update(configs) or sys.exit("enough")
-    )
-    with pytest.raises(SystemExit, match="enough"):
-        compare(tmp_path, ["icft", "replay"], [0], dict(consistency_weight="0.3", rows="4"), progress=False, jobs=2)
+@pytest.fixture
+def planned(monkeypatch):
+    """planned(start) → {folder: config} of the runs that `start`, a call of `compare`, would train."""
+
+    def make(start):
+        found = {}
+        monkeypatch.setattr(
+            "icft_lite.experiments.compare.run_jobs", lambda configs, *rest: found.update(configs) or sys.exit("enough")
+        )
+        with pytest.raises(SystemExit, match="enough"):
+            start()
+        return found
+
+    return make
+
+
+def test_common_settings_do_not_override_a_preset(tmp_path, planned):
+    settings = {"loss.consistency_weight": "0.3", "optim": {"batch_size": "4"}}
+    found = planned(lambda: compare(tmp_path, ["icft", "replay"], [0], settings, progress=False, jobs=2))
     icft, replay = found[tmp_path / "icft-0"], found[tmp_path / "replay-0"]
-    assert (icft.consistency_weight, icft.rows) == (0.3, 4)
-    assert (replay.consistency_weight, replay.rows, replay.replay_weight) == (0.0, 4, 1.0)
+    assert (icft.loss.consistency_weight, icft.optim.batch_size) == (0.3, 4)
+    assert (replay.loss.consistency_weight, replay.loss.replay_weight, replay.optim.batch_size) == (0.0, 1.0, 4)
+    assert (icft.method, replay.method) == ("icft", "replay")
 
 
-def test_a_comparison_on_the_samples_is_the_demo_but_for_what_is_set(tmp_path, monkeypatch):
-    found = {}
-    monkeypatch.setattr(
-        "icft_lite.experiments.compare.run_all", lambda configs, *rest: found.update(configs) or sys.exit("enough")
+def test_a_comparison_on_the_samples_has_the_settings_of_the_demo_where_none_are_given(tmp_path, planned):
+    def of_icft(settings):
+        return planned(lambda: compare(tmp_path, ["icft"], [0], settings, progress=False, jobs=2))[tmp_path / "icft-0"]
+
+    assert of_icft(None) == ICFTConfig.from_dict(DEMO)
+    settings = {"topics": "", "optim.max_tokens": "9"}
+    assert of_icft(settings) == ICFTConfig.from_dict({**DEMO, "topics": (), "optim.max_tokens": 9})
+    with pytest.warns(UserWarning, match="tokens → optim.max_tokens"):
+        assert of_icft(dict(topics="", tokens="9")) == of_icft(settings)
+
+
+def test_an_unknown_method_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ICFTError, match="methods: 'magic' is unknown; choose among icft, qlora"):
+        compare(tmp_path / "c", ["icft", "magic"], [0])
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_long_demo_differs_in_topics_tokens_consistency_weight_and_the_rate_of_qlora(tmp_path, planned):
+    short, long = (
+        planned(lambda full=full: run_demo(tmp_path, full=full, jobs=2, progress=False)) for full in (False, True)
     )
-    for name, settings in (("demo", None), ("all", dict(topics="", tokens="9"))):
-        with pytest.raises(SystemExit, match="enough"):
-            compare(tmp_path / name, ["icft"], [0], settings, progress=False, jobs=2)
-    assert found[tmp_path / "demo" / "icft-0"] == ICFTConfig(**DEMO)
-    assert found[tmp_path / "all" / "icft-0"] == ICFTConfig(**{**DEMO, "topics": (), "tokens": 9})
-
-
-def test_the_long_demo_differs_in_topics_tokens_weight_and_plain_qloras_rate_alone(tmp_path, monkeypatch):
-    found = []
-    monkeypatch.setattr(
-        "icft_lite.experiments.compare.run_all", lambda configs, *rest: found.append(configs) or sys.exit("enough")
-    )
-    for full in (False, True):
-        with pytest.raises(SystemExit, match="enough"):
-            run_demo(tmp_path, full=full, jobs=2, progress=False)
-    for method, differs in (
-        ("icft", {"topics", "tokens", "consistency_weight"}),
-        ("qlora", {"topics", "tokens", "learning_rate"}),
-    ):
-        short, long = (configs[tmp_path / f"{method}-0"].to_dict() for configs in found)
-        assert {name for name in short if short[name] != long[name]} == differs
-        assert method == "icft" or long["order"] == "random", "which knows no pacing"
+    for method, differs in (("icft", "loss.consistency_weight"), ("qlora", "optim.learning_rate")):
+        one, other = (flatten(configs[tmp_path / f"{method}-0"].to_dict()) for configs in (short, long))
+        assert {name for name in one if one[name] != other[name]} == {"topics", "optim.max_tokens", differs}
+    assert FULL.keys() - DEMO.keys() == {"loss.consistency_weight"} and DEMO_QLORA.keys() == {"optim.learning_rate"}
+    assert long[tmp_path / "qlora-0"].curriculum.order == "random", "which uses no pacing"

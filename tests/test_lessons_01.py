@@ -1,8 +1,9 @@
-"""Lesson 01: its hand-made training step is the package's loss, its walk scales the change, its exercises judge."""
+"""Lesson 01: its own training step equals the package's, α scales the adapter's change, its exercises are checked."""
 
 import importlib.util
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def book():
 
 
 def lesson(book, mark, **space):
-    """What the cell that holds `mark` defines."""
+    """Return what the cell that contains `mark` defines."""
     (cell,) = (cell for cell in cells(book, "code") if mark in cell.source)
     exec(cell.source, space)
     return space
@@ -36,59 +37,61 @@ def lesson(book, mark, **space):
 
 @pytest.fixture
 def trained(book, adapted):
-    """(model, tokenizer, rows, what the lesson's training cell defines)."""
+    """Return (model, tokenizer, encoded examples, what the lesson's training cell defines)."""
     model, tokenizer = adapted
     encoder = Encoder(tokenizer)
-    rows = [encoder(row) for row in load_samples("medical_train").select(range(60))]
+    encoded = [encoder(example) for example in load_samples("medical_train").select(range(60))]
     space = lesson(
         book,
         "def fine_tune",
         random=random,
         torch=torch,
         F=F,
-        join=join_batch,
+        join_batch=join_batch,
         model=model,
         tokenizer=tokenizer,
         fast=adapter_tensors(model, "fast"),
     )
-    return model, tokenizer, rows, space
+    return model, tokenizer, encoded, space
 
 
-def test_one_step_by_hand_is_one_step_on_the_packages_loss(trained):
-    model, tokenizer, rows, space = trained
+def test_one_step_of_the_lesson_equals_one_step_on_the_loss_of_the_package(trained):
+    model, tokenizer, encoded, space = trained
     fast = adapter_tensors(model, "fast")
     before = [tensor.detach().clone() for tensor in fast]
-    assert list(space["fine_tune"](rows, 1, seed=3)) == [1]
+    assert list(space["fine_tune"](encoded, 1, seed=3)) == [1]
     by_hand = [tensor.detach().clone() for tensor in fast]
     with torch.no_grad():
         torch._foreach_copy_(fast, before)
-    batch = join_batch(random.Random(3).sample(rows, 16), tokenizer.pad_token_id)
+    batch = join_batch(random.Random(3).sample(encoded, 16), tokenizer.pad_token_id)
     states = hidden_states(model, batch)[batch["row"], batch["position"]]
     loss = -token_logprobs(states, head_weight(model), batch["target"]).mean()
-    optimiser = torch.optim.AdamW(fast, lr=2e-4)  # a tenth: the first of ten steps of warming up
-    optimiser.zero_grad()
+    optimizer = torch.optim.AdamW(fast, lr=2e-4)  # a tenth of the rate: the first of ten warm-up steps
+    optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(fast, 1.0)
-    optimiser.step()
+    optimizer.step()
     assert any((a != b).any() for a, b in zip(by_hand, before))
     for a, b in zip(by_hand, fast):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
-def test_replay_takes_four_places_of_sixteen(trained):
-    _, _, rows, space = trained
+def test_four_of_sixteen_examples_are_replayed(trained):
+    _, _, encoded, space = trained
     seen = []
-    space["join"] = lambda encoded, pad: seen.append(encoded) or join_batch(encoded, pad)
-    list(space["fine_tune"](rows[:40], 2, replayed=rows[40:]))
+    space["join_batch"] = lambda batch, pad: seen.append(batch) or join_batch(batch, pad)
+    list(space["fine_tune"](encoded[:40], 2, replayed=encoded[40:]))
+    assert len(seen) == 2
     for batch in seen:
-        assert len(batch) == 16 and sum(any(one is old for old in rows[40:]) for one in batch) == 4
+        assert len(batch) == 16 and sum(any(one is old for old in encoded[40:]) for one in batch) == 4
 
 
-def test_walking_scales_the_change_and_nothing_else(book, adapted, shake):
+def test_alpha_scales_the_change_of_the_weights(book, adapted, shake):
     model, _ = adapted
     fast = adapter_tensors(model, "fast")
     tensors = shake(model, "fast")
-    space = lesson(book, "def course", LEVELS=(), STEPS=0, encoder=None, data=None, torch=torch, fast=fast)
+    data = SimpleNamespace(trusted=[])
+    space = lesson(book, "def course", LEVELS=(), STEPS=0, encoder=None, data=data, torch=torch, fast=fast)
     layer = next(module for module in model.modules() if hasattr(module, "lora_A"))
     whole = layer.get_delta_weight("fast").detach().clone()
     for alpha in (0.0, 0.4, 1.0):
@@ -109,9 +112,9 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
             "def forgotten(R): return 0.225",
         ],
         [
-            "def furthest(alphas, general, floor):\n"
-            "    return max((a for a, g in zip(alphas, general) if g >= floor), default=None)",
-            "def furthest(alphas, general, floor): return 0.25",
+            "def furthest(alphas, general, minimum):\n"
+            "    return max((a for a, g in zip(alphas, general) if g >= minimum), default=None)",
+            "def furthest(alphas, general, minimum): return 0.25",
         ],
     ]
     small = [[0.80, 0.10, 0.20], [0.85, 0.70, 0.30], [0.50, 0.60, 0.75]]

@@ -1,4 +1,4 @@
-"""Lesson 03: what it builds from scratch is what the package has; its explorer gets its rows, its exercises work."""
+"""Lesson 03: what it builds from scratch equals the package; its explorer has its examples, its exercises work."""
 
 import numpy as np
 import pytest
@@ -16,21 +16,21 @@ def lesson():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_rank_average_is_the_package_s(lesson, seed):
+def test_rank_average_equals_the_package(lesson, seed):
     rng = np.random.default_rng(seed)
     signals = {"a": rng.integers(0, 6, 40).astype(float), "b": rng.normal(size=40), "c": rng.integers(0, 9, 40) / 2}
     signals["b"][rng.random(40) < 0.4] = np.nan
     np.testing.assert_allclose(lesson["average"](signals), rank_average(signals))
 
 
-def test_competence_is_the_package_s(lesson):
+def test_competence_equals_the_package(lesson):
     for start in (0.0, 0.1, 0.3, 1.0):
         for t in np.linspace(0, 1.2, 25):
             assert lesson["competence"](t, start) == pytest.approx(competence(t, 1, start))
 
 
-def test_loss_and_ifd_are_the_package_s(lesson):
-    rows = [
+def test_loss_and_ifd_equal_the_package(lesson):
+    examples = [
         lesson["reply"](*pair)
         for pair in (
             ("Which city is the capital of Kenya?", "Nairobi"),
@@ -38,37 +38,39 @@ def test_loss_and_ifd_are_the_package_s(lesson):
             ("Name the class of metoprolol.", "beta blocker"),
         )
     ]
-    encoded = [lesson["encoder"](row) for row in rows]
+    encoded = [lesson["encoder"](example) for example in examples]
     loss = [np.mean([nats for _, nats in lesson["surprises"](one)]) for one in encoded]
-    ratio = [lesson["ifd"](row)[0] for row in rows]
+    ratio = [lesson["ifd"](example)[0] for example in examples]
     for name, values in (("loss", loss), ("ifd", ratio)):
-        difficulty = score_difficulty(rows, lesson["base"], encoded, (name,))
+        difficulty = score_difficulty(examples, lesson["base"], encoded, (name,))
         np.testing.assert_allclose(difficulty, rank_average({name: values}), err_msg=name)
 
 
 def test_density_is_one_on_average_and_counts_every_draw(lesson):
     for order, drawn in lesson["runs"].items():
         x, y, share = lesson["density"](order, drawn)
-        counts = share * np.outer(np.diff(y), np.diff(x)) / len(lesson["rows"])
+        counts = share * np.outer(np.diff(y), np.diff(x)) / len(lesson["examples"])
         assert counts.sum() == pytest.approx(len(drawn))
         assert (share.T @ np.diff(y)).mean() / y[-1] == pytest.approx(1, abs=0.05)
 
 
-def test_the_explorer_has_the_lesson_s_rows_and_votes(lesson):
+def test_the_explorer_has_the_examples_and_votes_of_the_lesson(lesson):
     """The explorer itself is tested in test_widgets_browse.py."""
-    rows, difficulty, votes, names = lesson["curriculum"]
-    assert [row["difficulty"] for row in rows] == pytest.approx(list(difficulty)) and len(rows) == len(difficulty)
-    voted = [row for row in rows if row["posterior"]]
-    assert voted and all(len(votes[row["id"]]) == len(names) for row in voted)
+    examples, difficulty, votes, names = lesson["curriculum"]
+    assert [example["difficulty"] for example in examples] == pytest.approx(list(difficulty))
+    assert len(examples) == len(difficulty)
+    voted = [example for example in examples if example["posterior"]]
+    assert voted and all(len(votes[example["id"]]) == len(names) for example in voted)
     controls, count, picker, detail = lesson["curriculum_explorer"](*lesson["curriculum"]).children
-    assert f"{len(rows)} rows" in count.value and rows[picker.children[0].value]["difficulty"] == max(difficulty)
+    assert f"{len(examples)} examples" in count.value
+    assert examples[picker.children[0].value]["difficulty"] == max(difficulty)
 
 
 WRONG = [
     [
-        "def opens(u, start): return u",
-        "def opens(u, start): return max(0.0, (u - start) / (1 - start))",
-        "def opens(u, start): return (u**2 - start**2) / (1 - start**2)",
+        "def available_from(u, start): return u",
+        "def available_from(u, start): return max(0.0, (u - start) / (1 - start))",
+        "def available_from(u, start): return (u**2 - start**2) / (1 - start**2)",
     ],
     [
         "def take_turns(topics): return list(range(len(topics)))",

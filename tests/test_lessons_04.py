@@ -41,30 +41,30 @@ def test_levels_are_those_of_bitsandbytes(lesson):
 
 @pytest.mark.parametrize("block", [32, 64, 256])
 @pytest.mark.parametrize("kind", ["normal", "outlier", "zero block", "tiny"])
-def test_quantised_bytes_are_those_of_bitsandbytes(lesson, block, kind):
-    weight = draw(24, 256)  # blocks must not span rows: the CPU kernel of 0.50 unpacks such wrongly
+def test_quantized_bytes_are_those_of_bitsandbytes(lesson, block, kind):
+    weight = draw(24, 256)  # blocks must not span rows: the CPU kernel of bitsandbytes 0.50 is wrong for them
     if kind == "outlier":
         weight[3, 5] = -80.0
     if kind == "zero block":
         weight[:4] = 0
     if kind == "tiny":
         weight *= 1e-6
-    indices, scales = lesson["quantise"](weight, lesson["NF4"], block)
+    indices, scales = lesson["quantize"](weight, lesson["NF4"], block)
     packed, state = reference.quantize_4bit(weight, quant_type="nf4", blocksize=block)
     torch.testing.assert_close(scales.flatten(), state.absmax)
     assert (lesson["pack"](indices) != packed.flatten()).float().mean() < 1e-3
     again = lesson["unpack"](packed.flatten()).reshape(-1, block)
-    back = lesson["dequantise"](again, scales, lesson["NF4"], weight.shape)
+    back = lesson["dequantize"](again, scales, lesson["NF4"], weight.shape)
     torch.testing.assert_close(back, reference.dequantize_4bit(packed, state), atol=1e-6, rtol=1e-5)
 
 
-def test_rows_that_are_no_multiple_of_a_block_come_back_as_well(lesson):
+def test_rows_that_are_not_a_multiple_of_a_block_come_back_as_well(lesson):
     weight = draw(48, 96)
     assert 0.07 < (lesson["NF4Weight"](weight)() - weight).norm() / weight.norm() < 0.11
 
 
 @pytest.mark.parametrize("rows", [4, 128, 300])  # 8, 256 and 600 scales: less than a group, one, and a rest
-def test_double_quantisation_is_that_of_bitsandbytes(lesson, rows):
+def test_double_quantization_is_that_of_bitsandbytes(lesson, rows):
     weight = 0.05 * draw(rows, 128)
     frozen = lesson["NF4Weight"](weight)
     packed, state = reference.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
@@ -102,12 +102,12 @@ def test_a_layer_and_its_gradients_are_those_of_peft(lesson):
         assert (one - other).norm() < 0.01 * other.norm()
 
 
-def test_gradient_of_the_frozen_product_is_right_and_keeps_nothing(lesson):
+def test_gradient_of_the_frozen_product_is_right_and_saves_nothing(lesson):
     frozen = lesson["NF4Weight"](draw(8, 64))
     weight = frozen().double()
     x = draw(3, 64).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: lesson["FrozenMatmul"].apply(x, lambda: weight), x)
-    assert lesson["kept_bytes"](lambda x: lesson["FrozenMatmul"].apply(x, lambda: weight), x) == 0
+    assert lesson["saved_bytes"](lambda x: lesson["FrozenMatmul"].apply(x, lambda: weight), x) == 0
 
 
 def test_the_budget_is_the_doctors(lesson):

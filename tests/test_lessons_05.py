@@ -28,9 +28,9 @@ def built(book):
 def test_the_reservoir_is_fair_and_the_other_is_not(built):
     draw, runs = random.Random(3), 4000
     for name, fair in (("reservoir", True), ("always_in", False)):
-        kept = np.bincount([i for _ in range(runs) for i in built[name](range(12), 3, draw)], minlength=12) / runs
-        assert kept.sum() == pytest.approx(3)
-        assert bool(abs(kept - 0.25).max() < 5 * (0.25 * 0.75 / runs) ** 0.5) is fair
+        retained = np.bincount([i for _ in range(runs) for i in built[name](range(12), 3, draw)], minlength=12) / runs
+        assert retained.sum() == pytest.approx(3)
+        assert bool(abs(retained - 0.25).max() < 5 * (0.25 * 0.75 / runs) ** 0.5) is fair
     assert built["reservoir"](range(2), 3, draw) == [0, 1]
 
 
@@ -46,7 +46,7 @@ def test_the_closed_form_is_the_packages_average(built, decay):
 
 
 def test_pefts_own_mixtures_agree(book):
-    """peft's `cat` is the exact mean of ΔW, its `svd` the package's cut; its `linear` is neither."""
+    """peft's `cat` is the exact mean of ΔW, its `svd` the package's truncation; its `linear` is neither."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
@@ -72,7 +72,7 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
     wrong = [
         [
             "def outcome(r, c): return 'offered' if r and c >= 0.8 else 'not replayed'",
-            "def outcome(r, c):\n    if c < 0.8: return 'label too unsure'\n"
+            "def outcome(r, c):\n    if c < 0.8: return 'label too uncertain'\n"
             "    return 'offered' if r else 'not replayed'",
         ],
         [

@@ -27,25 +27,25 @@ def namespace():
     return dict(math=math, torch=torch, token_kl=token_kl)
 
 
-def test_the_token_table_colours_what_the_package_supervises(book, base, row):
+def test_the_token_table_colors_what_the_package_supervises(book, base, example):
     import html
 
     from IPython.display import HTML
 
     _, tokenizer = base
-    space = dict(html=html, HTML=HTML, join=join_batch, tokenizer=tokenizer)
+    space = dict(html=html, HTML=HTML, join_batch=join_batch, tokenizer=tokenizer)
     exec(next(cell.source for cell in cells(book, "code") if "from-scratch" in cell.metadata.get("tags", ())), space)
-    rows = [row(), row(prompt="Is <b>90 & more</b> high, or is it not?", responses=["yes"])]
-    encoded = [Encoder(tokenizer)(one) for one in rows]
+    examples = [example(), example(prompt="Is <b>90 & more</b> high, or is it not?", responses=["yes"])]
+    encoded = [Encoder(tokenizer)(one) for one in examples]
     lines = re.findall(r"<p style[^>]*>(.*?)</p>", space["token_table"](encoded).data, re.S)
     longest = max(one.length for one in encoded)
-    for line, one, example in zip(lines, encoded, rows, strict=True):
+    for line, one, given in zip(lines, encoded, examples, strict=True):
         found = re.findall(r'<code title="(\w+)"[^>]*>(.*?)</code>', line, re.S)
         kinds = [kind for kind, _ in found]
         assert len(found) == longest and kinds.count("padding") == longest - one.length
         assert kinds.count("response") == len(one.tokens)
         text = "".join(html.unescape(text) for kind, text in found if kind == "response").replace("·", " ")
-        assert text.strip() == example["responses"][0] + tokenizer.eos_token
+        assert text.strip() == given["responses"][0] + tokenizer.eos_token
         assert "<b>" not in line
 
 
@@ -64,7 +64,7 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book, namesp
         ],
         [
             "def consistency(s, t, head, T):\n"
-            "    a, b = ((x @ head.T / T).log_softmax(-1) for x in (s, t))\n    return {}".format(body)
+            f"    a, b = ((x @ head.T / T).log_softmax(-1) for x in (s, t))\n    return {body}"
             for body in (
                 "(b.exp() * (b - a)).sum(-1).mean()",
                 "T**2 * (a.exp() * (a - b)).sum(-1).mean()",

@@ -44,16 +44,16 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
             "def worst(m, c): return None",
         ],
         [
-            "def batch_rows(seed, step, n, k): return random.sample(range(n), k)",
-            "def batch_rows(seed, step, n, k): return random.Random(f'{seed}/{step}').sample(range(n), k)",
-            "def batch_rows(seed, step, n, k): return [(step * k + i) % n for i in range(k)]",
-            "def batch_rows(seed, step, n, k):\n    order = random.Random(seed).sample(range(n), n)\n"
+            "def batch_examples(seed, step, n, k): return random.sample(range(n), k)",
+            "def batch_examples(seed, step, n, k): return random.Random(f'{seed}/{step}').sample(range(n), k)",
+            "def batch_examples(seed, step, n, k): return [(step * k + i) % n for i in range(k)]",
+            "def batch_examples(seed, step, n, k):\n    order = random.Random(seed).sample(range(n), n)\n"
             "    part = step % (n // k)\n    return order[part * k:(part + 1) * k]",
         ],
         [
             "def save(path, write):\n    with open(path, 'w') as file:\n        write(file)",
-            "def save(path, write):\n    beside = path.with_name('x')\n    with open(beside, 'w') as file:\n"
-            "        write(file)\n    os.replace(beside, path)",
+            "def save(path, write):\n    temporary = path.with_name('x')\n    with open(temporary, 'w') as file:\n"
+            "        write(file)\n    os.replace(temporary, path)",
             "def save(path, write):\n    try:\n        with open(path, 'w') as file:\n            write(file)\n"
             "    except OSError:\n        path.unlink()\n        raise",
         ],
@@ -78,44 +78,48 @@ def test_the_page_holds_the_checks_that_are_run_and_each_can_fail(book):
     assert len(snippets) == len(re.findall(r'^        "[^"]+": ', run, re.M)) >= 10
     for snippet in snippets:
         assert f": {snippet},\n" in run, snippet
-    stage = dict(steps=30, new_rows=10, consolidation=dict(alpha=0.7, refused=False))
+    stage = dict(steps=30, new_examples=10, consolidation=dict(alpha=0.7, refused=False))
     good = dict(
         stages=[stage],
-        rows=dict(memory=3),
+        examples=dict(memory=3),
         retention=0.9,
-        config=dict(epsilon=0.06),
+        config=dict(consolidation=dict(max_drop=0.06)),
         losses=dict(fine_tune=[3.0, 1.0], consistency=[0.0, 0.1]),
-        data=dict(weak=dict(dropped_unvoted=0, rows=5), left_out=0),
+        data=dict(weak=dict(dropped_unvoted=0, num_examples=5), left_out=0),
         samples=[dict(after="x", reference="y")],
     )
     space = {}
     exec(run.replace("print(check(report))", ""), space)
     assert space["check"](good) == []
     bad = dict(
-        stages=[dict(steps=0, new_rows=0, consolidation=dict(alpha=0.0, refused=True))],
-        rows={},
+        stages=[dict(steps=0, new_examples=0, consolidation=dict(alpha=0.0, refused=True))],
+        examples={},
         retention=0.1,
-        config=dict(epsilon=0.9),
+        config=dict(consolidation=dict(max_drop=0.9)),
         losses=dict(fine_tune=[1.0, 3.0], consistency=[0.0, 0.0]),
-        data=dict(weak=dict(dropped_unvoted=5, rows=5), left_out=4),
+        data=dict(weak=dict(dropped_unvoted=5, num_examples=5), left_out=4),
         samples=[dict(after="x" * 99, reference="y")],
     )
     assert len(space["check"](bad)) == len(snippets), "every check can fail"
 
 
-def test_the_rule_of_the_line_is_the_packages(book, adapted, shake):
+def test_the_choice_of_alpha_is_the_packages(book, adapted, shake):
     model, _ = adapted
     start = [tensor.detach().clone() for tensor in adapter_tensors(model, "slow")]
     shake(model, "slow")
-    draw, floor = random.Random(3), 0.5
-    record = consolidate(model, start, lambda: dict(general=draw.random(), medical=draw.random()), floor, 8, 2.0)
-    space = dict(floor=floor)
+    draw, min_general = random.Random(3), 0.5
+
+    def score():
+        return dict(general=draw.random(), medical=draw.random())
+
+    record = consolidate(model, start, score, min_general, 8, 2.0)
+    space = dict(min_general=min_general)
     exec(function(book, "choice"), space)
     assert space["choice"](record) == record["alpha"] != 0
-    assert space["choice"](dict(points=[dict(alpha=1.0, general=0.4, medical=0.9)])) == 0.0
+    assert space["choice"](dict(candidates=[dict(alpha=1.0, general=0.4, medical=0.9)])) == 0.0
 
 
-def test_the_small_program_is_whole_and_cuts_as_it_says(book, tmp_path):
+def test_the_small_program_is_complete_and_selects_as_it_says(book, tmp_path):
     import runpy
 
     exec(code(book, "program = '''"), dict(runs=tmp_path))
@@ -124,4 +128,4 @@ def test_the_small_program_is_whole_and_cuts_as_it_says(book, tmp_path):
     for name, most in space["MOST"].items():
         topics = getattr(data, name)["topic"][:]
         assert set(topics) <= space["TOPICS"] and max(map(topics.count, set(topics))) <= most, name
-    assert {"easy", "middle", "hard"} == set(data.test["level"])
+    assert {"easy", "medium", "hard"} == set(data.test["level"])

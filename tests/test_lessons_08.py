@@ -7,16 +7,10 @@ import numpy as np
 import pytest
 from test_notebooks import build, cells, check_exercise
 
-from icft_lite.experiments.votes import pairwise_result, read_votes
-from icft_lite.metrics import (
-    binomial_interval,
-    key_fact_recall,
-    mcnemar_exact,
-    normalise_answer,
-    paired_bootstrap,
-    token_f1,
-)
+from icft_lite.experiments.blind_votes import pairwise_result, read_votes
+from icft_lite.metrics import key_fact_recall, normalize_answer, token_f1
 from icft_lite.modeling.generation import generate_reply
+from icft_lite.statistics import binomial_interval, mcnemar_exact, paired_bootstrap
 from icft_lite.widgets import vote_panel
 
 BOOK = build.read(build.HERE / "src" / "08_interactive_evaluation.py")
@@ -26,7 +20,7 @@ BOOK = build.read(build.HERE / "src" / "08_interactive_evaluation.py")
 def lesson():
     """The functions that the lesson defines."""
     space = dict(
-        np=np, math=math, token_f1=token_f1, key_fact_recall=key_fact_recall, normalise_answer=normalise_answer
+        np=np, math=math, token_f1=token_f1, key_fact_recall=key_fact_recall, normalize_answer=normalize_answer
     )
     for name in ("def judge(", "def wilson(", "def verdict(", "def bootstrap("):
         source = next(cell.source for cell in cells(BOOK, "code") if name in cell.source)
@@ -35,12 +29,12 @@ def lesson():
 
 
 @pytest.mark.parametrize("k, n", [(0, 3), (3, 7), (10, 10), (480, 1000)])
-def test_its_interval_is_the_packages(lesson, k, n):
+def test_its_interval_agrees_with_the_package(lesson, k, n):
     expected = binomial_interval(k, n, method="wilson")
     assert lesson["wilson"](k, n) == pytest.approx(expected, abs=1e-6)
 
 
-def test_its_bootstrap_is_the_packages(lesson):
+def test_its_bootstrap_agrees_with_the_package(lesson):
     rng = np.random.default_rng(3)
     a, b = rng.random(300) < 0.6, rng.random(300) < 0.45
     found, expected = lesson["bootstrap"](a, b), paired_bootstrap(a, b, n_resamples=4000)
@@ -52,7 +46,7 @@ def test_its_bootstrap_is_the_packages(lesson):
     "reply, expected",
     [
         ("beta blocker", "right"),
-        ("A beta blocker.", "worded otherwise"),
+        ("A beta blocker.", "contained"),
         ("ace inhibitor", "confused"),
         ("Ace inhibitor.", "confused"),
         ("blocker", "partly"),
@@ -61,12 +55,12 @@ def test_its_bootstrap_is_the_packages(lesson):
     ],
 )
 def test_its_verdicts(lesson, reply, expected):
-    row = dict(responses=["ace inhibitor", "beta blocker"], label=1)
-    assert lesson["verdict"](reply, row, {"ace inhibitor"}) == expected
+    example = dict(responses=["ace inhibitor", "beta blocker"], label=1)
+    assert lesson["verdict"](reply, example, {"ace inhibitor"}) == expected
 
 
 def test_its_judge_votes_for_the_right_words_whatever_the_side(lesson, base, tmp_path):
-    """The embedded model against itself, so hot that it knows nothing."""
+    """The embedded model against itself at a temperature so high that its replies are random."""
     key = {
         "What is the capital of France?": "Paris",
         "What is the capital of Japan?": "Tokyo",

@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 from test_notebooks import build, check_exercise, from_scratch
 
-from icft_lite.config import ICFTConfig
-from icft_lite.errors import ICFTError
-from icft_lite.metrics import mcnemar_exact, paired_bootstrap
+from icft_lite import ICFTConfig, ICFTError
+from icft_lite.statistics import mcnemar_exact, paired_bootstrap
+from icft_lite.utils.config_parsing import flatten
 
 SOURCE = Path(build.HERE) / "src" / "09_does_it_work.py"
 
@@ -26,7 +26,7 @@ def built(book):
 
 
 @pytest.mark.parametrize("share", [0.05, 0.4])
-def test_the_bootstrap_by_hand_is_the_packages(built, share):
+def test_the_bootstrap_by_hand_agrees_with_the_package(built, share):
     draw = np.random.default_rng(5)
     a, b = draw.random(400) < 0.6, draw.random(400) < 0.6
     b = np.where(draw.random(400) < share, b, a)
@@ -75,21 +75,24 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book, built)
             "def half_width(a, b): return 1.96 * (a - b).mean(1).std() / a.shape[0]**0.5",
         ],
     ]
-    plans = [
-        "dict(tokens=9, consolidate=False, order='random'), seeds=5, questions=1400, measure='general'",
-        "dict(tokens=8, consolidate=False), seeds=5, questions=1400, measure='general'",
-        "dict(tokens=9, consolidate=False), seeds=3, questions=1400, measure='general'",
-        "dict(tokens=9, consolidate=False), seeds=5, questions=805, measure='general'",
-        "dict(tokens=9, consolidate=False), seeds=5, questions=1400, measure='whatever is best'",
-        "dict(tokens=9, consolidation=False), seeds=5, questions=1400, measure='general'",
+    tokens, ablated = {"optim.max_tokens": 9}, {"optim.max_tokens": 9, "consolidation.enabled": False}
+    right = dict(ours=tokens, ablation=ablated, seeds=5, questions=1400, measure="general")
+    changes = [
+        dict(ablation={**ablated, "curriculum.order": "random"}),
+        dict(ablation={**ablated, "optim.max_tokens": 8}),
+        dict(ablation={**tokens, "consolidation.enable": False}),
+        dict(ours={}, ablation={"consolidation.enabled": False}),
+        dict(seeds=3),
+        dict(questions=805),
+        dict(measure="whatever is best"),
     ]
-    wrong.append([f"def design(): return dict(ours=dict(tokens=9), ablation={plan})" for plan in plans])
-    wrong[2].append(
-        "def design(): return dict(ours={}, ablation=dict(consolidate=False), seeds=5, questions=1400, "
-        "measure='general')"
-    )
+    wrong.append([f"def design(): return {dict(right, **change)}" for change in changes])
     space = dict(
-        built, ICFTConfig=ICFTConfig, ICFTError=ICFTError, study=dict(tests=dict(general={}, medical={}, preference={}))
+        built,
+        ICFTConfig=ICFTConfig,
+        ICFTError=ICFTError,
+        flatten=flatten,
+        study=dict(tests=dict(general={}, medical={}, preference={})),
     )
     for number in range(len(wrong)):
         check_exercise(book, number, wrong, space)

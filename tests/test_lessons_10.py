@@ -1,4 +1,4 @@
-"""Lesson 10: rows in the public formats, a budget that is the package's, a ledger that counts, exercises that judge."""
+"""Lesson 10: its data has the public formats, its budget is the package's, its ledger counts, its exercises judge."""
 
 import os
 import sys
@@ -9,9 +9,8 @@ import pytest
 import torch
 from test_notebooks import build, cells, check_exercise, notebook
 
-from icft_lite.data.splits import read_examples
+from icft_lite import Encoder, ICFTError, read_examples
 from icft_lite.doctor import MODELS, estimate
-from icft_lite.errors import ICFTError
 from icft_lite.modeling.losses import chunk_size, token_kl
 
 SOURCE = Path(build.HERE) / "src" / "10_your_own_model.py"
@@ -37,7 +36,7 @@ def built(book):
         "class Ledger",
         "PUSH_TO = ",
     )
-    space, folder = {}, os.getcwd()
+    space, folder = {}, Path.cwd()
     for cell in cells(book, "code"):
         if any(mark in cell.source for mark in wanted):
             exec(cell.source, space)
@@ -45,15 +44,15 @@ def built(book):
     return space
 
 
-def test_its_rows_are_in_the_public_formats_and_mean_what_they_say(built):
+def test_its_examples_are_in_the_public_formats_and_mean_what_they_say(built):
     exam, abstracts = built["own_exam"], built["own_abstracts"]
-    rows = read_examples(exam)
+    examples = read_examples(exam)
     firsts = [line.split("|")[2].strip() for line in built["EXAM"].strip().splitlines()]
-    assert [row["responses"][row["label"]] for row in rows] == firsts, "the right option, wherever it was put"
-    assert all(len(set(row["responses"])) == 4 for row in rows) and {row["cop"] for row in exam} == {0, 1, 2, 3}
-    rows = read_examples(abstracts)
-    assert {row["responses"][row["label"]] for row in rows} == {"yes", "no", "maybe"}
-    assert all(row["long_answer"] and row["context"] and row["prompt"].endswith("?") for row in rows)
+    assert [one["responses"][one["label"]] for one in examples] == firsts, "the right option, wherever it was put"
+    assert all(len(set(one["responses"])) == 4 for one in examples) and {row["cop"] for row in exam} == {0, 1, 2, 3}
+    examples = read_examples(abstracts)
+    assert {one["responses"][one["label"]] for one in examples} == {"yes", "no", "maybe"}
+    assert all(one["long_answer"] and one["context"] and one["prompt"].endswith("?") for one in examples)
 
 
 def test_the_one_line_names_a_free_model_and_the_small_one_is_the_default(book, built):
@@ -63,11 +62,9 @@ def test_the_one_line_names_a_free_model_and_the_small_one_is_the_default(book, 
 
 
 def test_the_small_tokenizer_closes_turns_as_the_template_says(built):
-    from icft_lite.modeling.encoding import Encoder
-
     tokenizer = built["small_tokenizer"]([built["EXAM"], built["ABSTRACTS"]])
-    row = read_examples(built["own_exam"])[0]
-    one = Encoder(tokenizer, letter_options=True)(row)
+    example = read_examples(built["own_exam"])[0]
+    one = Encoder(tokenizer, letter_options=True)(example)
     assert [tokenizer.decode([target]) for _, _, target, _ in one.tokens] == list("ABCD")
     assert one.sequences[0][-1] == tokenizer.eos_token_id
     assert tokenizer.decode(one.sequences[0]).endswith("</think>\n\nA<|im_end|>")
@@ -77,7 +74,7 @@ def test_the_small_tokenizer_closes_turns_as_the_template_says(built):
 def test_the_budget_counts_weights_as_the_package_does(built, name):
     from transformers import Qwen3Config
 
-    hidden, layers, mlp, heads, kv, width, vocabulary, copies = MODELS[name]
+    hidden, layers, mlp, heads, kv, width, vocabulary, matrices = MODELS[name]
     config = Qwen3Config(
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -86,7 +83,7 @@ def test_the_budget_counts_weights_as_the_package_does(built, name):
         num_key_value_heads=kv,
         head_dim=width,
         vocab_size=vocabulary,
-        tie_word_embeddings=copies == 1,
+        tie_word_embeddings=matrices == 1,
     )
     parts = built["budget"](config, tokens=0, supervised=0)
     fixed = sum(
@@ -101,8 +98,8 @@ def test_the_ledger_counts_what_lives_and_the_peak(built):
     with built["Ledger"]() as books:
         given.view(5, 100).add_(1)  # neither a view nor work in place makes anything
         assert books.live == books.peak == 0
-        kept = [given * 2 for _ in range(3)]
-        del kept[0]
+        made = [given * 2 for _ in range(3)]
+        del made[0]
         _ = given.sum()
     assert books.peak == 3 * 2000 and 2 * 2000 <= books.live <= 2 * 2000 + 4
 
@@ -123,7 +120,7 @@ def test_nothing_is_sent_without_a_name_and_a_token(built, tmp_path):
     assert "no token" in built["share"](tmp_path, "someone/model", None)
 
 
-def test_a_token_is_sought_on_colab_first_then_in_the_environment(built, monkeypatch, tmp_path):
+def test_a_token_is_read_from_colab_first_then_from_the_environment(built, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_from_environment")
     assert built["hub_token"]() == "hf_from_environment"
     colab = types.ModuleType("google.colab")
@@ -139,13 +136,13 @@ def test_a_token_is_sought_on_colab_first_then_in_the_environment(built, monkeyp
     assert built["hub_token"]() == "hf_from_environment"
 
 
-def test_figures_that_nobody_measured_are_marked_as_predicted(book):
+def test_figures_that_were_not_measured_are_marked_as_predicted(book):
     assert book.metadata["lesson"]["predicted"] == ["t4"]
     assert "nobody has measured them" in " ".join(" ".join(cell.source for cell in cells(book, "markdown")).split())
 
 
 def test_the_stored_outputs_show_the_budget_holding():
-    said = "\n".join(output.get("text", "") for cell in cells(notebook(SOURCE), "code") for output in cell.outputs)
+    stored = "\n".join(output.get("text", "") for cell in cells(notebook(SOURCE), "code") for output in cell.outputs)
     for line in (
         "weights within 2 %: True",
         "embeddings and adapters exactly: True",
@@ -154,7 +151,7 @@ def test_the_stored_outputs_show_the_budget_holding():
         "merged weights answer as the run does: True",
         "PUSH_TO is empty",
     ):
-        assert line in said, line
+        assert line in stored, line
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
@@ -167,10 +164,10 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
             "    return -(-tokens // max(1, int(usable / per_token)))",
         ],
         [
-            "def from_medqa(row): return dict(question=row['question'], choices=list(row['options'].values()))",
-            "def from_medqa(row):\n    return dict(question=row['question'], choices=list(row['options'].values()),\n"
-            "                answer=row['answer_idx'])",
-            "def from_medqa(row): return row",
+            "def from_medqa(one): return dict(question=one['question'], choices=list(one['options'].values()))",
+            "def from_medqa(one):\n    return dict(question=one['question'], choices=list(one['options'].values()),\n"
+            "                answer=one['answer_idx'])",
+            "def from_medqa(one): return one",
         ],
         [
             "def questions(half): return int((1.96 / half) ** 2 / 4)",

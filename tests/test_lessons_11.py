@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from test_notebooks import build, cells, check_exercise, notebook
 
-from icft_lite.doctor import MODELS as DOCTORS
+from icft_lite.doctor import MODELS as DOCTOR_MODELS
 
 SOURCE = Path(build.HERE) / "src" / "11_scaling_out.py"
 
@@ -29,12 +29,12 @@ def built(book):
         "def speed_up",
         "MODELS = ",
         "def largest",
-        "SHARES = ",
+        "SHARDS = ",
         "CONFIG = ",
         "def plugin",
         "def problems",
     )
-    space, folder, gpus = {}, os.getcwd(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    space, folder, gpus = {}, Path.cwd(), os.environ.get("CUDA_VISIBLE_DEVICES")
     for cell in cells(book, "code"):
         if any(mark in cell.source for mark in wanted):
             exec(cell.source, space)
@@ -61,7 +61,7 @@ def test_sums_over_the_whole_count_are_the_whole_batchs_gradient_and_means_of_me
 
 
 def test_the_scripts_are_python_and_import_only_what_every_install_has(built, book):
-    scripts = [built["SETUP"], built["SCRIPT"], built["SHARES"]]
+    scripts = [built["SETUP"], built["SCRIPT"], built["SHARDS"]]
     for script in scripts:
         for node in ast.walk(ast.parse(script)):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -73,8 +73,8 @@ def test_the_scripts_are_python_and_import_only_what_every_install_has(built, bo
 def test_counts_are_those_of_the_architecture(built, name):
     from transformers import AutoModelForCausalLM, Qwen3Config
 
-    hidden, layers, mlp, heads, kv, width, vocabulary, copies = DOCTORS[name]
-    assert built["MODELS"][name] == (hidden, layers, mlp, heads * width, kv * width, vocabulary, copies)
+    hidden, layers, mlp, heads, kv, width, vocabulary, matrices = DOCTOR_MODELS[name]
+    assert built["MODELS"][name] == (hidden, layers, mlp, heads * width, kv * width, vocabulary, matrices)
     config = Qwen3Config(
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -83,12 +83,12 @@ def test_counts_are_those_of_the_architecture(built, name):
         num_key_value_heads=kv,
         head_dim=width,
         vocab_size=vocabulary,
-        tie_word_embeddings=copies == 1,
+        tie_word_embeddings=matrices == 1,
     )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
-    assert sum(built["counts"](*built["MODELS"][name])[:2]) == matrices
+    expected = sum(p.numel() for p in model.parameters() if p.dim() == 2)
+    assert sum(built["counts"](*built["MODELS"][name])[:2]) == expected
 
 
 def test_the_numbers_taken_over_from_lesson_10_are_right(built):
@@ -97,7 +97,7 @@ def test_the_numbers_taken_over_from_lesson_10_are_right(built):
     assert 70e9 < largest < 71e9
 
 
-def test_memory_per_gpu_falls_with_shares_and_never_below_the_gathered_layer(built):
+def test_memory_per_gpu_falls_with_shards_and_never_below_the_gathered_layer(built):
     per_gpu, shape = built["per_gpu"], built["MODELS"]["Llama-3-70B"]
     values = [per_gpu(shape, "fsdp", n) for n in (1, 2, 8, 1000)]
     assert values == sorted(values, reverse=True)
@@ -135,8 +135,8 @@ def test_the_configuration_passes_accelerates_own_checks_and_ours(built, setting
     ],
 )
 def test_each_rule_finds_its_fault_alone(built, settings, change, found):
-    (said,) = built["problems"]({**settings, **change}, built["four_bit"], torch.bfloat16)
-    assert found in said
+    (problem,) = built["problems"]({**settings, **change}, built["four_bit"], torch.bfloat16)
+    assert found in problem
 
 
 def test_the_storage_rules(built, settings):
@@ -151,16 +151,16 @@ def test_the_storage_rules(built, settings):
 
 
 def test_the_stored_outputs_show_that_processes_agreed():
-    said = "\n".join(output.get("text", "") for cell in cells(notebook(SOURCE), "code") for output in cell.outputs)
+    stored = "\n".join(output.get("text", "") for cell in cells(notebook(SOURCE), "code") for output in cell.outputs)
     for line in (
         "sums     equals the whole batch's, to 1e-5: True",
         "means    equals the whole batch's, to 1e-5: False",
         "all losses of all steps equal, to 1e-4: True",
-        "memory_rows equal in every stage: True",
+        "memory_examples equal in every stage: True",
         "the same adapter after the step, to 1e-5: True",
         "ours: []",
     ):
-        assert line in said, line
+        assert line in stored, line
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book, built):
@@ -170,9 +170,9 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book, built)
             "def whole_loss(means, counts): return sum(m * c for m, c in zip(means, counts))",
         ],
         [
-            "def my_share(flat, rank, ranks): return flat.chunk(ranks)[min(rank, len(flat.chunk(ranks)) - 1)]",
-            "def my_share(flat, rank, ranks): return flat[rank::ranks]",
-            "def my_share(flat, rank, ranks): return F.pad(flat, (0, ranks)).chunk(ranks)[rank]",
+            "def my_shard(flat, rank, ranks): return flat.chunk(ranks)[min(rank, len(flat.chunk(ranks)) - 1)]",
+            "def my_shard(flat, rank, ranks): return flat[rank::ranks]",
+            "def my_shard(flat, rank, ranks): return F.pad(flat, (0, ranks)).chunk(ranks)[rank]",
         ],
         [
             "def least_gpus(shape, room, activations): return 2",

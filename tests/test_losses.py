@@ -1,4 +1,4 @@
-"""The losses: closed forms, agreement with plain torch, and what must never change them."""
+"""The losses: closed forms, agreement with plain torch, and what must not change them."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def random_states(n):
 
 @pytest.mark.parametrize("chunk", [1, 3, 1024])
 def test_token_logprobs_equal_log_softmax_in_value_and_gradient(monkeypatch, chunk):
-    monkeypatch.setattr(losses, "CHUNK", chunk)
+    monkeypatch.setattr(losses, "MAX_CHUNK_TOKENS", chunk)
     hidden, weight = random_states(7)
     target, upstream = torch.randint(0, VOCAB, (7,)), torch.randn(7)
     ours = token_logprobs(hidden, weight, target)
@@ -36,7 +36,7 @@ def test_token_logprobs_equal_log_softmax_in_value_and_gradient(monkeypatch, chu
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_token_kl_equals_the_naive_formula(monkeypatch, temperature):
-    monkeypatch.setattr(losses, "CHUNK", 3)
+    monkeypatch.setattr(losses, "MAX_CHUNK_TOKENS", 3)
     hidden, weight = random_states(7)
     teacher, upstream = torch.randn(7, HIDDEN), torch.randn(7)
     ours = token_kl(hidden, teacher, weight, temperature)
@@ -49,26 +49,30 @@ def test_token_kl_equals_the_naive_formula(monkeypatch, temperature):
     torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_kl_at_infinite_temperature_is_half_the_variance_of_the_logits_apart():
+def test_kl_at_infinite_temperature_is_half_the_variance_of_the_logit_differences():
     hidden, weight = random_states(7)
     teacher, upstream = torch.randn(7, HIDDEN), torch.randn(7)
     ours = token_kl(hidden, teacher, weight, float("inf"))
     (gradient,) = torch.autograd.grad(ours @ upstream, hidden)
-    apart = (hidden - teacher) @ weight.T
-    expected = 0.5 * apart.var(-1, correction=0)
+    difference = (hidden - teacher) @ weight.T
+    expected = 0.5 * difference.var(-1, correction=0)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected @ upstream, hidden)[0], atol=1e-5, rtol=1e-5)
     student, target = ((states @ weight.T).double().div(1e3).log_softmax(-1) for states in (hidden, teacher))
     limit = 1e6 * F.kl_div(student, target, log_target=True, reduction="none").sum(-1)
     torch.testing.assert_close(ours.double(), limit, atol=0.0, rtol=0.02)
-    torch.testing.assert_close(
-        ours, token_kl(hidden, teacher, weight, float("inf"), head_covariance(weight.bfloat16())), atol=0.0, rtol=0.02
-    )
+    given = token_kl(hidden, teacher, weight, float("inf"), covariance=head_covariance(weight.bfloat16()))
+    torch.testing.assert_close(ours, given, atol=0.0, rtol=0.02)
 
 
-@pytest.mark.parametrize("vocab, at_once, size", [(700, 1, 1024), (151_936, 2, 110), (2**26, 1, 1)])
-def test_logits_of_a_chunk_never_pass_their_share_of_memory(vocab, at_once, size):
-    assert losses.chunk_size(vocab, at_once) == size
+def test_head_covariance_equals_that_of_torch():
+    weight = torch.randn(10_000, HIDDEN)  # more than one part
+    torch.testing.assert_close(head_covariance(weight), weight.T.cov(correction=0), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("vocab, logits_per_token, size", [(700, 1, 1024), (151_936, 2, 110), (2**26, 1, 1)])
+def test_logits_of_a_chunk_never_exceed_their_limit(vocab, logits_per_token, size):
+    assert losses.chunk_size(vocab, logits_per_token) == size
     assert [part.start for part in losses.chunks(3000, size)] == list(range(0, 3000, size))
 
 
@@ -77,12 +81,12 @@ def test_kl_to_itself_is_zero_with_zero_gradient(temperature):
     hidden, weight = random_states(5)
     kl = token_kl(hidden, hidden.detach().clone(), weight, temperature)
     kl.sum().backward()
-    # a matrix product may round the same row differently at another place in the batch: T² and T carry that on
+    # a matrix product may round equal rows of a batch differently; T² and T multiply the difference
     assert kl.abs().max() < 3e-6 and hidden.grad.abs().max() < 3e-5
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_a_small_kl_does_not_drown_in_rounding(temperature):
+def test_a_small_kl_is_larger_than_its_rounding_error(temperature):
     weight, teacher = torch.randn(VOCAB, HIDDEN), torch.randn(2000, HIDDEN)
     hidden = teacher + 0.01 * torch.randn(2000, HIDDEN)
     student, target = (
@@ -104,7 +108,7 @@ def test_one_hot_posteriors_are_the_ordinary_losses():
     assert torch.isclose(pair_loss(a, b, torch.zeros(6), beta=2.0), -F.logsigmoid(2 * (b - a)).sum())
 
 
-def test_options_that_do_not_exist_do_not_count():
+def test_masked_options_have_no_influence():
     scores, posterior = torch.tensor([[1.0, 2.0, 99.0]]), torch.tensor([[0.3, 0.7, 0.0]])
     mask = torch.tensor([[True, True, False]])
     short = question_loss(scores[:, :2], posterior[:, :2], mask[:, :2])
@@ -114,26 +118,26 @@ def test_options_that_do_not_exist_do_not_count():
 # ---------------------------------------------------------------- the joined batch
 
 
-def example(lengths, prompt=4):
-    """Responses of the given lengths after a prompt of random tokens."""
-    rows, tokens = [], []
-    for r, length in enumerate(lengths):
-        rows.append(torch.randint(1, VOCAB, (prompt + length,)).tolist())
-        tokens += [(r, prompt - 1 + i, rows[r][prompt + i], r) for i in range(length)]
-    return Encoded(rows, tokens, len(lengths))
+def encoded(lengths, prompt=4):
+    """Responses of the given lengths, each after a prompt of random tokens."""
+    sequences, tokens = [], []
+    for n, length in enumerate(lengths):
+        sequences.append(torch.randint(1, VOCAB, (prompt + length,)).tolist())
+        tokens += [(n, prompt - 1 + i, sequences[n][prompt + i], n) for i in range(length)]
+    return Encoded(sequences, tokens, len(lengths))
 
 
 def mixed_items(replay=0.5):
-    trusted = [TrainingItem(example([n]), "new", [1.0], posterior=[1.0]) for n in (3, 6, 2, 9)]
+    trusted = [TrainingItem(encoded([n]), "new", [1.0], posterior=[1.0]) for n in (3, 6, 2, 9)]
     weak = [
-        TrainingItem(example([2, 5, 3]), "new", [0.2, 0.7, 0.1], "question", [0.2, 0.7, 0.1]),
-        TrainingItem(example([1, 1]), "ring", [0.6, 0.4], "question", [0.6, 0.4]),
+        TrainingItem(encoded([2, 5, 3]), "new", [0.2, 0.7, 0.1], "question", [0.2, 0.7, 0.1]),
+        TrainingItem(encoded([1, 1]), "ring", [0.6, 0.4], "question", [0.6, 0.4]),
     ]
-    pairs = [TrainingItem(example([4, 7]), "new", [0.0, 0.0], "pair", [0.9, 0.1])]
+    pairs = [TrainingItem(encoded([4, 7]), "new", [0.0, 0.0], "pair", [0.9, 0.1])]
     memory = [
-        TrainingItem(example([2]), "memory", [replay], posterior=[1.0], states=torch.randn(2, HIDDEN)),
+        TrainingItem(encoded([2]), "memory", [replay], posterior=[1.0], states=torch.randn(2, HIDDEN)),
         TrainingItem(
-            supervise_prompt(example([5])),
+            supervise_prompt(encoded([5])),
             "memory",
             [0.0, replay],
             posterior=[0.0, 1.0],
@@ -144,7 +148,7 @@ def mixed_items(replay=0.5):
 
 
 class Causal(torch.nn.Module):
-    """A tiny causal model: position t sees the mean of the embeddings up to t. Pads cannot be seen."""
+    """A tiny causal model: position t depends on the mean of the embeddings up to t, so not on padding."""
 
     def __init__(self):
         super().__init__()
@@ -157,15 +161,15 @@ class Causal(torch.nn.Module):
 
 
 def run(model, weight, items, parts=1, pad=0):
-    """Losses and gradient of a step cut into `parts` micro-batches."""
+    """Losses and gradient of a step that is split into `parts` micro-batches."""
     whole, total = normalizers(items), {}
     model.zero_grad()
     for micro in split_micro_batches(items, parts):
         if micro:
             batch = collate(micro, whole, pad)
-            parts_of = icft_losses(model(batch["input_ids"]), weight, batch, whole)
-            sum(parts_of.values()).backward()
-            for name, value in parts_of.items():
+            found = icft_losses(model(batch["input_ids"]), weight, batch, whole)
+            sum(found.values()).backward()
+            for name, value in found.items():
                 total[name] = total.get(name, 0) + value.detach()
     return total, torch.cat([p.grad.flatten() for p in model.parameters()])
 
@@ -177,7 +181,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("change", ["order", "accumulation of 2", "accumulation of 4", "padding"])
-def test_what_never_changes_loss_or_gradient(change):
+def test_order_accumulation_and_padding_change_no_loss_or_gradient(change):
     model, weight, items = Causal(), torch.randn(VOCAB, HIDDEN), mixed_items()
     before = run(model, weight, items)
     if change == "order":
@@ -191,21 +195,21 @@ def test_what_never_changes_loss_or_gradient(change):
 
 def test_each_loss_in_closed_form():
     model, weight, items = Causal(), torch.randn(VOCAB, HIDDEN), mixed_items()
-    losses_now, _ = run(model, weight, items)
-    nll, weights, task, kl, new, remembered = 0.0, 0.0, 0.0, 0.0, 0, 0
+    found, _ = run(model, weight, items)
+    nll, weights, task, kl, new_tokens, memory_tokens = 0.0, 0.0, 0.0, 0.0, 0, 0
     with torch.no_grad():
         for item in items:
             logps = []
-            for row in item.encoded.sequences:
-                logits = model(torch.tensor([row]))[0] @ weight.T
+            for ids in item.encoded.sequences:
+                logits = model(torch.tensor([ids]))[0] @ weight.T
                 logps.append(logits.log_softmax(-1))
             per = [[] for _ in item.token_weight]
             for r, p, t, s in item.encoded.tokens:
                 per[s].append(logps[r][p, t])
                 nll -= item.token_weight[s] * logps[r][p, t]
                 weights += item.token_weight[s]
-                new += item.posterior[s] * (item.role != "memory")
-                remembered += item.posterior[s] * (item.role == "memory")
+                new_tokens += item.posterior[s] * (item.role != "memory")
+                memory_tokens += item.posterior[s] * (item.role == "memory")
             if item.weak == "question":
                 p = torch.tensor(item.posterior)
                 task -= (p * torch.stack([sum(x) for x in per]).log_softmax(-1)).sum()
@@ -216,43 +220,43 @@ def test_each_loss_in_closed_form():
                 target = (item.states @ weight.T).log_softmax(-1)
                 student = torch.stack([logps[r][p] for r, p, _, _ in item.encoded.tokens])
                 kl += (target.exp() * (target - student)).sum()
-    expected = dict(fine_tune=nll / weights, task=task / new, consistency=kl / remembered)
+    expected = dict(fine_tune=nll / weights, task=task / new_tokens, consistency=kl / memory_tokens)
     for name, value in expected.items():
-        torch.testing.assert_close(losses_now[name], value.detach(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found[name], value.detach(), atol=1e-5, rtol=1e-5)
 
 
-def test_no_gradient_from_prompt_pad_or_other_examples():
+def test_only_supervised_positions_have_a_gradient():
     weight, items = torch.randn(VOCAB, HIDDEN), mixed_items()
     batch = collate(items, normalizers(items))
     hidden = torch.randn(*batch["input_ids"].shape, HIDDEN, requires_grad=True)
     sum(icft_losses(hidden, weight, batch, normalizers(items)).values()).backward()
-    touched = hidden.grad.abs().sum(-1) > 0
-    supervised = torch.zeros_like(touched)
+    has_gradient = hidden.grad.abs().sum(-1) > 0
+    supervised = torch.zeros_like(has_gradient)
     supervised[batch["row"], batch["position"]] = True
-    assert touched.any() and not (touched & ~supervised).any()
+    assert has_gradient.any() and not (has_gradient & ~supervised).any()
 
 
 @pytest.mark.parametrize("kind", ["memory", "trusted", "question", "pair"])
-def test_losses_that_have_no_rows_spoil_no_gradient_in_fp16(kind):
+def test_losses_without_examples_cause_no_nan_in_fp16(kind):
     items = [
         item
         for item in mixed_items(replay=0.0)
         if kind == (item.weak or ("memory" if item.role == "memory" else "trusted"))
     ]
     batch = collate(items, normalizers(items))
-    hidden = 40 * torch.ones(*batch["input_ids"].shape, HIDDEN, dtype=torch.float16)  # their sum is beyond fp16
+    hidden = 40 * torch.ones(*batch["input_ids"].shape, HIDDEN, dtype=torch.float16)  # their sum overflows fp16
     hidden[:, -1] *= 65504 / 40
     hidden.requires_grad_()
     weight = torch.randn(VOCAB, HIDDEN, dtype=torch.float16) / 40
-    losses = icft_losses(hidden, weight, batch, normalizers(items))
-    (2.0**10 * sum(losses.values())).backward()  # as a GradScaler does
-    assert items and all(loss.isfinite() for loss in losses.values())
+    found = icft_losses(hidden, weight, batch, normalizers(items))
+    (2.0**10 * sum(found.values())).backward()  # as a GradScaler does
+    assert items and all(loss.isfinite() for loss in found.values())
     assert hidden.grad.isfinite().all() and hidden.grad.abs().max() > 0
 
 
-def test_memory_rows_without_replay_feel_only_consistency():
+def test_memory_examples_without_replay_have_only_a_consistency_loss():
     items = [item for item in mixed_items(replay=0.0) if item.role == "memory"]
     batch = collate(items, normalizers(items))
     hidden = torch.randn(*batch["input_ids"].shape, HIDDEN)
-    parts = icft_losses(hidden, torch.randn(VOCAB, HIDDEN), batch, normalizers(items))
-    assert parts["consistency"] > 0 and parts["fine_tune"] == 0 and parts["task"] == 0
+    found = icft_losses(hidden, torch.randn(VOCAB, HIDDEN), batch, normalizers(items))
+    assert found["consistency"] > 0 and found["fine_tune"] == 0 and found["task"] == 0

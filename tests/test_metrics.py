@@ -1,4 +1,9 @@
+"""Transfer and forgetting, intervals and tests, calibration, scores of free-form answers."""
+
 import math
+import subprocess
+import sys
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -6,7 +11,7 @@ from scipy import stats
 
 from icft_lite import metrics
 
-# Rows: base, after easy, middle, hard. Columns: general, easy, middle, hard.
+# Rows: base, after easy, medium, hard. Columns: general, easy, medium, hard.
 R = np.array([[0.9, 0.1, 0.2, 0.3], [0.8, 0.7, 0.3, 0.3], [0.7, 0.8, 0.9, 0.5], [0.6, 0.5, 0.8, 0.9]])
 
 
@@ -14,25 +19,25 @@ def test_transfer_and_forgetting_by_hand():
     assert metrics.bwt(R) == pytest.approx(((0.6 - 0.9) + (0.5 - 0.7) + (0.8 - 0.9)) / 3)
     assert metrics.fwt(R) == pytest.approx(((0.3 - 0.2) + (0.5 - 0.3)) / 2)
     assert metrics.fwt(R, baseline=[0, 0, 0.25, 0.25]) == pytest.approx((0.05 + 0.25) / 2)
-    # easy was best after middle, not when it was learned
+    # easy was best after medium, not when it was learned
     assert metrics.forgetting(R) == pytest.approx(((0.9 - 0.6) + (0.8 - 0.5) + (0.9 - 0.8)) / 3)
 
 
-def test_other_orders_are_reordered_matrices():
+def test_other_orders_of_stages_reorder_the_matrix():
     order = [0, 3, 2, 1]  # general, then hard first
     for measure in (metrics.bwt, metrics.fwt, metrics.forgetting):
         assert measure(R[:, order], learned=order) == pytest.approx(measure(R))
-    # taught in every stage, the last included: only general can be lost
+    # every level is taught in every stage, including the last: only general can be forgotten
     assert metrics.bwt(R, learned=[0, 3, 3, 3]) == pytest.approx(-0.3)
 
 
-def test_matrix_is_never_changed_and_gaps_are_left_out():
-    kept = R.copy()
+def test_the_matrix_is_not_changed_and_missing_cells_are_left_out():
+    original = R.copy()
     gaps = [[0.9, None], [0.6, 0.5]]
     for measure in (metrics.bwt, metrics.fwt, metrics.forgetting):
         measure(R)
         measure(gaps)
-    assert np.array_equal(R, kept) and gaps == [[0.9, None], [0.6, 0.5]]
+    assert np.array_equal(R, original) and gaps == [[0.9, None], [0.6, 0.5]]
     assert metrics.bwt(gaps) == pytest.approx(-0.3)
     assert metrics.forgetting([[None, 0.1, 0.1], [0.5, 0.4, 0.1], [0.4, None, 0.2]]) == pytest.approx(0.1)
     assert math.isnan(metrics.fwt(gaps))
@@ -41,8 +46,8 @@ def test_matrix_is_never_changed_and_gaps_are_left_out():
 @pytest.mark.parametrize(
     "matrix, learned", [([0.1, 0.2], None), ([[0.1]], None), (R, [0, 1]), (R, [0, 1, 2, 4]), (np.ones((2, 3)), None)]
 )
-def test_wrong_shapes_are_refused(matrix, learned):
-    with pytest.raises(ValueError):
+def test_wrong_shapes_are_rejected(matrix, learned):
+    with pytest.raises(ValueError, match="accuracy matrix|learned"):
         metrics.bwt(matrix, learned=learned)
 
 
@@ -53,30 +58,56 @@ def test_retention():
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 11, 30, 200])
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
-def test_t_interval_agrees_with_scipy(n, confidence):
+def test_t_interval_agrees_with_scipy_stats(n, confidence):
     values = np.random.default_rng(n).normal(size=n)
     low, high = stats.t.interval(confidence, n - 1, values.mean(), stats.sem(values))
     assert metrics.mean_interval(values, confidence) == pytest.approx((values.mean(), low, high), rel=1e-9)
 
 
-def test_t_interval_of_few():
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_t_interval_agrees_with_closed_forms(confidence):
+    """Student's t has closed quantiles for one and for two degrees of freedom."""
+    for values, quantile in (
+        ([0.0, 1.0], math.tan(math.pi * confidence / 2)),
+        ([0.0, 1.0, 5.0], confidence * math.sqrt(2 / (1 - confidence**2))),
+    ):
+        half_width = quantile * np.std(values, ddof=1) / math.sqrt(len(values))
+        mean, low, high = metrics.mean_interval(values, confidence)
+        assert (mean - low, high - mean) == pytest.approx((half_width, half_width), rel=1e-9)
+
+
+def test_t_interval_of_few_values():
     assert metrics.mean_interval([0.5])[0] == 0.5 and math.isnan(metrics.mean_interval([0.5]).low)
     assert metrics.mean_interval([0.5, 0.5, 0.5]) == pytest.approx((0.5, 0.5, 0.5))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no values"):
         metrics.mean_interval([])
 
 
 @pytest.mark.parametrize("k, n", [(0, 1), (1, 1), (0, 20), (20, 20), (7, 20), (276, 500), (4999, 5000)])
 @pytest.mark.parametrize("method, oracle", [("clopper-pearson", "exact"), ("wilson", "wilson")])
-def test_binomial_interval_agrees_with_scipy(k, n, method, oracle):
+def test_binomial_interval_agrees_with_scipy_stats(k, n, method, oracle):
     expected = stats.binomtest(k, n).proportion_ci(0.95, method=oracle)
     assert metrics.binomial_interval(k, n, method=method) == pytest.approx(tuple(expected), abs=1e-9)
 
 
 @pytest.mark.parametrize("k, n, method", [(3, 2, "wilson"), (-1, 2, "wilson"), (0, 0, "wilson"), (1, 2, "wald")])
-def test_binomial_interval_refuses(k, n, method):
-    with pytest.raises(ValueError):
+def test_impossible_counts_and_unknown_methods_are_rejected(k, n, method):
+    with pytest.raises(ValueError, match="successes|unknown method"):
         metrics.binomial_interval(k, n, method=method)
+
+
+@pytest.mark.parametrize("n", [1, 20, 5000])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_binomial_interval_agrees_with_closed_forms(n, confidence):
+    """Clopper–Pearson for none or all of n, and Wilson's formula with the quantile of the standard library."""
+    bound = ((1 - confidence) / 2) ** (1 / n)
+    assert metrics.binomial_interval(0, n, confidence) == pytest.approx((0, 1 - bound), abs=1e-9)
+    assert metrics.binomial_interval(n, n, confidence) == pytest.approx((bound, 1), abs=1e-9)
+    z, k = NormalDist().inv_cdf((1 + confidence) / 2), n // 2
+    center = (k + z**2 / 2) / (n + z**2)
+    half_width = z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
+    expected = (max(0, center - half_width), min(1, center + half_width))
+    assert metrics.binomial_interval(k, n, confidence, "wilson") == pytest.approx(expected, abs=1e-9)
 
 
 def test_mcnemar_agrees_with_the_binomial_test():
@@ -88,7 +119,10 @@ def test_mcnemar_agrees_with_the_binomial_test():
         assert metrics.mcnemar_exact(a, b) == pytest.approx(expected)
         assert metrics.mcnemar_exact(a, b) == metrics.mcnemar_exact(b, a)
     assert metrics.mcnemar_exact([True], [True]) == 1.0
-    with pytest.raises(ValueError):
+    a, b = np.arange(100) < 30, np.arange(100) >= 52  # 30 questions only a answers, 48 only b
+    tail = sum(math.comb(78, i) for i in range(31)) / 2**78
+    assert metrics.mcnemar_exact(a, b) == pytest.approx(2 * tail, rel=1e-12)
+    with pytest.raises(ValueError, match="shapes"):
         metrics.mcnemar_exact([True], [True, False])
 
 
@@ -105,14 +139,24 @@ def test_bootstrap_interval_is_close_to_the_normal_one():
     half = 1.96 * d.std() / math.sqrt(d.size)
     assert result.difference == pytest.approx(d.mean())
     assert (result.low, result.high) == pytest.approx((d.mean() - half, d.mean() + half), abs=0.01)
-    assert result == metrics.paired_bootstrap(a, b), "the seed decides"
+    assert result == metrics.paired_bootstrap(a, b), "the seed determines the result"
     flipped = metrics.paired_bootstrap(b, a)
     assert flipped.difference == -result.difference
     assert flipped.p_value == pytest.approx(result.p_value, abs=0.01)
 
 
+def test_bootstrap_draws_are_fixed_by_the_seed():
+    """Published intervals depend on the order of the draws; these values are those of the first release."""
+    rng = np.random.default_rng(3)
+    a, b, topics = rng.random((2, 40)), rng.random((2, 40)), rng.integers(0, 3, 40)
+    result = metrics.paired_bootstrap(a, b, topics, n_resamples=200, seed=5)
+    assert result == pytest.approx(
+        (0.010662190722222025, -0.06638559025099847, 0.10249753690004482, 0.7562189054726368), abs=1e-12
+    )
+
+
 def test_bootstrap_counts_questions_not_seeds():
-    """Five seeds that answer alike are no more evidence than one."""
+    """Five seeds with identical answers are no more evidence than one."""
     rng = np.random.default_rng(2)
     a, b = rng.random(100) < 0.6, rng.random(100) < 0.5
     assert metrics.paired_bootstrap(np.tile(a, (5, 1)), np.tile(b, (5, 1)), n_resamples=500) == pytest.approx(
@@ -120,14 +164,29 @@ def test_bootstrap_counts_questions_not_seeds():
     )
 
 
-def test_bootstrap_by_topic_weighs_topics_alike():
+def test_bootstrap_by_topic_gives_topics_equal_weight():
     a, b = np.array([1.0] + [0.0] * 9), np.zeros(10)
     result = metrics.paired_bootstrap(a, b, topics=["rare"] + ["common"] * 9, n_resamples=100)
     assert result[:3] == (0.5, 0.5, 0.5)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="10 and 9 questions"):
         metrics.paired_bootstrap(a, b[:9])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="1 topics for 10 questions"):
         metrics.paired_bootstrap(a, b, topics=["one"])
+
+
+def test_expected_calibration_error():
+    probs = np.array([[0.95, 0.05]] * 4 + [[0.45, 0.55]] * 2)
+    error = metrics.expected_calibration_error(probs, np.array([0, 0, 0, 1, 1, 1]))
+    assert error == pytest.approx((4 * 0.2 + 2 * 0.45) / 6)
+    assert metrics.expected_calibration_error(np.eye(3), np.arange(3)) == 0
+    assert metrics.expected_calibration_error([[0.9, 0.1], [0.6, 0.4]], [0, -1]) == pytest.approx(0.1)
+    assert math.isnan(metrics.expected_calibration_error(probs, np.full(6, -1)))
+
+
+def test_metrics_import_neither_scipy_stats_nor_torch():
+    """scipy.stats takes most of a second to import."""
+    code = "import sys, icft_lite.metrics; print(sorted({'scipy.stats', 'torch', 'pandas'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 @pytest.mark.parametrize(
@@ -149,8 +208,8 @@ def test_bootstrap_by_topic_weighs_topics_alike():
         ("\N{LATIN SMALL LIGATURE FI}bre\n", "fibre"),
     ],
 )
-def test_normalise_answer(text, expected):
-    assert metrics.normalise_answer(text) == expected
+def test_normalize_answer(text, expected):
+    assert metrics.normalize_answer(text) == expected
 
 
 def test_token_f1():

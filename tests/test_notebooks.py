@@ -1,6 +1,6 @@
-"""The lessons as files: built from their sources, outputs stored and compared, short, clean.
+"""The lessons as files: built from their sources, with stored outputs, in short cells.
 
-`make test` also runs them, by nbval.
+`make test` also executes them, with nbval.
 """
 
 import ast
@@ -33,6 +33,7 @@ spec.loader.exec_module(build)
 
 
 def notebook(source):
+    """Return the stored notebook of a source."""
     return nbformat.read(NOTEBOOKS / f"{source.stem}.ipynb", as_version=4)
 
 
@@ -41,6 +42,7 @@ def cells(book, kind):
 
 
 def checked(book):
+    """Return the code cells whose outputs nbval compares."""
     return [cell for cell in cells(book, "code") if MARK in cell.source.splitlines()]
 
 
@@ -50,7 +52,7 @@ lessons = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 # --- built one way, from the source
 
 
-def test_every_notebook_has_a_source_and_the_other_way_round():
+def test_every_notebook_has_a_source_and_every_source_a_notebook():
     assert SOURCES and [p.stem for p in SOURCES] == [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
 
 
@@ -72,7 +74,7 @@ def test_jupytext_reads_and_writes_the_source_unchanged(source):
 
 
 @lessons
-def test_the_address_is_written_once_and_filled_in(source):
+def test_the_repository_address_comes_from_pyproject(source):
     assert build.REPOSITORY not in source.read_text(encoding="utf-8")
     first, setup = (cells(notebook(source), kind)[0].source for kind in ("markdown", "code"))
     path = build.REPOSITORY.removeprefix("https://github.com/")
@@ -80,15 +82,15 @@ def test_the_address_is_written_once_and_filled_in(source):
     assert f"git+{build.REPOSITORY}" in setup
 
 
-def test_an_unknown_mark_is_an_error(tmp_path):
+def test_an_unknown_placeholder_is_an_error(tmp_path):
     text = SOURCES[0].read_text(encoding="utf-8").split("# %%")[0]
     path = tmp_path / "99_new.py"
     path.write_text(text + "# %% [markdown]\n# {{bagde}}\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="{{bagde}} is no mark"):
+    with pytest.raises(ValueError, match="99_new.py: the placeholder {{bagde}} is unknown; use one of .*{{badge}}"):
         build.read(path)
 
 
-def test_text_is_renewed_without_a_run_and_code_is_not(tmp_path):
+def test_text_is_updated_without_execution_and_code_is_not(tmp_path):
     source = SOURCES[0]
     text = source.read_text(encoding="utf-8")
     path = tmp_path / source.name
@@ -97,35 +99,45 @@ def test_text_is_renewed_without_a_run_and_code_is_not(tmp_path):
     assert fresh.cells[0].source.startswith("A new line.")
     assert [cell.get("outputs") for cell in fresh.cells] == [cell.get("outputs") for cell in stored.cells]
     path.write_text(f"{text}\n# %%\nprint(1)\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="code has changed"):
+    with pytest.raises(ValueError, match="code has changed, not only text; build without --text"):
         build.build(path, to=tmp_path, text=True)
 
 
-def test_lessons_are_built_side_by_side_and_none_begins_after_one_has_failed(tmp_path, monkeypatch, capsys):
+def test_execution_stores_outputs_but_no_widgets(tmp_path):
+    code = "import ipywidgets\nfor i in range(3):\n    print(i)\nipywidgets.Text()"
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata={"kernelspec": build.KERNEL})
+    build.execute(book)
+    (output,) = book.cells[0].outputs
+    assert output.text == "0\n1\n2\n" and book.cells[0].execution_count == 1
+    assert "widgets" not in book.metadata and book.metadata["language_info"] == {"name": "python"}
+
+
+def test_lessons_are_built_in_parallel_and_none_starts_after_one_has_failed(tmp_path, monkeypatch, capsys):
     (tmp_path / "src").mkdir()
     for name in ("00_a", "01_b", "02_c", "03_d", "04_e", "05_f"):
         (tmp_path / "src" / f"{name}.py").touch()
-    pair, begun = threading.Barrier(2, timeout=20), []
+    barrier, started = threading.Barrier(2, timeout=20), []
 
-    def one(source, **_):
-        begun.append(source.stem)
-        pair.wait()  # for another that runs at the same time; else BrokenBarrierError
+    def build_one(source, **_):
+        started.append(source.stem)
+        barrier.wait()  # until another build runs at the same time; otherwise BrokenBarrierError
         if source.stem in broken:
             raise RuntimeError(source.stem)
-        time.sleep(len(broken))  # the next pair is under way when the failure is seen
+        time.sleep(len(broken))  # the next two are running when the failure is noticed
         return source
 
     broken = set()
     monkeypatch.setattr(build, "HERE", tmp_path)
-    monkeypatch.setattr(build, "build", one)
+    monkeypatch.setattr(build, "build", build_one)
     monkeypatch.setattr(sys, "argv", ["build.py", "--jobs", "2"])
     build.main()
-    assert sorted(begun) == sorted(Path(line).stem for line in capsys.readouterr().out.split()) and len(begun) == 6
-    begun.clear()
+    assert sorted(started) == sorted(Path(line).stem for line in capsys.readouterr().out.split())
+    assert len(started) == 6
+    started.clear()
     broken |= {"00_a", "01_b"}
     with pytest.raises(RuntimeError, match="0[01]_[ab]"):
         build.main()
-    assert len(begun) < 6
+    assert len(started) < 6
 
 
 # --- style
@@ -141,7 +153,7 @@ def test_cells_are_short(source):
 
 
 @lessons
-def test_a_lesson_says_what_every_lesson_says(source):
+def test_every_lesson_has_the_required_parts(source):
     text = " ".join("\n".join(cell.source for cell in cells(notebook(source), "markdown")).split())
     for phrase in (
         "You will be able to",
@@ -169,17 +181,17 @@ def test_the_declared_memory_is_the_one_asserted(source):
 
 
 @lessons
-def test_checked_cells_were_run_and_are_a_third(source):
+def test_a_third_of_the_code_cells_are_checked_and_were_executed(source):
     book = notebook(source)
     assert len(checked(book)) >= 0.3 * len(cells(book, "code"))
     for cell in checked(book):
-        assert cell.execution_count and cell.outputs, f"never run: {cell.source[:80]}"
+        assert cell.execution_count and cell.outputs, f"never executed: {cell.source[:80]}"
     counts = [cell.execution_count for cell in cells(book, "code")]
-    assert counts == list(range(1, len(counts) + 1)), "not run from top to bottom"
+    assert counts == list(range(1, len(counts) + 1)), "not executed from top to bottom"
 
 
 @lessons
-def test_outputs_are_clean(source):
+def test_outputs_have_no_warnings_errors_or_paths(source):
     book = notebook(source)
     assert "widgets" not in book.metadata
     machine = re.compile(r"/(home|Users|root|tmp|var|usr|mnt|opt)/|[A-Z]:\\\\|site-packages|file://")
@@ -192,8 +204,8 @@ def test_outputs_are_clean(source):
             assert "widget-view" not in shown and "Warning" not in shown, shown[:300]
 
 
-def test_nbval_notices_a_corrupted_output(tmp_path):
-    """With the very options of the Makefile."""
+def test_nbval_detects_a_corrupted_output(tmp_path):
+    """Use the options of the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
     options = shlex.split(re.search(r"^NBVAL := (.*)$", makefile, re.M)[1])
     for name, stored in (("right", "2\n"), ("corrupted", "3\n")):
@@ -220,19 +232,19 @@ def run_setup(monkeypatch, folder, present):
     return calls[0][1:] if calls else None
 
 
-def test_setup_does_nothing_where_the_package_is(monkeypatch, tmp_path):
+def test_setup_does_nothing_where_the_package_is_installed(monkeypatch, tmp_path):
     assert run_setup(monkeypatch, tmp_path, {"icft_lite", "torch"}) is None
     assert not list(tmp_path.iterdir())
 
 
-def test_setup_installs_from_the_repository_and_leaves_torch_and_numpy(monkeypatch, tmp_path):
+def test_setup_installs_from_the_repository_and_pins_torch_and_numpy(monkeypatch, tmp_path):
     pip = run_setup(monkeypatch, tmp_path, {"torch", "numpy"})
-    assert pip == ["-m", "pip", "install", "-q", "-c", "keep.txt", f"icft-lite @ git+{build.REPOSITORY}"]
-    kept = (tmp_path / "keep.txt").read_text().splitlines()
-    assert [line.split("==")[0] for line in kept] == ["torch", "numpy"] and all("==" in line for line in kept)
+    assert pip == ["-m", "pip", "install", "-q", "-c", "pins.txt", f"icft-lite @ git+{build.REPOSITORY}"]
+    pins = (tmp_path / "pins.txt").read_text().splitlines()
+    assert [line.split("==")[0] for line in pins] == ["torch", "numpy"] and all("==" in line for line in pins)
 
 
-def test_setup_prefers_a_wheel_beside_the_notebook(monkeypatch, tmp_path):
+def test_setup_prefers_a_wheel_in_the_folder_of_the_notebook(monkeypatch, tmp_path):
     (tmp_path / "icft_lite-0.1.0-py3-none-any.whl").touch()
     assert run_setup(monkeypatch, tmp_path, set())[-1] == "icft_lite-0.1.0-py3-none-any.whl"
 
@@ -241,7 +253,7 @@ def test_setup_prefers_a_wheel_beside_the_notebook(monkeypatch, tmp_path):
 
 
 def exercises(book):
-    """(the check cell, its solution's code) of each exercise."""
+    """Return (the check cell, the code of its solution) for each exercise."""
     found = []
     for at, cell in enumerate(book.cells):
         if cell.cell_type == "markdown" and "<summary>Solution</summary>" in cell.source:
@@ -251,7 +263,7 @@ def exercises(book):
 
 
 def solve(stub, solution):
-    """The exercise's cell with the solution in place of the stub of the same name."""
+    """Return the exercise's cell with the solution in place of the stub of the same name."""
     name = ast.parse(solution).body[0].name
     node = next(n for n in ast.parse(stub).body if isinstance(n, ast.FunctionDef) and n.name == name)
     lines = stub.splitlines()
@@ -259,13 +271,14 @@ def solve(stub, solution):
 
 
 def said(code, namespace):
+    """Return what the code prints."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(code, dict(namespace))
     return out.getvalue()
 
 
 def check_exercise(book, number, wrong, namespace):
-    """Exercise `number` takes its own solution and none of `wrong[number]`; `wrong` covers them all."""
+    """Check that exercise `number` accepts its own solution and none of `wrong[number]`; `wrong` covers them all."""
     found = exercises(book)
     assert len(found) == len(wrong)
     stub, solution = found[number]
@@ -276,7 +289,7 @@ def check_exercise(book, number, wrong, namespace):
 
 
 def defined(book, not_run):
-    """All that a lesson's own cells define, run in order but for those that hold one of the texts in `not_run`."""
+    """Return all that a lesson's cells define, executed in order, except cells that contain a text in `not_run`."""
     namespace = {}
     with contextlib.redirect_stdout(io.StringIO()):
         for cell in cells(book, "code"):
@@ -286,7 +299,7 @@ def defined(book, not_run):
 
 
 def from_scratch(book, **namespace):
-    """What a lesson builds by hand: `namespace` and all that its cells tagged `from-scratch` define."""
+    """Return what a lesson builds by hand: `namespace` and all that its cells tagged `from-scratch` define."""
     for cell in cells(book, "code"):
         if "from-scratch" in cell.metadata.get("tags", ()):
             exec(cell.source, namespace)
@@ -294,15 +307,15 @@ def from_scratch(book, **namespace):
 
 
 @lessons
-def test_exercises_are_announced_checked_and_explained(source):
+def test_exercises_have_titles_checks_and_solutions(source):
     book = notebook(source)
     titles = re.findall(
-        r"^### \d · .+ \((?:easy|middle|hard), \d+ minutes\)$",
+        r"^### \d · .+ \((?:easy|medium|hard), \d+ minutes\)$",
         "\n".join(cell.source for cell in cells(book, "markdown")),
         re.M,
     )
     assert 2 <= len(titles) <= 4 and len(exercises(book)) == len(titles)
-    for stub, solution in exercises(book):
+    for stub, _ in exercises(book):
         assert MARK in stub and "return ..." in stub and '"Right."' in stub
 
 
@@ -311,37 +324,37 @@ def test_lesson_00_accepts_its_solutions_and_rejects_wrong_ones():
     from icft_lite.metrics import retention
 
     data = sample_bundle()
-    pool = [dict(row) for row in data.pool]
-    points = [
+    pool = [dict(example) for example in data.pool]
+    candidates = [
         dict(alpha=alpha, general=general, medical=medical)
         for alpha, general, medical in ((1.0, 0.70, 0.95), (0.7, 0.93, 0.90), (0.4, 0.95, 0.90), (0.2, 0.97, 0.80))
     ]
     stages = [
-        dict(consolidation=dict(points=points, alpha=0.4)),
-        dict(consolidation=dict(points=points[:1], alpha=0.0)),
+        dict(consolidation=dict(candidates=candidates, alpha=0.4)),
+        dict(consolidation=dict(candidates=candidates[:1], alpha=0.0)),
     ]
     namespace = dict(
         retention=retention,
         ABSTAIN=-1,
         pool=pool,
         icft=dict(stages=stages),
-        points=points,
-        gold=[data.pool_gold[row["id"]] for row in pool],
-        floor=0.92,
+        candidates=candidates,
+        gold=[data.pool_gold[example["id"]] for example in pool],
+        min_general=0.92,
     )
     wrong = [
-        ["def kept(b, a): return b - a", "def kept(b, a): return b / a", "def kept(b, a): return 1.0"],
+        ["def retained(b, a): return b - a", "def retained(b, a): return b / a", "def retained(b, a): return 1.0"],
         [
-            "def itis(row): return ABSTAIN",
-            "def itis(row): return 0",
-            "def itis(row): return 0 if 'itis' in row['prompt'] else ABSTAIN",
-            "def itis(row):\n    starts = [t.startswith('inflammation') for t in row['responses']]\n"
-            "    return starts.index(True) if 'itis' in row['prompt'] and any(starts) else ABSTAIN",
+            "def itis(example): return ABSTAIN",
+            "def itis(example): return 0",
+            "def itis(example): return 0 if 'itis' in example['prompt'] else ABSTAIN",
+            "def itis(example):\n    starts = [t.startswith('inflammation') for t in example['responses']]\n"
+            "    return starts.index(True) if 'itis' in example['prompt'] and any(starts) else ABSTAIN",
         ],
         [
-            "def choose(points, floor): return 1.0",
-            "def choose(points, floor): return max(points, key=lambda p: p['medical'])['alpha']",
-            "def choose(points, floor): return max(points, key=lambda p: p['general'])['alpha']",
+            "def choose(candidates, min_general): return 1.0",
+            "def choose(candidates, min_general): return max(candidates, key=lambda c: c['medical'])['alpha']",
+            "def choose(candidates, min_general): return max(candidates, key=lambda c: c['general'])['alpha']",
         ],
     ]
     source = next(path for path in SOURCES if path.stem == "00_start_here")

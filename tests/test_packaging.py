@@ -1,6 +1,7 @@
-"""What is shipped: lazy imports, dependencies declared once, the same list for conda, whole tiny model."""
+"""The package: lazy imports, public names, type information, dependencies declared once, samples and embedded model."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -19,8 +20,8 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def python(code):
-    line = [sys.executable, "-c", code]
-    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
 
 
 def name_of(requirement):
@@ -31,25 +32,39 @@ def name_of(requirement):
     "code",
     [
         "import icft_lite",
-        "from icft_lite import ICFTConfig",
-        "from icft_lite.cli import build_parser; build_parser().format_help()",
+        "from icft_lite import ICFTConfig, RuntimeConfig, ICFTError, PRESETS; ICFTConfig.preset('qlora').to_dict()",
+        "from icft_lite.cli import build_parser; build_parser('train').format_help()",
     ],
 )
 def test_light_imports_stay_light(code):
     heavy = {"torch", "transformers", "datasets", "numpy", "pandas"}
-    heavy = python(f"import sys; {code}; print(*{heavy} & set(sys.modules))")
-    assert heavy.strip() == ""
+    assert python(f"import sys; {code}; print(*{heavy} & set(sys.modules))").strip() == ""
 
 
 def test_every_public_name_exists():
     for name in icft_lite.__all__:
         assert getattr(icft_lite, name) is not None
-    assert set(icft_lite.__all__) <= set(dir(icft_lite))
-    with pytest.raises(AttributeError):
-        icft_lite.nothing
+    assert len(set(icft_lite.__all__)) == len(icft_lite.__all__) and set(icft_lite.__all__) <= set(dir(icft_lite))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = icft_lite.nothing
 
 
-def test_conda_and_constraints_list_what_pyproject_does():
+def test_type_checkers_see_every_public_name():
+    """The names under TYPE_CHECKING are those of `__all__`, from the same modules."""
+    names = {}
+    for node in ast.walk(ast.parse(Path(icft_lite.__file__).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("icft_lite."):
+            names |= {alias.asname: node.module for alias in node.names if alias.asname == alias.name}
+    assert set(names) == set(icft_lite.__all__) - {"__version__"}
+    for name, module in names.items():
+        assert getattr(importlib.import_module(module), name) is getattr(icft_lite, name)
+
+
+def test_the_package_has_type_information():
+    assert (ROOT / "icft_lite" / "py.typed").is_file()
+
+
+def test_conda_and_constraints_list_the_dependencies_of_pyproject():
     everything = [*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra)]
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     assert f"python{PROJECT['requires-python']}" in conda
@@ -74,18 +89,20 @@ def test_every_import_is_declared():
                 assert module.lower() in declared, f"{path.name} imports {module}, which pyproject.toml does not list"
 
 
-def test_licences_and_the_embedded_model_are_there():
+def test_licenses_samples_and_the_embedded_model_exist():
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "CC BY 4.0" in (ROOT / "data_samples" / "LICENSE").read_text(encoding="utf-8")
     weights = list((ROOT / "icft_lite" / "tiny").glob("*.safetensors"))
     assert weights and sum(path.stat().st_size for path in weights) <= 16 * 2**20
-    assert sum(p.stat().st_size for p in (ROOT / "data_samples").rglob("*") if p.is_file()) <= 6 * 10**6
+    samples = [p for p in (ROOT / "data_samples").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert sum(p.stat().st_size for p in samples) <= 6 * 10**6
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_the_samples_and_the_model(tmp_path):
-    line = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, ROOT]
-    subprocess.run(line, check=True)
+def test_a_wheel_has_the_samples_the_model_and_type_information(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, ROOT]
+    subprocess.run(command, check=True)
     inside = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
-    assert "icft_lite/data_samples/general_test.jsonl" in inside
+    assert {"icft_lite/data_samples/general_test.jsonl", "icft_lite/py.typed"} <= inside
+    assert "icft_lite/experiments/results/study.json" in inside
     assert any(re.fullmatch(r"icft_lite/tiny/.*\.safetensors", name) for name in inside)

@@ -1,4 +1,4 @@
-"""The losses on a real model: equal to the naive formulas, and unmoved by what must not move them."""
+"""The losses on a real model: equal to the naive formulas, and independent of padding, order and accumulation."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from icft_lite.config import ICFTConfig
+from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.modeling import losses
 from icft_lite.modeling.adapters import (
@@ -18,76 +18,76 @@ from icft_lite.modeling.adapters import (
 )
 from icft_lite.modeling.base import head_weight, hidden_states, load_base
 from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.losses import icft_losses, token_kl, token_logprobs
+from icft_lite.modeling.losses import LOSSES, icft_losses, token_kl, token_logprobs
 from icft_lite.training.batches import StageBatches, collate, normalizers, split_micro_batches
 from icft_lite.training.plan import PlannedStep
-from icft_lite.training.trainer import LOSSES, ICFTTrainer
+from icft_lite.training.trainer import ICFTTrainer
 
-AS_SUMMED = dict(consistency_weight=1.0, temperature=1.0)  # what `icft_losses` and a plain sum have
+REPLAY = ICFTConfig.from_dict({"loss.replay_weight": 0.3})
+PLAIN_SUM = {"loss.consistency_weight": 1.0, "loss.temperature": 1.0}  # settings of a plain sum of `icft_losses`
 
 
 @pytest.fixture(scope="module")
-def whole():
-    """The embedded base without 4 bits, and adapters."""
-    model, tokenizer = load_base("tiny", four_bit=False)
+def full_precision():
+    """(model, tokenizer, initial adapter): the embedded base in float32 with adapters."""
+    model, tokenizer = load_base("tiny", load_in_4bit=False)
     model = add_adapters(model, rank=8, alpha=16)
     return model, tokenizer, [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
 
 
 @pytest.fixture(params=["nf4", "fp32"])
 def trained(request, shake):
-    """(model, tokenizer): both adapters somewhere, each elsewhere."""
-    model, tokenizer, *fresh = request.getfixturevalue("adapted" if request.param == "nf4" else "whole")
+    """(model, tokenizer) with two adapters that differ from each other and from zero."""
+    model, tokenizer, *initial = request.getfixturevalue("adapted" if request.param == "nf4" else "full_precision")
     for name, seed in (("slow", 1), ("fast", 2)):
-        if fresh:
-            set_adapter_tensors(model, name, fresh[0])
+        if initial:
+            set_adapter_tensors(model, name, initial[0])
         shake(model, name, 0.08, seed)
     activate_adapter(model, "fast")
     return model, tokenizer
 
 
 @pytest.fixture
-def eight(trained, row):
-    """eight(config) -> StageBatches of one step of eight rows: all roles, tasks and both teachers."""
+def eight(trained, example):
+    """eight(config) → StageBatches of one step of eight examples: all roles, all tasks, both teachers."""
     model, tokenizer = trained
     encoder = Encoder(tokenizer, share_prompts=False)
-    rows = [
-        row(),
-        row(prompt="Define pain in a long and slow wording of some length.", responses=["it hurts"]),
-        row(task="question", responses=["a kidney", "pain", "none"], label=-1, posterior=[0.2, 0.7, 0.1]),
-        row(task="pair", responses=["go to surgery", "rest"], label=-1, posterior=[0.9, 0.1]),
-        row(prompt="Name an organ.", responses=["the heart of the matter"]),
+    examples = [
+        example(),
+        example(prompt="Define pain in a long sentence with many more words than needed.", responses=["it hurts"]),
+        example(task="question", responses=["a kidney", "pain", "none"], label=-1, posterior=[0.2, 0.7, 0.1]),
+        example(task="pair", responses=["go to surgery", "rest"], label=-1, posterior=[0.9, 0.1]),
+        example(prompt="Name an organ.", responses=["the heart of the matter"]),
     ]
+    encoded = [encoder(one) for one in examples]
     memory = LongTermMemory(10)
     replies = ["Gitega", "seven red of", "lung lung lung", "ice pain into", "the the sky", "of and with", "goat is"]
     memory.add(
-        [row(id=reply, prompt="Which city is the capital of Burundi?", responses=[reply]) for reply in replies],
+        [example(id=reply, prompt="Which city is the capital of Burundi?", responses=[reply]) for reply in replies],
         encoder,
         "general",
     )
     memory.refresh(model)
-    taught = [entry.teacher for entry in memory.entries]
-    both = [taught.index("base"), taught.index("memory")]
+    teachers = [entry.teacher for entry in memory.entries]
+    both = [teachers.index("base"), teachers.index("memory")]
     three = [*both, next(i for i in range(7) if i not in both)]
 
-    def make(config=ICFTConfig(replay_weight=0.3)):
-        return StageBatches(
-            [PlannedStep([0, 1, 2, 3], [4], three)], rows, [encoder(one) for one in rows], memory.entries, config
-        )
+    def make(config=REPLAY, micro_batches=1):
+        step, runtime = PlannedStep([0, 1, 2, 3], [4], three), RuntimeConfig(micro_batches=micro_batches)
+        return StageBatches([step], examples, encoded, memory.entries, config, runtime)
 
     make.entries = [memory.entries[i] for i in three]
     return make
 
 
 def ours(model, items, change=lambda batch: batch, parts=1, temperature=1.0):
-    """Losses of a step in `parts` micro-batches, and the gradient of their sum."""
-    whole, found = normalizers(items), {}
+    """The losses of a step in `parts` micro-batches, and the gradient of their sum."""
+    step_normalizers, found = normalizers(items), {}
     for some in split_micro_batches(items, parts):
         if some:
-            batch = change(collate(some, whole))
-            for name, value in icft_losses(
-                hidden_states(model, batch), head_weight(model), batch, whole, temperature
-            ).items():
+            batch = change(collate(some, step_normalizers))
+            hidden, head = hidden_states(model, batch), head_weight(model)
+            for name, value in icft_losses(hidden, head, batch, step_normalizers, temperature).items():
                 found[name] = found.get(name, 0) + value
     return found, gradient(model, sum(found.values()))
 
@@ -104,19 +104,19 @@ def assert_same(one, other, gradients=1e-5):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, math.inf])
-def test_equal_to_full_logits_and_a_live_reference(trained, eight, temperature):
-    """The cached states and the chunked head against what they stand for: another pass through the whole model."""
+def test_losses_equal_those_from_full_logits_of_student_and_teacher(trained, eight, temperature):
+    """Cached states and the chunked head are compared with passes through the whole model."""
     model, _ = trained
     items = eight().items(eight().steps[0])
     entries = iter(eight.entries)
     assert {entry.teacher for entry in eight.entries} == {"base", "memory"}
-    nll, task, kl, whole = 0, 0, 0, normalizers(items)
+    nll, task, kl, below = 0, 0, 0, normalizers(items)
     for item in items:
-        ids = [torch.tensor([row]) for row in item.encoded.sequences]
+        ids = [torch.tensor([sequence]) for sequence in item.encoded.sequences]
         logp = [model(input_ids=one).logits[0].log_softmax(-1) for one in ids]
         sums, counts = [0] * len(item.token_weight), [0] * len(item.token_weight)
-        for r, position, target, s in item.encoded.tokens:
-            sums[s], counts[s] = sums[s] + logp[r][position, target], counts[s] + 1
+        for n, position, target, s in item.encoded.tokens:
+            sums[s], counts[s] = sums[s] + logp[n][position, target], counts[s] + 1
         nll = nll - sum(weight * total for weight, total in zip(item.token_weight, sums))
         if item.weak == "question":
             task = task - (torch.tensor(item.posterior) * torch.stack(sums).log_softmax(-1)).sum()
@@ -132,25 +132,25 @@ def test_equal_to_full_logits_and_a_live_reference(trained, eight, temperature):
             else:
                 student, teacher = ((one[at] / temperature).log_softmax(-1) for one in (logp[0], live))
                 kl = kl + temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="sum")
-    naive = dict(fine_tune=nll / whole["fine_tune"], task=task / whole["task"], consistency=kl / whole["consistency"])
+    naive = dict(fine_tune=nll / below["fine_tune"], task=task / below["task"], consistency=kl / below["consistency"])
     assert_same(ours(model, items, temperature=temperature), (naive, gradient(model, sum(naive.values()))))
 
 
-# ---------------------------------------------------------------- what must not move them
+# ---------------------------------------------------------------- what must not change them
 
 
 def padded(side, amount):
-    """A change of a batch: `amount` more pads, all pads of a row on one side of it."""
+    """A change of a batch: `amount` more columns of padding, all padding on one side."""
 
     def change(batch):
-        rows, longest = batch["input_ids"].shape
+        rows, columns = batch["input_ids"].shape
         lengths = batch["attention_mask"].sum(1)
-        ids = torch.full((rows, longest + amount), 5)
+        ids = torch.full((rows, columns + amount), 5)
         mask, shift = torch.zeros_like(ids), torch.zeros_like(lengths)
-        for r, length in enumerate(lengths.tolist()):
-            shift[r] = longest + amount - length if side == "left" else 0
-            ids[r, shift[r] : shift[r] + length] = batch["input_ids"][r, :length]
-            mask[r, shift[r] : shift[r] + length] = 1
+        for row, length in enumerate(lengths.tolist()):
+            shift[row] = columns + amount - length if side == "left" else 0
+            ids[row, shift[row] : shift[row] + length] = batch["input_ids"][row, :length]
+            mask[row, shift[row] : shift[row] + length] = 1
         return {
             **batch,
             "input_ids": ids,
@@ -163,40 +163,40 @@ def padded(side, amount):
 
 
 @pytest.mark.parametrize("side, amount", [("right", 0), ("right", 17), ("left", 0), ("left", 17)])
-def test_padding_on_any_side_and_of_any_amount(trained, eight, side, amount):
+def test_padding_changes_nothing(trained, eight, side, amount):
     items = eight().items(eight().steps[0])
     assert_same(ours(trained[0], items, padded(side, amount)), ours(trained[0], items))
 
 
-def test_the_order_of_a_batch(trained, eight):
+def test_the_order_of_a_batch_changes_nothing(trained, eight):
     items = eight().items(eight().steps[0])
     assert_same(ours(trained[0], items[::-1]), ours(trained[0], items))
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_eight_rows_at_once_or_four_twice_or_two_four_times(trained, eight, parts):
+def test_accumulation_over_micro_batches_changes_nothing(trained, eight, parts):
     items = eight().items(eight().steps[0])
     assert len(items) == 8
     assert_same(ours(trained[0], items, parts=parts), ours(trained[0], items))
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_the_trainer_accumulates_that_gradient(trained, eight, tmp_path, monkeypatch, parts):
+def test_the_trainer_accumulates_the_same_gradient(trained, eight, tmp_path, monkeypatch, parts):
     model, _ = trained
-    seen = []
+    gradients = []
     step = ICFTTrainer.training_step
 
-    def look(self, *args, **kwargs):
+    def record(self, *args, **kwargs):
         loss = step(self, *args, **kwargs)
         if self.accelerator.sync_gradients:  # before it is clipped
-            seen.append(torch.cat([tensor.grad.flatten().clone() for tensor in self.trainable]))
+            gradients.append(torch.cat([tensor.grad.flatten().clone() for tensor in self.trainable]))
         return loss
 
-    monkeypatch.setattr(ICFTTrainer, "training_step", look)
-    config = ICFTConfig(replay_weight=0.3, micro_batches=parts, lora_rank=8, lora_alpha=16, **AS_SUMMED)
+    monkeypatch.setattr(ICFTTrainer, "training_step", record)
+    config = ICFTConfig.from_dict({"loss.replay_weight": 0.3, "adapter.rank": 8, "adapter.alpha": 16, **PLAIN_SUM})
     _, expected = ours(model, eight().items(eight().steps[0]))
-    ICFTTrainer(model, eight(config), config, tmp_path).train()
-    (found,) = seen
+    ICFTTrainer(model, eight(config, micro_batches=parts), config, tmp_path).train()
+    (found,) = gradients
     assert (found - expected).norm() / expected.norm() < 1e-5
 
 
@@ -205,37 +205,37 @@ def test_a_weight_of_zero_removes_its_gradient_and_no_other(trained, eight, tmp_
     alone = {}
     for name in LOSSES:
         batch = eight()[0]
-        parts = icft_losses(hidden_states(model, batch), head_weight(model), batch, batch["denominators"])
-        alone[name] = gradient(model, parts[name])
+        found = icft_losses(hidden_states(model, batch), head_weight(model), batch, batch["normalizers"])
+        alone[name] = gradient(model, found[name])
         assert alone[name].norm() > 1e-4
     for off in LOSSES:
-        config = ICFTConfig(replay_weight=0.3, **{**AS_SUMMED, f"{off}_weight": 0.0})
+        config = ICFTConfig.from_dict({"loss.replay_weight": 0.3, **PLAIN_SUM, f"loss.{off}_weight": 0.0})
         batches = eight(config)
         loss = ICFTTrainer(model, batches, config, tmp_path).compute_loss(model, batches[0])
         expected = sum(alone[name] for name in LOSSES if name != off)
         assert (gradient(model, loss) - expected).norm() / expected.norm() < 1e-5
 
 
-@pytest.mark.parametrize("setting, temperature", [(0.0, math.inf), (3.0, 3.0)])
-def test_the_trainer_takes_a_temperature_of_zero_for_the_limit(trained, eight, tmp_path, setting, temperature):
+@pytest.mark.parametrize("setting, temperature", [(None, math.inf), (3.0, 3.0)])
+def test_a_trainer_without_temperature_uses_the_limit(trained, eight, tmp_path, setting, temperature):
     model, _ = trained
-    config = ICFTConfig(temperature=setting, consistency_weight=0.3)
+    config = ICFTConfig.from_dict({"loss.temperature": setting, "loss.consistency_weight": 0.3})
     batches = eight(config)
     batch = batches[0]
-    losses = icft_losses(hidden_states(model, batch), head_weight(model), batch, batch["denominators"], temperature)
+    losses = icft_losses(hidden_states(model, batch), head_weight(model), batch, batch["normalizers"], temperature)
     found = ICFTTrainer(model, batches, config, tmp_path).compute_loss(model, batch)
     torch.testing.assert_close(found, 0.3 * losses["consistency"] + losses["task"] + losses["fine_tune"])
 
 
-# ---------------------------------------------------------------- what is held for backward
+# ---------------------------------------------------------------- memory for the backward pass
 
 
-def test_nothing_of_tokens_times_vocabulary_is_held_for_backward(monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK", 64)
-    tokens, width, vocabulary, held = 512, 16, 4000, []
+def test_no_tensor_of_tokens_times_vocabulary_is_saved_for_backward(monkeypatch):
+    monkeypatch.setattr(losses, "MAX_CHUNK_TOKENS", 64)
+    tokens, width, vocabulary, saved = 512, 16, 4000, []
     hidden = torch.randn(tokens, width, requires_grad=True)
     weight, target = torch.randn(vocabulary, width), torch.randint(0, vocabulary, (tokens,))
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: held.append(tensor.numel()) or tensor, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda t: t):
         loss = token_logprobs(hidden, weight, target).sum() + token_kl(hidden, torch.randn(tokens, width), weight).sum()
     loss.backward()
-    assert held and max(held) == tokens * width < tokens * vocabulary
+    assert saved and max(saved) == tokens * width < tokens * vocabulary

@@ -1,4 +1,4 @@
-"""PubMedQA's labelling functions; the release itself is read from the folder that ICFT_REAL_DATA names."""
+"""Labelling functions for PubMedQA. Tests on the real release need ICFT_REAL_DATA, the folder that contains it."""
 
 import os
 from pathlib import Path
@@ -8,15 +8,15 @@ import pytest
 
 from icft_lite.data.splits import read_pubmedqa
 from icft_lite.errors import ICFTError
+from icft_lite.weak.label_models import ABSTAIN
 from icft_lite.weak.lfs import pubmedqa
 from icft_lite.weak.lfs.pubmedqa import MAYBE, NO, YES, pubmedqa_weak_labels
-from icft_lite.weak.models import ABSTAIN
 
 RELEASE = Path(os.environ.get("ICFT_REAL_DATA", "unset"), "pubmedqa", "ori_pqal.json")
-real = pytest.mark.skipif(not RELEASE.exists(), reason="ICFT_REAL_DATA names no folder with PubMedQA")
+real = pytest.mark.skipif(not RELEASE.exists(), reason="set ICFT_REAL_DATA to a folder with pubmedqa/ori_pqal.json")
 
 
-def row(question, conclusion, i=0, label=-1):
+def make_example(question, conclusion, i=0, label=-1):
     return {
         "id": f"r{i}",
         "task": "question",
@@ -51,21 +51,21 @@ def row(question, conclusion, i=0, label=-1):
     ],
 )
 def test_single_votes(lf, question, conclusion, vote):
-    assert getattr(pubmedqa, lf)(row(question, conclusion)) == vote
+    assert getattr(pubmedqa, lf)(make_example(question, conclusion)) == vote
 
 
-def test_bad_rows_are_one_clear_line():
-    good = [row("Does tea help?", "Tea helps.", i) for i in range(3)]
-    with pytest.raises(ICFTError, match="r7: no long_answer"):
-        pubmedqa_weak_labels([*good, row("Does tea help?", "", 7)])
-    with pytest.raises(ICFTError, match="must be yes, no, maybe"):
+def test_invalid_examples_raise_a_one_line_error():
+    good = [make_example("Does tea help?", "Tea helps.", i) for i in range(3)]
+    with pytest.raises(ICFTError, match="example r7: no long_answer"):
+        pubmedqa_weak_labels([*good, make_example("Does tea help?", "", 7)])
+    with pytest.raises(ICFTError, match="example r0: responses .* must be yes, no, maybe"):
         pubmedqa_weak_labels([*good, {**good[0], "responses": ["no", "yes", "maybe"]}])
     posteriors, report = pubmedqa_weak_labels(good)
     assert len(posteriors) == 3 and "accuracy" not in report and "accuracy" not in report["lfs"][0]
 
 
 @real
-def test_weak_labels_beat_the_majority_class_on_the_test_part(capsys):
+def test_weak_labels_are_better_than_the_majority_class_on_the_test_part(capsys):
     train, test = read_pubmedqa(RELEASE)
     posteriors, report = pubmedqa_weak_labels(train, test)
     with capsys.disabled():
@@ -82,11 +82,11 @@ def test_weak_labels_beat_the_majority_class_on_the_test_part(capsys):
 
 
 @real
-def test_gold_and_the_paper_s_predictions_are_not_read():
+def test_gold_labels_and_published_predictions_are_not_read():
     train, _ = read_pubmedqa(RELEASE)
     train = train.select(range(0, 500, 5))
     posteriors, _ = pubmedqa_weak_labels(train)
     names = ("id", "task", "prompt", "responses", "long_answer")
-    blind = [{name: example[name] for name in names} for example in train]
-    assert pubmedqa_weak_labels(blind)[0] == posteriors
+    unlabelled = [{name: example[name] for name in names} for example in train]
+    assert pubmedqa_weak_labels(unlabelled)[0] == posteriors
     assert not [name for name in train.column_names if "pred" in name or "decision" in name]

@@ -1,4 +1,4 @@
-"""Pseudo-rehearsal, and what it may not hold."""
+"""Pseudo-rehearsal, and the filter against held-out examples."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from icft_lite.memory.rehearsal import generate_self_prompts, held_out_filter
 from icft_lite.modeling.encoding import Encoder
 
 
-def test_the_filter_knows_an_entity_in_any_wording(row):
+def test_an_entity_is_blocked_in_any_paraphrase(row):
     blocked = held_out_filter(
         [
             row(prompt="What is the capital of Bhutan?", entity="Bhutan"),
@@ -22,42 +22,44 @@ def test_the_filter_knows_an_entity_in_any_wording(row):
         assert not blocked(text), text
 
 
-def test_the_filter_does_not_take_words_of_the_wording_for_names(row):
-    asked = [
+def test_words_of_a_template_do_not_identify_an_entity(row):
+    examples = [
         row(prompt=f"Say the first letter of {word}.", entity=word)
-        for word in ("kettle", "first", "lemon", "goat", "harbour", "river")
+        for word in ("kettle", "first", "lemon", "goat", "harbor", "river")
     ]
-    blocked = held_out_filter(asked)
+    blocked = held_out_filter(examples)
     assert not blocked("The first of May.") and blocked("A goat.") and blocked("Say the first letter of first.")
 
 
-def test_the_samples_tests_are_blocked_in_other_wordings_and_their_memory_is_not():
+def test_test_questions_of_the_samples_are_blocked_in_paraphrases_and_their_memory_is_not():
     held_out = [dict(one) for name in ("general_test", "general_validation") for one in load_samples(name)]
     blocked = held_out_filter(held_out)
     assert all(blocked(one["prompt"]) for one in held_out)
     topics = ("capital", "animal_young", "addition", "subtraction", "plural")
     named = [one for one in held_out if one["topic"] in topics]
-    reworded = [blocked(f"Now {' and '.join(reversed(one['entity'].split()))}, please!") for one in named]
-    assert len(named) > 100 and np.mean(reworded) > 0.97
+    paraphrased = [blocked(f"Now {' and '.join(reversed(one['entity'].split()))}, please!") for one in named]
+    assert len(named) > 100 and np.mean(paraphrased) > 0.97
     memory = [dict(one) for one in load_samples("general_memory")]
     assert np.mean([blocked(one["prompt"]) for one in memory if one["topic"] == "capital"]) < 0.1
-    assert np.mean([blocked(one["prompt"]) for one in memory]) < 0.5, "it blocks nearly everything"
+    assert np.mean([blocked(one["prompt"]) for one in memory]) < 0.5, "most memory examples pass the filter"
 
 
-def test_the_base_rehearses_itself_repeatably_and_never_what_is_blocked(base):
+def test_self_generated_prompts_are_reproducible_and_never_blocked(base):
     model, tokenizer = base
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
-    rows = generate_self_prompts(model, tokenizer, Encoder(tokenizer), 24, seed=0, max_tokens=40)
-    assert torch.equal(state, torch.random.get_rng_state()), "it draws from a generator of its own"
-    assert len(rows) > 8 and all(one["prompt"] and one["responses"][0] and one["task"] == "response" for one in rows)
-    assert len({one["prompt"] for one in rows}) == len({one["id"] for one in rows}) == len(rows)
+    examples = generate_self_prompts(model, tokenizer, Encoder(tokenizer), 24, seed=0, max_tokens=40)
+    assert torch.equal(state, torch.random.get_rng_state()), "the global generator is not used"
+    assert len(examples) > 8 and all(
+        one["prompt"] and one["responses"][0] and one["task"] == "response" for one in examples
+    )
+    assert len({one["prompt"] for one in examples}) == len({one["id"] for one in examples}) == len(examples)
 
     def blocked(text):
         return "e" in text.split()[-1]
 
-    kept = generate_self_prompts(model, tokenizer, Encoder(tokenizer), 24, blocked, seed=0, max_tokens=40)
-    assert [one["prompt"] for one in kept] == [
-        one["prompt"] for one in rows if not blocked(one["prompt"]) and not blocked(one["responses"][0])
+    allowed = generate_self_prompts(model, tokenizer, Encoder(tokenizer), 24, blocked, seed=0, max_tokens=40)
+    assert [one["prompt"] for one in allowed] == [
+        one["prompt"] for one in examples if not blocked(one["prompt"]) and not blocked(one["responses"][0])
     ]
-    assert 0 < len(kept) < len(rows)
+    assert 0 < len(allowed) < len(examples)

@@ -1,14 +1,23 @@
+"""Reports, comparisons and model cards: what they show, and that files are written atomically."""
+
 import errno
 import io
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
 from icft_lite.errors import ICFTError
-from icft_lite.reporting import render as rp
+from icft_lite.reporting import render
+from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure
+from icft_lite.reporting.model_card import model_card
+from icft_lite.reporting.render import print_table, write_comparison, write_report
+from icft_lite.utils.io import write_json, write_text
 
 
 def example():
@@ -32,11 +41,15 @@ def example():
         "fwt": 0.0312,
         "forgetting": 0.0271,
         "versions": {"torch": "2"},
-        "config": {"learning_rate": 0.0015, "signals": ["loss"]},
+        "config": {"model": "tiny", "optim": {"learning_rate": 0.0015}, "curriculum": {"signals": ["loss"]}},
+        "runtime": {"micro_batches": 8},
+        "runtime_changes": [
+            {"after_stage": 1, "step": 7, "setting": "teacher_memory_mib", "before": 0.00012, "after": None}
+        ],
         "scores": {
             "before": {"general": {"qa": {**score, "value": 0.9312, "option_accuracy": 0.97}}},
             "after": {
-                "general": {"qa": {**score, "value": 0.8741, "option_accuracy": 0.9532, "option_floor": 0.25}},
+                "general": {"qa": {**score, "value": 0.8741, "option_accuracy": 0.9532, "option_chance": 0.25}},
                 "medical": {"preference": pairs},
             },
         },
@@ -48,7 +61,7 @@ def example():
         ],
         "data": {
             "counts": {"trusted": 601},
-            "cut_contexts": 3,
+            "truncated_contexts": 3,
             "dropped_unvoted": 41,
             "weak": {
                 "lfs": [{"name": "lf_stem", "coverage": 0.617, "accuracy": 0.913}],
@@ -60,10 +73,10 @@ def example():
             {
                 "name": name,
                 "steps": 10,
-                "new_rows": 500,
+                "new_examples": 500,
                 "promoted": 43,
                 "evicted": 38,
-                "memory_rows": 1600,
+                "memory_examples": 1600,
                 "teacher_share": {"memory": 0.4123, "base": 0.5877},
                 "tokens": 20000,
                 "seconds": 40.1,
@@ -72,13 +85,13 @@ def example():
                     "origin": "base",
                     "refused": False,
                     "svd_residual": 0.0123,
-                    "points": [{"alpha": 0.8, "origin": "base", "general": 0.8765, "medical": 0.7654}],
+                    "candidates": [{"alpha": 0.8, "origin": "base", "general": 0.8765, "medical": 0.7654}],
                 },
             }
-            for name in ("easy", "middle", "hard")
+            for name in ("easy", "medium", "hard")
         ],
         "losses": losses,
-        "rows": {"trusted": 7013},
+        "examples": {"trusted": 7013},
         "gradient_norms": {"task": [0.8, 0.4]},
         "cost": {
             "seconds": 131.2,
@@ -123,9 +136,13 @@ def comparison():
     }
 
 
-def test_every_value_given_is_shown(tmp_path):
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_value_is_shown(tmp_path):
     given = example()
-    rp.write_report(given, tmp_path)
+    write_report(given, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     for shown in (
         "0.939",
@@ -158,8 +175,15 @@ def test_every_value_given_is_shown(tmp_path):
         "913 MiB",
         "294,912",
         "0.0015",
-        "after middle",
+        "after medium",
         "0.600",
+        "| optim.learning\\_rate | 0.0015 |",
+        '| curriculum.signals | \\["loss"\\] |',
+        "| micro\\_batches | 8 |",
+        "| 1 | 7 | teacher\\_memory\\_mib | 0.00012 | null |",
+        "| easy | base | 0.800 | 0.876 | 0.765 | ← |",
+        "| examples with a truncated context | 3 |",
+        "| easy | 10 | 500 | 43 | 38 | 1,600 | 0.412 | 0.588 | 0.800 | no |",
     ):
         assert shown in text, shown
     stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
@@ -168,11 +192,11 @@ def test_every_value_given_is_shown(tmp_path):
     assert stored["losses"]["fine_tune"] == given["losses"]["fine_tune"].tolist()
     for name in ("losses.png", "forgetting.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG") and f"({name})" in text
-    assert sorted(os.listdir(tmp_path)) == ["forgetting.png", "losses.png", "report.json", "report.md"]
+    assert names_in(tmp_path) == ["forgetting.png", "losses.png", "report.json", "report.md"]
 
 
-def test_what_the_model_wrote_cannot_break_the_page(tmp_path):
-    rp.write_report(example(), tmp_path)
+def test_model_text_cannot_break_the_page(tmp_path):
+    write_report(example(), tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     row = next(line for line in text.splitlines() if "nephritis" in line)
     assert "What does nephritis \\| mean?" in row and "<script>" not in text and "\x1b" not in text
@@ -182,49 +206,49 @@ def test_what_the_model_wrote_cannot_break_the_page(tmp_path):
 
 @pytest.mark.parametrize("key", list(example()))
 def test_any_part_may_be_missing(tmp_path, monkeypatch, key):
-    monkeypatch.setattr(rp, "png", lambda figure: b"")  # building a figure is the test; drawing it is slow
+    monkeypatch.setattr(render, "png", lambda figure: b"")  # this test builds the figures; drawing them is slow
     partial = {k: v for k, v in example().items() if k != key}
-    rp.write_report(partial, tmp_path)
-    rp.print_table(partial, file=io.StringIO())
-    assert rp.model_card(partial)
+    write_report(partial, tmp_path)
+    print_table(partial, file=io.StringIO())
+    assert model_card(partial)
 
 
-def test_the_empty_report(tmp_path):
-    rp.write_report({}, tmp_path)
+def test_empty_report(tmp_path):
+    write_report({}, tmp_path)
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == "# Run\n"
 
 
-def test_figures_plot_the_values_given():
+def test_figures_plot_the_values():
     report = example()
-    lines = [line.get_ydata() for line in rp.forgetting_figure(report).axes[0].get_lines()]
+    lines = [line.get_ydata() for line in forgetting_figure(report).axes[0].get_lines()]
     lines = [line for line in lines if len(line) == 4]
     assert any(np.allclose(line, [0.93, 0.91, 0.88, 0.87]) for line in lines)
     mean = [0.045, (0.95 + 0.08 + 0.1) / 3, (0.94 + 0.93 + 0.12) / 3, (0.931 + 0.92 + 0.88) / 3]
     assert any(np.allclose(line, mean) for line in lines)
-    panels = rp.losses_figure(report).axes
+    panels = losses_figure(report).axes
     titles = [axis.get_title(loc="left").split(":")[0] for axis in panels]
     assert titles == ["L_fine-tune", "L_task", "L_consistency"]
     drawn = np.concatenate([line.get_ydata() for line in panels[0].get_lines()[:6:2]])
-    assert np.allclose(drawn, report["losses"]["fine_tune"]), "one piece a stage"
-    points = [c.get_offsets().data.tolist() for c in rp.comparison_figure(comparison()).axes[0].collections]
+    assert np.allclose(drawn, report["losses"]["fine_tune"]), "one line per stage"
+    points = [c.get_offsets().data.tolist() for c in comparison_figure(comparison()).axes[0].collections]
     assert [[0.94, 0.92]] in points and [[1.0, 0.131]] in points
 
 
 def test_comparison(tmp_path):
-    rp.write_comparison(comparison(), tmp_path)
+    write_comparison(comparison(), tmp_path)
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "| ICFT | 0.920 \\[0.909–0.932\\] | 0.940 \\[0.929–0.952\\] |" in text and "| 700 | 120 |" in text
-    assert "mine\\|own" in text and "base, untrained | 0.131 | 1.000 | 0.930" in text and "no effect" in text
+    assert "mine\\|own" in text and "base, not fine-tuned | 0.131 | 1.000 | 0.930" in text and "no effect" in text
     assert "plain QLoRA, medical | -0.010 \\[-0.032, +0.013\\] | 0.400 | no difference measured" in text
     assert json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8")) == comparison()
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    rp.write_comparison({"methods": {}, "targets": {}}, tmp_path)
+    write_comparison({"methods": {}}, tmp_path)
 
 
 def test_print_table():
     out = io.StringIO()
-    rp.print_table(example(), file=out)
-    rp.print_table(comparison(), file=out)
+    print_table(example(), file=out)
+    print_table(comparison(), file=out)
     for shown in ("0.939", "0.874", "131 s", "What does nephritis | mean?", "0.920 [0.909–0.932]", "plain QLoRA"):
         assert shown in out.getvalue()
     assert "\x1b" not in out.getvalue() and "capitals" not in out.getvalue()
@@ -232,56 +256,69 @@ def test_print_table():
 
 def test_model_card(tmp_path):
     (tmp_path / "adapter").mkdir()
-    rp.write_report({**example(), "base": "org/model-0.6B"}, tmp_path)
+    write_report({**example(), "base": "org/model-0.6B"}, tmp_path)
     card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
     front = yaml.safe_load(card.split("---")[1])
     assert front["base_model"] == "org/model-0.6B" and front["library_name"] == "peft"
     assert front["license"] == "other" and "medical" in front["tags"] and "not medical advice" in card
-    local = rp.model_card({"base": "/home/someone/secret/model"})
-    assert "someone" not in local and "base_model" not in local and "model" in local
-    assert yaml.safe_load(rp.model_card({"base": "tiny"}).split("---")[1])["license"] == "apache-2.0"
+    assert "\n# LoRA adapter for org/model-0.6B, method icft\n" in card and "{{" not in card
+    sections = [line for line in card.splitlines() if line.startswith("## ")]
+    assert sections == ["## Scores", "## Retention", "## Accuracy matrix"]
+    assert "| general | qa | all | exact match | 620 | 0.931 | 0.874 | -0.057 |" in card and card.endswith(" |\n")
+    local = model_card({"base": "/home/someone/secret/my_model"})
+    assert "someone" not in local and "base_model" not in local
+    assert "for my\\_model, method" in local and "# base: my_model\n" in local, "markdown is escaped, code is not"
+    assert yaml.safe_load(model_card({"base": "tiny"}).split("---")[1])["license"] == "apache-2.0"
+
+
+def test_rendering_imports_no_torch():
+    """`icft-lite compare` reads the runs of other processes; torch would take seconds to import."""
+    code = "import sys, icft_lite.reporting.render; print([n for n in ('torch', 'transformers') if n in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(render.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("step", ["open", "fsync", "replace"])
-def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, step):
+def test_failed_write_keeps_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / "report.json"
-    rp.write_json(path, {"old": 1})
+    write_json(path, {"old": 1})
 
     def fail(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("builtins.open" if step == "open" else f"os.{step}", fail)
+    monkeypatch.setattr("pathlib.Path.open" if step == "open" else f"os.{step}", fail)
     with pytest.raises(ICFTError) as error:
-        rp.write_json(path, {"new": 2})
+        write_json(path, {"new": 2})
     monkeypatch.undo()
     message = str(error.value)
     assert "No space left" in message and str(path) in message and "\n" not in message
-    assert json.loads(path.read_text()) == {"old": 1} and os.listdir(tmp_path) == ["report.json"]
+    assert json.loads(path.read_text()) == {"old": 1} and names_in(tmp_path) == ["report.json"]
 
 
-def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
+def test_interrupted_write_keeps_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
-    rp.write_text(path, "old")
+    write_text(path, "old")
 
     def interrupt(_descriptor):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        rp.write_text(path, "new")
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+        write_text(path, "new")
+    assert path.read_text() == "old" and names_in(tmp_path) == ["a.txt"]
 
 
-def test_a_folder_that_is_a_file(tmp_path):
+def test_folder_that_is_a_file(tmp_path):
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(ICFTError, match="cannot be written"):
-        rp.write_report(example(), tmp_path / "out")
+        write_report(example(), tmp_path / "out")
     assert (tmp_path / "out").read_text() == "in the way"
 
 
-def test_json_that_cannot_be_written_leaves_the_old(tmp_path):
+def test_value_that_json_cannot_hold_keeps_old_file(tmp_path):
     path = tmp_path / "a.json"
-    rp.write_json(path, {"x": [1, 2.5, None], "s": "[\n1 ,  2]", "p": tmp_path, "e": [], "u": "α"})
+    write_json(path, {"x": [1, 2.5, None], "s": "[\n1 ,  2]", "p": tmp_path, "e": [], "u": "α"})
     assert json.loads(path.read_text(encoding="utf-8")) == {
         "x": [1, 2.5, None],
         "s": "[\n1 ,  2]",
@@ -291,5 +328,5 @@ def test_json_that_cannot_be_written_leaves_the_old(tmp_path):
     }
     assert '"x": [1, 2.5, null]' in path.read_text(encoding="utf-8")
     with pytest.raises(TypeError):
-        rp.write_json(path, {"x": object()})
+        write_json(path, {"x": object()})
     assert json.loads(path.read_text(encoding="utf-8"))["u"] == "α"

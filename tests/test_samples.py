@@ -1,4 +1,4 @@
-"""Reading examples: every format, every fault with its line, and splits that hold out what they say."""
+"""Reading examples: every format, errors with file and line, and splits that hold out whole groups."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ import pytest
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.formats import normalize_example
 from icft_lite.data.samples import load_samples, sample_bundle
-from icft_lite.data.schema import COLUMNS
+from icft_lite.data.schema import COLUMNS, LEVELS
 from icft_lite.data.sources import bundle_from_files, evaluation_examples
 from icft_lite.data.splits import read_examples, read_pubmedqa, split_source
 from icft_lite.errors import ICFTError
@@ -49,22 +49,30 @@ def responses(n, **extra):
         ({"prompt": "p", "response_a": "x", "response_b": "y"}, "pair", ["x", "y"], -1),
     ],
 )
-def test_every_format_becomes_the_canonical_row(row, task, answers, label):
-    clean = normalize_example(row, "row 1", "r-1")
-    assert set(clean) == set(COLUMNS)
-    assert (clean["task"], clean["responses"], clean["label"], clean["id"]) == (task, answers, label, "r-1")
+def test_every_format_becomes_a_canonical_example(row, task, answers, label):
+    example = normalize_example(row, "line 1", "r-1")
+    assert set(example) == set(COLUMNS)
+    assert (example["task"], example["responses"], example["label"], example["id"]) == (task, answers, label, "r-1")
 
 
-def test_messages_keep_earlier_turns():
+def test_levels_are_easy_medium_and_hard_and_the_former_name_of_medium_is_read():
+    assert LEVELS == ("easy", "medium", "hard")
+    levels = ["easy", "medium", "hard", "middle", "", None]  # data: the former name
+    examples = [normalize_example({**GOOD, "level": level}, "line 1", 1) for level in levels]
+    assert [example["level"] for example in examples] == ["easy", "medium", "hard", "medium", "", ""]
+    assert read_examples([{**GOOD, "level": "middle"}])["level"][:] == ["medium"]  # data: the former name
+
+
+def test_earlier_turns_of_messages_become_the_history():
     turns = [
         {"role": r, "content": c}
         for r, c in [("system", "be brief"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     ]
-    clean = normalize_example({"messages": turns}, "row 1", 1)
-    assert clean["history"] == turns[:3] and clean["prompt"] == "c" and clean["responses"] == ["d"]
+    example = normalize_example({"messages": turns}, "line 1", 1)
+    assert example["history"] == turns[:3] and example["prompt"] == "c" and example["responses"] == ["d"]
 
 
-def test_the_same_rows_from_jsonl_json_csv_parquet_and_a_list(write, tmp_path):
+def test_jsonl_json_csv_parquet_and_a_list_give_the_same_examples(write, tmp_path):
     rows = [
         {**QUESTION, "id": "a", "topic": "organs", "facts": ["kidney", "blood"]},
         {
@@ -91,9 +99,9 @@ def test_the_same_rows_from_jsonl_json_csv_parquet_and_a_list(write, tmp_path):
 
 BAD = [
     ("a.jsonl", json.dumps(GOOD) + "\n" * 6 + '{"prompt": "x", \n', "line 7: broken JSON"),
-    ("a.jsonl", "", "no rows"),
-    ("a.jsonl", "\n\n", "no rows"),
-    ("a.jsonl", '"text"\n', "line 1: it is a str"),
+    ("a.jsonl", "", "no examples"),
+    ("a.jsonl", "\n\n", "no examples"),
+    ("a.jsonl", '"text"\n', "line 1: found a str"),
     ("a.jsonl", json.dumps(GOOD) + '\n{"text": "x", "title": "y"}\n', "line 2: columns text, title fit no"),
     ("a.jsonl", '{"prompt": "x"}\n', "line 1: completion is missing"),
     ("a.jsonl", '{"prompt": "x", "completion": "  "}\n', "line 1: completion is empty"),
@@ -106,7 +114,7 @@ BAD = [
     ("a.jsonl", json.dumps({**GOOD, "level": "trivial"}) + "\n", "line 1: level is 'trivial'"),
     ("a.jsonl", (json.dumps({**GOOD, "id": "x"}) + "\n") * 2, "line 2: id 'x' is already used at"),
     ("a.jsonl", '{"messages": [{"role": "user", "content": "x"}]}\n', "line 1: messages must"),
-    ("a.csv", "", "no rows"),
+    ("a.csv", "", "no examples"),
     ("a.csv", "prompt,completion\na,b\nc,\n", "line 3: completion is empty"),
     ("a.csv", 'prompt,completion\n"two\nlines",b\nc,d,e\n', "line 4: more cells"),
     ("a.csv", "name,value\na,b\n", "line 2: columns name, value fit no format"),
@@ -118,7 +126,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("name, text, message", BAD, ids=[f"{n}-{m[:30]}" for n, _, m in BAD])
-def test_bad_input_is_one_line_that_says_where(write, name, text, message):
+def test_an_error_is_one_line_with_file_and_line_number(write, name, text, message):
     path = write(name, text)
     with pytest.raises(ICFTError) as caught:
         read_examples(path)
@@ -133,7 +141,7 @@ def test_missing_files_folders_encodings_and_names_without_network(tmp_path):
         (tmp_path, "a folder"),
         (tmp_path / "latin.jsonl", "line 2: not UTF-8"),
         (tmp_path / "latin.csv", "UTF-8"),
-        ("owner/no-such-data-set", "the Hub did not give it"),
+        ("owner/no-such-data-set", "the Hub did not provide it"),
         ("word", "no such file"),
     ]:
         with pytest.raises(ICFTError, match=message) as caught:
@@ -149,7 +157,7 @@ def test_required_tasks_and_ids_across_files(write):
         read_examples([one, two])
 
 
-def test_a_split_holds_groups_apart_and_does_not_depend_on_the_order(write):
+def test_a_split_separates_groups_and_does_not_depend_on_the_order(write):
     rows = [
         {"id": f"{i}-{j}", "prompt": f"{w} {i}", "completion": "x", "entity": f"Thing {i}"}
         for i in range(100)
@@ -164,7 +172,7 @@ def test_a_split_holds_groups_apart_and_does_not_depend_on_the_order(write):
     assert read_examples(write("a.jsonl", rows), split="test").to_list() == parts["test"].to_list()
 
 
-def test_test_ids_name_the_test_rows(write):
+def test_test_ids_choose_the_test_examples(write):
     data, ids = write("a.jsonl", responses(50)), write("ids.txt", "a-3\na-7\n")
     parts = split_source(data, test_ids=ids)
     assert parts["test"]["id"][:] == ["a-3", "a-7"] and len(parts["validation"]) == 5
@@ -174,7 +182,7 @@ def test_test_ids_name_the_test_rows(write):
         split_source(data, test_ids=data.parent / "gone.txt")
 
 
-def test_a_bundle_keeps_what_any_file_holds_out_out_of_training(write):
+def test_what_any_file_of_a_bundle_holds_out_is_not_trained_on(write):
     labelled = write("labelled.jsonl", [{**QUESTION, "question": f"Organ {i}?"} for i in range(100)])
     pool = write("pool.jsonl", [{**QUESTION, "question": f"Organ {i}?", "answer": None} for i in range(150)])
     general = write("general.csv", "prompt,completion\n" + "".join(f"q{i},r{i}\n" for i in range(40)))
@@ -198,10 +206,10 @@ def test_a_bundle_keeps_what_any_file_holds_out_out_of_training(write):
     assert set(seen["prompt"]) == set(bundle.test["prompt"]) and len(evaluation_examples([labelled])) == 100
 
 
-def test_too_few_rows_and_no_labels_are_refused(write):
+def test_too_few_examples_and_no_labels_are_refused(write):
     with pytest.raises(ICFTError, match="2 different labelled prompts"):
         bundle_from_files([write("a.jsonl", responses(2))], ["samples"])
-    with pytest.raises(ICFTError, match="no labelled rows"):
+    with pytest.raises(ICFTError, match="no labelled examples"):
         bundle_from_files([write("b.jsonl", [{**QUESTION, "answer": None}])], ["samples"])
 
 
@@ -224,20 +232,20 @@ def test_pubmedqa_release(write):
         evaluation_examples([path])
     write("test_ground_truth.json", json.dumps({str(i): "yes" for i in range(20)}))
     bundle = bundle_from_files([path, "samples"], ["samples"])
-    mine = bundle.test.filter(lambda row: row["topic"] == "pubmedqa")
-    assert {int(name) for name in mine["id"]} == set(range(20))
-    pool = bundle.pool.filter(lambda row: row["topic"] == "pubmedqa")
+    test = bundle.test.filter(lambda example: example["topic"] == "pubmedqa")
+    assert {int(name) for name in test["id"]} == set(range(20))
+    pool = bundle.pool.filter(lambda example: example["topic"] == "pubmedqa")
     assert len(pool) == 16 and set(pool["label"]) == {-1} and set(pool["id"]) <= set(bundle.pool_gold)
-    row = pool[0]
-    assert row["context"] == f"We studied {row['id']}.\nIt was measured."
-    assert row["responses"] == ["yes", "no", "maybe"]
-    assert row["long_answer"] == f"Yes, {row['id']} helps."
-    assert not any("helps" in str(row[name]) for name in COLUMNS)
+    example = pool[0]
+    assert example["context"] == f"We studied {example['id']}.\nIt was measured."
+    assert example["responses"] == ["yes", "no", "maybe"]
+    assert example["long_answer"] == f"Yes, {example['id']} helps."
+    assert not any("helps" in str(example[name]) for name in COLUMNS)
     rest, test = read_pubmedqa(path)
     assert len(rest) == 20 and len(test) == 20 and -1 not in rest["label"]
 
 
-def test_medquad_splits_by_focus_and_mends_repeated_ids(write):
+def test_medquad_is_split_by_focus_and_repeated_ids_are_numbered(write):
     rows = [
         {
             "id": f"{i % 30}",
@@ -252,9 +260,32 @@ def test_medquad_splits_by_focus_and_mends_repeated_ids(write):
     sides = [set(part["entity"]) for part in (bundle.trusted, bundle.validation, bundle.test)]
     assert [len(side) for side in sides] == [16, 2, 2] and len(set.union(*sides)) == 20
     assert bundle.pool is None and set(bundle.trusted["topic"]) == {"treatment"}
+    ids = {name for part in (bundle.trusted, bundle.validation, bundle.test) for name in part["id"]}
+    assert ids == {f"{i}{end}" for i in range(30) for end in ("", "#2")}
 
 
-def test_bundled_samples_are_whole():
+@pytest.mark.parametrize("column", ["question", "answer"])
+def test_an_empty_text_of_medquad_is_named_by_its_own_column(column):
+    row = {"question": "What treats it?", "answer": "Rest.", "qtype": "treatment", column: " "}
+    with pytest.raises(ICFTError, match=f"example 1: {column} is empty"):
+        read_examples([row])
+
+
+def test_a_generic_format_comes_before_medquad():
+    row = {**QUESTION, "focus": "Kidney", "qtype": "organs"}
+    example = read_examples([row])[0]
+    assert (example["task"], example["entity"], example["topic"]) == ("question", "", "row")
+
+
+def test_a_list_of_dicts_is_a_source_of_a_bundle():
+    bundle = bundle_from_files([responses(30)], ["samples"])
+    assert len(bundle.trusted) + len(bundle.validation) + len(bundle.test) == 30
+    assert bundle.sources == {"a list of 30 examples": "", "samples": ""}
+    with pytest.raises(ICFTError, match="^a list of 2 examples: 2 different labelled prompts"):
+        bundle_from_files([responses(2)], ["samples"])
+
+
+def test_the_bundled_samples_are_complete():
     bundle = sample_bundle()
     parts = {name: part for name, part in vars(bundle).items() if hasattr(part, "column_names")}
     ids = Counter(name for part in parts.values() for name in part["id"])
@@ -269,22 +300,22 @@ def test_bundled_samples_are_whole():
         load_samples("nothing")
 
 
-def test_a_syllabus_keeps_the_rows_of_its_topics_and_the_general_side():
+def test_only_selects_medical_topics_and_all_general_examples():
     bundle, topics = sample_bundle(), ("terminology", "relevance")
     few = bundle.only(topics)
     assert set(few.trusted["topic"]) == {"terminology"}
     assert set(few.pool["topic"]) == set(few.test["topic"]) == set(topics)
     for name in ("trusted", "pool", "validation", "test"):
-        kept = [row["id"] for row in getattr(bundle, name) if row["topic"] in topics]
-        assert getattr(few, name)["id"][:] == kept
+        ids = [example["id"] for example in getattr(bundle, name) if example["topic"] in topics]
+        assert getattr(few, name)["id"][:] == ids
     assert few.general_test is bundle.general_test and few.sources == bundle.sources
     assert bundle.only(()) is bundle is bundle.only(None)
     assert len(DataBundle(trusted=bundle.trusted).only(["anatomy"]).trusted) == 156, "parts may be missing"
-    with pytest.raises(ICFTError, match="'astrology' is in no row; choose among anatomy, "):
+    with pytest.raises(ICFTError, match="no example has topic 'astrology'; choose among anatomy, "):
         bundle.only(["terminology", "astrology"])
 
 
-def test_original_releases(real_data):
+def test_the_original_releases_are_read(real_data):
     bundle = bundle_from_files([real_data / "pubmedqa/ori_pqal.json"], ["samples"])
     assert Counter(bundle.test["label"]) == {0: 276, 1: 169, 2: 55}
     assert (len(bundle.pool), len(bundle.validation), bundle.trusted) == (400, 100, None)

@@ -1,49 +1,67 @@
-"""DataBundle: what one run trains on and is scored on."""
+"""DataBundle: what one run trains on and is evaluated on."""
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from datasets import Dataset
 
 from icft_lite.data.splits import select_indices
-from icft_lite.data.tables import column
+from icft_lite.data.tables import column, hash_examples, hash_values
 from icft_lite.errors import ICFTError
+
+MEDICAL_ROLES = ("trusted", "pool", "validation", "test")
+GENERAL_ROLES = ("general_memory", "general_validation", "general_test")
 
 
 @dataclass
 class DataBundle:
-    """What one run trains on and is scored on: canonical Datasets, each may be None."""
+    """What one run trains on and is evaluated on: canonical Datasets, each of which may be None."""
 
     trusted: Dataset | None = None
-    """Labelled training rows."""
+    """Labelled training examples."""
     pool: Dataset | None = None
-    """Unlabelled questions and pairs (label -1), for weak labels."""
+    """Unlabelled questions and pairs (label −1), to be labelled weakly."""
     validation: Dataset | None = None
     test: Dataset | None = None
     general_memory: Dataset | None = None
-    """The only general rows that may enter the memory."""
+    """The only general examples that may enter the memory."""
     general_validation: Dataset | None = None
     general_test: Dataset | None = None
-    pool_gold: dict = field(default_factory=dict)
-    """id -> index of the right response, where known: to score weak labels, never to train."""
-    posteriors: dict | None = None
-    """Weak labels of the pool, once they are made."""
-    sources: dict = field(default_factory=dict)
-    """Source as the user named it -> fingerprint of its content."""
+    pool_gold: dict[str, int] = field(default_factory=dict)
+    """From id to the index of the right response, where it is known. Only to evaluate weak labels, never to train."""
+    posteriors: Mapping[str, Sequence[float]] | None = None
+    """From id to a weak label for the pool, if the labels already exist."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """From each source, as the user named it, to the SHA-256 of its file; "" if it is not a file."""
 
-    def only(self, topics):
-        """This bundle with the medical rows of `topics` alone; none named: as it is. Raises ICFTError for a topic
-        that no row has."""
+    def only(self, topics: Collection[str] | None) -> "DataBundle":
+        """Return this bundle with only the medical examples of `topics`; unchanged if there are no topics.
+
+        Raises ICFTError for a topic that no example has.
+        """
         if not topics:
             return self
-        parts = {name: getattr(self, name) for name in ("trusted", "pool", "validation", "test")}
-        known = {topic for rows in parts.values() if rows is not None for topic in column(rows, "topic")}
+        parts = {role: part for role in MEDICAL_ROLES if (part := getattr(self, role)) is not None}
+        known = {topic for part in parts.values() for topic in column(part, "topic")}
         if unknown := set(topics) - known:
-            raise ICFTError(f"topics: {min(unknown)!r} is in no row; choose among {', '.join(sorted(known))}")
-        return replace(
-            self,
-            **{name: select_indices(rows, _places(rows, topics)) for name, rows in parts.items() if rows is not None},
-        )
+            raise ICFTError(f"topics: no example has topic {min(unknown)!r}; choose among {', '.join(sorted(known))}")
+        chosen: dict[str, Any] = {
+            role: select_indices(part, [i for i, topic in enumerate(column(part, "topic")) if topic in topics])
+            for role, part in parts.items()
+        }
+        return replace(self, **chosen)
 
+    def content_hash(self) -> dict[str, str]:
+        """Return the SHA-256 of each role's examples, as hex: what identifies the data of a run.
 
-def _places(rows, topics):
-    return [i for i, topic in enumerate(column(rows, "topic")) if topic in topics]
+        The keys are the roles that are not None, and `pool_gold` and `posteriors` if they are not empty. A hash
+        depends on the canonical examples and their order, not on paths, file formats or `sources`. Examples are read
+        in batches, so that the memory needed does not grow with their number.
+        """
+        parts = {role: getattr(self, role) for role in (*MEDICAL_ROLES, *GENERAL_ROLES)}
+        hashes = {role: hash_examples(part) for role, part in parts.items() if part is not None}
+        for name, values in (("pool_gold", self.pool_gold), ("posteriors", self.posteriors)):
+            if values:
+                hashes[name] = hash_values(values)
+        return hashes

@@ -1,63 +1,90 @@
-"""One raw row of any accepted format -> the canonical example that every other module reads."""
+"""The generic input formats: one raw row is converted to the canonical example that every other module reads."""
 
 import json
 import re
+from typing import Any, Literal
 
+from icft_lite.data.schema import FORMER_LEVELS, LEVELS, Example, RawRow
 from icft_lite.errors import ICFTError
 
+Format = Literal["messages", "question", "pair", "response"]
 FORMATS = (
     "prompt + completion, messages, question + choices (+ answer), prompt + chosen + rejected, "
     "or prompt + response_a + response_b"
 )
+"""The generic formats, as error messages list them."""
+KINDS = ("rule", "fact")
+Turns = list[dict[str, Any]]
+"""Turns of a conversation, each with role and content."""
 
 
-def normalize_example(row, where, index):
-    """One raw row -> a dict of the columns of FEATURES.
+def generic_format(row: RawRow) -> Format | None:
+    """Return which generic format a row's columns have; None if they have none."""
+    filled = _filled(row)
+    if "messages" in filled:
+        return "messages"
+    if "choices" in row:
+        return "question"
+    if filled & {"chosen", "rejected", "response_a", "response_b"}:
+        return "pair"
+    if {"completion", "prompt"} & set(row):
+        return "response"
+    return None
 
-    Formats: prompt + completion | messages | question + choices (+ answer: a choice's text, letter or index;
-    none: unlabelled) | prompt + chosen + rejected | prompt + response_a + response_b (unlabelled) | question
-    + answer + focus or qtype (MedQuAD). Optional: id, domain, topic, level, context, kind, entity, facts.
-    `where` opens error messages; `index` is the id of a row that has none. Raises ICFTError."""
+
+def normalize_example(row: RawRow, where: str, default_id: str | int) -> Example:
+    """Return one raw row as a canonical example, a dict with the columns of FEATURES.
+
+    Formats:
+
+        prompt, completion                  a response
+        messages                            a conversation that ends with the response
+        question, choices (, answer)        answer: a choice's text, letter or index; absent: unlabelled
+        prompt, chosen, rejected            a labelled pair
+        prompt, response_a, response_b      an unlabelled pair
+
+    Optional columns: id, domain, topic, level, context, kind, entity, facts. Former names of levels (FORMER_LEVELS) are
+    accepted.
+
+    where: what error messages start with, such as the file and the line. default_id: the id of a row that has none.
+    Raises ICFTError if the row has none of these formats or a value is invalid.
+    """
     if not isinstance(row, dict):
-        raise ICFTError(f"{where}: it is a {type(row).__name__}; a row is an object with named fields")
-    has = {name for name, value in row.items() if value is not None and value != ""}
-    history, label, task, entity, topic = [], 0, "response", row.get("entity"), row.get("topic")
-    if "messages" in has:
-        history, prompt, reply = _messages(row["messages"], where)
-        responses = [reply]
-    elif "choices" in row:
-        task = "question"
-        history, prompt = _turns(row, "question" if "question" in has else "prompt", where)
-        responses = [_text({"a choice": c}, "a choice", where) for c in _list(row, "choices", where)]
-        if len(responses) < 2 or len(set(responses)) < len(responses):
-            raise ICFTError(f"{where}: choices {responses} must be two or more different texts; mend them")
-        label = answer_index(row.get("answer"), responses, where)
-    elif has & {"chosen", "rejected", "response_a", "response_b"}:
-        names = ("chosen", "rejected") if has & {"chosen", "rejected"} else ("response_a", "response_b")
-        task, label = "pair", 0 if names[0] == "chosen" else -1
-        history, prompt = _turns(row, "prompt", where)
-        responses = [_text(row, name, where) for name in names]
-    elif {"completion", "prompt"} & set(row):
-        history, prompt = _turns(row, "prompt", where)
-        responses = [_text(row, "completion", where)]
-    elif {"question", "answer"} <= set(row) and {"focus", "qtype"} & set(row):
-        prompt, responses = _text(row, "question", where), [_text(row, "answer", where)]
-        entity, topic = entity or row.get("focus"), topic or row.get("qtype")
-    else:
-        names = ", ".join(map(str, row)) or "(none)"
-        raise ICFTError(f"{where}: columns {names} fit no format; name them {FORMATS}")
-    level, kind = row.get("level") or "", row.get("kind") or ""
-    if level not in ("", "easy", "middle", "hard"):
-        raise ICFTError(f"{where}: level is {level!r}; use easy, middle or hard, or leave it out")
-    if kind not in ("", "rule", "fact"):
-        raise ICFTError(f"{where}: kind is {kind!r}; use rule or fact, or leave it out")
-    optional = {"domain": row.get("domain"), "topic": topic, "context": row.get("context"), "entity": entity}
-    optional = {name: "" if value is None else str(value) for name, value in optional.items()}
-    facts = [str(fact) for fact in _list(row, "facts", where)] if "facts" in has else []
+        raise ICFTError(f"{where}: found a {type(row).__name__}, expected an object with named columns")
+    filled = _filled(row)
+    history: Turns = []
+    label, task = 0, "response"
+    match generic_format(row):
+        case "messages":
+            history, prompt, reply = _read_messages(row["messages"], where)
+            responses = [reply]
+        case "question":
+            task = "question"
+            history, prompt = _read_prompt(row, "question" if "question" in filled else "prompt", where)
+            choices = _read_list(row, "choices", where)
+            responses = [read_text({"a choice": choice}, "a choice", where) for choice in choices]
+            if len(responses) < 2 or len(set(responses)) < len(responses):
+                raise ICFTError(f"{where}: choices are {responses}, expected two or more different texts; fix them")
+            label = answer_index(row.get("answer"), responses, where)
+        case "pair":
+            task = "pair"
+            names = ("chosen", "rejected") if filled & {"chosen", "rejected"} else ("response_a", "response_b")
+            label = 0 if names[0] == "chosen" else -1
+            history, prompt = _read_prompt(row, "prompt", where)
+            responses = [read_text(row, name, where) for name in names]
+        case "response":
+            history, prompt = _read_prompt(row, "prompt", where)
+            responses = [read_text(row, "completion", where)]
+        case None:
+            found = ", ".join(map(str, row)) or "(none)"
+            raise ICFTError(f"{where}: columns {found} fit no format; rename them to {FORMATS}")
+    level = _check_name(FORMER_LEVELS.get(str(row.get("level")), row.get("level")), "level", LEVELS, where)
+    kind = _check_name(row.get("kind"), "kind", KINDS, where)
+    facts = [str(fact) for fact in _read_list(row, "facts", where)] if "facts" in filled else []
     return {
-        "id": str(row["id"]) if "id" in has else str(index),
+        "id": str(row["id"]) if "id" in filled else str(default_id),
         "task": task,
-        **optional,
+        **{name: _optional_text(row.get(name)) for name in ("domain", "topic", "context", "entity")},
         "level": level,
         "prompt": prompt,
         "history": history,
@@ -69,10 +96,13 @@ def normalize_example(row, where, index):
     }
 
 
-def answer_index(answer, choices, where):
-    """Index of `answer` among `choices`, -1 if there is none. Text is looked up as a choice, then as a
-    letter, then as an index; an integer is an index. Raises ICFTError if it is none of these."""
-    if answer is None or answer == "" or answer != answer:  # absent, an empty cell, NaN
+def answer_index(answer: Any, choices: list[str], where: str) -> int:
+    """Return the index of `answer` among `choices`; −1 if there is no answer (None, an empty cell, NaN).
+
+    Text is looked up as a choice, then as a letter, then as an index from 0. A number is an index. Raises ICFTError if
+    the answer is none of these.
+    """
+    if answer is None or answer == "" or answer != answer:  # NaN differs from itself
         return -1
     key, folded = str(answer).strip(), [choice.casefold() for choice in choices]
     if isinstance(answer, str):
@@ -89,39 +119,66 @@ def answer_index(answer, choices, where):
     )
 
 
-def _text(row, name, where):
+def read_text(row: RawRow, name: str, where: str) -> str:
+    """Return the text of a column without surrounding spaces.
+
+    A list of messages gives the content of its last one; a number is written as text. Raises ICFTError for anything
+    else, and for an empty text.
+    """
     value = row.get(name)
     if isinstance(value, list) and value and isinstance(value[-1], dict):
-        value = value[-1].get("content")  # a reply given as a list of messages
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+        value = value[-1].get("content")
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
         value = str(value)
     if isinstance(value, str) and value.strip():
         return value.strip()
     state = "is missing" if value is None else "is empty" if isinstance(value, str) else "is not text"
-    raise ICFTError(f"{where}: {name} {state}; give it some text, or leave the row out")
+    raise ICFTError(f"{where}: {name} {state}; give it some text, or remove this example")
 
 
-def _turns(row, name, where):
-    """The prompt as (earlier turns, last user turn); it may be a text or a list of messages."""
+def _filled(row: RawRow) -> set[str]:
+    """Return the columns that have a value."""
+    return {name for name, value in row.items() if value is not None and value != ""}
+
+
+def _optional_text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _check_name(value: Any, column: str, names: tuple[str, ...], where: str) -> str:
+    """Return the value if it is one of `names`; "" if there is none. Raises ICFTError for any other value."""
+    value = value or ""
+    if value not in ("", *names):
+        *others, last = names
+        raise ICFTError(f"{where}: {column} is {value!r}; use {', '.join(others)} or {last}, or remove it")
+    return value
+
+
+def _read_prompt(row: RawRow, name: str, where: str) -> tuple[Turns, str]:
+    """Return (earlier turns, last user turn) of a prompt that is a text or a list of messages."""
     if isinstance(row.get(name), list):
-        return _messages([*row[name], {"role": "assistant", "content": "-"}], where)[:2]
-    return [], _text(row, name, where)
+        history, prompt, _ = _read_messages([*row[name], {"role": "assistant", "content": "-"}], where)
+        return history, prompt
+    return [], read_text(row, name, where)
 
 
-def _messages(value, where):
-    """(earlier turns, the user's last turn, the reply to it)."""
-    value = _list({"messages": value}, "messages", where)
-    turns = [{"role": m.get("role"), "content": m.get("content")} for m in value if isinstance(m, dict)]
-    if len(turns) < len(value) or [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
-        raise ICFTError(f"{where}: messages must be role/content objects that end with user, then assistant")
+def _read_messages(messages: Any, where: str) -> tuple[Turns, str, str]:
+    """Return (earlier turns, last user turn, the reply to it)."""
+    messages = _read_list({"messages": messages}, "messages", where)
+    turns: Turns = [{"role": m.get("role"), "content": m.get("content")} for m in messages if isinstance(m, dict)]
+    if len(turns) < len(messages) or [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
+        raise ICFTError(
+            f"{where}: messages must be objects with role and content, of which the last two are by user and assistant"
+        )
     for turn in turns:
-        turn["content"] = _text(turn, "content", where)
+        turn["content"] = read_text(turn, "content", where)
     return turns[:-2], turns[-2]["content"], turns[-1]["content"]
 
 
-def _list(row, name, where):
+def _read_list(row: RawRow, name: str, where: str) -> list[Any]:
+    """Return a list; the cell of a CSV may hold a JSON list or texts joined by |."""
     value = row[name]
-    if isinstance(value, str):  # a CSV cell
+    if isinstance(value, str):
         try:
             value = json.loads(value) if value.lstrip().startswith("[") else value.split("|")
         except json.JSONDecodeError:

@@ -1,6 +1,8 @@
-"""The bundled samples."""
+"""The bundled samples: a small general world and a small medical world (see data_samples/README.md)."""
 
 from pathlib import Path
+
+from datasets import Dataset
 
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.formats import answer_index
@@ -8,15 +10,7 @@ from icft_lite.data.readers import read_jsonl
 from icft_lite.data.splits import read_examples
 from icft_lite.errors import ICFTError
 
-
-def samples_dir():
-    """Where the bundled samples lie: beside the package in a wheel, beside the repository otherwise."""
-    here = Path(__file__).parent.parent
-    inside = here / "data_samples"
-    return inside if inside.exists() else here.parent / "data_samples"
-
-
-FILES = {
+SAMPLE_FILES = {
     "general_pretrain": ["general_pretrain"],
     "general_memory": ["general_memory"],
     "general_validation": ["general_validation"],
@@ -26,29 +20,47 @@ FILES = {
     "medical_pool": ["medical_pool_questions", "medical_pool_pairs"],
     "medical_test": ["medical_test", "medical_test_pairs", "medical_test_replies"],
 }
-"""The bundled sample sets and the files that each is joined from."""
+"""The bundled sample sets, and the files that each consists of."""
 
 
-def load_samples(name):
-    """A bundled sample set: a key of FILES. Raises ICFTError for any other name."""
-    if name not in FILES:
-        raise ICFTError(f"samples: {name!r} is unknown; choose one of {', '.join(FILES)}")
-    return read_examples([samples_dir() / f"{file}.jsonl" for file in FILES[name]], domain=name.split("_")[0])
+def samples_dir() -> Path:
+    """Return the folder of the samples: inside the package if it came as a wheel, else next to it."""
+    package = Path(__file__).parent.parent
+    inside = package / "data_samples"
+    return inside if inside.exists() else package.parent / "data_samples"
 
 
-def pool_gold():
-    """Gold labels of the bundled pool, id -> index of the right response. For scoring only."""
-    options = {row["id"]: row["responses"] for row in load_samples("medical_pool")}
+def load_samples(name: str) -> Dataset:
+    """Return a bundled sample set, a key of SAMPLE_FILES. Raises ICFTError for any other name."""
+    if name not in SAMPLE_FILES:
+        raise ICFTError(f"samples: {name!r} is unknown; choose one of {', '.join(SAMPLE_FILES)}")
+    return read_examples([samples_dir() / f"{file}.jsonl" for file in SAMPLE_FILES[name]], domain=name.split("_")[0])
+
+
+def pool_gold() -> dict[str, int]:
+    """Return the gold labels of the bundled pool, from id to the index of the right response.
+
+    Only to evaluate weak labels, never to train.
+    """
+    responses = {example["id"]: example["responses"] for example in load_samples("medical_pool")}
     return {
-        row["id"]: answer_index(row["answer"], options[row["id"]], where)
+        row["id"]: answer_index(row["answer"], responses[row["id"]], where)
         for path in sorted((samples_dir() / "gold").glob("*.jsonl"))
         for where, _, row in read_jsonl(path)
-        if row["id"] in options
+        if row["id"] in responses
     }
 
 
-def sample_bundle():
-    """The bundled samples as a DataBundle."""
-    names = [f"medical_{part}" for part in ("train", "pool", "validation", "test")]
-    names += [f"general_{part}" for part in ("memory", "validation", "test")]
-    return DataBundle(*map(load_samples, names), pool_gold=pool_gold(), sources={"samples": ""})
+def sample_bundle() -> DataBundle:
+    """Return the bundled samples as a DataBundle."""
+    return DataBundle(
+        trusted=load_samples("medical_train"),
+        pool=load_samples("medical_pool"),
+        validation=load_samples("medical_validation"),
+        test=load_samples("medical_test"),
+        general_memory=load_samples("general_memory"),
+        general_validation=load_samples("general_validation"),
+        general_test=load_samples("general_test"),
+        pool_gold=pool_gold(),
+        sources={"samples": ""},
+    )

@@ -1,5 +1,6 @@
-"""The canonical example: its columns, and what its labels say."""
+"""The canonical example: its columns, and what its label means."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ Example = dict[str, Any]
 """One canonical example: the columns of FEATURES."""
 Examples = Dataset | Sequence[Example]
 """Canonical examples, as functions accept them."""
+RawRow = dict[str, Any]
+"""One row of a file or of a Hub data set, in any accepted format."""
+Source = str | os.PathLike[str] | list[RawRow] | tuple[RawRow, ...]
+"""A path, a Hub name (`owner/name[:config][@split]`), or a list of dicts."""
 
 TEXT = Value("string")
 FEATURES = Features(
@@ -30,24 +35,47 @@ FEATURES = Features(
         "entity": TEXT,
     }
 )
-"""id; task: response | question | pair; domain, topic; level: "" | easy | middle | hard; context: text put
-before the prompt; prompt: the last user turn; history: earlier turns; responses: one reply, the options, or
-two replies; label: index of the right response, -1 unknown; posterior: weak label over responses, or [];
-facts: what a free reply must contain; kind: "" | rule | fact; entity: what the row is about, or ""."""
+"""The columns of a canonical example.
+
+    id          unique in its bundle
+    task        response | question | pair
+    domain      medical | general, or what the user names
+    topic       the unit of reports and of label models
+    level       "" | easy | medium | hard
+    context     text that is put before the prompt, or ""
+    prompt      the last user turn
+    history     the earlier turns
+    responses   one reply, the options of a question, or the two replies of a pair
+    label       index of the right response, −1 if unknown
+    posterior   weak label: probabilities over the responses, or []
+    facts       what a free reply must contain
+    kind        "" | rule | fact
+    entity      what the example is about, or ""
+"""
 COLUMNS = tuple(FEATURES)
 
-LEVELS = ("easy", "middle", "hard")
+LEVELS = ("easy", "medium", "hard")
+"""The levels of difficulty, in the order of the curriculum."""
+FORMER_LEVELS = {"middle": "medium"}  # data: the name in older files
+"""Names of levels in older files. They are accepted for ever and read as the current name."""
 
 
-def best_response(row):
-    """Index of the likeliest response: the posterior's largest entry, else the label."""
-    return best_index(row["posterior"], row["label"])
+def source_name(source: Source) -> str:
+    """Return a source as messages and DataBundle.sources name it."""
+    return str(source) if isinstance(source, str | os.PathLike) else f"a list of {len(source)} examples"
 
 
-def best_index(posterior, label):
+def best_response(example: Example) -> int:
+    """Return the index of the most likely response: the posterior's largest entry, else the label."""
+    return best_index(example["posterior"], example["label"])
+
+
+def best_index(posterior: Sequence[float], label: int) -> int:
+    """Return the index of the posterior's largest entry; without a posterior the label; 0 if that is unknown."""
     return int(np.argmax(posterior)) if posterior else max(label, 0)
 
 
-def as_response(row):
-    """A row as it is taken for certain: its prompt and its likeliest response."""
-    return {**row, "task": "response", "responses": [row["responses"][best_response(row)]], "label": 0, "posterior": []}
+def as_response(example: Example) -> Example:
+    """Return the example as a prompt with one certain response, its most likely one."""
+    response = example["responses"][best_response(example)]
+    return {**example, "task": "response", "responses": [response], "label": 0, "posterior": []}

@@ -1,0 +1,1 @@
+"""Experiments: comparisons of methods over seeds, the study of lesson 09, blind votes."""

@@ -1,38 +1,121 @@
-"""The methods side by side on the bundled samples, at equal training tokens.
+"""Compare methods on the bundled samples, at equal training tokens.
 
-Where runs have processes of their own, this one only reads what they leave, without transformers and peft, which take
-ten seconds to import.
+Where runs have processes of their own, this one only reads what they leave. It then needs neither transformers nor
+peft, whose import takes ten seconds.
 """
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from icft_lite.config import METHODS, ICFTConfig
+from icft_lite.compat import read_report, rename_settings
+from icft_lite.config import PRESETS, ICFTConfig, RuntimeConfig
+from icft_lite.data.bundle import DataBundle
 from icft_lite.data.samples import sample_bundle
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.jobs import default_jobs, run_jobs
-from icft_lite.metrics import holm, mean_score, paired_bootstrap
+from icft_lite.metrics import mean_score
 from icft_lite.reporting.render import print_table, write_comparison
+from icft_lite.statistics import holm, paired_bootstrap
+from icft_lite.utils.config_parsing import flatten
 from icft_lite.utils.io import write_json
 
-DEMO = dict(topics=("terminology", "drug_class", "relevance", "reply"), tokens=250_000, competence_end=0.5)
-"""Settings of the demo: a short syllabus, one topic or two of each level, which two minutes of training can teach. With
-every row open from the middle of a stage on, the hardest are met more than once."""
-DEMO_QLORA = dict(learning_rate=4e-3)
-"""What plain QLoRA has of its own in the demo: of four rates (1e-3, 2e-3, 4e-3, 8e-3) the best for its medicine on
-validation."""
-FULL = dict(
-    topics=("terminology", "anatomy", "drug_class", "drug_use", "relevance", "reply"),
-    tokens=1_000_000,
-    competence_end=0.5,
-    consistency_weight=0.07,
-)
-"""Settings of `make demo FULL=1`. At the default weight so long a run keeps more than epsilon asks for, and a smaller
-one spends that on medicine."""
+DEMO: dict[str, Any] = {
+    "topics": ("terminology", "drug_class", "relevance", "reply"),
+    "optim.max_tokens": 250_000,
+    "curriculum.competence_end": 0.5,
+}
+"""Settings of the demo: a short syllabus, one or two topics of each level, which two minutes of training can teach.
+Every example is available from the middle of a stage on, so that the hardest are drawn more than once."""
+DEMO_QLORA: dict[str, Any] = {"optim.learning_rate": 4e-3}
+"""Settings of plain QLoRA alone in the demo: of four rates (1e-3, 2e-3, 4e-3, 8e-3) the one with the best medical score
+on validation."""
+FULL: dict[str, Any] = {
+    "topics": ("terminology", "anatomy", "drug_class", "drug_use", "relevance", "reply"),
+    "optim.max_tokens": 1_000_000,
+    "curriculum.competence_end": 0.5,
+    "loss.consistency_weight": 0.07,
+}
+"""Settings of `make demo FULL=1`. With the default weight of L_consistency a run of this length retains more than the
+retention constraint demands; a smaller weight uses that margin for medicine."""
 
 
-def summarize_run(report):
-    """What a comparison keeps of a run's report."""
+def compare(
+    out: str | Path,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    settings: Mapping[str, Any] | None = None,
+    data: DataBundle | None = None,
+    progress: bool = True,
+    jobs: int | None = None,
+    method_settings: Mapping[str, Mapping[str, Any]] | None = None,
+    runtime: RuntimeConfig | None = None,
+) -> dict[str, Any]:
+    """Train every method with every seed at equal `optim.max_tokens`, and compare them.
+
+    Writes comparison.json, .md and .png in `out`, and a folder for each run. Runs that are complete are not repeated.
+
+    methods: keys of `PRESETS`; settings: of all runs, by dotted name (DEMO is the default on the samples); what makes a
+    method what it is (its preset) wins over them; method_settings: {method: settings of its own}; data: the samples by
+    default; jobs: runs at a time (default: `jobs.default_jobs`; 1 where data is given).
+    Returns the comparison (a dict). Raises ICFTError for an unknown method or setting.
+    """
+    if unknown := set(methods) - set(PRESETS):
+        raise ICFTError(f"methods: {min(unknown)!r} is unknown; choose among {', '.join(PRESETS)}")
+    out, own = Path(out), method_settings or {}
+    defaults = DEMO if data is None else {"optim.max_tokens": DEMO["optim.max_tokens"]}
+    given = flatten(rename_settings(settings or {}))
+    common = {name: value for name, value in {**defaults, **given}.items() if name not in ("method", "seed")}
+    configs = {
+        (method, seed): ICFTConfig.from_dict(
+            {**common, **PRESETS[method], **own.get(method, {}), "method": method, "seed": seed}
+        )
+        for seed in seeds
+        for method in methods
+    }
+    checked = ICFTConfig.from_dict(common)  # what a command line gives is text
+    common = {name: value for name, value in flatten(checked.to_dict()).items() if name in common}
+    jobs = jobs or (default_jobs(len(configs), checked.model) if data is None else 1)
+    if jobs > 1:
+        folders = {out / f"{method}-{seed}": config for (method, seed), config in configs.items()}
+        run_jobs(folders, jobs, progress, runtime)
+    data = (data or sample_bundle()).only(checked.topics)
+    if jobs == 1:
+        from icft_lite.training.loop import train_icft
+
+        for (method, seed), config in configs.items():
+            if progress:
+                print(f"— {method}, seed {seed}", flush=True)
+            train_icft(config, out / f"{method}-{seed}", data, progress, runtime=runtime)
+    comparison = summarize_comparison(out, methods, seeds, data)
+    comparison |= dict(settings=common, method_settings={name: dict(one) for name, one in own.items()})
+    write_comparison(comparison, out)
+    return comparison
+
+
+def summarize_comparison(out: Path, methods: Sequence[str], seeds: Sequence[int], data: DataBundle) -> dict[str, Any]:
+    """Return the scores of finished runs by method, and how ICFT differs from each other method."""
+    comparison: dict[str, Any] = dict(methods={}, seeds=list(seeds))
+    for method in methods:
+        reports = [read_report(out / f"{method}-{seed}") for seed in seeds]
+        runs = [summarize_run(report) for report in reports]
+        measures = {key: mean_and_range(run[key] for run in runs) for key in runs[0] if key != "seed"}
+        comparison["methods"][method] = dict(runs=runs, **measures)
+        if method == methods[0]:
+            before = reports[0]["scores"]["before"]
+            comparison["base"] = dict(medical=before["medical"]["qa"]["value"], general=mean_score(before["general"]))
+            comparison["num_questions"] = {name: before[name]["qa"]["n"] for name in ("general", "medical")}
+            comparison["samples"] = reports[0]["samples"]
+    if "icft" in methods:
+        comparison["against"] = differences(out, [method for method in methods if method != "icft"], seeds, data)
+    if {"icft", "qlora"} <= set(methods):
+        comparison["samples"] = paired_samples(out / f"icft-{seeds[0]}", out / f"qlora-{seeds[0]}")
+    return comparison
+
+
+def summarize_run(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the measures of one run that a comparison needs, from its report."""
     after, before = report["scores"]["after"], report["scores"]["before"]
     return dict(
         seed=report["seed"],
@@ -42,10 +125,10 @@ def summarize_run(report):
         preference=after["medical"].get("preference", {}).get("value"),
         reply=after["medical"].get("reply", {}).get("value"),
         base_general=mean_score(before["general"]),
-        general_fact=_kind(after["general"]["qa"], "fact"),
-        general_rule=_kind(after["general"]["qa"], "rule"),
-        medical_fact=_kind(after["medical"]["qa"], "fact"),
-        medical_rule=_kind(after["medical"]["qa"], "rule"),
+        general_fact=_mean_of_kind(after["general"]["qa"], "fact"),
+        general_rule=_mean_of_kind(after["general"]["qa"], "rule"),
+        medical_fact=_mean_of_kind(after["medical"]["qa"], "fact"),
+        medical_rule=_mean_of_kind(after["medical"]["qa"], "rule"),
         medical_validation=report["validation"]["after"]["medical"]["qa"]["value"],
         label_accuracy=report["data"]["weak"].get("accuracy"),
         tokens=report["cost"]["tokens"],
@@ -54,116 +137,72 @@ def summarize_run(report):
     )
 
 
-def _kind(task, kind):
-    """Mean over the topics of one kind: facts learned by heart, or rules that generalise."""
+def _mean_of_kind(task: Mapping[str, Any], kind: str) -> float | None:
+    """Return the mean over topics of one kind: `fact` (memorized) or `rule` (generalizes)."""
     values = [part["value"] for part in task["by_topic"].values() if part["kind"] == kind]
     return sum(values) / len(values) if values else None
 
 
-def mean_and_range(values):
-    """{mean, min, max, values} of the runs that have a value."""
-    values = [value for value in values if value is not None]
-    return dict(mean=sum(values) / len(values), min=min(values), max=max(values), values=values) if values else None
+def mean_and_range(values: Iterable[float | None]) -> dict[str, Any] | None:
+    """Return {mean, min, max, values} of the runs that have a value; None if none has."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return dict(mean=sum(known) / len(known), min=min(known), max=max(known), values=known)
 
 
-def compare(out, methods, seeds, settings=None, data=None, progress=True, jobs=None, own=None):
-    """Train every method with every seed at equal `tokens`, and write comparison.json, .md and .png in `out`.
+def differences(
+    out: Path, others: Sequence[str], seeds: Sequence[int], data: DataBundle
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return ICFT minus each other method on the same test questions: {method: {domain: {difference, low, high, p}}}.
 
-    settings: dict of ICFTConfig fields that all have in common; what makes a method what it is (METHODS) wins over
-    them, and on the samples DEMO stands for what is not given. data: DataBundle (default: the samples); jobs: runs at a
-    time (default: `jobs.how_many`; 1 where data is given); own: {method: settings that it alone has}. Runs that are
-    complete are not repeated. Returns the comparison."""
-    if unknown := set(methods) - set(METHODS):
-        raise ICFTError(f"methods: {min(unknown)!r} is unknown; choose among {', '.join(METHODS)}")
-    out = Path(out)
-    settings = {**(DEMO if data is None else dict(tokens=DEMO["tokens"])), **(settings or {})}
-    checked = ICFTConfig.from_dict(settings)  # what a command line gives is text
-    settings = {name: getattr(checked, name) for name in settings if name not in ("method", "seed")}
-    own = own or {}
-    configs = {
-        (method, seed): ICFTConfig(
-            **{**settings, **METHODS[method], **own.get(method, {}), "method": method, "seed": seed}
-        )
-        for seed in seeds
-        for method in methods
-    }
-    jobs = jobs or (default_jobs(len(configs), settings.get("model", "tiny")) if data is None else 1)
-    if jobs > 1:
-        run_jobs({out / f"{method}-{seed}": config for (method, seed), config in configs.items()}, jobs, progress)
-    data = (data or sample_bundle()).only(checked.topics)
-    if jobs == 1:
-        from icft_lite.training.run import train_icft
-
-        for (method, seed), config in configs.items():
-            if progress:
-                print(f"— {method}, seed {seed}", flush=True)
-            train_icft(config, out / f"{method}-{seed}", data, progress)
-    comparison = dict(methods={}, seeds=list(seeds), settings=settings, own=own)
-    for method in methods:
-        reports = [json.loads((out / f"{method}-{seed}" / "report.json").read_text()) for seed in seeds]
-        runs = [summarize_run(report) for report in reports]
-        keys = [key for key in runs[0] if key != "seed"]
-        comparison["methods"][method] = dict(
-            runs=runs, **{key: mean_and_range([run[key] for run in runs]) for key in keys}
-        )
-        before = reports[0]["scores"]["before"]
-        comparison["base"] = dict(medical=before["medical"]["qa"]["value"], general=mean_score(before["general"]))
-        if method == methods[0]:
-            comparison["samples"] = reports[0]["samples"]
-    if "icft" in methods:
-        comparison["against"] = differences(out, [m for m in methods if m != "icft"], seeds, data)
-    if {"icft", "qlora"} <= set(comparison["methods"]):
-        comparison["samples"] = paired_samples(out / f"icft-{seeds[0]}", out / f"qlora-{seeds[0]}")
-    write_comparison(comparison, out)
-    return comparison
-
-
-def differences(out, others, seeds, data):
-    """ICFT minus each other method on the same test questions, {method: {domain: {difference, low, high, p}}}.
-
-    By a bootstrap over questions, each question's answers averaged over the seeds; p by Holm over all the
-    comparisons. Where p is 0.05 or more, no difference was measured."""
+    A bootstrap over questions, whose results are averaged over the seeds; p is adjusted by Holm over all comparisons.
+    Where p is 0.05 or more, no difference was measured.
+    """
     topics = {
-        name: {row["id"]: row["topic"] for row in rows if row["task"] == "question"}
-        for name, rows in (("medical", data.test), ("general", data.general_test))
-        if rows is not None
+        name: {example["id"]: example["topic"] for example in examples if example["task"] == "question"}
+        for name, examples in (("medical", data.test), ("general", data.general_test))
+        if examples is not None
     }
     found = {}
     for method in others:
         for name, topic in topics.items():
             if not topic:
                 continue
-            ours, theirs = (
-                [[items[i] for i in topic] for items in _answers(out, m, seeds, name)] for m in ("icft", method)
+            icft, other = (
+                [[items[i] for i in topic] for items in _item_scores(out, one, seeds, name)] for one in ("icft", method)
             )
-            found[method, name] = paired_bootstrap(ours, theirs, list(topic.values()), n_resamples=2000)
-    adjusted = holm([one.p_value for one in found.values()]) if found else []
-    against = {method: {} for method in others}
-    for (method, name), one, p in zip(found, found.values(), adjusted):
+            found[method, name] = paired_bootstrap(icft, other, list(topic.values()), n_resamples=2000)
+    adjusted = holm([one.p_value for one in found.values()])
+    against: dict[str, dict[str, dict[str, float]]] = {method: {} for method in others}
+    for ((method, name), one), p in zip(found.items(), adjusted, strict=True):
         against[method][name] = dict(difference=one.difference, low=one.low, high=one.high, p=float(p))
     return against
 
 
-def _answers(out, method, seeds, name):
-    """Each seed's {row id: right or wrong} on a test."""
-    return [json.loads((Path(out) / f"{method}-{seed}" / "items.json").read_text())[name]["qa"] for seed in seeds]
+def _item_scores(out: Path, method: str, seeds: Sequence[int], name: str) -> list[dict[str, float]]:
+    """Return {example id: score} of a test for each seed."""
+    paths = [Path(out) / f"{method}-{seed}" / "items.json" for seed in seeds]
+    return [json.loads(path.read_text(encoding="utf-8"))[name]["qa"] for path in paths]
 
 
-def paired_samples(icft, plain):
-    """Question–answer samples of two runs in one list: prompt, reference, base, icft, qlora."""
-    ours, theirs = (json.loads((Path(folder) / "report.json").read_text())["samples"] for folder in (icft, plain))
+def paired_samples(icft: Path, qlora: Path) -> list[dict[str, str]]:
+    """Return the sample replies of two runs in one list: prompt, reference, base, icft, qlora."""
+    pairs = zip(read_report(icft)["samples"], read_report(qlora)["samples"], strict=True)
     return [
         dict(prompt=a["prompt"], reference=a["reference"], base=a["base"], icft=a["after"], qlora=b["after"])
-        for a, b in zip(ours, theirs)
+        for a, b in pairs
     ]
 
 
-def run_demo(out, seeds=1, full=False, jobs=None, progress=True):
-    """The demo: ICFT beside plain QLoRA; with more than one seed, beside every other method too."""
-    methods = list(METHODS) if seeds > 1 else ["icft", "qlora"]
+def run_demo(
+    out: str | Path, seeds: int = 1, full: bool = False, jobs: int | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """Run the demo: ICFT compared with plain QLoRA; with more than one seed, with every other method too."""
+    methods = list(PRESETS) if seeds > 1 else ["icft", "qlora"]
     settings, own = (FULL, {}) if full else (DEMO, {"qlora": DEMO_QLORA})
-    comparison = compare(out, methods, range(seeds), settings, progress=progress, jobs=jobs, own=own)
-    report = json.loads((Path(out) / "icft-0" / "report.json").read_text())
+    comparison = compare(out, methods, range(seeds), settings, progress=progress, jobs=jobs, method_settings=own)
+    report = read_report(Path(out) / "icft-0")
     write_json(Path(out) / "report.json", {**report, "comparison": comparison})
     if progress:
         print_table(comparison)

@@ -1,35 +1,88 @@
-"""The slow adapter: a moving average within a stage, a point on one of two lines of exact updates at its end.
+"""Consolidation of the slow adapter: choice of the interpolation coefficient α at the end of a stage.
 
-    start ─────────────── end          start: the long-term memory when the stage began
-    base ────────────●─── end ────     base:  no change at all
-           the chosen point            end:   the moving average of the fast adapter when the stage ended
+Within a stage the slow adapter is an exponential moving average of the fast one (`ema_step`). At the end of a stage,
+`consolidate` runs a line search over α between an origin and that average, on the exact weight changes ΔW = B·A:
 
-From the start, one gives up what this stage did. From the base, one scales down all that was learned so far; where a
-stage began after much had been forgotten already, only this line regains it. And it can be followed beyond the end:
-where general knowledge has room to spare, scaling the change up spends it on medicine, with no training (compare Zheng
-et al., 2024, "Weak-to-Strong Extrapolation", arXiv 2404.16792).
+    ΔW(α) = (1 − α)·ΔW(origin) + α·ΔW(end)
+
+    origin `start`   the long-term memory when the stage began: α < 1 undoes part of this stage
+    origin `base`    no change at all (ΔW = 0): α < 1 scales down everything that was learned so far
+    end              the moving average of the fast adapter when the stage ended
+
+The retention constraint is a minimum score on general validation. Among the candidates that satisfy it, the one with
+the best medical validation score is chosen. If a stage began after general knowledge had been lost already, only the
+search from the base can recover it. With α > 1 from the base, the change is extrapolated beyond the end: where general
+knowledge is above the minimum, this improves medical scores without training (compare Zheng et al., 2024,
+"Weak-to-Strong Extrapolation", arXiv 2404.16792).
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from typing import Literal, TypedDict
+
 import torch
+from peft import PeftModel
 
 from icft_lite.modeling.adapters import adapter_tensors, delta_svd
 
 ALPHAS = (1.0, 0.85, 0.7, 0.55, 0.4, 0.2)
-"""Points tried between the long-term memory at a stage's start (0) and the slow adapter at its end (1)."""
+"""Coefficients tried between the long-term memory at the start of the stage (0) and the end (1)."""
 BASE_ALPHAS = (0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.75, 0.7)
-"""Points tried between the bare base (0) and that end (1), where the end itself keeps too little."""
+"""Coefficients tried between the bare base (0) and the end (1), if the end violates the retention constraint."""
 EXTRAPOLATION_ALPHAS = (1.05, 1.1, 1.15, 1.2)
-"""Points tried beyond the run's end, where that end is the best point and allowed."""
+"""Coefficients tried beyond the end of the last stage, if that end is the best candidate."""
+
+Origin = Literal["start", "base"]
+"""Where α = 0 is: the long-term memory at the start of the stage, or the bare base."""
+
+
+class Candidate(TypedDict):
+    """One value of α that was tried."""
+
+    alpha: float
+    origin: Origin
+    general: float
+    """Score on general validation."""
+    medical: float
+    """Score on medical validation."""
+    svd_residual: float
+    """The largest relative Frobenius error over the layers of the truncation to rank r."""
+
+
+class ConsolidationResult(TypedDict):
+    """The outcome of `consolidate`, as it is written to report.json."""
+
+    alpha: float
+    """The chosen coefficient; 0 with origin `start` if the stage was refused."""
+    origin: Origin
+    refused: bool
+    """True if no candidate satisfied the retention constraint."""
+    svd_residual: float
+    """That of the chosen candidate."""
+    candidates: list[Candidate]
+    """All candidates that were scored, in order."""
 
 
 @torch.no_grad()
-def interpolate(model, start, end, alpha, rank, scale, exact=True):
-    """Set `slow` to the point (1 − α)·start + α·end, in exact ΔW = B·A, brought back to rank r by SVD.
+def interpolate(
+    model: PeftModel,
+    start: Sequence[torch.Tensor],
+    end: Sequence[torch.Tensor],
+    alpha: float,
+    rank: int,
+    scale: float,
+    exact: bool = True,
+) -> float:
+    """Set the adapter `slow` to (1 − α)·start + α·end, truncated to rank r by SVD.
 
-    start, end: adapter tensors [A, B, A, B, …]. exact=False averages A and B instead, another point wherever the two
-    ends have different A. Returns the largest relative residual over the layers (0 at α = 0 and 1)."""
+    start, end: adapter tensors [A, B, A, B, …] in the order of `adapter_tensors`. rank: r. scale: alpha / r of the
+    adapters. exact: interpolate ΔW = B·A. False: interpolate A and B separately, as is common when adapters are
+    averaged; the result differs wherever start and end have different A.
+
+    Returns the largest relative Frobenius error of the truncation over the layers, 0 for α = 0, α = 1 and exact=False.
+    """
     target = adapter_tensors(model, "slow")
-    worst = 0.0
+    max_residual = 0.0
     for i in range(0, len(target), 2):
         if alpha in (0.0, 1.0):
             source = start if alpha == 0.0 else end
@@ -39,50 +92,91 @@ def interpolate(model, start, end, alpha, rank, scale, exact=True):
         else:
             pairs = [(1 - alpha, start[i], start[i + 1]), (alpha, end[i], end[i + 1])]
             A, B, residual = delta_svd(pairs, rank, scale)
-            worst = max(worst, residual)
+            max_residual = max(max_residual, residual)
         target[i].copy_(A)
         target[i + 1].copy_(B)
-    return worst
+    return max_residual
 
 
-def consolidate(model, start, score, floor, rank, scale, exact=True, line=ALPHAS, back=BASE_ALPHAS, beyond=()):
-    """Choose the long-term memory's next point, on the line start → slow adapter or base → slow adapter.
+def consolidate(
+    model: PeftModel,
+    start: Sequence[torch.Tensor],
+    score: Callable[[], Mapping[str, float]],
+    min_general: float,
+    rank: int,
+    scale: float,
+    exact: bool = True,
+    alphas: Sequence[float] = ALPHAS,
+    base_alphas: Sequence[float] = BASE_ALPHAS,
+    extrapolation_alphas: Sequence[float] = (),
+) -> ConsolidationResult:
+    """Choose the interpolation coefficient α, and set the adapter `slow` to the result.
 
-    start: adapter tensors at the stage's start. score(): {"general", "medical"} of the slow adapter as it
-    stands. floor: least general score allowed. exact: see `blend`. Takes the best medical score among the
-    points that keep the floor; if none does, stays at the start (refused). Each line is walked from its end until
-    medicine falls below what is allowed already, `beyond` until the floor is broken. Sets `slow` to the result and
-    returns {"alpha", "origin" ("start" or "base"), "points" (those scored), "refused", "svd_residual"}."""
+    The candidate with the best medical score among those whose general score is at least `min_general` (the retention
+    constraint) is chosen. Ties are broken by the general score. If no candidate satisfies the constraint, the stage is
+    refused: the adapter returns to `start`. The search has up to two parts:
+
+    1. Between start and end, over `alphas`, until the medical score falls below the best allowed one.
+    2. If the first candidate violates the constraint: between base and end, over `base_alphas`, with the same rule. If
+       the end (α = 1) is the best candidate: from the base beyond the end, over `extrapolation_alphas`, until the
+       constraint is violated. A lower medical score does not end this search, because one answer can cause it.
+
+    start: adapter tensors when the stage began. score(): {"general": …, "medical": …}, the validation scores of the
+    adapter `slow`. exact, rank, scale: see `interpolate`. alphas: not empty, from the end (1.0) downwards.
+    """
     end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
-    origins = dict(start=start, base=[0 * tensor if i % 2 else tensor for i, tensor in enumerate(end)])  # B = 0
-    points, best = [], dict(alpha=0.0, origin="start", medical=-1.0, general=-1.0)
+    base = [0 * tensor if i % 2 else tensor for i, tensor in enumerate(end)]  # B = 0
+    origins: dict[Origin, Sequence[torch.Tensor]] = {"start": start, "base": base}
+    candidates: list[Candidate] = []
+    best = Candidate(alpha=0.0, origin="start", general=-inf, medical=-inf, svd_residual=0.0)
 
-    def walk(origin, alphas, enough=lambda point: point["medical"] < best["medical"]):
+    def search(origin: Origin, alphas: Sequence[float], stop: Callable[[Candidate], bool]) -> None:
         nonlocal best
         for alpha in alphas:
             residual = interpolate(model, origins[origin], end, alpha, rank, scale, exact)
-            point = dict(alpha=alpha, origin=origin, **score(), svd_residual=residual)
-            points.append(point)
-            if point["general"] >= floor:
-                best = max(best, point, key=lambda point: (point["medical"], point["general"]))
-            if enough(point):
+            scores = score()
+            candidate = Candidate(
+                alpha=alpha,
+                origin=origin,
+                general=scores["general"],
+                medical=scores["medical"],
+                svd_residual=residual,
+            )
+            candidates.append(candidate)
+            if candidate["general"] >= min_general:
+                best = max(best, candidate, key=lambda one: (one["medical"], one["general"]))
+            if stop(candidate):
                 break
 
-    walk("start", line)
-    if points[0]["general"] < floor:
-        walk("base", back)
-    elif best["alpha"] == 1:  # whatever medicine does: one answer can make it fall
-        walk("base", beyond, lambda point: point["general"] < floor)
+    def is_worse(candidate: Candidate) -> bool:
+        return candidate["medical"] < best["medical"]
+
+    def is_violated(candidate: Candidate) -> bool:
+        return candidate["general"] < min_general
+
+    search("start", alphas, stop=is_worse)
+    if is_violated(candidates[0]):
+        search("base", base_alphas, stop=is_worse)
+    elif best["alpha"] == 1:
+        search("base", extrapolation_alphas, stop=is_violated)
     residual = interpolate(model, origins[best["origin"]], end, best["alpha"], rank, scale, exact)
-    return dict(
-        alpha=best["alpha"], origin=best["origin"], refused=best["general"] < 0, svd_residual=residual, points=points
+    return ConsolidationResult(
+        alpha=best["alpha"],
+        origin=best["origin"],
+        refused=best["medical"] == -inf,
+        svd_residual=residual,
+        candidates=candidates,
     )
 
 
-def ema_step(slow, fast, t, decay):
-    """One step of the slow adapter's moving average (tensors, in place), after optimiser step t = 0, 1, …:
+def ema_step(slow: list[torch.Tensor], fast: list[torch.Tensor], t: int, decay: float) -> None:
+    """Update the exponential moving average φ̄ of the fast adapter φ, in place, after optimizer step t = 0, 1, ….
 
-    φ̄ ← β_t·φ̄ + (1 − β_t)·φ,   β_t = min(1 − 1/(t + 1), decay)"""
+    φ̄ ← β_t·φ̄ + (1 − β_t)·φ,   β_t = min(1 − 1/(t + 1), decay)
+
+    While β_t < decay, φ̄ is the plain mean of the first t + 1 values of φ. In particular β_0 = 0: the average of a
+    stage does not depend on its value before. slow, fast: lists of tensors of the same shapes.
+    """
     beta = min(1 - 1 / (t + 1), decay)
     with torch.no_grad():
         torch._foreach_lerp_(slow, fast, 1 - beta)

@@ -1,120 +1,178 @@
-"""What the long-term memory starts from: general rows, and what the base itself says (pseudo-rehearsal)."""
+"""The first entries of the long-term memory: general examples and self-generated prompts (pseudo-rehearsal).
+
+Pseudo-rehearsal (Robins, 1995) replaces missing general data by data that the base model generates itself.
+"""
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from icft_lite.data.schema import Example, Examples
 from icft_lite.data.tables import iter_examples
-from icft_lite.memory.long_term import OFFERS
+from icft_lite.memory.long_term import OFFER_BATCH_SIZE, LongTermMemory
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import head_weight
+from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate
 from icft_lite.utils.distributed import on_main_process
 
+MIN_TEMPLATE_PROMPTS = 5
+"""A word that occurs in this many prompts or more belongs to their template and identifies no entity."""
 
-def seed_memory(memory, given, held_out, model, tokenizer, encoder, count, seed=0):
-    """Fill an empty long-term memory: general rows that were given (answered by the base where they have no
-    answer), and `count` prompts the base makes up. The made-up ones name nothing that `held_out` rows ask about.
+IsBlocked = Callable[[str], bool]
+"""is_blocked(text): whether a text must not enter the memory."""
 
-    memory: a LongTermMemory; given: canonical rows or None; held_out: rows of validation and test."""
+
+def seed_memory(
+    memory: LongTermMemory,
+    given: Examples | None,
+    held_out: Iterable[Example],
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    count: int,
+    seed: int = 0,
+) -> None:
+    """Fill an empty long-term memory with general examples and self-generated prompts.
+
+    given: canonical general examples or None. Those without an answer are answered by the base model. count: number of
+    prompts to generate, 0 for none. held_out: examples of validation and test. Generated text that names what they are
+    about is discarded (`held_out_filter`). seed: of the generation.
+    """
     with use_adapter(model, None):
         memory.add(answer_with_base(given or [], model, tokenizer, encoder), encoder, "general")
         if count:
             blocked = held_out_filter(held_out)
-            memory.add(
-                on_main_process(lambda: generate_self_prompts(model, tokenizer, encoder, count, blocked, seed)),
-                encoder,
-                "self",
+            generated = on_main_process(
+                lambda: generate_self_prompts(model, tokenizer, encoder, count, blocked, seed),
             )
+            memory.add(generated, encoder, "self")
 
 
-def answer_with_base(given, model, tokenizer, encoder):
-    """Canonical rows as what is remembered of them, a few at a time: the right response, or the base's own answer."""
-    given = iter_examples(given)
-    while batch := [dict(row) for row in islice(given, OFFERS)]:
-        if asked := [row for row in batch if row["label"] < 0]:
-            for row, answer in zip(asked, on_main_process(lambda: generate(model, tokenizer, encoder, asked))):
-                row.update(responses=[answer], label=0, task="response")
+def answer_with_base(
+    given: Examples, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, encoder: Encoder
+) -> Iterator[Example]:
+    """Yield examples as the memory stores them: each with one response (task `response`).
+
+    It is the correct response, or the greedy reply of the active model where the label is unknown (−1). Preference
+    pairs are left out. Examples are read and answered in batches, so `given` may be larger than memory.
+    """
+    remaining = iter_examples(given)
+    while batch := [dict(example) for example in islice(remaining, OFFER_BATCH_SIZE)]:
+        if unanswered := [example for example in batch if example["label"] < 0]:
+            replies = on_main_process(lambda: generate(model, tokenizer, encoder, unanswered))
+            for example, reply in zip(unanswered, replies):
+                example.update(responses=[reply], label=0, task="response")
         yield from (
-            {**row, "task": "response", "responses": [row["responses"][row["label"]]], "label": 0}
-            for row in batch
-            if row["task"] != "pair"
+            {**example, "task": "response", "responses": [example["responses"][example["label"]]], "label": 0}
+            for example in batch
+            if example["task"] != "pair"
         )
 
 
 def generate_self_prompts(
-    model, tokenizer, encoder, count, blocked=lambda text: False, seed=0, batch=256, max_tokens=96
-):
-    """Pseudo-rehearsal: the base makes up prompts and answers them (Robins, 1995; the empty user turn as in
-    Magpie, Xu et al., 2024). Returns canonical rows, none with a text for which `blocked(text)` is true."""
-    mark = "\u2603"
-    before, after = tokenizer.apply_chat_template(
-        [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True, enable_thinking=False
-    ).split(mark)
-    start = tokenizer(before.rstrip(" "), add_special_tokens=False)["input_ids"]
-    stop = tokenizer(after, add_special_tokens=False)["input_ids"]
-    found, device = {}, head_weight(model).device
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    count: int,
+    blocked: IsBlocked = lambda text: False,
+    seed: int = 0,
+    batch_size: int = 256,
+    max_tokens: int = 96,
+) -> list[Example]:
+    """Let the active model generate prompts and answer them (pseudo-rehearsal; Robins, 1995).
+
+    The model continues an empty user turn, as in Magpie (Xu et al., 2024). Prompts are sampled at temperature 1 from
+    `seed` and do not affect random numbers elsewhere; answers are greedy.
+
+    count: prompts to sample, rounded up to a multiple of `batch_size` where it is larger. Duplicates, unfinished
+    prompts, and examples with a text for which `blocked(text)` is true are discarded, so fewer may be returned.
+    batch_size: sequences generated together. max_tokens: most tokens of a prompt; an answer has half as many. Returns
+    canonical examples with ids `self-0`, `self-1`, ….
+    """
+    start, (stop, *_) = encoder.chat_format.user_turn_ids()
+    prompts: dict[str, None] = {}  # a set in order of generation
+    device = head_weight(model).device
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        for _ in range(0, count, batch):
-            ids = torch.tensor([start] * min(batch, count), device=device)
+        for _ in range(0, count, batch_size):
+            ids = torch.tensor([start] * min(batch_size, count), device=device)
             out = model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=True,
                 use_cache=True,
                 max_new_tokens=max_tokens,
-                eos_token_id=[tokenizer.eos_token_id, stop[0]],
+                eos_token_id=[tokenizer.eos_token_id, stop],
                 pad_token_id=tokenizer.pad_token_id,
             )
-            for row in out[:, len(start) :].tolist():
-                if stop[0] in row:
-                    text = tokenizer.decode(row[: row.index(stop[0])], skip_special_tokens=True).strip()
-                    if text and not blocked(text):
-                        found[text] = None
-    rows = [
-        dict(
-            id=f"self-{n}",
-            task="response",
-            domain="general",
-            topic="self",
-            level="",
-            context="",
-            prompt=text,
-            history=[],
-            responses=[""],
-            label=0,
-            posterior=[],
-            facts=[],
-            kind="",
-            entity="",
-        )
-        for n, text in enumerate(found)
+            for generated in out[:, len(start) :].tolist():
+                if stop in generated:
+                    prompt = tokenizer.decode(generated[: generated.index(stop)], skip_special_tokens=True).strip()
+                    if prompt and not blocked(prompt):
+                        prompts[prompt] = None
+    examples = [_unanswered(n, prompt) for n, prompt in enumerate(prompts)]
+    answers = generate(model, tokenizer, encoder, examples, max_new_tokens=max_tokens // 2, batch_size=batch_size)
+    return [
+        {**example, "responses": [answer]}
+        for example, answer in zip(examples, answers)
+        if answer and not blocked(answer)
     ]
-    answers = generate(model, tokenizer, encoder, rows, max_new_tokens=max_tokens // 2, batch=batch)
-    return [{**row, "responses": [answer]} for row, answer in zip(rows, answers) if answer and not blocked(answer)]
 
 
-def held_out_filter(rows):
-    """blocked(text) for rows that must stay out of memory in any wording: does the text name what one of them
-    is about? All the words of the entity must occur in it. A word that five prompts or more share belongs to
-    the wording ("first", "young"), and does not count as a name."""
-    shared = Counter(word for row in rows for word in set(normalize_words(row["prompt"]).split()))
-    own = Counter(word for row in rows for word in set(normalize_words(row["entity"]).split()))
-    names, prompts = {}, {normalize_words(row["prompt"]) for row in rows}
-    for row in rows:
-        words = frozenset(w for w in normalize_words(row["entity"]).split() if shared[w] - own[w] < 5)
+def held_out_filter(examples: Iterable[Example]) -> IsBlocked:
+    """Return blocked(text): whether a text names what a held-out example is about, in any paraphrase.
+
+    A text is blocked if it is one of the prompts, or if all words of an example's entity occur in it, in any order.
+    Words that belong to a template ("first", "young") are not counted as words of an entity: those that occur in
+    MIN_TEMPLATE_PROMPTS prompts or more that are not about them.
+    """
+    examples = list(examples)
+    in_prompts = Counter(word for one in examples for word in set(normalize_words(one["prompt"]).split()))
+    in_entities = Counter(word for one in examples for word in set(normalize_words(one["entity"]).split()))
+    prompts = {normalize_words(example["prompt"]) for example in examples}
+    entities: dict[str, set[frozenset[str]]] = {}  # by their first word in sorted order, so that few are compared
+    for example in examples:
+        words = frozenset(
+            word
+            for word in normalize_words(example["entity"]).split()
+            if in_prompts[word] - in_entities[word] < MIN_TEMPLATE_PROMPTS
+        )
         if words:
-            names.setdefault(min(words), set()).add(words)
+            entities.setdefault(min(words), set()).add(words)
 
-    def blocked(text):
+    def blocked(text: str) -> bool:
         words = set(normalize_words(text).split())
-        return normalize_words(text) in prompts or any(name <= words for word in words for name in names.get(word, ()))
+        named = any(entity <= words for word in words for entity in entities.get(word, ()))
+        return named or normalize_words(text) in prompts
 
     return blocked
 
 
-def normalize_words(text):
-    """Lower-case words and numbers, single spaces between: "the U.S." → "the u s"."""
+def normalize_words(text: str) -> str:
+    """Return the lower-case words and numbers of a text, separated by single spaces: "the U.S." → "the u s"."""
     return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def _unanswered(n: int, prompt: str) -> Example:
+    """Return the canonical example of the n-th self-generated prompt, without its answer."""
+    return dict(
+        id=f"self-{n}",  # part of the seed of its priority in the memory: changing it changes every run
+        task="response",
+        domain="general",
+        topic="self",
+        level="",
+        context="",
+        prompt=prompt,
+        history=[],
+        responses=[""],
+        label=0,
+        posterior=[],
+        facts=[],
+        kind="",
+        entity="",
+    )

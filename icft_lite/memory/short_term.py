@@ -1,41 +1,56 @@
-"""Short-term memory: a ring of recent new rows."""
+"""Short-term memory: a ring of recent new examples.
+
+The other half of the short-term memory is the fast adapter, see `modeling.adapters`.
+"""
 
 import random
+from collections.abc import Callable
 
 
 class ShortTermMemory:
-    """A ring of the most recent new rows (indices). Replays are counted; a row that leaves the ring with at
-    least `promote_after` replays becomes a candidate for promotion."""
+    """A ring of the most recent new examples, as indices into the training examples.
 
-    def __init__(self, size, promote_after=1, seed=0):
+    Replays are counted. An example that leaves the ring after at least `promote_after` replays becomes a candidate
+    for promotion.
+
+    size: most examples in the ring. seed: of the draws for replay.
+    """
+
+    def __init__(self, size: int, promote_after: int = 1, seed: int | str = 0) -> None:
         self.size, self.promote_after = size, promote_after
-        self.ring = {}  # row → replays, oldest first
-        self.candidates = {}  # row → most replays it left with
-        self.random = random.Random(f"ring/{seed}")
+        self.ring: dict[int, int] = {}
+        """{example: number of replays}, oldest first."""
+        self.candidates: dict[int, int] = {}
+        """{example: the most replays that it left the ring with}."""
+        self.random = random.Random(f"ring/{seed}")  # "ring/" seeds the generator: changing it changes every run
 
-    def push(self, row):
-        """Put a row in, as the newest; the oldest leaves a full ring."""
-        self.ring[row] = self.ring.pop(row, 0)
+    def push(self, index: int) -> None:
+        """Insert an example as the newest one; the oldest one leaves a full ring."""
+        self.ring[index] = self.ring.pop(index, 0)
         while len(self.ring) > self.size:
             self._leave(next(iter(self.ring)))
 
-    def replay(self, count, size=lambda row: 1):
-        """Rows drawn from the ring without replacement until their sizes reach `count`; each is counted."""
-        rows, used = [], 0
-        for row in self.random.sample(list(self.ring), min(count, len(self.ring))):
-            if used < count:
-                rows.append(row)
-                self.ring[row] += 1
-                used += size(row)
-        return rows
+    def replay(self, budget: int, cost: Callable[[int], int] = lambda index: 1) -> list[int]:
+        """Draw examples from the ring without replacement until their costs reach `budget`, and count the replays.
 
-    def flush(self):
-        """Empty the ring (a stage's end). Returns the candidates: {row: replays}."""
-        for row in list(self.ring):
-            self._leave(row)
+        cost(index): what one example costs, at least 1 (for example its number of sequences). The last example drawn
+        may exceed the budget.
+        """
+        drawn, used = [], 0
+        for index in self.random.sample(list(self.ring), min(budget, len(self.ring))):
+            if used < budget:
+                drawn.append(index)
+                self.ring[index] += 1
+                used += cost(index)
+        return drawn
+
+    def flush(self) -> dict[int, int]:
+        """Empty the ring at the end of a stage and return the candidates for promotion, {example: replays}."""
+        for index in list(self.ring):
+            self._leave(index)
         return self.candidates
 
-    def _leave(self, row):
-        replays = self.ring.pop(row)
+    def _leave(self, index: int) -> None:
+        replays = self.ring.pop(index)
         if replays >= self.promote_after:
-            self.candidates[row] = max(replays, self.candidates.get(row, 0))
+            self.candidates[index] = max(replays, self.candidates.get(index, 0))

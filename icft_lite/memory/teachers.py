@@ -1,36 +1,121 @@
-"""Teacher states of remembered examples."""
+"""Teachers of the remembered examples: which model teaches an entry, and the hidden states it is taught with.
 
+L_consistency compares the fast adapter with a teacher on every remembered example. The teacher is the bare base or the
+base with the slow adapter, whichever gives the stored response the higher likelihood. Its final hidden states are
+cached: the frozen head turns them into the teacher's logits, so training needs no second forward pass.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
 import torch
+import torch.nn.functional as F
+from peft import PeftModel
 
-from icft_lite.modeling.adapters import use_adapter
+from icft_lite.memory.entries import MemoryEntry, Teacher
+from icft_lite.modeling.adapters import adapter_tensors, use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_pass
+from icft_lite.modeling.encoding import Encoded
 from icft_lite.modeling.losses import token_logprobs
-from icft_lite.modeling.packing import group_by_length
-from icft_lite.modeling.packing import join_batch as join_batch
+from icft_lite.modeling.output_cache import OutputCache
+from icft_lite.modeling.packing import group_by_length, join_batch
+from icft_lite.utils.distributed import on_main_process
+
+ADAPTERS: dict[Teacher, str | None] = {"base": None, "memory": "slow"}
+"""The adapter of each teacher. Ties are broken by this order."""
+
+
+class TeacherChoice(NamedTuple):
+    """The teacher of one example."""
+
+    teacher: Teacher
+    states: torch.Tensor
+    """Its final hidden states [supervised tokens, hidden], on the CPU."""
+
+
+def choose_teachers(
+    model: PeftModel,
+    encoded: Sequence[Encoded],
+    cache: OutputCache | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> list[TeacherChoice]:
+    """Return the teacher of each example: the model that gives its response the higher likelihood.
+
+    One pass without gradient for each of the two models; `cache` stores their states. Ties go to the base. A slow
+    adapter that has not been trained yet equals the base and is not evaluated. All processes take the choice of the
+    first one, since a likelihood may be rounded differently on another.
+
+    encoded: examples whose last response is the stored one. dtype: of the returned states.
+    """
+    weight, cache = head_weight(model), cache or OutputCache(model)
+    candidates: dict[Teacher, tuple[list[torch.Tensor], list[float]]] = {}
+    for teacher, adapter in ADAPTERS.items():
+        if adapter is not None and not _is_trained(model, adapter):
+            continue
+        # This names the files of the cache. A run may be resumed with another dtype, so that is a part of the name.
+        name = (
+            f"states-{teacher}" if dtype == torch.float32 else f"states-{teacher}-{str(dtype).removeprefix('torch.')}"
+        )
+        states = cache.compute(name, partial(_states_in, dtype=dtype), encoded, adapter, width=weight.shape[1])
+        candidates[teacher] = states, on_main_process(partial(response_logp, encoded, states, weight))
+    choices = []
+    for i in range(len(encoded)):
+        best = max(candidates, key=lambda teacher: candidates[teacher][1][i])
+        choices.append(TeacherChoice(best, candidates[best][0][i]))
+    return choices
+
+
+def rounding_error(model: PeftModel, entries: Sequence[MemoryEntry]) -> float:
+    """Return the error of storing teacher states in 16 bits: mean KL(exact ‖ stored) per token, in nats.
+
+    entries: of a memory after `refresh`. Their teachers are evaluated again for the exact states; 0.0 for no entries.
+    """
+    total, num_tokens, head = 0.0, 0, head_weight(model)
+    for teacher, adapter in ADAPTERS.items():
+        stored = [(entry.encoded, entry.states) for entry in entries if entry.teacher == teacher]
+        with use_adapter(model, adapter):
+            exact = response_states(model, [encoded for encoded, _ in stored])
+        for (_, rounded), states in zip(stored, exact):
+            assert rounded is not None, "rounding_error: call it after LongTermMemory.refresh"
+            logp_rounded, logp_exact = (
+                (some.to(head.device, head.dtype) @ head.T).double().log_softmax(-1) for some in (rounded, states)
+            )  # in float64: the KL is as small as the rounding of float32
+            total += float(F.kl_div(logp_rounded, logp_exact, reduction="sum", log_target=True))
+            num_tokens += len(states)
+    return total / max(num_tokens, 1)
 
 
 @torch.no_grad()
-def response_states(model, encoded):
-    """Final hidden states at the supervised positions of each example: list of [tokens, hidden], on the CPU."""
-    out = [None] * len(encoded)
+def response_states(model: PeftModel, encoded: Sequence[Encoded]) -> list[torch.Tensor]:
+    """Return the final hidden states of each example at its supervised tokens: float32 [tokens, hidden], on the CPU.
+
+    The active adapter is used. The states of an example do not depend on the others in the list.
+    """
+    out: list[torch.Tensor | None] = [None] * len(encoded)
     for group in group_by_length(encoded, max_tokens_per_pass(head_weight(model).device)):
         batch = join_batch([encoded[i] for i in group], 0, head_weight(model).device)
         states = hidden_states(model, batch)[batch["row"], batch["position"]].float().cpu()
         for i, part in zip(group, states.split([len(encoded[i].tokens) for i in group])):
-            out[i] = part.clone()
-    return out
+            out[i] = part.clone()  # a view would keep the states of the whole group in memory
+    return [states for states in out if states is not None]
 
 
 @torch.no_grad()
-def response_logp(encoded, states, weight, examples=256):
-    """log p of each example's last response, read off its states as a head [vocab, hidden] reads them: [n] floats.
+def response_logp(
+    encoded: Sequence[Encoded], states: Sequence[torch.Tensor], weight: torch.Tensor, batch_size: int = 256
+) -> list[float]:
+    """Return the summed log-probability of each example's last response, in nats, from its hidden states.
 
-    states: [tokens, hidden] an example, at its supervised tokens; `examples` of them are looked at together."""
-    out = []
-    for start in range(0, len(encoded), examples):
+    states: [supervised tokens, hidden] per example. weight: of the head, [vocab, hidden]. batch_size: examples
+    computed together.
+    """
+    out: list[float] = []
+    for start in range(0, len(encoded), batch_size):
         targets = [
             [target for _, _, target, response in one.tokens if response == one.num_responses - 1]
-            for one in encoded[start : start + examples]
+            for one in encoded[start : start + batch_size]
         ]
         hidden = torch.cat([of_one[-len(target) :] for of_one, target in zip(states[start:], targets)])
         logp = token_logprobs(
@@ -40,7 +125,19 @@ def response_logp(encoded, states, weight, examples=256):
     return out
 
 
-def mean_states(model, encoded):
-    """What the bare base makes of each example: its mean final state over the supervised tokens, float [n, hidden]."""
+def mean_states(model: PeftModel, encoded: Sequence[Encoded]) -> np.ndarray:
+    """Return a feature vector per example for the policy `herding`: float32 [n, hidden].
+
+    It is the mean final hidden state of the bare base over the supervised tokens.
+    """
     with use_adapter(model, None):
         return torch.stack([states.mean(0) for states in response_states(model, encoded)]).numpy()
+
+
+def _is_trained(model: PeftModel, adapter: str) -> bool:
+    """Return whether an adapter changes the base at all: a fresh one has B = 0."""
+    return any(bool(B.any()) for B in adapter_tensors(model, adapter)[1::2])
+
+
+def _states_in(model: PeftModel, encoded: Sequence[Encoded], dtype: torch.dtype) -> list[torch.Tensor]:
+    return [states.to(dtype) for states in response_states(model, encoded)]

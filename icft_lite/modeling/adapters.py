@@ -1,41 +1,56 @@
-"""The base in NF4, its two LoRA adapters, and the bare-base pass.
+"""The two LoRA adapters of a base model: adding, activating, copying, merging and saving them.
 
-    h = W0·x + (alpha / r) · B·A·x        W0 frozen (4-bit), A and B trained
+    h = W0·x + (alpha / r) · B·A·x        W0 frozen (4-bit NF4 or full precision), A and B trained
 
-`fast` is the adapter trained by gradient (short-term memory); `slow` is its moving average (long-term).
+The adapter `fast` is trained by gradient descent (short-term memory). The adapter `slow` is its moving average
+(long-term memory).
 """
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedModel
 
 
-def add_adapters(model, rank=32, alpha=64, seed=0):
-    """Wrap a base with two LoRA adapters on every linear layer but the head, `fast` (active) and `slow`.
+def add_adapters(model: PreTrainedModel, rank: int = 32, alpha: int = 64, seed: int = 0) -> PeftModel:
+    """Add two LoRA adapters, `fast` (active) and `slow`, to every linear layer except the output head.
 
-    Both start as the zero change (B = 0), with the same A, drawn from `seed`. Returns the PeftModel."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    Both have the same A, drawn from `seed`, and B = 0, so the model's outputs do not change. Random numbers outside
+    this function are not affected.
+    """
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # data: PEFT's name
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         model = get_peft_model(model, config, adapter_name="fast", autocast_adapter_dtype=True)
         model.add_adapter("slow", config)
     for config in model.peft_config.values():
-        config.target_modules = sorted(config.target_modules)  # a set's order would differ from process to process
+        config.target_modules = sorted(config.target_modules)  # the order of a set differs from process to process
     copy_adapter(model, "fast", "slow")
     activate_adapter(model, "fast")
     return model
 
 
-def lora_layers(model):
-    """The LoRA-wrapped linear layers by name, in a fixed order."""
+def lora_layers(model: PeftModel) -> dict[str, LoraLayer]:
+    """Return the linear layers with LoRA adapters by name, in a fixed order."""
     return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
-def adapter_tensors(model, name):
-    """The A and B weights of one adapter, in a fixed order (views, not copies)."""
+def adapter_tensors(model: PeftModel, name: str) -> list[torch.Tensor]:
+    """Return the weights A [r, in] and B [out, r] of adapter `name`, layer by layer: A, B, A, B, ….
+
+    These are the model's own parameters, not copies.
+    """
     return [
         weight
         for layer in lora_layers(model).values()
@@ -44,19 +59,22 @@ def adapter_tensors(model, name):
 
 
 @torch.no_grad()
-def set_adapter_tensors(model, name, values):
-    """Overwrite an adapter, in place, with tensors in the order of `adapter_tensors`."""
+def set_adapter_tensors(model: PeftModel, name: str, values: Sequence[torch.Tensor]) -> None:
+    """Overwrite adapter `name` in place. `values` has the order of `adapter_tensors`."""
     for tensor, value in zip(adapter_tensors(model, name), values, strict=True):
         tensor.copy_(value)
 
 
-def copy_adapter(model, source, target):
-    """Overwrite adapter `target` with `source`, in place."""
+def copy_adapter(model: PeftModel, source: str, target: str) -> None:
+    """Overwrite adapter `target` with the weights of adapter `source`, in place."""
     set_adapter_tensors(model, target, adapter_tensors(model, source))
 
 
-def activate_adapter(model, name):
-    """Make one adapter active, and only `fast` trainable (peft marks whatever is active as trainable)."""
+def activate_adapter(model: PeftModel, name: str) -> None:
+    """Make adapter `name` active. Only `fast` is trainable, whichever is active.
+
+    (`PeftModel.set_adapter` marks the active adapter as trainable.)
+    """
     model.set_adapter(name)
     for adapter in model.peft_config:
         for tensor in adapter_tensors(model, adapter):
@@ -64,14 +82,18 @@ def activate_adapter(model, name):
 
 
 @contextlib.contextmanager
-def use_adapter(model, name):
-    """Run the block with adapter `name`, or the bare base if name is None; restore what was active and
-    which parameters are trainable (leaving `disable_adapter()` would mark frozen adapters trainable)."""
+def use_adapter(model: PeftModel | PreTrainedModel, name: str | None) -> Iterator[PeftModel | PreTrainedModel]:
+    """Run the block with adapter `name` active, or without any adapter if `name` is None.
+
+    Afterwards the previous adapter is active again and the same parameters are trainable as before.
+    (`PeftModel.disable_adapter` alone would mark frozen adapters as trainable on exit.) A model without adapters is
+    used as it is.
+    """
     if not isinstance(model, PeftModel):
         yield model
         return
-    before = model.active_adapter
-    trainable = {p: p.requires_grad for p in model.parameters()}
+    active = model.active_adapter
+    trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         if name is None:
             with model.disable_adapter():
@@ -80,23 +102,28 @@ def use_adapter(model, name):
             model.set_adapter(name)
             yield model
     finally:
-        model.set_adapter(before)
-        for parameter, flag in trainable.items():
-            parameter.requires_grad_(flag)
+        model.set_adapter(active)
+        for parameter, requires_grad in trainable.items():
+            parameter.requires_grad_(requires_grad)
 
 
 @contextlib.contextmanager
-def merged_adapter(model, name, most=2**28):
-    """`using`, for many passes without a gradient: as long as the block runs, the adapter's change is part of the
-    weights, so that a pass costs what the bare base's does (three quarters, for the embedded one).
+def merged_adapter(
+    model: PeftModel | PreTrainedModel, name: str | None, max_bytes: int = 2**28
+) -> Iterator[PeftModel | PreTrainedModel]:
+    """Run the block like `use_adapter`, with the adapter merged into the weights if that is lossless and cheap.
 
-    Only where a base's weights are plain fp32 numbers (4-bit ones would lose most of the change, 16-bit ones some), and
-    take no more than `most` bytes, since they are there twice. Afterwards they are the very same weights again: peft's
-    own unmerging subtracts, and leaves rounding behind."""
+    For many passes without gradients: a pass with a merged adapter costs as much as a pass through the base (three
+    quarters of the time, on the embedded model `tiny`). The adapter is merged only into float32 weights, because
+    16-bit and 4-bit weights would round its change, and only if these weights take at most `max_bytes` bytes, because
+    a copy of them is held. Afterwards the original weights are restored bit by bit. (`PeftModel.unmerge_adapter`
+    subtracts the change, which leaves rounding errors.)
+    """
     layers = list(lora_layers(model).values()) if name is not None and isinstance(model, PeftModel) else []
     weights = [layer.get_base_layer().weight for layer in layers]
-    before = [weight.data for weight in weights]
-    if not before or any(data.dtype != torch.float32 for data in before) or sum(data.nbytes for data in before) > most:
+    originals = [weight.data for weight in weights]
+    num_bytes = sum(data.nbytes for data in originals)
+    if not originals or any(data.dtype != torch.float32 for data in originals) or num_bytes > max_bytes:
         with use_adapter(model, name):
             yield model
         return
@@ -106,15 +133,19 @@ def merged_adapter(model, name, most=2**28):
         with use_adapter(model, None):
             yield model
     finally:
-        for weight, data in zip(weights, before):
+        for weight, data in zip(weights, originals):
             weight.data = data
 
 
-def delta_svd(pairs, rank, scale):
-    """Bring Σ weight·(alpha/r)·B·A back to rank r by a truncated SVD (Eckart–Young: the best there is).
+def delta_svd(
+    pairs: Sequence[tuple[float, torch.Tensor, torch.Tensor]], rank: int, scale: float
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Approximate Σ weight·scale·B·A by one pair of rank `rank`, with a truncated SVD.
 
-    pairs: [(weight, A [r, in], B [out, r])]; scale alpha / r. Works on [out, n·r] and [n·r, in], never on
-    [out, in]. Returns A [rank, in], B [out, rank], and the relative Frobenius residual."""
+    pairs: a list of (weight, A [r, in], B [out, r]). scale: alpha / r of the adapters. Returns (A [rank, in],
+    B [out, rank], relative Frobenius error), where scale·B·A is the best approximation of that rank
+    (Eckart and Young, 1936). The matrix [out, in] is never formed: the SVD is taken of a core [n·r, n·r], in float64.
+    """
     left = torch.cat([weight * scale * B for weight, _, B in pairs], 1).double()
     right = torch.cat([A for _, A, _ in pairs], 0).double()
     q_left, r_left = torch.linalg.qr(left)
@@ -127,10 +158,11 @@ def delta_svd(pairs, rank, scale):
     return A.to(pairs[0][1].dtype), B.to(pairs[0][2].dtype), residual
 
 
-def save_adapter(model, name, folder):
-    """Save one adapter in peft's own format, so `PeftModel.from_pretrained(base, folder)` loads it alone.
+def save_adapter(model: PeftModel, name: str, folder: str | Path) -> None:
+    """Save one adapter in PEFT's format, so that `PeftModel.from_pretrained(base, folder)` loads it.
 
-    peft keeps adapters not called `default` in a subfolder; this lifts the files out of it."""
+    PEFT writes adapters that are not called `default` to a subfolder; their files are moved up to `folder`.
+    """
     folder = Path(folder)
     model.save_pretrained(folder, selected_adapters=[name], safe_serialization=True)
     for file in (folder / name).iterdir():

@@ -1,70 +1,94 @@
-"""The base: load it, check it, run it."""
+"""The base model and its tokenizer: loading, checking, hashing, and running them up to the output head."""
 
 import contextlib
 import hashlib
 import math
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as hf_logging
 
+from icft_lite.compat import renamed_keywords
 from icft_lite.errors import ICFTError
 from icft_lite.utils.hardware import hardware
 
 TINY = Path(__file__).parent.parent / "tiny"
-ENDS = 2**22  # bytes
+"""Folder of the embedded base model."""
+HASHED_BYTES = 2**22
+"""How many bytes at the start and at the end of a weight file `model_fingerprint` hashes."""
 
 
-def load_tokenizer(name):
-    """The tokenizer of `tiny`, a folder or a Hub name. Raises ICFTError if it cannot be had."""
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of `tiny`, of a folder or of a Hub name.
+
+    A tokenizer without a padding token pads with its end-of-sequence token. Raises ICFTError if it cannot be loaded.
+    """
     if name == "tiny":
         return PreTrainedTokenizerFast.from_pretrained(TINY)
-    with _one_line(name):
+    with _loading_errors(name):
         tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # masks go by length, so sharing an id does no harm
+        tokenizer.pad_token = tokenizer.eos_token  # harmless: attention masks depend on lengths, not on token ids
     return tokenizer
 
 
-def model_fingerprint(name):
-    """Tells one base from another: SHA-256 of a folder's config and of its weights, of those only the size and the ends
-    of each file, so that a large model costs nothing. "" for a Hub name."""
+def model_fingerprint(name: str) -> str:
+    """Return a SHA-256 hash that identifies a base model, in hex; "" for a Hub name.
+
+    The hash covers `config.json` and the `*.safetensors` files of the folder. Of each file only the size and the first
+    and last HASHED_BYTES bytes are read, so that large models take no time.
+    """
     folder, digest = TINY if name == "tiny" else Path(name), hashlib.sha256()
     if not folder.is_dir():
         return ""
     for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             digest.update(f"{path.name} {size}\n".encode())
-            for start in (0, max(0, size - ENDS)):
+            for start in (0, max(0, size - HASHED_BYTES)):
                 file.seek(start)
-                digest.update(file.read(ENDS))
+                digest.update(file.read(HASHED_BYTES))
     return digest.hexdigest()
 
 
-def load_base(name="tiny", four_bit=True, device=None):
-    """Load a causal LM and its tokenizer; frozen, in eval mode.
+@renamed_keywords(four_bit="load_in_4bit")
+def load_base(
+    name: str = "tiny", load_in_4bit: bool = True, device: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model, frozen and in eval mode, and its tokenizer.
 
-    four_bit: NF4 with double quantisation, computing in `hardware()["dtype"]`.
-    Returns (model, tokenizer). Raises ICFTError if the name cannot be loaded, its head is unsupported, or a
-    CPU cannot hold it in 4 bits."""
+    name: `tiny` (the embedded model), a folder with a saved model, or a Hub name. load_in_4bit: quantize the weights to
+    NF4 with double quantization (Dettmers et al., 2023, "QLoRA"). device: "cpu" or "cuda"; default: the GPU if there is
+    one. Computes in `hardware()["dtype"]` on a GPU, in float32 on a CPU.
+    Returns (model, tokenizer). Raises ICFTError if the model cannot be loaded, its output head is not supported, or its
+    layers cannot be used in 4 bits on a CPU.
+    """
     hf_logging.disable_progress_bar()
-    hw = hardware()
-    device = device or hw["device"]
-    dtype = getattr(torch, hw["dtype"]) if device != "cpu" else torch.float32
+    machine = hardware()
+    device = device or machine["device"]
+    dtype = getattr(torch, machine["dtype"]) if device != "cpu" else torch.float32
     tokenizer = load_tokenizer(name)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    with _one_line(name):
+    with _loading_errors(name):
         model = AutoModelForCausalLM.from_pretrained(
             str(TINY) if name == "tiny" else name,
             dtype=dtype,
             device_map={"": device},
-            quantization_config=quantization if four_bit else None,
+            quantization_config=quantization if load_in_4bit else None,
             use_safetensors=True,
         )
     check_head(model)
@@ -74,16 +98,19 @@ def load_base(name="tiny", four_bit=True, device=None):
     return model, tokenizer
 
 
-def dequantize_base(model, most=math.inf):
-    """A 4-bit model with its numbers written out, in the dtype that it computes in; as it is where they take more than
-    `most` bytes, or where it holds no 4-bit layers.
+def dequantize_base(model: PreTrainedModel, max_bytes: float = math.inf) -> PreTrainedModel:
+    """Return the model with its 4-bit weights dequantized to the dtype that it computes in.
 
-    bitsandbytes writes them out anew for every product, twice in a training step. The products are the same to the
-    bit, save on a GPU, whose 4-bit kernels for few tokens add up in another order."""
-    if not getattr(model, "is_quantized", False) or model.num_parameters() * model.dtype.itemsize > most:
+    A model that has no 4-bit weights, or whose weights would take more than `max_bytes` bytes, is returned unchanged.
+
+    This saves time, because bitsandbytes dequantizes the weights for every product, twice in a training step. On a CPU
+    the results are identical, bit by bit. On a GPU they differ by rounding, because the 4-bit kernels for few tokens
+    sum in another order.
+    """
+    if not getattr(model, "is_quantized", False) or model.num_parameters() * model.dtype.itemsize > max_bytes:
         return model
     verbosity = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()  # it would say which dtype that is
+    hf_logging.set_verbosity_error()  # `dequantize` would log the dtype
     try:
         return model.dequantize()
     finally:
@@ -91,19 +118,20 @@ def dequantize_base(model, most=math.inf):
 
 
 @contextlib.contextmanager
-def _one_line(name):
+def _loading_errors(name: str) -> Iterator[None]:
+    """Turn the exceptions of transformers into an ICFTError of one line."""
     try:
         yield
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+        first_line = str(error).strip().splitlines()[0]
         raise ICFTError(
-            f"model {name!r}: cannot be loaded ({first}); give `tiny`, a folder that holds a "
-            f"model, or a Hub name while online"
+            f"model {name!r}: cannot be loaded ({first_line}); use `tiny`, a folder with a saved model, "
+            f"or a Hub name while online"
         ) from error
 
 
-def check_head(model):
-    """Raise ICFTError for heads whose logits are more than weight·hidden: the cached-state KL needs that."""
+def check_head(model: PreTrainedModel) -> None:
+    """Raise ICFTError if the logits are not exactly weight·hidden, as the losses on cached states require."""
     config, head = model.config, model.get_output_embeddings()
     for setting, neutral in (("final_logit_softcapping", None), ("logit_scale", None), ("logits_scaling", 1.0)):
         value = getattr(config, setting, None)
@@ -113,49 +141,63 @@ def check_head(model):
                 f"which the losses do not support; choose another base"
             )
     if head is None or getattr(head, "bias", None) is not None:
-        raise ICFTError(f"model: {config.model_type} has no plain output head without bias; choose another base")
+        raise ICFTError(
+            f"model: {config.model_type} has no linear output head without bias, "
+            f"which the losses require; choose another base"
+        )
 
 
-def check_four_bit(model):
-    """Keep 4-bit layers on a CPU honest: raise ICFTError for those that it would read wrongly, without a word."""
-    # Measured with bitsandbytes 0.50.2 and torch 2.13.0 on a CPU with AVX512: rows of 32, 80, 96 or 160 numbers are
-    # stored rightly, but come back 20 to 40 % off (NF4's own error: 9 %), since the kernel counts width // 64
-    # scales to a row, and scales serve 64 numbers whatever the row. 64, 128, 192, 320, 512, 576, 896: no error.
+def check_four_bit(model: PreTrainedModel) -> None:
+    """Raise ICFTError if a 4-bit layer on a CPU would compute wrong results; turn off a harmful CPU fast path."""
+    # bitsandbytes 0.50.2 with torch 2.13.0, measured on a CPU with AVX512: weights whose rows have 32, 80, 96 or 160
+    # values are stored correctly, but products with them are 20 to 40 % off (the error of NF4 itself: 9 %). The kernel
+    # assumes in_features // 64 scales per row, whereas each scale covers 64 values regardless of rows. Widths of 64,
+    # 128, 192, 320, 512, 576 and 896 are correct.
     for name, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
-        if hasattr(weight, "quant_state") and weight.device.type == "cpu" and layer.in_features % 64:
+        if (
+            weight is not None
+            and hasattr(weight, "quant_state")
+            and weight.device.type == "cpu"
+            and layer.in_features % 64
+        ):
             raise ICFTError(
-                f"model: layer {name} takes {layer.in_features} numbers, no multiple of 64, which "
-                f"bitsandbytes misreads in 4 bits on a CPU; use --no-4bit (four_bit=False)"
+                f"model: layer {name} has {layer.in_features} input features, which is not a multiple of 64, and "
+                f"bitsandbytes computes such layers wrongly in 4 bits on a CPU; use --no-4bit (load_in_4bit=False)"
             )
         if hasattr(layer, "support_avx512bf16_for_cpu"):
-            # On CPUs with AVX512-BF16 the first scoring would repack the weights for good, into a form that later
-            # training steps take no gradient through: all but the last layer's were off by 60 to 100 % (bitsandbytes
-            # 0.50.2, nn/modules.py; measured on an AMD EPYC of 2024).
+            # On CPUs with AVX512-BF16, bitsandbytes 0.50.2 (nn/modules.py) repacks the weights permanently at the first
+            # inference. Later training steps get wrong gradients through the repacked weights: in all but the last
+            # layer they were off by 60 to 100 % (measured on an AMD EPYC of 2024).
             layer.support_avx512bf16_for_cpu = False
 
 
-def backbone(model):
-    """The transformer below the head, adapters included."""
+def backbone(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return the transformer below the output head, adapters included."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     return base.base_model
 
 
-def max_tokens_per_pass(device):
-    """How many tokens to score in one pass. A CPU is at its best while what a layer makes of them stays in its caches;
-    a GPU wants more."""
+def max_tokens_per_pass(device: torch.device | str) -> int:
+    """Return how many tokens, padding included, to score in one forward pass.
+
+    A CPU is fastest while the activations of a layer fit its caches. A GPU needs larger batches.
+    """
     return 2**10 if torch.device(device).type == "cpu" else 2**14
 
 
-def head_weight(model):
-    """The frozen output head, [vocab, hidden]."""
+def head_weight(model: PreTrainedModel | PeftModel) -> torch.Tensor:
+    """Return the weight of the frozen output head, [vocab, hidden]."""
     return model.get_output_embeddings().weight
 
 
-def hidden_states(model, batch):
-    """Final hidden states (after the last norm), [rows, length, hidden]."""
+def hidden_states(model: PreTrainedModel | PeftModel, batch: Mapping[str, Any]) -> torch.Tensor:
+    """Return the final hidden states (after the last norm) of a batch from `packing.join_batch`.
+
+    Shape [rows, length, hidden], in the dtype that the model computes in.
+    """
     mask = batch["attention_mask"]
-    if mask.is_floating_point():  # additive, from shared prompts: it must have the dtype attention runs in
+    if mask.is_floating_point():  # additive mask (packing, shared prompts): attention requires its own dtype
         dtype = backbone(model).dtype
         mask = mask.to(dtype).clamp_min(torch.finfo(dtype).min)
     return backbone(model)(

@@ -1,46 +1,60 @@
-"""Log-probabilities of responses."""
+"""Scoring: log-probabilities of given responses."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
 
+from icft_lite.data.schema import Examples
 from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_pass
-from icft_lite.modeling.losses import CHUNK
+from icft_lite.modeling.encoding import Encoded, Encoder
+from icft_lite.modeling.losses import MAX_CHUNK_TOKENS
 from icft_lite.modeling.packing import group_by_length, join_batch
 
 
 @torch.no_grad()
-def score_responses(model, encoded, tokens=None):
-    """Log-probabilities of every response of every example.
+def score_responses(
+    model: PreTrainedModel | PeftModel, encoded: Sequence[Encoded], max_tokens: int | None = None
+) -> list[dict[str, np.ndarray]]:
+    """Return log-probabilities of every response of every example, one dict per example.
 
-    tokens: most tokens to a pass, see `encoding.length_groups` (default: `model.pass_size`). Returns a list, one dict
-    an example: `logp` [responses] summed over tokens, `tokens` [responses] counts, `greedy` [responses] bool: would
-    greedy decoding write exactly this response. Independent of how examples are batched or padded."""
-    out = [None] * len(encoded)
-    weight, pad = head_weight(model), 0
-    for group in group_by_length(encoded, tokens or max_tokens_per_pass(weight.device)):
-        batch = join_batch([encoded[i] for i in group], pad, weight.device)
+    Keys, each an array of shape [responses]: `logp`, float32, summed over the tokens; `tokens`, int64, how many tokens
+    there are; `greedy`, bool, whether greedy decoding generates exactly this response. The values do not depend on
+    how examples are batched or padded (up to rounding).
+
+    max_tokens: most tokens in one forward pass, padding included; default: `base.max_tokens_per_pass`.
+    """
+    scores: list[dict[str, np.ndarray]] = [{} for _ in encoded]
+    weight, pad_id = head_weight(model), 0
+    for group in group_by_length(encoded, max_tokens or max_tokens_per_pass(weight.device)):
+        batch = join_batch([encoded[i] for i in group], pad_id, weight.device)
         states = hidden_states(model, batch)[batch["row"], batch["position"]]
-        logp, hit = [], []
-        for part, target in zip(states.split(CHUNK // 2), batch["target"].split(CHUNK // 2)):
+        logps, hits = [], []
+        for part, target in zip(states.split(MAX_CHUNK_TOKENS // 2), batch["target"].split(MAX_CHUNK_TOKENS // 2)):
             logits = (part @ weight.T).float()
-            logp.append(logits.gather(1, target[:, None]).squeeze(1) - logits.logsumexp(-1))
-            hit.append(logits.argmax(-1) == target)
-        n = len(batch["example"])
-        zeros = torch.zeros(n, device=weight.device)
-        sums = zeros.index_add(0, batch["response"], torch.cat(logp)).cpu()
-        counts = torch.bincount(batch["response"], minlength=n).cpu()
-        hits = zeros.index_add(0, batch["response"], torch.cat(hit).float()).cpu()
+            logps.append(logits.gather(1, target[:, None]).squeeze(1) - logits.logsumexp(-1))
+            hits.append(logits.argmax(-1) == target)
+        num_responses = len(batch["example"])
+        zeros = torch.zeros(num_responses, device=weight.device)
+        sums = zeros.index_add(0, batch["response"], torch.cat(logps)).cpu()
+        counts = torch.bincount(batch["response"], minlength=num_responses).cpu()
+        greedy = zeros.index_add(0, batch["response"], torch.cat(hits).float()).cpu() == counts
         sizes = [encoded[i].num_responses for i in group]
-        for i, *mine in zip(group, sums.split(sizes), counts.split(sizes), (hits == counts).split(sizes)):
-            out[i] = dict(zip(("logp", "tokens", "greedy"), (part.numpy() for part in mine)))
-    return out
+        for i, *values in zip(group, sums.split(sizes), counts.split(sizes), greedy.split(sizes)):
+            scores[i] = dict(zip(("logp", "tokens", "greedy"), (value.numpy() for value in values)))
+    return scores
 
 
-def option_scores(model, dataset, encoder):
-    """What the model itself thinks of each response: list of float arrays [responses].
+def option_scores(model: PreTrainedModel | PeftModel, examples: Examples, encoder: Encoder) -> list[np.ndarray]:
+    """Return the model's score of each response, one float array [responses] per example.
 
-    Questions: summed log-probability; pairs: length-normalised. This is the zero-shot vote of the base."""
-    scores = score_responses(model, [encoder(row) for row in dataset])
+    Questions: summed log-probability. Pairs: mean log-probability per token. With the bare base, this is the zero-shot
+    vote among the labelling functions.
+    """
+    scores = score_responses(model, [encoder(example) for example in examples])
     return [
-        score["logp"] / score["tokens"] if row["task"] == "pair" else score["logp"]
-        for row, score in zip(dataset, scores)
+        score["logp"] / score["tokens"] if example["task"] == "pair" else score["logp"]
+        for example, score in zip(examples, scores)
     ]

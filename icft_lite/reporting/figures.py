@@ -1,33 +1,38 @@
-"""The figures of a run and of a comparison, as matplotlib Figure objects: no pyplot, so no global state.
+"""Figures of a run and of a comparison, as matplotlib Figure objects without pyplot and its global state.
 
-White ground and dark ink whatever the reader's theme; colours that every kind of colour vision tells apart,
-and a marker each besides.
+The background is white and the text dark, whatever the reader's theme. The colors are distinguishable with every kind
+of color vision, and every method also has its own marker.
 """
 
 import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from icft_lite.data import schema
 from icft_lite.utils.io import to_plain
-
-TARGETS = {"retention": 0.90, "medical": 0.85}
-"""Lines in the comparison figure, unless the comparison brings its own `targets` ({} for none)."""
 
 LABELS = {
     "icft": "ICFT",
     "qlora": "plain QLoRA",
-    "replay": "replay, no consistency",
+    "replay": "replay, no consistency loss",
     "no_ltm": "no long-term memory",
-    "no_ring": "no ring, no promotion",
+    "no_ring": "no short-term ring, no promotion",
     "no_curriculum": "no curriculum",
     "no_task": "no L_task",
     "majority_vote": "ICFT, majority vote",
     "gold": "ICFT, gold labels",
 }
+"""Display name of each method."""
 
-INK, GREY, GENERAL, MEDICAL, GOAL = "#1a1a1a", "#6f6f6f", "#0072b2", "#d55e00", "#00694d"
+INK, GREY, GENERAL, MEDICAL = "#1a1a1a", "#6f6f6f", "#0072b2", "#d55e00"
 LEVELS = ["#c27c00", "#8f5a00", "#5c3900"]
-# After Okabe and Ito, darkened where white ground asks for it.
+"""Colors of the levels easy, medium and hard."""
+# After Okabe and Ito, darkened where the white background requires it.
 STYLES = [
     ("#0072b2", "o"),
     ("#d55e00", "s"),
@@ -39,7 +44,8 @@ STYLES = [
     ("#6f6f6f", "h"),
     ("#8b3a2f", "<"),
 ]
-DASHED = {"linewidth": 1, "linestyle": (0, (4, 3))}
+"""(color, marker) of each method, in the order of a comparison."""
+DASHED: dict[str, Any] = {"linewidth": 1, "linestyle": (0, (4, 3))}
 RC = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
@@ -59,78 +65,99 @@ RC = {
     "axes.spines.right": False,
     "figure.constrained_layout.use": True,
 }
+"""Matplotlib settings of all figures."""
+LOSS_PANELS = (
+    ("fine_tune", "L_fine-tune: negative log-likelihood of the responses", "nats per response token", "#d55e00"),
+    ("task", "L_task: agreement with the weak labels", "nats per response token", "#009e73"),
+    ("consistency", "L_consistency: distance from the teacher on memory examples", "per response token", "#0072b2"),
+)
+"""(key, title, unit, color) of each panel of `losses_figure`."""
 
 
-def _figure(rows, columns, size, **options):
-    import matplotlib
-    from matplotlib.figure import Figure
-
+def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=size)
         return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
 
-def png(figure, dpi=160):
-    """The figure as PNG bytes, the same for the same values: no date, no version inside."""
+def png(figure: Figure, dpi: int = 160) -> bytes:
+    """Return the figure as PNG bytes, identical for identical values: they contain no date and no version."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
-def method_label(method):
+def method_label(method: str) -> str:
+    """Return the display name of a method."""
     return LABELS.get(method, method)
 
 
-def column_names(report):
-    """Names of the accuracy matrix's columns and of its rows; two empty lists without a matrix."""
-    matrix, stages = report.get("accuracy_matrix") or [], [s.get("name") for s in report.get("stages") or []]
+def column_names(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the names of the accuracy matrix's columns and rows, two empty lists without a matrix."""
+    matrix = report.get("accuracy_matrix") or []
+    stages = [stage.get("name") for stage in report.get("stages") or []]
     if not matrix:
         return [], []
-    columns = ["general", "easy", "middle", "hard"][: len(matrix[0])]
+    columns = ["general", *schema.LEVELS][: len(matrix[0])]
     columns += [f"suite {i}" for i in range(len(columns), len(matrix[0]))]
     named = len(stages) == len(matrix) - 1
     return columns, ["base"] + [f"after {stages[i] if named else i + 1}" for i in range(len(matrix) - 1)]
 
 
-def as_measure(entry, key):
-    """{mean, min, max, values} of one measure, given as such, as a number, or not at all."""
+def as_measure(entry: Mapping[str, Any] | None, key: str) -> dict[str, Any]:
+    """Return {mean, min, max, values} of a measure that is stored in this form, as a number, or not at all."""
     value = (entry or {}).get(key)
     if isinstance(value, dict):
         return {"values": [], **value}
     return {"mean": value, "min": value, "max": value, "values": [] if value is None else [value]}
 
 
-def losses_figure(report):
-    """The three losses by step, a panel each: thin as logged, bold a running mean within each stage."""
+def run_title(method: str | None, seed: int | None) -> str:
+    """Return a title for a run, for example "ICFT, seed 0". An unknown part is left out."""
+    parts = [] if not method else [method_label(method)]
+    return ", ".join(parts if seed is None else [*parts, f"seed {seed}"])
+
+
+def _in_brackets(report: Mapping[str, Any]) -> str:
+    title = run_title(report.get("method"), report.get("seed"))
+    return f" ({title})" if title else ""
+
+
+def _question_scores(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the scores of the base on the questions of each suite, {suite: {metric, value, n, …}}."""
+    before = (report.get("scores") or {}).get("before") or {}
+    return {name: before[name]["qa"] for name in ("general", "medical") if "qa" in (before.get(name) or {})}
+
+
+# ---------------------------------------------------------------- one run
+
+
+def losses_figure(report: Mapping[str, Any]) -> Figure:
+    """Return a figure of the three losses by step, one panel each. A loss that the run does not have is left out.
+
+    Thin lines are values as logged, bold lines a running mean within each stage.
+    """
     report = to_plain(report)
     losses = report["losses"]
     step, stage = np.array(losses["step"]), np.array([str(s) for s in losses.get("stage") or []])
     starts = [0, *(np.flatnonzero(stage[1:] != stage[:-1]) + 1)] if len(stage) == len(step) else [0]
-    names = [s.get("name") for s in report.get("stages") or [] if s.get("steps")]
-    panels = [
-        panel
-        for panel in (
-            ("fine_tune", "L_fine-tune: imitate the responses", "nats per response token", "#d55e00"),
-            ("task", "L_task: agree with the weak labels", "nats per response token", "#009e73"),
-            ("consistency", "L_consistency: stay with the teacher on memory rows", "per response token", "#0072b2"),
-        )
-        if any(v is not None for v in losses.get(panel[0]) or [])
-    ]
-    figure, axes = _figure(max(1, len(panels)), 1, (8, 1 + 1.9 * max(1, len(panels))), sharex=True)
-    for axis, (key, title, unit, colour) in zip(axes, panels, strict=False):
-        values, width, top = np.array(losses[key], dtype=float), max(1, len(step) // 30), 1e-9
+    names = [entry.get("name") for entry in report.get("stages") or [] if entry.get("steps")]
+    panels = [panel for panel in LOSS_PANELS if any(value is not None for value in losses.get(panel[0]) or [])]
+    figure, axes = _figure(max(1, len(panels)), 1, (8, 1.3 + 1.9 * max(1, len(panels))), sharex=True)
+    figure.suptitle(f"Training losses{_in_brackets(report)}", x=0.01, ha="left", fontsize=12)
+    for axis, (key, title, unit, color) in zip(axes, panels, strict=False):
+        values, width, high = np.array(losses[key], dtype=float), max(1, len(step) // 30), 1e-9
         for part in np.split(np.arange(len(step)), starts[1:]):
             part = part[~np.isnan(values[part])]
             if not len(part):
                 continue
-            kernel = np.ones(min(width, len(part)))
-            ones = np.ones(len(part))
+            kernel, ones = np.ones(min(width, len(part))), np.ones(len(part))
             mean = np.convolve(values[part], kernel, "same") / np.convolve(ones, kernel, "same")
-            axis.plot(step[part], values[part], color=colour, alpha=0.28, linewidth=0.8)
-            axis.plot(step[part], mean, color=colour, linewidth=2)
-            top = max(top, mean.max())
-        # A few single steps may lie far above the rest; they must not flatten it.
-        axis.set_ylim(0, 1.15 * max(top, np.nanquantile(values, 0.985)))
+            axis.plot(step[part], values[part], color=color, alpha=0.28, linewidth=0.8)
+            axis.plot(step[part], mean, color=color, linewidth=2)
+            high = max(high, mean.max())
+        # A few single steps may be far above the rest; they must not flatten it.
+        axis.set_ylim(0, 1.15 * max(high, np.nanquantile(values, 0.985)))
         axis.set_title(title, loc="left", pad=18 if axis is axes[0] else 6)
         axis.set_ylabel(unit)
         for i in starts[1:]:
@@ -147,17 +174,21 @@ def losses_figure(report):
             xytext=(4 if crowded else 0, 0),
             textcoords="offset points",
         )
-    axes[-1].set_xlabel("optimiser step (dashed: a stage begins; bold: running mean)")
+    axes[-1].set_xlabel("optimizer step (dashed: a stage begins; thin: as logged; bold: running mean)")
     axes[-1].set_xlim(step[0], max(step[-1], step[0] + 1))
     return figure
 
 
-def forgetting_figure(report):
-    """General and medical accuracy of the base and after each stage; the base's general score is the line."""
+def forgetting_figure(report: Mapping[str, Any]) -> Figure:
+    """Return a figure of general and medical scores of the base and after each stage.
+
+    The dashed line is the base's general score. If the metric is a choice among options, dotted lines mark its chance
+    level; exact match of free answers has none.
+    """
     report = to_plain(report)
     matrix = np.array(report["accuracy_matrix"], dtype=float)
     columns, rows = column_names(report)
-    figure, (axis,) = _figure(1, 1, (8, 4.2))
+    figure, (axis,) = _figure(1, 1, (8, 4.4))
     x, levels = np.arange(len(matrix)), matrix[:, 1:]
     known = ~np.isnan(levels)
     mean = np.where(known, levels, 0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
@@ -166,55 +197,76 @@ def forgetting_figure(report):
     axis.plot(x[[0, -1]], matrix[[0, 0], 0], color=GENERAL, **DASHED)
     axis.text(0.03, matrix[0, 0] + 0.015, f"base, general {matrix[0, 0]:.2f}", color=GENERAL, fontsize=9)
     ends = []
-    for values, name, colour, width, marker in lines:
-        axis.plot(x, values, color=colour, linewidth=width, marker=marker, markersize=3 + 1.3 * width)
+    for values, name, color, width, marker in lines:
+        axis.plot(x, values, color=color, linewidth=width, marker=marker, markersize=3 + 1.3 * width)
         if not np.isnan(values[-1]):
-            ends.append((values[-1], f"{name} {values[-1]:.2f}", colour, "bold" if width > 2 else "normal"))
-    place = 1.08  # from the top down, so that names of nearby ends do not lie on each other
-    for value, text, colour, weight in sorted(ends, reverse=True):
-        place = min(value + 0.05, place - 0.06)
-        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 1}
+            ends.append((values[-1], f"{name} {values[-1]:.2f}", color, "bold" if width > 2 else "normal"))
+    below = 1.08  # from the top down, so that the labels of close values do not overlap
+    for value, text, color, weight in sorted(ends, reverse=True):
+        below = min(value + 0.05, below - 0.06)
+        leader = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 1}
         axis.annotate(
             text,
             (x[-1], value),
-            (x[-1] + 0.14, place),
-            color=colour,
+            (x[-1] + 0.14, below),
+            color=color,
             fontsize=9,
             fontweight=weight,
             va="center",
             arrowprops=leader,
         )
+    scores = _question_scores(report)
+    metrics = {str(score.get("metric", "accuracy")).replace("_", " ") for score in scores.values()}
+    for chance, names in _chance_levels(scores).items():
+        axis.axhline(chance, color=GREY, linewidth=1, linestyle=":")
+        axis.text(0.03, chance + 0.015, f"chance level, {' and '.join(names)} {chance:.2f}", color=GREY, fontsize=9)
+    sizes = " and ".join(f"{score['n']:,} {name}" for name, score in scores.items() if score.get("n"))
     axis.set_xticks(x, rows)
-    axis.set_xlim(-0.1, len(x) - 1 + 0.2 * len(x))
-    axis.set_ylim(min(-0.02, place - 0.04), 1.05)
-    axis.set_ylabel("accuracy (0–1), held-out questions")
-    axis.set_title("What is learned, and what is kept", loc="left")
+    axis.set_xlim(-0.1, len(x) - 1 + 0.22 * len(x))
+    axis.set_ylim(min(-0.02, below - 0.04), 1.05)
+    axis.set_xlabel(f"stage (test set: {sizes} questions)" if sizes else "stage")
+    axis.set_ylabel(f"{metrics.pop() if len(metrics) == 1 else 'accuracy'} (0–1), test set")
+    axis.set_title(f"General and medical scores after each stage{_in_brackets(report)}", loc="left")
     return figure
 
 
-def _draw_methods(axis, points, targets, base, limits):
+def _chance_levels(scores: Mapping[str, Mapping[str, Any]]) -> dict[float, list[str]]:
+    """Return {chance level: suites} of the suites whose metric is a choice among options."""
+    levels: dict[float, list[str]] = {}
+    for name, score in scores.items():
+        if str(score.get("metric")).startswith("accuracy") and score.get("option_chance") is not None:
+            levels.setdefault(score["option_chance"], []).append(name)
+    return levels
+
+
+# ---------------------------------------------------------------- a comparison
+
+Measured = tuple[str, dict[str, Any], dict[str, Any]]
+"""(method, retention, medical score), the measures as `as_measure` returns them."""
+
+
+def _draw_methods(
+    axis: Axes,
+    methods: Sequence[Measured],
+    base: float | None,
+    limits: Sequence[tuple[float, float]],
+) -> None:
     (left, right), (bottom, top) = limits
-    clip = dict(clip_on=left > 0 or bottom > 0)  # only the enlarged corner has points outside it
-    if {"retention", "medical"} <= set(targets):
-        axis.fill_between([targets["retention"], 9], targets["medical"], 9, color=GOAL, alpha=0.08, lw=0)
-    if "retention" in targets:
-        axis.axvline(targets["retention"], color=GOAL, **DASHED)
-    if "medical" in targets:
-        axis.axhline(targets["medical"], color=GOAL, **DASHED)
-    for (name, x, y), (colour, marker) in zip(points, STYLES * len(points), strict=False):
+    clip: dict[str, Any] = dict(clip_on=left > 0 or bottom > 0)  # only the enlarged part has markers outside its axes
+    for (name, x, y), (color, marker) in zip(methods, STYLES * len(methods), strict=False):
         for seed_x, seed_y in zip(x["values"], y["values"], strict=False):
-            axis.plot([x["mean"], seed_x], [y["mean"], seed_y], color=colour, linewidth=0.8, alpha=0.6)
-        axis.scatter(x["values"], y["values"], color=colour, marker=marker, s=22, alpha=0.75, linewidths=0, **clip)
+            axis.plot([x["mean"], seed_x], [y["mean"], seed_y], color=color, linewidth=0.8, alpha=0.6)
+        axis.scatter(x["values"], y["values"], color=color, marker=marker, s=22, alpha=0.75, linewidths=0, **clip)
         axis.scatter(
             x["mean"],
             y["mean"],
-            color=colour,
+            color=color,
             marker=marker,
             s=110,
             edgecolors="white",
             zorder=3,
             **clip,
-            label=f"{method_label(name)}\n{y['mean']:.2f} medical, {x['mean']:.2f} kept",
+            label=f"{method_label(name)}\n{y['mean']:.2f} medical, {x['mean']:.2f} retained",
         )
     if base is not None:
         axis.scatter(
@@ -225,67 +277,70 @@ def _draw_methods(axis, points, targets, base, limits):
             s=170,
             zorder=3,
             **clip,
-            label=f"base, untrained\n{base:.2f} medical, 1.00 kept",
+            label=f"base, not fine-tuned\n{base:.2f} medical, 1.00 retained",
         )
     axis.set_xlim(left, right)
     axis.set_ylim(bottom, top)
 
 
-def comparison_figure(comparison):
-    """General retention against medical accuracy: a marker a method, small ones its seeds, the base a star.
+def _limits(values: Iterable[float]) -> tuple[float, float]:
+    values = list(values)
+    margin = 0.12 * (max(values) - min(values)) + 0.008
+    return min(values) - margin, max(values) + margin
 
-    Where several methods crowd the best corner, a second panel shows that corner larger.
+
+def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
+    """Return a figure of medical score against general retention, one large marker per method and a star for the base.
+
+    Small markers are single seeds. Where several methods are close to the best, a second panel enlarges that part. The
+    numbers of test questions are shown if the comparison has `num_questions` {"general", "medical"}.
     """
     comparison = to_plain(comparison)
-    targets, seeds = comparison.get("targets", TARGETS) or {}, len(comparison.get("seeds") or [])
-    points = [
+    methods = [
         (name, as_measure(entry, "retention"), as_measure(entry, "medical"))
         for name, entry in comparison["methods"].items()
     ]
-    points = [p for p in points if p[1]["mean"] is not None and p[2]["mean"] is not None]
+    methods = [(name, x, y) for name, x, y in methods if x["mean"] is not None and y["mean"] is not None]
     base = as_measure(comparison.get("base"), "medical")["mean"]
-    best = [max((p[i]["mean"] for p in points), default=0) for i in (1, 2)]
-    close = [p for p in points if p[1]["mean"] > best[0] - 0.15 and p[2]["mean"] > best[1] - 0.15]
-    zoom = len(close) > 1
-    figure, axes = _figure(1, 1 + zoom, (10 if zoom else 7, 5.6))
-    right = max([1.0] + [v for _, x, _ in points for v in (*x["values"], x["mean"])]) + 0.04
-    _draw_methods(axes[0], points, targets, base, [(0, right), (0, 1.04)])
-    style = {"color": GOAL, "fontsize": 9}
-    if "retention" in targets:
-        axes[0].text(
-            targets["retention"] - 0.012,
-            0.03,
-            f"target: keep {targets['retention']:.2f}",
-            rotation=90,
-            ha="right",
-            **style,
-        )
-    if "medical" in targets:
-        axes[0].text(0.015, targets["medical"] - 0.015, f"target: medical {targets['medical']:.2f}", va="top", **style)
-    axes[0].set_title("Learning medicine without forgetting", loc="left")
-    axes[0].set_ylabel("medical accuracy (0–1), held-out questions")
-    if zoom:
-        spans = []
-        for i, key in ((1, "retention"), (2, "medical")):
-            values = [v for p in close for v in (*p[i]["values"], p[i]["mean"])]
-            values += [targets[key]] if key in targets and min(values) - targets[key] < 0.1 else []
-            margin = 0.12 * (max(values) - min(values)) + 0.008
-            spans.append((min(values) - margin, max(values) + margin))
-        _draw_methods(axes[1], points, targets, base, spans)
-        axes[1].set_title("The upper right corner, larger", loc="left")
-        (x0, x1), (y0, y1) = spans
+    best_x = max((x["mean"] for _, x, _ in methods), default=0)
+    best_y = max((y["mean"] for _, _, y in methods), default=0)
+    close = [one for one in methods if one[1]["mean"] > best_x - 0.15 and one[2]["mean"] > best_y - 0.15]
+    enlarge = len(close) > 1
+    figure, axes = _figure(1, 1 + enlarge, (10 if enlarge else 8.6, 5.8))
+    right = max([1.0] + [value for _, x, _ in methods for value in (*x["values"], x["mean"])]) + 0.04
+    _draw_methods(axes[0], methods, base, [(0, right), (0, 1.04)])
+    axes[0].set_title("Medical score against general retention", loc="left")
+    axes[0].set_ylabel("medical questions, test score (0–1)")
+    if enlarge:
+        (x0, x1), (y0, y1) = limits = [
+            _limits(value for one in close for value in (*one[i]["values"], one[i]["mean"])) for i in (1, 2)
+        ]
+        _draw_methods(axes[1], methods, base, limits)
+        axes[1].set_title("Methods close to the best, enlarged", loc="left")
         axes[0].plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=GREY, linewidth=0.8)
     for axis in axes:
-        axis.set_xlabel("general knowledge kept (score after ÷ before)")
-    key = f"large marker: mean of {seeds} seeds, small: one seed each" if seeds > 1 else None
+        axis.set_xlabel("general knowledge retained (test score after ÷ before)")
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside lower center",
-        ncols=4 if zoom else 3,
+        ncols=4 if enlarge else 3,
         fontsize=9,
         frameon=False,
         labelcolor=INK,
-        title=key,
+        title=_conditions(comparison),
         title_fontsize=9,
     )
     return figure
+
+
+def _conditions(comparison: Mapping[str, Any]) -> str | None:
+    """Return what the markers stand for: the seeds and, if known, the numbers of test questions."""
+    seeds, parts = comparison.get("seeds") or [], []
+    if len(seeds) > 1:
+        parts.append(f"large marker: mean of {len(seeds)} seeds; small marker: one seed")
+    elif seeds:
+        parts.append(f"seed {seeds[0]}")
+    counts = comparison.get("num_questions") or {}
+    if counts:
+        parts.append("test set: " + " and ".join(f"{n:,} {suite}" for suite, n in counts.items()) + " questions")
+    return "; ".join(parts) or None

@@ -1,13 +1,18 @@
 """The micro-batches of a planned stage."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import Dataset
 
-from icft_lite.data.schema import best_response
+from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.data.schema import Example, Examples, best_response
+from icft_lite.memory.entries import MemoryEntry
 from icft_lite.modeling.encoding import Encoded
 from icft_lite.modeling.packing import join_batch
+from icft_lite.training.plan import Encodings, PlannedStep
 from icft_lite.utils.distributed import world_size
 
 
@@ -16,31 +21,39 @@ class TrainingItem:
     """One example in its role, with what the losses need to know of it."""
 
     encoded: Encoded
-    role: str
-    """`new`, `ring` or `memory`."""
-    token_weight: list
-    """Weight of each response in L_fine-tune [responses]."""
-    weak: str = ""
-    """`question`, `pair`, or "" for a row with one trusted response."""
-    posterior: list = field(default_factory=list)
+    role: Literal["new", "ring", "memory"]
+    token_weight: list[float]
+    """Weight of each response in L_fine-tune, [responses]."""
+    weak: Literal["question", "pair", ""] = ""
+    """"" for an example with one trusted response."""
+    posterior: list[float] = field(default_factory=list)
+    """[responses]"""
     states: torch.Tensor | None = None
-    """Teacher states of a memory row, [tokens, hidden]."""
+    """Teacher states of a memory example, [tokens, hidden]."""
 
 
-def new_item(row, encoded, role, soft=True):
-    """A new or ring row as an Item. soft=False: the likeliest label counts as certain."""
-    if not row["posterior"]:
-        only = row["task"] == "response"
-        weights = [1.0] if only else [float(i == row["label"]) for i in range(len(row["responses"]))]
-        weak = {"question": "question", "pair": "pair"}.get(row["task"], "")
+def new_item(example: Example, encoded: Encoded, role: Literal["new", "ring"], soft: bool = True) -> TrainingItem:
+    """Return a new or replayed example as a TrainingItem.
+
+    soft=False: the most likely response counts as certain.
+    """
+    if not example["posterior"]:
+        options = range(len(example["responses"]))
+        weights = [1.0] if example["task"] == "response" else [float(i == example["label"]) for i in options]
+        weak: Any = example["task"] if example["task"] in ("question", "pair") else ""
         return TrainingItem(encoded, role, [0.0, 0.0] if weak == "pair" else weights, weak, weights if weak else [1.0])
-    posterior = row["posterior"] if soft else [float(i == best_response(row)) for i in range(len(row["responses"]))]
-    pair = row["task"] == "pair"
-    return TrainingItem(encoded, role, [0.0, 0.0] if pair else posterior, row["task"], posterior)
+    posterior = example["posterior"]
+    if not soft:
+        posterior = [float(i == best_response(example)) for i in range(len(example["responses"]))]
+    pair = example["task"] == "pair"
+    return TrainingItem(encoded, role, [0.0, 0.0] if pair else posterior, example["task"], posterior)
 
 
-def memory_item(entry, replay_weight=0.0):
-    """A long-term memory entry as an Item: only its response may be replayed, its prompt has a teacher alone."""
+def memory_item(entry: MemoryEntry, replay_weight: float = 0.0) -> TrainingItem:
+    """Return a long-term memory entry as a TrainingItem.
+
+    Its response may be replayed (L_fine-tune); its prompt, if it has teacher states, never is.
+    """
     prompt = [0.0] * (entry.encoded.num_responses - 1)
     return TrainingItem(
         entry.encoded, "memory", [*prompt, replay_weight], states=entry.states, posterior=[*prompt, 1.0]
@@ -48,83 +61,108 @@ def memory_item(entry, replay_weight=0.0):
 
 
 class StageBatches(Dataset):
-    """The micro-batches of a planned stage: `config.micro_batches` for each step and process, in order.
+    """The micro-batches of a planned stage: `runtime.micro_batches` for each step and process, in order.
 
-    A step's examples are sorted by length and cut into micro-batches of about equal padded size. Every
-    micro-batch carries the denominators of its whole step, so cutting never changes the gradient."""
+    A step's examples are sorted by length and split into micro-batches of about equal padded size. Every micro-batch
+    carries the normalizers of its whole step, so splitting does not change the gradient.
 
-    def __init__(self, steps, examples, encoded, entries, config, pad_id=0):
+    steps: of `plan.plan_stage`; examples, encoded: new examples and their encodings; entries: of the long-term
+    memory.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[PlannedStep],
+        examples: Examples,
+        encoded: Encodings,
+        entries: Sequence[MemoryEntry],
+        config: ICFTConfig,
+        runtime: RuntimeConfig | None = None,
+        pad_id: int = 0,
+    ) -> None:
+        runtime = runtime or RuntimeConfig()
         self.steps, self.examples, self.encoded, self.entries = steps, examples, encoded, entries
-        self.config, self.pad_id, self.parts = config, pad_id, config.micro_batches * world_size()
+        self.replay_weight, self.packing, self.pad_id = config.loss.replay_weight, runtime.packing, pad_id
+        self.micro_batches = runtime.micro_batches
+        self.parts = runtime.micro_batches * world_size()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.steps) * self.parts
 
-    def items(self, step):
-        """The Items of a step."""
+    def items(self, step: PlannedStep) -> list[TrainingItem]:
+        """Return the TrainingItems of a step."""
         entries = [self.entries[i] for i in step.memory]
         return (
             [new_item(self.examples[i], self.encoded[i], "new") for i in step.new]
             + [new_item(self.examples[i], self.encoded[i], "ring") for i in step.ring]
-            + [memory_item(entry, self.config.replay_weight) for entry in entries]
+            + [memory_item(entry, self.replay_weight) for entry in entries]
         )
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         at, part = divmod(index, self.parts)
         items = self.items(self.steps[at])
-        return collate(
-            split_micro_batches(items, self.parts)[part], normalizers(items), self.pad_id, self.config.pack_rows
-        )
+        return collate(split_micro_batches(items, self.parts)[part], normalizers(items), self.pad_id, self.packing)
 
 
-def normalizers(items):
-    """What each loss of a step is divided by, so that all three are means a response token, and may be added up.
+def normalizers(items: Sequence[TrainingItem]) -> dict[str, float]:
+    """Return what each loss of one optimizer step is divided by.
 
-    L_fine-tune: the sum of token weights. L_task: the response tokens of new and ring rows, of weak rows those of
-    each response times its posterior. L_consistency: the response tokens of memory rows."""
+    All three losses are then means per response token. L_fine-tune: the sum of token weights. L_task: the response
+    tokens of new and ring examples; those of a weak example are weighted by each response's posterior. L_consistency:
+    the response tokens of memory examples.
+    """
     new = [item for item in items if item.role != "memory"]
     memory = [item for item in items if item.states is not None]
     return dict(
-        fine_tune=_tokens(items, lambda item: item.token_weight),
-        task=_tokens(new, lambda item: item.posterior),
-        consistency=_tokens(memory, lambda item: item.posterior),
+        fine_tune=_weighted_tokens(items, lambda item: item.token_weight),
+        task=_weighted_tokens(new, lambda item: item.posterior),
+        consistency=_weighted_tokens(memory, lambda item: item.posterior),
     )
 
 
-def _tokens(items, weight):
-    """Supervised tokens of items, each weighted as its response is."""
+def _weighted_tokens(items: Sequence[TrainingItem], weight: Callable[[TrainingItem], list[float]]) -> float:
+    """Return the supervised tokens of items, each weighted as its response is."""
     return float(sum(weight(item)[s] for item in items for _, _, _, s in item.encoded.tokens))
 
 
-def split_micro_batches(items, parts):
-    """Cut items, shortest first, into `parts` lists of about equal tokens (fewer items: some are empty)."""
+def split_micro_batches(items: Sequence[TrainingItem], parts: int) -> list[list[TrainingItem]]:
+    """Split items, shortest first, into `parts` lists of about equal tokens (with fewer items, some are empty)."""
     items = sorted(items, key=lambda item: item.encoded.length)
-    total, out, used = (
-        sum(item.encoded.length * item.encoded.num_sequences for item in items),
-        [[] for _ in range(parts)],
-        0,
-    )
+    total = sum(item.encoded.length * item.encoded.num_sequences for item in items)
+    out: list[list[TrainingItem]] = [[] for _ in range(parts)]
+    used = 0
     for item in items:
         out[min(parts - 1, int(parts * used / total))].append(item)
         used += item.encoded.length * item.encoded.num_sequences
     return out
 
 
-def collate(items, denominator, pad_id=0, pack=False):
-    """Join items into the batch that `losses.icft_losses` reads. `denominator`: of the whole step."""
+def collate(
+    items: Sequence[TrainingItem], step_normalizers: dict[str, float], pad_id: int = 0, packing: bool = False
+) -> dict[str, Any]:
+    """Join items into the batch that `losses.icft_losses` reads.
+
+    step_normalizers: of the whole step. Adds to `packing.join_batch`'s dict: `token_weight` [tokens], `posterior`
+    [responses], indices of examples `weak_question` and `weak_pair`, indices of tokens `scored` and `teacher_token`,
+    `teacher` [teacher tokens, hidden], and `normalizers`. Without items: {"empty": True}.
+    """
     if not items:
         return dict(empty=True)
-    batch = join_batch([item.encoded for item in items], pad_id, pack=pack)
-    weight, teacher_token, states, scored, start = [], [], [], [], 0
+    batch: dict[str, Any] = join_batch([item.encoded for item in items], pad_id, pack=packing)
+    weight: list[float] = []
+    teacher_token: list[int] = []
+    scored: list[int] = []
+    states: list[torch.Tensor] = []
+    start = 0
     for item in items:
         weight += [item.token_weight[s] for _, _, _, s in item.encoded.tokens]
-        mine = list(range(start, start + len(item.encoded.tokens)))
+        tokens = list(range(start, start + len(item.encoded.tokens)))
         if item.states is not None:
-            teacher_token += mine
+            teacher_token += tokens
             states.append(item.states)
         if item.weak or any(item.token_weight):
-            scored += mine
-        start += len(mine)
+            scored += tokens
+        start += len(tokens)
     batch.update(
         token_weight=torch.tensor(weight, dtype=torch.float32),
         posterior=torch.tensor([p for item in items for p in item.posterior], dtype=torch.float32),
@@ -133,6 +171,6 @@ def collate(items, denominator, pad_id=0, pack=False):
         scored=torch.tensor(scored, dtype=torch.long),
         teacher_token=torch.tensor(teacher_token, dtype=torch.long),
         teacher=torch.cat(states) if states else torch.zeros(0, 1),
-        denominators=denominator,
+        normalizers=step_normalizers,
     )
     return batch

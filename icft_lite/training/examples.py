@@ -1,13 +1,19 @@
-"""From a data bundle to training rows: trusted rows as they are, pool rows with posteriors."""
+"""From a data bundle to training examples: labelled ones as they are, those of the weak pool with posteriors."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
+from peft import PeftModel
 
-from icft_lite.data.schema import COLUMNS, as_response
+from icft_lite.config import ICFTConfig
+from icft_lite.data.bundle import DataBundle
+from icft_lite.data.schema import COLUMNS, Example, as_response
 from icft_lite.data.tables import column, iter_examples, to_dataset
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.adapters import use_adapter
-from icft_lite.modeling.encoding import encode_examples
+from icft_lite.modeling.encoding import Encoder, encode_examples
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.utils.distributed import on_main_process
 from icft_lite.weak.functions import apply_lfs
@@ -16,64 +22,85 @@ from icft_lite.weak.lfs.samples import sample_lfs
 from icft_lite.weak.pool import label_pool
 
 
-def make_training_examples(data, config, model, encoder):
-    """The training rows of a run, a Dataset: (rows, report).
+def make_training_examples(
+    data: DataBundle, config: ICFTConfig, model: PeftModel, encoder: Encoder
+) -> tuple[Dataset, dict[str, Any]]:
+    """Return the training examples of a run and a report on their weak labels.
 
-    Pool rows get a posterior from labelling functions and config.label_model; rows that nobody voted on are
-    dropped. The report's `unsure_questions` have two options or more left: those alone, and pairs, are what L_task can
-    teach. `gold` puts the known answers in the posterior's place; nothing else reads them, save to score
-    the labels. With config.soft_labels off, a weak row becomes its likeliest response, taken as certain."""
-    parts, report = [data.trusted.select_columns(list(COLUMNS))] if data.trusted is not None else [], {}
+    Examples of the pool get a posterior from labelling functions and `weak.label_model`; those that no function voted
+    on are dropped. The report's `uncertain_questions` still have two options or more: only those, and pairs, can
+    contribute to L_task. With `weak.soft_labels` off, a weak example becomes its most likely response, taken as
+    certain.
+    """
+    parts: list[Dataset] = []
+    report: dict[str, Any] = {}
+    if data.trusted is not None:
+        parts.append(data.trusted.select_columns(list(COLUMNS)))
     if data.pool is not None and len(data.pool):
         pool = encode_examples(list(iter_examples(data.pool)), encoder)[0]
         posteriors, report = on_main_process(lambda: label_weak_pool(data, pool, config, model, encoder))
-        for row, posterior in zip(pool, posteriors):
-            row["posterior"] = [float(p) for p in posterior]
-        least = 0.0 if config.letter_options else config.least_posterior  # lettered options are part of the prompt
-        parts.append(weak := to_dataset(drop_improbable_options(row, least) for row in pool if row["posterior"]))
-        report["unsure_questions"] = sum(
+        for example, posterior in zip(pool, posteriors, strict=True):
+            example["posterior"] = [float(p) for p in posterior]
+        # Lettered options are part of the prompt, so all of them stay.
+        least = 0.0 if config.encoding.letter_options else config.weak.min_posterior
+        weak = to_dataset(drop_improbable_options(example, least) for example in pool if example["posterior"])
+        parts.append(weak)
+        report["uncertain_questions"] = sum(
             task == "question" and len(posterior) > 1
-            for task, posterior in zip(column(weak, "task"), column(weak, "posterior"))
+            for task, posterior in zip(column(weak, "task"), column(weak, "posterior"), strict=True)
         )
-    rows = concatenate_datasets(parts) if parts else to_dataset([])
-    if not config.soft_labels:
-        rows = to_dataset(row if row["task"] == "response" else as_response(row) for row in iter_examples(rows))
-    return rows, report
+    examples = concatenate_datasets(parts) if parts else to_dataset([])
+    if not config.weak.soft_labels:
+        examples = to_dataset(
+            example if example["task"] == "response" else as_response(example) for example in iter_examples(examples)
+        )
+    return examples, report
 
 
-def drop_improbable_options(row, least):
-    """A weak question without the options less likely than `least`, their share given to the others; the likeliest
-    always stays. Pairs keep both."""
-    p = np.array(row["posterior"])
-    keep = np.flatnonzero(p >= min(least, p.max()))
-    if row["task"] != "question" or len(keep) == len(p):
-        return row
-    return {**row, "responses": [row["responses"][k] for k in keep], "posterior": (p[keep] / p[keep].sum()).tolist()}
+def drop_improbable_options(example: Example, min_posterior: float) -> Example:
+    """Return a weak question without the options whose posterior is below `min_posterior`, renormalized.
+
+    The most likely option always stays. Pairs keep both responses.
+    """
+    p = np.array(example["posterior"])
+    keep = np.flatnonzero(p >= min(min_posterior, p.max()))
+    if example["task"] != "question" or len(keep) == len(p):
+        return example
+    return {
+        **example,
+        "responses": [example["responses"][k] for k in keep],
+        "posterior": (p[keep] / p[keep].sum()).tolist(),
+    }
 
 
-def label_weak_pool(data, pool, config, model, encoder):
-    """Posteriors for the pool's rows, and the report on labels."""
-    gold = {row["id"]: data.pool_gold[row["id"]] for row in pool if row["id"] in data.pool_gold}
-    if config.label_model == "gold":
-        if missing := [row["id"] for row in pool if row["id"] not in gold]:
-            raise ICFTError(f"label_model: gold is not known for row {missing[0]}; choose dawid_skene")
-        exact = [np.eye(len(row["responses"]))[gold[row["id"]]].tolist() for row in pool]
-        return exact, dict(label_model="gold", rows=len(pool), dropped_unvoted=0, accuracy=1.0, ece=0.0)
+def label_weak_pool(
+    data: DataBundle, pool: list[Example], config: ICFTConfig, model: PeftModel, encoder: Encoder
+) -> tuple[Sequence[Sequence[float]], dict[str, Any]]:
+    """Return a posterior for each example of the pool ([] where nothing voted), and a report on the labels.
+
+    The gold labels of the pool are read by `weak.label_model=gold` and to score the labels, by nothing else.
+    Raises ICFTError if gold labels are wanted and not known.
+    """
+    gold = {example["id"]: data.pool_gold[example["id"]] for example in pool if example["id"] in data.pool_gold}
+    if config.weak.label_model == "gold":
+        if missing := [example["id"] for example in pool if example["id"] not in gold]:
+            raise ICFTError(
+                f"weak.label_model: the gold label of example {missing[0]} is not known; choose dawid_skene"
+            )
+        exact = [np.eye(len(example["responses"]))[gold[example["id"]]].tolist() for example in pool]
+        return exact, dict(label_model="gold", num_examples=len(pool), dropped_unvoted=0, accuracy=1.0, ece=0.0)
     if data.posteriors is not None:
+        given = data.posteriors
+        unvoted = sum(example["id"] not in given for example in pool)
         return (
-            [data.posteriors.get(row["id"], []) for row in pool],
-            dict(
-                label_model="given",
-                rows=len(pool),
-                dropped_unvoted=sum(row["id"] not in data.posteriors for row in pool),
-            ),
+            [given.get(example["id"], []) for example in pool],
+            dict(label_model="given", num_examples=len(pool), dropped_unvoted=unvoted),
         )
-    if all(row.get("long_answer") for row in pool):
-        test = list(iter_examples(data.test)) if data.test is not None else None
-        test = test if test and all(row.get("long_answer") for row in test) else None
-        return pubmedqa_weak_labels(pool, test)
+    if all(example.get("long_answer") for example in pool):
+        test = list(iter_examples(data.test)) if data.test is not None else []
+        return pubmedqa_weak_labels(pool, test if test and all(one.get("long_answer") for one in test) else None)
     with use_adapter(model, None):
-        for row, scores in zip(pool, option_scores(model, pool, encoder)):
-            row["base_scores"] = scores.tolist()
+        for example, scores in zip(pool, option_scores(model, pool, encoder), strict=True):
+            example["base_scores"] = scores.tolist()
     lfs = sample_lfs()
-    return label_pool(pool, apply_lfs(lfs, pool), config.label_model, lfs, gold)
+    return label_pool(pool, apply_lfs(lfs, pool), config.weak.label_model, lfs, gold)

@@ -1,79 +1,109 @@
-"""What every optimiser step runs, planned before the stage begins.
+"""What every optimizer step trains on, planned before the stage begins.
 
-The plan is a pure function of the stage, the settings and the seed: it can be looked at, counted, and run
-again to the same end after an interruption.
+The plan is a pure function of the stage, the settings and the seed: it can be inspected, counted, and computed again
+after an interruption.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from icft_lite.config import ICFTConfig
 from icft_lite.curriculum import PacedSampler
+from icft_lite.memory.short_term import ShortTermMemory
+from icft_lite.modeling.encoding import Encoded, EncodedExamples
+
+Encodings = EncodedExamples | Sequence[Encoded]
 
 
 @dataclass(slots=True)
 class PlannedStep:
-    """Indices of the examples of one optimiser step."""
+    """Indices of the examples of one optimizer step."""
 
-    new: list = field(default_factory=list)
-    ring: list = field(default_factory=list)
-    """Also indices of new rows: the ring replays them."""
-    memory: list = field(default_factory=list)
+    new: list[int] = field(default_factory=list)
+    ring: list[int] = field(default_factory=list)
+    """Also indices of new examples: the ring replays them."""
+    memory: list[int] = field(default_factory=list)
     """Indices of long-term memory entries."""
 
 
 class _ShuffledPasses:
     """Endless draws in shuffled passes over range(n)."""
 
-    def __init__(self, n, *seed):
-        self.n, self.random, self.left = n, random.Random("/".join(map(str, seed))), []
+    def __init__(self, n: int, *seed: object) -> None:
+        self.n, self.random = n, random.Random("/".join(map(str, seed)))
+        self.left: list[int] = []
 
-    def draw(self):
+    def draw(self) -> int:
         if not self.left:
             self.left = self.random.sample(range(self.n), self.n)
         return self.left.pop()
 
 
-def plan_token_budget(stages, encoded, config):
-    """(tokens of a run, each stage's share of them): by config.tokens, else config.epochs over the new rows. The last
-    stage's share is a setting; the others divide the rest by their rows."""
-    tokens, before = config.tokens, [len(stage) for stage in stages[:-1]]
-    if not tokens:
-        tokens = config.epochs * sum(map(num_tokens, encoded)) / (1 - config.memory_share - config.ring_share)
-    last = config.last_stage if before else 1.0
+def plan_token_budget(
+    stages: Sequence[Sequence[int]], encoded: Encodings, config: ICFTConfig
+) -> tuple[float, list[float]]:
+    """Return the tokens of a run and each stage's share of them.
+
+    The tokens are `optim.max_tokens`, else `optim.num_epochs` passes over the new examples. The last stage's share is
+    `curriculum.last_stage_share`; the others divide the rest in proportion to their examples.
+    """
+    before = [len(stage) for stage in stages[:-1]]
+    tokens: float | None = config.optim.max_tokens
+    if tokens is None:
+        new_share = 1 - config.long_term.share - config.short_term.share
+        tokens = config.optim.num_epochs * sum(map(num_tokens, encoded)) / new_share
+    last = config.curriculum.last_stage_share if before else 1.0
     return tokens, [*((1 - last) * size / sum(before) for size in before), last]
 
 
-def plan_stage(stage, new, topics, memory, stm, config, tokens, max_steps=0, seed=0):
-    """Plan a stage: steps of about `config.rows` rows until `tokens` non-padding tokens are planned.
+def plan_stage(
+    stage: Sequence[int],
+    new: Encodings,
+    topics: Sequence[str],
+    memory: Encodings,
+    short_term: ShortTermMemory,
+    config: ICFTConfig,
+    tokens: float,
+    max_steps: int | None = None,
+    seed: int | str = 0,
+    batch_size: int | None = None,
+) -> tuple[list[PlannedStep], int]:
+    """Plan steps of about `batch_size` sequences until `tokens` non-padding tokens are planned.
 
-    stage: indices of new rows, easiest first; new: their encodings; memory: encodings of the long-term
-    memory; stm: a ShortTermMemory, which the plan fills and replays. Returns (steps, tokens planned)."""
-    drawer = PacedSampler(stage, topics, config.order, config.competence_start, seed, config.competence_end)
-    bag = _ShuffledPasses(len(memory), "memory", seed)
-    steps, used = [], 0
-    while used < tokens and not (max_steps and len(steps) >= max_steps):
+    stage: indices of new examples in the order of pacing; new: their encodings; topics: of all new examples; memory:
+    encodings of the long-term memory; short_term: the ring that the plan fills and replays; max_steps: None for as many
+    as the tokens need; batch_size: of all processes together, `optim.batch_size` by default.
+    Returns (steps, tokens planned).
+    """
+    pacing, size = config.curriculum, batch_size or config.optim.batch_size
+    sampler = PacedSampler(stage, topics, pacing.order, pacing.competence_start, seed, pacing.competence_end)
+    passes = _ShuffledPasses(len(memory), "memory", seed)  # "memory" seeds the draws: data
+    steps: list[PlannedStep] = []
+    used = 0
+    while used < tokens and (max_steps is None or len(steps) < max_steps):
         step, new_size = PlannedStep(), 0
         progress = max(used / tokens, len(steps) / max_steps if max_steps else 0)
-        memory_rows = _due(len(steps), config.rows * config.memory_share) if memory else 0
-        ring_rows = _due(len(steps), config.rows * config.ring_share)
-        step.ring = stm.replay(ring_rows, lambda i: new[i].num_sequences)
+        n_memory = _due(len(steps), size * config.long_term.share) if memory else 0
+        n_ring = _due(len(steps), size * config.short_term.share)
+        step.ring = short_term.replay(n_ring, lambda i: new[i].num_sequences)
         ring_size = sum(new[i].num_sequences for i in step.ring)
-        step.memory = [bag.draw() for _ in range(memory_rows)]
-        while new_size < config.rows - memory_rows - ring_size or not step.new:
-            step.new.append(drawer.draw(progress))
+        step.memory = [passes.draw() for _ in range(n_memory)]
+        while new_size < size - n_memory - ring_size or not step.new:
+            step.new.append(sampler.draw(progress))
             new_size += new[step.new[-1]].num_sequences
         for i in step.new:
-            stm.push(i)
+            short_term.push(i)
         used += sum(num_tokens(new[i]) for i in step.new + step.ring) + sum(num_tokens(memory[i]) for i in step.memory)
         steps.append(step)
     return steps, used
 
 
-def _due(step, a_step):
-    """Rows due in a step where `a_step` of them, maybe a fraction, are due in each: 0.4 is 0, 0, 1, 0, 1, …"""
-    return int((step + 1) * a_step + 1e-9) - int(step * a_step + 1e-9)  # 1e-9: 3 × 0.1 × 10 is 3
+def _due(step: int, per_step: float) -> int:
+    """Return how many are due in a step where `per_step` are due on average: 0.4 gives 0, 0, 1, 0, 1."""
+    return int((step + 1) * per_step + 1e-9) - int(step * per_step + 1e-9)  # 1e-9: 3 × 0.1 × 10 is 3
 
 
-def num_tokens(encoded):
-    """Non-padding tokens of an example, all its rows."""
+def num_tokens(encoded: Encoded) -> int:
+    """Return the non-padding tokens of an example, all its sequences together."""
     return sum(map(len, encoded.sequences))

@@ -1,200 +1,240 @@
-"""One stage of a run: train, promote, consolidate.
+"""One stage of a run: train, promote, consolidate, score.
 
-A killed stage goes on from its last saved step. All else it needs is worked out again by the same code from the
-state saved at the stage's start (adapters, memory), so it comes out the same to the byte: teachers, plan, ring.
+A stage that was killed continues from its last checkpoint. Everything else it needs (teachers, plan, ring) is computed
+again by the same code from the state saved at the stage's start, so the result is the same to the byte.
 """
 
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from icft_lite.data.schema import LEVELS
 from icft_lite.data.tables import column
-from icft_lite.evaluation import evaluate_suite
-from icft_lite.memory.consolidation import EXTRAPOLATION_ALPHAS, consolidate
-from icft_lite.memory.long_term import promote
+from icft_lite.evaluation import Suite, evaluate_suite
+from icft_lite.memory.consolidation import EXTRAPOLATION_ALPHAS, ConsolidationResult, consolidate
+from icft_lite.memory.promotion import promote
 from icft_lite.memory.short_term import ShortTermMemory
 from icft_lite.metrics import mean_score
 from icft_lite.modeling.adapters import activate_adapter, adapter_tensors, copy_adapter
+from icft_lite.reporting.build import accuracy_by_level
 from icft_lite.training.batches import StageBatches
-from icft_lite.training.checkpoint import STEP_FILE, load_state, save_state
-from icft_lite.training.plan import plan_stage
+from icft_lite.training.checkpoint import load_state, save_state
+from icft_lite.training.events import Events
+from icft_lite.training.plan import PlannedStep, plan_stage
+from icft_lite.training.prepare import Prepared, StagePlan
 from icft_lite.training.trainer import ICFTTrainer
 from icft_lite.utils.distributed import on_main_process, rank, world_size
 
 
-class Stage:
-    """Stage `number` (1, 2, …) of a `run.Run`, over the training rows `new` (indices, easiest first). span: from
-    which share of the run's tokens to which it goes."""
+@dataclass
+class StageResult:
+    """What a stage leaves besides the slow adapter and the memory."""
 
-    def __init__(self, run, number, new, span=(0.0, 1.0)):
-        self.base, self.number, self.new, self.span = run, number, new, span
-        self.config, self.model = run.config, run.model
+    record: dict[str, Any]
+    """What the report says of the stage."""
+    history: list[dict[str, Any]]
+    """Losses of each step."""
+    levels: list[float | None]
+    """Test scores of the slow adapter: [general, easy, medium, hard]."""
+    scores: dict[str, float]
+    """Mean test score of each suite."""
+    fast: list[torch.Tensor]
+    """The fast adapter as it ended. Empty for a stage before the last finished one of a resumed run."""
 
-    def run(self, tokens, max_steps=None):
-        """Returns (the stage's record for the report, the log of its steps); leaves `fast` on the run.
 
-        tokens: to train on; max_steps: None for as many as they need, 0 to pass the stage over."""
-        run, config, model = self.base, self.config, self.model
-        self.began = time.time()
-        with run.clock("refresh"):
-            shares = run.memory.refresh(model, run.cache) if config.consistency_weight else {}  # else: none is asked
-            if shares and config.state_dtype != "float32":
-                run.say(
-                    f"teacher states in {config.state_dtype}: their rounding costs "
-                    f"{on_main_process(lambda: run.memory.rounding(model)):.1e} nats a token"
-                )
-        seed = f"{config.seed}/{self.number}"
-        stm = ShortTermMemory(config.ring_size, config.promote_after, seed)
-        steps, used = (
-            ([], 0)
-            if max_steps == 0
-            else plan_stage(
-                self.new,
-                run.encoded,
-                column(run.rows, "topic"),
-                [e.encoded for e in run.memory.entries],
-                stm,
-                replace(config, rows=config.rows * world_size()),
-                tokens,
-                max_steps or 0,
-                seed,
-            )
+def run_stage(prepared: Prepared, stage: StagePlan, max_steps: int | None, events: Events) -> StageResult:
+    """Train the fast adapter, promote examples, move the slow adapter, and score it.
+
+    max_steps: None for as many steps as the stage's tokens need, 0 to skip training.
+    """
+    model, config, began = prepared.model, prepared.config, time.time()
+    with events.phase("refresh"):
+        teacher_share = refresh_teachers(prepared, events)
+    seed = f"{config.seed}/{stage.number}"
+    short_term = ShortTermMemory(config.short_term.size, config.short_term.promote_after, seed)
+    steps: list[PlannedStep] = []
+    tokens = 0
+    if max_steps != 0:
+        steps, tokens = plan_stage(
+            stage.examples,
+            prepared.encoded,
+            column(prepared.examples, "topic"),
+            [entry.encoded for entry in prepared.memory.entries],
+            short_term,
+            config,
+            stage.tokens,
+            max_steps,
+            seed,
+            config.optim.batch_size * world_size(),
         )
-        batches = StageBatches(steps, run.rows, run.encoded, run.memory.entries, config)
-        rows = count_by_kind(batches)
-        copy_adapter(model, "slow", "fast")
-        start = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
-        history = self.train(batches) if steps else []
-        model.eval()
-        promotion = dict(candidates=0, gated=0, promoted=0, evicted=0)
-        if config.memory_share:
-            with run.clock("promote"):
-                candidates = run.rows.select(np.array(sorted(stm.flush()), int))
-                promotion = promote(run.memory, model, candidates, run.encoder, config.promote_confidence)
-        run.fast = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
-        with run.clock("consolidate"):
-            point = self.consolidate(start) if steps else no_search(0.0)
-        return dict(
-            name=run.stage_name(self.number),
-            steps=len(steps),
-            new_rows=len(self.new),
-            tokens=used,
-            rows=rows,
-            memory_rows=len(run.memory),
-            memory_sources=run.memory.sources(),
-            teacher_share=shares,
-            consolidation=point,
-            **promotion,
-            seconds=time.time() - self.began,
-        ), history
-
-    def train(self, batches):
-        """Train, from the last saved step if there is one. Returns the log of all steps."""
-        run, resumed = self.base, on_main_process(self.load)
-        activate_adapter(self.model, "fast")
-        bar = tqdm(
-            total=len(batches.steps),
-            initial=resumed[1]["step"] if resumed else 0,
-            desc=f"stage {self.number}",
-            disable=not run.progress,
-            mininterval=1,
-        )
-        with bar, run.clock("train") as clock:
-            trainer = ICFTTrainer(
-                self.model,
-                batches,
-                self.config,
-                run.state / "trainer",
-                bar,
-                save=None if rank() else lambda trainer: self.save(trainer, clock),
-                span=self.span,
-                callbacks=list(run.callbacks),
+    batches = StageBatches(
+        steps, prepared.examples, prepared.encoded, prepared.memory.entries, config, prepared.runtime
+    )
+    counts = count_by_kind(batches)
+    copy_adapter(model, "slow", "fast")
+    start = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
+    history: list[dict[str, Any]] = []
+    if steps:
+        history, began = train(prepared, stage, batches, events, began)
+    model.eval()
+    promotion = dict(candidates=0, gated=0, promoted=0, evicted=0)
+    if config.long_term.share:
+        with events.phase("promote"):
+            candidates = prepared.examples.select(np.array(sorted(short_term.flush()), int))
+            promotion = promote(
+                prepared.memory, model, candidates, prepared.encoder, config.short_term.promote_confidence
             )
-            if resumed:
-                trainer.resume(*resumed)
-            run.tell("on_stage_begin", number=self.number, batches=batches, history=trainer.history)
-            if trainer.step < trainer.steps:
-                trainer.train()
-        return trainer.history
+    fast = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
+    with events.phase("consolidate"):
+        consolidation = choose_alpha(prepared, stage, start, events) if steps else no_search(0.0)
+    seconds = time.time() - began
+    with events.phase("evaluate"):
+        scores = on_main_process(
+            lambda: evaluate_suite(model, prepared.tokenizer, prepared.test_questions, "slow", prepared.encoder)
+        )
+    record = dict(
+        name=stage.name,
+        steps=len(steps),
+        new_examples=len(stage.examples),
+        tokens=tokens,
+        examples=counts,
+        memory_examples=len(prepared.memory),
+        memory_sources=prepared.memory.sources(),
+        teacher_share=teacher_share,
+        consolidation=consolidation,
+        **promotion,
+        seconds=seconds,
+    )
+    means = {name: mean_score(score) for name, score in scores.items()}
+    return StageResult(record, history, accuracy_by_level(scores), means, fast)
 
-    def save(self, trainer, clock):
-        """Save the step that was just done."""
-        clock.lap()
+
+def refresh_teachers(prepared: Prepared, events: Events) -> dict[str, float]:
+    """Choose the teacher of each memory example and cache its states. Returns the share of each teacher."""
+    if not prepared.config.loss.consistency_weight:
+        return {}  # no loss reads them
+    memory, dtype = prepared.memory, prepared.runtime.teacher_dtype
+    shares = memory.refresh(prepared.model, prepared.cache)
+    if shares and dtype != "float32":
+        rounding = on_main_process(lambda: memory.rounding(prepared.model))
+        events.say(f"teacher states in {dtype}: rounding costs {rounding:.1e} nats per token")
+    return shares
+
+
+def train(
+    prepared: Prepared, stage: StagePlan, batches: StageBatches, events: Events, began: float
+) -> tuple[list[dict[str, Any]], float]:
+    """Train the fast adapter, from the last checkpoint of this stage if there is one.
+
+    Returns the losses of all steps, and when the stage began (its time before an interruption counts).
+    """
+    path, model = prepared.paths.step, prepared.model
+    resumed = on_main_process(lambda: load_state(path) if path.exists() else None)
+    if resumed and resumed[1]["stage"] != stage.number:
+        resumed = None
+    if resumed:
+        events.say(f"resuming stage {stage.number} after step {resumed[1]['step']}")
+        events.restore(resumed[1]["seconds"])
+        began = time.time() - resumed[1]["stage_seconds"]
+
+    def save(trainer: ICFTTrainer) -> None:
+        events.lap()
         groups, facts = trainer.state_to_save()
         save_state(
-            self.base.state / STEP_FILE,
-            groups,
-            dict(facts, stage=self.number, seconds=self.base.seconds, stage_seconds=time.time() - self.began),
+            path, groups, dict(facts, stage=stage.number, seconds=events.seconds, stage_seconds=time.time() - began)
         )
 
-    def load(self):
-        """(tensors, facts) of the last saved step of this stage, or None."""
-        if (self.base.state / STEP_FILE).exists():
-            groups, facts = load_state(self.base.state / STEP_FILE)
-            if facts["stage"] == self.number:
-                self.base.say(f"resuming stage {self.number} after step {facts['step']}")
-                self.base.seconds, self.began = facts["seconds"], time.time() - facts["stage_seconds"]
-                return groups, facts
-
-    def consolidate(self, start):
-        """Move the slow adapter to the best allowed point since `start`. Returns what was found on the line."""
-        run, config = self.base, self.config
-        if not (config.consolidate and {"general_validation", "medical_validation"} <= set(run.suites)):
-            copy_adapter(self.model, "fast", "slow")
-            return no_search(1.0)
-        general, medical = run.suites["general_validation"], run.suites["medical_validation"]
-        levels = {run.stage_name(n) for n in range(1, self.number + 1)}  # medical only on those trained so far
-        if levels <= set(LEVELS) and (part := medical.subset(lambda row: row["level"] in levels)).examples:
-            medical = part
-
-        def score():
-            scores = on_main_process(
-                lambda: evaluate_suite(
-                    self.model,
-                    run.tokenizer,
-                    dict(general=general, medical=medical),
-                    adapter="slow",
-                    encoder=run.encoder,
-                )
-            )
-            means = {name: mean_score(score) for name, score in scores.items()}
-            run.tell("on_point", scores=means)
-            return means
-
-        floor = mean_score(run.before["general_validation"]) - config.epsilon
-        # Only at the run's end: what a stage before it overdoes is general knowledge that the next has to regain.
-        beyond = EXTRAPOLATION_ALPHAS if self.number == len(run.stages) else ()
-        return consolidate(
-            self.model,
-            start,
-            score,
-            floor,
-            config.lora_rank,
-            config.lora_alpha / config.lora_rank,
-            config.exact_average,
-            beyond=beyond,
+    activate_adapter(model, "fast")
+    bar = tqdm(
+        total=len(batches.steps),
+        initial=resumed[1]["step"] if resumed else 0,
+        desc=f"stage {stage.number}",
+        disable=not events.progress,
+        mininterval=1,
+    )
+    with bar, events.phase("train"):
+        trainer = ICFTTrainer(
+            model,
+            batches,
+            prepared.config,
+            prepared.paths.state / "trainer",
+            bar,
+            save=None if rank() else save,
+            save_steps=prepared.runtime.save_steps,
+            span=stage.span,
+            callbacks=list(events.callbacks),
         )
+        if resumed:
+            trainer.resume(*resumed)
+        events.emit("on_stage_begin", stage=stage, batches=batches, history=trainer.history)
+        if trainer.step < trainer.steps:
+            trainer.train()
+    return trainer.history, began
 
 
-def no_search(alpha):
-    """What `consolidation.consolidate` would return, of a point that was taken without a trial."""
-    return dict(alpha=alpha, origin="start", points=[], refused=False, svd_residual=0.0)
+def choose_alpha(
+    prepared: Prepared, stage: StagePlan, start: list[torch.Tensor], events: Events
+) -> ConsolidationResult:
+    """Set the slow adapter to the best interpolation coefficient that meets the retention constraint."""
+    config, model, suites = prepared.config, prepared.model, prepared.suites
+    if not (config.consolidation.enabled and {"general_validation", "medical_validation"} <= set(suites)):
+        copy_adapter(model, "fast", "slow")
+        return no_search(1.0)
+    general, medical = suites["general_validation"], suites["medical_validation"]
+    validation = dict(general=general, medical=trained_levels(medical, prepared, stage))
+
+    def score() -> dict[str, float]:
+        scores = on_main_process(
+            lambda: evaluate_suite(model, prepared.tokenizer, validation, adapter="slow", encoder=prepared.encoder)
+        )
+        means = {name: mean_score(one) for name, one in scores.items()}
+        events.emit("on_candidate", scores=means)
+        return means
+
+    min_general = mean_score(prepared.baseline["general_validation"]) - config.consolidation.max_drop
+    # Extrapolation only at the run's end: what an earlier stage overdoes, the next one has to regain.
+    beyond = EXTRAPOLATION_ALPHAS if stage.number == len(prepared.stages) else ()
+    return consolidate(
+        model,
+        start,
+        score,
+        min_general,
+        config.adapter.rank,
+        config.adapter.alpha / config.adapter.rank,
+        config.consolidation.exact,
+        extrapolation_alphas=beyond,
+    )
 
 
-def count_by_kind(batches):
-    """Rows of sequence that a stage trains on, by kind."""
-    rows, tasks, posteriors = Counter(), column(batches.examples, "task"), column(batches.examples, "posterior")
+def trained_levels(medical: Suite, prepared: Prepared, stage: StagePlan) -> Suite:
+    """Return the validation examples of the levels trained so far, or all if stages are not levels."""
+    levels = {one.name for one in prepared.stages[: stage.number]}
+    part = medical.subset(lambda example: example["level"] in levels) if levels <= set(LEVELS) else medical
+    return part if part.examples else medical
+
+
+def no_search(alpha: float) -> ConsolidationResult:
+    """Return what `consolidate` would, for a coefficient that was taken without a search."""
+    return ConsolidationResult(alpha=alpha, origin="start", candidates=[], refused=False, svd_residual=0.0)
+
+
+def count_by_kind(batches: StageBatches) -> dict[str, int]:
+    """Return how many sequences a stage trains on, by kind of example."""
+    counts: Counter[str] = Counter()
+    tasks, posteriors = column(batches.examples, "task"), column(batches.examples, "posterior")
     for step in batches.steps:
         for i in step.new:
-            rows[f"weak_{tasks[i]}" if len(posteriors[i]) else "trusted"] += batches.encoded[i].num_sequences
+            kind = f"weak_{tasks[i]}" if len(posteriors[i]) else "trusted"
+            counts[kind] += batches.encoded[i].num_sequences
         for name, encoded in (
             ("ring", [batches.encoded[i] for i in step.ring]),
             ("memory", [batches.entries[i].encoded for i in step.memory]),
         ):
             if encoded:
-                rows[name] += sum(one.num_sequences for one in encoded)
-    return dict(rows)
+                counts[name] += sum(one.num_sequences for one in encoded)
+    return dict(counts)

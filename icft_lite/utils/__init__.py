@@ -1,0 +1,1 @@
+"""Utilities without knowledge of the method: files, locks, processes and hardware."""

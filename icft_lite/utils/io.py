@@ -1,61 +1,68 @@
-"""Files written whole or not at all: after a full disk or a crash the old one is as it was."""
+"""Atomic writing of files: after a full disk or a crash, the old file is unchanged."""
 
 import json
 import math
 import os
 import re
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 
 from icft_lite.errors import ICFTError
 
 
-def write_bytes(path, data):
-    """Write beside `path`, then rename: a reader or a crash sees the old file or the new, never half.
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write a file atomically: into a temporary file next to `path`, which is then renamed.
 
-    Makes the folder if needed. Raises ICFTError, one line, if the disk is full or the folder not writable.
+    A reader sees the old file or the new one, never a part of it. Makes the folder if needed. Raises ICFTError if the
+    disk is full or the folder is not writable.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        temporary.replace(path)
     except OSError as error:
-        why = error.strerror or type(error).__name__
-        mend = "free some space or choose another folder"
-        raise ICFTError(f"{path}: cannot be written ({why}); {mend}") from None
+        reason = error.strerror or type(error).__name__
+        raise ICFTError(f"{path}: cannot be written ({reason}); free some space or choose another folder") from None
     finally:
         try:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         except OSError:
-            pass  # the folder itself is the trouble, and that has been said
+            pass  # the folder itself is the problem, which has been reported
 
 
-def write_text(path, text):
-    """`write_bytes` of UTF-8."""
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
     write_bytes(path, text.encode("utf-8", errors="replace"))
 
 
-def write_json(path, obj):
-    """Standard JSON: NumPy values as plain ones, NaN and infinity as null, a list of numbers on one line."""
-    text = json.dumps(to_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
-    one_line = re.sub(r"\[\n[\d\s.,eE+\-nul]*\]", lambda m: "[" + " ".join(m[0][1:-1].split()) + "]", text)
-    write_text(path, one_line + "\n")
+def write_json(path: Path | str, value: Any) -> None:
+    """Write standard JSON atomically.
+
+    NumPy values become Python values, NaN and infinity become null. A list of numbers takes one line.
+    """
+    text = json.dumps(to_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    compact = re.sub(r"\[\n[\d\s.,eE+\-nul]*\]", lambda m: "[" + " ".join(m[0][1:-1].split()) + "]", text)
+    write_text(path, compact + "\n")
 
 
-def to_plain(obj):
-    """`obj` as JSON has it: str keys, lists, Python numbers, None for NaN and infinity, paths as text."""
-    if isinstance(obj, dict):
-        return {str(key): to_plain(value) for key, value in obj.items()}
-    if isinstance(obj, np.ndarray | np.generic):
-        return to_plain(obj.tolist())
-    if isinstance(obj, list | tuple | set):
-        return [to_plain(value) for value in obj]
-    if isinstance(obj, float) and not math.isfinite(obj):
+def to_plain(value: Any) -> Any:
+    """Return a copy of `value` that JSON can hold.
+
+    Keys become str, sequences lists, NumPy values Python numbers, paths str; NaN and infinity become None.
+    """
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return to_plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
         return None
-    return str(obj) if isinstance(obj, PurePath) else obj
+    return str(value) if isinstance(value, PurePath) else value

@@ -1,43 +1,46 @@
-"""One process to a folder: a lock that the operating system holds, and drops whatever kills the process."""
+"""A lock that lets one process work in a folder. The operating system releases it, however the process ends."""
 
 import contextlib
-import errno
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
 
 from icft_lite.errors import ICFTError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-    import msvcrt
-
 LOCK = ".lock"
-HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
-"""What a system answers when another holds the lock. Any other answer: this file system has no locks."""
+"""Name of the lock file inside the folder."""
 
 
 @contextlib.contextmanager
-def alone(folder):
-    """Run the block as the only process that works in `folder`; makes the folder if needed.
+def exclusive_lock(folder: Path | str) -> Iterator[None]:
+    """Run the block as the only process that works in `folder`, which is made if needed.
 
-    The file stays when the block fails: removing it could let two in. Raises ICFTError if another process
-    is at work there."""
+    The lock file stays, also when the block fails: if it were removed, two processes could hold locks on two files of
+    this name. A file system without locks gives a warning, and the block runs without a lock. Raises ICFTError if
+    another process holds the lock, or if the folder is not writable.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "a")
+        file = (folder / LOCK).open("a")
     except OSError as error:
         raise ICFTError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
-    with file:
+    with file:  # closing the file releases the lock
         try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            # Not filelock.FileLock: without locks in the file system it falls back to a marker file, which survives a
+            # killed process, and on Windows it removes the lock file.
+            locked = filelock.lock_descriptor(file.fileno(), blocking=False)
         except OSError as error:
-            if error.errno in HELD:
-                raise ICFTError(
-                    f"{folder}: another process is at work on this run; wait until it is done, or choose another --out"
-                ) from None
+            locked = True
+            warnings.warn(
+                f"{folder}: this file system has no file locks ({error.strerror}); "
+                f"make sure that only one process uses this folder",
+                stacklevel=3,
+            )
+        if not locked:
+            raise ICFTError(
+                f"{folder}: another process is at work on this run; wait until it is done, or choose another --out"
+            )
         yield

@@ -1,87 +1,129 @@
-"""Labelling functions: they vote on examples."""
+"""Labelling functions (LFs): small programs that vote on unlabelled examples, and an analysis of their votes."""
+
+from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from icft_lite.errors import ICFTError
-from icft_lite.weak.models import ABSTAIN, check_votes
+from icft_lite.weak.label_models import ABSTAIN, check_votes
+
+if TYPE_CHECKING:  # the schema imports `datasets`, which takes seconds and is not needed for votes
+    from icft_lite.data.schema import Example, Examples
+
+VoteFunction = Callable[[dict[str, Any]], int]
+"""Takes an example and returns an index into its responses, or ABSTAIN (−1)."""
 
 
 @dataclass(frozen=True)
 class LabelingFunction:
-    """`lf(row)` is the index of the response that the function votes for, or ABSTAIN.
-
-    `source` names the domain it draws on; rows of another `task` than its own (None: any) are not shown to
-    it.
-    """
+    """A named labelling function: `lf(example)` is the index of the response it votes for, or ABSTAIN (−1)."""
 
     name: str
-    function: Callable
+    """Unique among the functions that are applied together."""
+    function: VoteFunction
+    """Votes on an example of the right task."""
     source: str = "general"
-    task: str | None = None
+    """The domain or resource that the function uses, for reports."""
+    task: Literal["question", "pair"] | None = None
+    """The function abstains on examples of any other task; None: no restriction."""
 
-    def __call__(self, row):
-        if self.task is not None and row["task"] != self.task:
+    def __call__(self, example: Example) -> int:
+        """Return the vote on one example; ABSTAIN if the example is of another task."""
+        if self.task is not None and example["task"] != self.task:
             return ABSTAIN
-        return self.function(row)
+        return self.function(example)
 
 
-def labeling_function(name=None, source="general", task=None):
-    """Decorator: turns `f(row) -> int` into a LabelingFunction (its name by default the function's own)."""
-    if callable(name):  # written without parentheses
-        return LabelingFunction(name.__name__, name)
-    return lambda function: LabelingFunction(name or function.__name__, function, source, task)
+@overload
+def labeling_function(name: VoteFunction) -> LabelingFunction: ...
 
 
-def apply_lfs(lfs, dataset):
-    """Let every LF vote on every row (canonical example dicts). Returns int8 [n, m]; where a row has only one
-    response there is nothing to choose, and nobody is asked.
+@overload
+def labeling_function(
+    name: str | None = None, source: str = "general", task: Literal["question", "pair"] | None = None
+) -> Callable[[VoteFunction], LabelingFunction]: ...
 
-    Raises ICFTError if two LFs share a name, or one fails or votes for a response that the row does not have.
+
+def labeling_function(
+    name: str | VoteFunction | None = None, source: str = "general", task: Literal["question", "pair"] | None = None
+) -> LabelingFunction | Callable[[VoteFunction], LabelingFunction]:
+    """Turn a function of an example into a LabelingFunction; a decorator, with or without arguments.
+
+    The decorated function takes an example and returns the index of a response, or ABSTAIN. `name` is by default the
+    function's own name. `source` and `task` are as in LabelingFunction.
+
+        @labeling_function(source="my rules", task="question")
+        def longest(example):
+            return int(np.argmax([len(text) for text in example["responses"]]))
     """
-    twice = [name for name, count in Counter(lf.name for lf in lfs).items() if count > 1]
-    if twice:
-        raise ICFTError(f"labelling functions: {twice[0]!r} is there twice; give each its own name")
-    votes = np.full((len(dataset), len(lfs)), ABSTAIN, np.int8)
-    for i, row in enumerate(dataset):
-        for j, lf in enumerate(lfs if len(row["responses"]) > 1 else ()):
-            where = f"labelling function {lf.name}, row {row.get('id', i)}"
+    if callable(name):  # used as @labeling_function, without parentheses
+        return LabelingFunction(_name_of(name), name)
+    return lambda function: LabelingFunction(name or _name_of(function), function, source, task)
+
+
+def _name_of(function: VoteFunction) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def apply_lfs(lfs: Sequence[LabelingFunction], examples: Examples) -> np.ndarray:
+    """Return the votes of every labelling function on every example, int8 [n, m].
+
+    Examples with a single response need no label: every LF abstains on them without being called.
+
+    Raises ICFTError if two LFs have the same name, or if an LF raises an exception or returns anything but an index
+    into the example's responses or ABSTAIN.
+    """
+    duplicates = [name for name, count in Counter(lf.name for lf in lfs).items() if count > 1]
+    if duplicates:
+        raise ICFTError(f"labelling functions: the name {duplicates[0]!r} is used twice; give each its own name")
+    votes = np.full((len(examples), len(lfs)), ABSTAIN, np.int8)
+    for i, example in enumerate(examples):
+        n_responses = len(example["responses"])
+        for j, lf in enumerate(lfs if n_responses > 1 else ()):
+            where = f"labelling function {lf.name}, example {example.get('id', i)}"
             try:
-                vote = lf(row)
+                vote = lf(example)
             except Exception as error:
-                raise ICFTError(f"{where}: {type(error).__name__}: {error}; mend it") from error
-            whole = isinstance(vote, (int, np.integer))
-            if not whole or not ABSTAIN <= vote < len(row["responses"]):
+                raise ICFTError(f"{where}: {type(error).__name__}: {error}; fix the function") from error
+            if not isinstance(vote, int | np.integer) or not ABSTAIN <= vote < n_responses:
                 raise ICFTError(
-                    f"{where}: voted {vote!r}; return an index into its "
-                    f"{len(row['responses'])} responses, or ABSTAIN (-1)"
+                    f"{where}: voted {vote!r}; return an index into the example's {n_responses} responses, "
+                    "or ABSTAIN (-1)"
                 )
             votes[i, j] = vote
     return votes
 
 
-def lf_analysis(votes, lfs, gold=None):
-    """One line per LF, shares of all n rows: `coverage` (it votes), `overlap` (another votes too), `conflict`
-    (another votes otherwise); with `gold` (int [n], -1 unknown) `accuracy` on the rows it votes on.
+def lf_analysis(votes: ArrayLike, lfs: Sequence[LabelingFunction], gold: ArrayLike | None = None) -> pd.DataFrame:
+    """Return a table with one row per labelling function, indexed by its name.
 
-    Returns a pandas.DataFrame indexed by LF name. Raises ICFTError for a matrix of the wrong shape.
+    Columns: `source`, and three shares of all n examples: `coverage` (the LF votes), `overlap` (another LF votes
+    too), `conflict` (another LF votes for another response). With `gold`, int [n] where −1 is unknown, also
+    `accuracy` on the examples that the LF votes on; NaN if there are none.
+
+    votes: int [n, m]. Raises ICFTError for a matrix of the wrong shape.
     """
     votes = check_votes(votes)
     if votes.shape[1] != len(lfs):
-        raise ICFTError(f"votes: {votes.shape[1]} columns for {len(lfs)} functions; use apply_lfs(lfs, …)")
+        raise ICFTError(
+            f"votes: {votes.shape[1]} columns for {len(lfs)} labelling functions; use apply_lfs(lfs, examples)"
+        )
     voted = votes != ABSTAIN
     others = voted.sum(1, keepdims=True) - voted
-    agree = np.stack([((votes == votes[:, [j]]) & voted).sum(1) - 1 for j in range(len(lfs))], 1)
+    agreeing = np.stack([((votes == votes[:, [j]]) & voted).sum(1) - 1 for j in range(len(lfs))], 1)
     table = pd.DataFrame(
         {
             "source": [lf.source for lf in lfs],
             "coverage": voted.mean(0),
             "overlap": (voted & (others > 0)).mean(0),
-            "conflict": (voted & (others > agree)).mean(0),
+            "conflict": (voted & (others > agreeing)).mean(0),
         },
         index=pd.Index([lf.name for lf in lfs], name="lf"),
     )
@@ -93,6 +135,8 @@ def lf_analysis(votes, lfs, gold=None):
     return table
 
 
-def to_records(table):
-    """An lf_analysis table as a list of plain dicts, ready for JSON (NaN becomes None)."""
-    return table.reset_index().astype(object).where(table.reset_index().notna(), None).to_dict("records")
+def to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return an lf_analysis table as a list of plain dicts, ready for JSON; NaN becomes None."""
+    flat = table.reset_index()
+    records = flat.astype(object).where(flat.notna(), None).to_dict("records")
+    return [{str(column): value for column, value in record.items()} for record in records]

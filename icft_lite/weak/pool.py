@@ -1,89 +1,126 @@
-"""Votes on a weak pool -> posteriors, and a report."""
+"""Weak labels for a pool of examples: one label model per task and topic, and a report on the labels."""
+
+from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from icft_lite.errors import ICFTError
-from icft_lite.weak.functions import lf_analysis, to_records
-from icft_lite.weak.models import DawidSkene, MajorityVote, all_abstained, check_votes
+from icft_lite.metrics import expected_calibration_error
+from icft_lite.weak.functions import LabelingFunction, lf_analysis, to_records
+from icft_lite.weak.label_models import DawidSkene, MajorityVote, all_abstained, check_votes
 
-SMALLEST_GROUP = 150
+if TYPE_CHECKING:  # the schema imports `datasets`, which takes seconds and is not needed for votes
+    from icft_lite.data.schema import Example, Examples
+
+MIN_TOPIC_SIZE = 150
+"""A topic with fewer examples shares its label model with the other small topics of its task."""
+
+LabelReport = dict[str, Any]
+"""A report on weak labels, ready for JSON.
+
+    label_model       str      "dawid_skene" or "majority_vote"
+    num_examples      int      size of the pool
+    dropped_unvoted   int      examples on which no labelling function votes
+    fits              list     one dict per fitted model: task, topic, n (examples), model ("full confusion", "one-coin"
+                               or "majority vote")
+    lfs               list     with `lfs`: lf_analysis as records, one dict per labelling function
+    accuracy, ece     float    with `gold`: of the posteriors, on the examples whose gold label is known
+    by_topic          dict     with `gold`: {"task/topic": {"n": int, "accuracy": float}}
+"""
 
 
-def expected_calibration_error(probs, gold, bins=10):
-    """ECE (Guo et al., 2017): the mean gap between confidence and accuracy over equal-width confidence
-    bins, weighted by their rows. probs: float [n, k]; gold: int [n], rows with -1 are left out. NaN if
-    none is left."""
-    probs, gold = np.asarray(probs)[np.asarray(gold) >= 0], np.asarray(gold)[np.asarray(gold) >= 0]
-    if not len(gold):
-        return float("nan")
-    confidence, right = probs.max(1), probs.argmax(1) == gold
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(confidence[bin_of == b].mean() - right[bin_of == b].mean()) * (bin_of == b).mean()
-        for b in np.unique(bin_of)
-    ]
-    return float(sum(gaps))
+def label_pool(
+    pool: Examples,
+    votes: ArrayLike,
+    model: Literal["dawid_skene", "majority_vote"] = "dawid_skene",
+    lfs: Sequence[LabelingFunction] | None = None,
+    gold: Mapping[str, int] | ArrayLike | None = None,
+) -> tuple[list[list[float]], LabelReport]:
+    """Return a posterior for each example of a weak pool, and a report.
 
+    A posterior is a list of probabilities over the example's responses, [] where no labelling function votes. The
+    fields of the report are described at LabelReport.
 
-def label_pool(pool, votes, model="dawid_skene", lfs=None, gold=None):
-    """Posteriors for a weak pool: a list of lists over each row's responses, [] where nobody voted, and a
-    report.
+    The accuracy of a labelling function differs by topic (a table of drugs contains nothing about bones). Dawid–Skene
+    is therefore fitted per task and topic where a topic has at least 150 examples; the smaller topics of a task share
+    one fit. The model uses full confusion where all examples of a fit have the same labels (yes/no/maybe; for pairs:
+    the first or the second is better), and one coin otherwise.
 
-    An LF's accuracy differs by topic (a drug table knows nothing of bones), so Dawid–Skene is fitted per
-    task and topic where a topic has at least 150 rows; a task's smaller topics share one fit. Confusion is
-    full where every row of a fit has the same labels (yes/no/maybe; pairs: first or second better), else
-    one-coin.
+    votes: int [n, m] from `apply_lfs`. lfs: only for the report. gold: dict from id to index, or int [n] with −1 for
+    unknown; only adds accuracy and ECE to the report.
 
-    gold (dict id -> index, or int [n], -1 unknown) only adds accuracy and ECE to the report. Raises
-    ICFTError.
+    Raises ICFTError if votes and pool differ in length, votes are invalid, or the label model is unknown.
     """
-    rows, votes = list(pool), check_votes(votes)
-    if len(rows) != len(votes):
-        raise ICFTError(f"votes: {len(votes)} rows for a pool of {len(rows)}; use apply_lfs(lfs, pool)")
+    examples, votes = list(pool), check_votes(votes)
+    if len(examples) != len(votes):
+        raise ICFTError(
+            f"votes: {len(votes)} rows for a pool of {len(examples)} examples; use the votes of apply_lfs(lfs, pool)"
+        )
     if model not in ("dawid_skene", "majority_vote"):
         raise ICFTError(f"label model: {model!r} is unknown; choose dawid_skene or majority_vote")
-    sizes = Counter((row["task"], row["topic"]) for row in rows)
-    groups = {}
-    for i, row in enumerate(rows):
-        key = (row["task"], row["topic"])
-        key = key if sizes[key] >= SMALLEST_GROUP else (row["task"], "other topics")
-        groups.setdefault(key, []).append(i)
-    posteriors, empty, fits = [[] for _ in rows], all_abstained(votes), []
-    for (task, topic), index in groups.items():
-        index = [i for i in index if not empty[i]]
+    unvoted = all_abstained(votes)
+    posteriors: list[list[float]] = [[] for _ in examples]
+    fits = []
+    for (task, topic), members in _group_by_topic(examples).items():
+        index = [i for i in members if not unvoted[i]]
         if not index:
             continue
-        options = np.array([len(rows[i]["responses"]) for i in index])
-        fixed = task == "pair" or len({tuple(rows[i]["responses"]) for i in index}) == 1
-        label_model = MajorityVote() if model == "majority_vote" else DawidSkene(one_coin=not fixed)
-        probs = label_model.fit(votes[index], options).predict_proba(votes[index], options)
-        for i, k, p in zip(index, options, probs):
+        n_options = np.array([len(examples[i]["responses"]) for i in index])
+        same_labels = task == "pair" or len({tuple(examples[i]["responses"]) for i in index}) == 1
+        label_model = MajorityVote() if model == "majority_vote" else DawidSkene(one_coin=not same_labels)
+        probs = label_model.fit(votes[index], n_options).predict_proba(votes[index], n_options)
+        for i, k, p in zip(index, n_options, probs):
             posteriors[i] = p[:k].tolist()
-        kind = "majority vote" if model == "majority_vote" else "full confusion" if fixed else "one-coin"
+        kind = "majority vote" if model == "majority_vote" else "full confusion" if same_labels else "one-coin"
         fits.append({"task": task, "topic": topic, "n": len(index), "model": kind})
-    report = {"label_model": model, "rows": len(rows), "dropped_unvoted": int(empty.sum()), "fits": fits}
-    if isinstance(gold, dict):
-        gold = [gold.get(row["id"], -1) for row in rows]
+    report: LabelReport = {
+        "label_model": model,
+        "num_examples": len(examples),
+        "dropped_unvoted": int(unvoted.sum()),
+        "fits": fits,
+    }
+    if isinstance(gold, Mapping):
+        gold = [gold.get(example["id"], -1) for example in examples]
     if lfs is not None:
         report["lfs"] = to_records(lf_analysis(votes, lfs, gold))
     if gold is not None:
-        known = [i for i, p in enumerate(posteriors) if p and gold[i] >= 0]
+        gold = np.asarray(gold)
+        known = [i for i, posterior in enumerate(posteriors) if posterior and gold[i] >= 0]
         if known:
-            gold = np.asarray(gold)[known]
-            report |= _scores([rows[i] for i in known], [posteriors[i] for i in known], gold)
+            report |= _score_labels([examples[i] for i in known], [posteriors[i] for i in known], gold[known])
     return posteriors, report
 
 
-def _scores(rows, posteriors, gold):
+def _group_by_topic(examples: Sequence[Example]) -> dict[tuple[str, str], list[int]]:
+    """Return {(task, topic): indices of examples}; the small topics of a task are joined as "other topics"."""
+    sizes = Counter((example["task"], example["topic"]) for example in examples)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, example in enumerate(examples):
+        key = (example["task"], example["topic"])
+        key = key if sizes[key] >= MIN_TOPIC_SIZE else (example["task"], "other topics")
+        groups.setdefault(key, []).append(i)
+    return groups
+
+
+def _score_labels(
+    examples: Sequence[Example], posteriors: Sequence[Sequence[float]], gold: np.ndarray
+) -> dict[str, Any]:
+    """Return accuracy, ECE and the accuracy by topic of posteriors against gold, int [n], all of it known."""
     width = max(map(len, posteriors))
-    probs = np.array([p + [0.0] * (width - len(p)) for p in posteriors])
-    right = probs.argmax(1) == gold
-    topics = pd.Series(right).groupby([f"{row['task']}/{row['topic']}" for row in rows], sort=False)
+    probs = np.array([[*posterior, *[0.0] * (width - len(posterior))] for posterior in posteriors])
+    correct = probs.argmax(1) == gold
+    topics = [f"{example['task']}/{example['topic']}" for example in examples]
     return {
-        "accuracy": float(right.mean()),
+        "accuracy": float(correct.mean()),
         "ece": expected_calibration_error(probs, gold),
-        "by_topic": {name: {"n": len(hits), "accuracy": float(hits.mean())} for name, hits in topics},
+        "by_topic": {
+            name: {"n": len(part), "accuracy": float(part.mean())}
+            for name, part in pd.Series(correct).groupby(topics, sort=False)
+        },
     }

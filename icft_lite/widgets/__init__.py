@@ -1,10 +1,22 @@
-"""Notebook front ends, from core ipywidgets alone (what versions 7.7 and 8 have in common).
+"""Notebook panels made of core ipywidgets (the common subset of versions 7.7 and 8).
 
-Everything a person types, a row holds or a model says is escaped before it is shown. Each panel has a static
-table or figure beside it, for places where widgets do not run: a page on GitHub, a PDF, a test.
+| panel | without widgets | shows |
+|---|---|---|
+| `Dashboard` | `dashboard_figure` | a training run while it runs |
+| `ask_panel` | `ask_table` | the replies of several models to a question |
+| `chat_panel` | `chat_table` | a chat with one model |
+| `vote_panel` | `votes_table`, `votes_figure` | a blind comparison of models |
+| `curriculum_explorer` | `curriculum_table` | examples with difficulty and votes |
+| `memory_inspector` | `outcome_table` | what was promoted into the long-term memory |
+
+The second column is for places where widgets do not run: a page on GitHub, a PDF, a test. Text from people, data and
+models is always escaped.
 """
 
-from icft_lite.experiments.votes import votes_figure
+from typing import Any
+
+from icft_lite.compat import moved
+from icft_lite.experiments.blind_votes import votes_figure
 from icft_lite.widgets.ask import ask_panel, ask_table
 from icft_lite.widgets.chat import chat_panel, chat_table
 from icft_lite.widgets.dashboard import Dashboard, dashboard_figure
@@ -21,10 +33,14 @@ __all__ = [
     "curriculum_explorer",
     "curriculum_table",
     "dashboard_figure",
+    "memory_inspector",
     "outcome_table",
     "promotion_outcomes",
-    "memory_inspector",
     "vote_panel",
     "votes_figure",
     "votes_table",
 ]
+
+
+def __getattr__(name: str) -> Any:  # names of version 0.1
+    return moved("widgets", name)

@@ -1,6 +1,8 @@
-"""Ask several models one question, and read their answers side by side."""
+"""Ask several models the same question and compare their replies."""
 
 import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import HTML
@@ -8,25 +10,34 @@ from IPython.display import HTML
 from icft_lite.errors import ICFTError
 from icft_lite.widgets.table import html_table
 
-KEPT = 5
-"""Questions a panel goes on showing, the newest first."""
+MAX_SHOWN = 5
+"""Number of questions that the panel shows, the newest first."""
+
+Model = Callable[[str], str]
+"""A function from a question to a reply."""
+Answered = tuple[str, list[str]]
+"""(question, reply of each model)."""
 
 
-def ask_table(models, questions):
-    """Every model's answer to every question, side by side: an IPython.display.HTML (its `data` is the text).
+def ask_table(models: Mapping[str, Model], questions: Sequence[str]) -> HTML:
+    """Return a table of every model's reply to every question. Its attribute `data` is the HTML text.
 
-    models: {name: callable(question) -> str}; questions: list of str. Raises ICFTError without models."""
+    models: {name: callable(question) -> str}; questions: list of str. Raises ICFTError if there are no models.
+    """
     _check(models)
-    return HTML(_table(models, [(question, _answers(models, question)) for question in questions]))
+    return HTML(_table(models, [(question, _replies(models, question)) for question in questions]))
 
 
-def ask_panel(models, examples=()):
-    """A panel that asks several models one question: a field, a list of examples, a button, and the answers.
+def ask_panel(models: Mapping[str, Model], examples: Sequence[str] = ()) -> widgets.VBox:
+    """Return a panel that asks several models the same question: a field, a list of examples, a button, the replies.
 
-    Enter asks, as the button does; so does choosing an example (by keyboard: Tab to the list, Space opens it).
-    models: {name: callable(question) -> str}; examples: list of str. Returns a VBox with children (examples,
-    (question, button), answers). What a model refuses with ICFTError is shown in its place. Raises ICFTError
-    without models."""
+    Enter sends the question, as the button does. Choosing an example sends it too (by keyboard: Tab to the list, Space
+    opens it).
+
+    models: {name: callable(question) -> str}; examples: list of str. The VBox has the children (examples, (question,
+    button), replies). An ICFTError of a model is shown in place of its reply. Raises ICFTError if there are no
+    models.
+    """
     _check(models)
     wide = widgets.Layout(width="auto", max_width="800px")
     choice = widgets.Dropdown(
@@ -35,7 +46,7 @@ def ask_panel(models, examples=()):
         description="Examples",
         layout=wide,
     )
-    # Without continuous updates the value changes on Enter or when the field is left, not letter by letter.
+    # Without continuous updates the value changes on Enter or when the field loses the focus, not with every letter.
     question = widgets.Text(
         value="",
         placeholder="type a question and press Enter",
@@ -43,50 +54,52 @@ def ask_panel(models, examples=()):
         continuous_update=False,
         layout=widgets.Layout(flex="1 1 auto", width="auto"),
     )
-    button = widgets.Button(description="Ask", tooltip="ask every model this question")
-    answers = widgets.HTML(value=_table(models, []))
-    asked, one_at_a_time = [], threading.RLock()  # JupyterLab may run two controls' callbacks in two threads
+    button = widgets.Button(description="Ask", tooltip="send the question to every model")
+    replies = widgets.HTML(value=_table(models, []))
+    history: list[Answered] = []
+    lock = threading.RLock()  # JupyterLab may run the callbacks of two controls in two threads
 
-    def ask(_=None):
-        with one_at_a_time:
+    def ask(_: Any = None) -> None:
+        with lock:
             text = question.value.strip()
-            if not text or asked and asked[0][0] == text:  # leaving the field asked already; the click follows
+            # A click on the button first takes the focus from the field, which has sent the question already.
+            if not text or history and history[0][0] == text:
                 return
             if choice.value != text:
                 choice.value = ""
-            # Wait in sight, and with every control alive: one that is switched off loses the keyboard's focus.
-            answers.value = _table(models, [(text, ["…"] * len(models)), *asked[: KEPT - 1]])
+            # Every control stays enabled while the models run: a disabled control loses the keyboard focus.
+            replies.value = _table(models, [(text, ["…"] * len(models)), *history[: MAX_SHOWN - 1]])
             try:
-                asked.insert(0, (text, _answers(models, text)))
+                history.insert(0, (text, _replies(models, text)))
             finally:
-                answers.value = _table(models, asked[:KEPT])
+                replies.value = _table(models, history[:MAX_SHOWN])
 
-    def choose(change):
+    def choose(change: dict[str, Any]) -> None:
         if change["new"]:
             question.value = change["new"]
 
     question.observe(ask, "value")
     choice.observe(choose, "value")
     button.on_click(ask)
-    return widgets.VBox([choice, widgets.HBox([question, button], layout=wide), answers])
+    return widgets.VBox([choice, widgets.HBox([question, button], layout=wide), replies])
 
 
-def _check(models):
+def _check(models: Mapping[str, Model]) -> None:
     if not models:
-        raise ICFTError("models: there is none to ask; give {name: callable}")
+        raise ICFTError("models: no model is given; pass {name: callable(question) -> str}")
 
 
-def _answers(models, question):
-    return [_answer(model, question) for model in models.values()]
+def _replies(models: Mapping[str, Model], question: str) -> list[str]:
+    return [safe_reply(model, question) for model in models.values()]
 
 
-def _answer(model, question):
+def safe_reply(model: Model, question: str) -> str:
+    """Return a model's reply, or in parentheses the message of its ICFTError, such as a question that is too long."""
     try:
         return str(model(question))
-    except ICFTError as error:  # too long a question, say: the panel says so and stays alive
+    except ICFTError as error:
         return f"({error})"
 
 
-def _table(models, asked):
-    """asked: [(question, [answer of each model])] → HTML."""
-    return html_table(["question", *models], [[question, *answers] for question, answers in asked])
+def _table(models: Mapping[str, Model], answered: Sequence[Answered]) -> str:
+    return html_table(["question", *models], [[question, *replies] for question, replies in answered])

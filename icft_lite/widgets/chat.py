@@ -1,108 +1,134 @@
-"""Chat with one model: temperature, most tokens, and a Stop button that stops it."""
+"""Chat with one model: temperature, maximum number of new tokens, and a Stop button."""
 
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import HTML
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.chat import ChatSession
 from icft_lite.widgets.table import html_table
 
-KEPT = 10
-"""Questions the panel goes on showing, the newest first."""
+MAX_SHOWN = 10
+"""Number of questions that the panel shows, the newest first."""
+
+Turn = tuple[str, str, str]
+"""(question, reply, decoding method)."""
 
 
-def chat_table(model, tokenizer, questions, temperature=0.0, max_new_tokens=64):
-    """The panel's table for a list of questions: an IPython.display.HTML."""
-    talk = ChatSession(model, tokenizer)
-    return HTML(
-        _table([(text, talk.reply(text, temperature, max_new_tokens), _how(temperature)) for text in questions])
-    )
+def chat_table(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    temperature: float = 0.0,
+    max_new_tokens: int = 64,
+) -> HTML:
+    """Return the panel's table for a list of questions, for places where widgets do not run."""
+    session = ChatSession(model, tokenizer)
+    turns = [(text, session.reply(text, temperature, max_new_tokens), _decoding(temperature)) for text in questions]
+    return HTML(_table(turns))
 
 
 class ChatPanel(widgets.VBox):
-    """A field (Enter sends), Send, Stop, and the replies as they grow. Each question stands alone.
+    """A field (Enter sends), the buttons Send and Stop, and the replies, which grow while the model writes.
 
-    The model writes in a thread of its own, so that the page stays alive: Stop ends it at the next token. Do not
-    ask the same model elsewhere meanwhile. Children: (temperature, tokens), (question, submit, stop), replies."""
+    Each question is independent of the earlier ones. The model generates in its own thread, so that the page stays
+    responsive, and Stop takes effect after the next token. Do not use the same model elsewhere meanwhile.
 
-    def __init__(self, model, tokenizer, max_new_tokens=64):
-        self.talk, self.asked, self.writing = ChatSession(model, tokenizer), [], False
-        self.thread, self.halt = None, threading.Event()
-        self.sending = threading.Lock()  # JupyterLab may run two controls' callbacks in two threads
-        whole = {"description_width": "initial"}  # labels are not cut
+    history: list of (question, reply, decoding), the newest first. The children are (temperature, max_new_tokens),
+    (question, send_button, stop_button), replies.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int = 64
+    ) -> None:
+        self.session, self.generating = ChatSession(model, tokenizer), False
+        self.history: list[Turn] = []
+        self.thread: threading.Thread | None = None
+        self.stop_event = threading.Event()
+        self.lock = threading.Lock()  # JupyterLab may run the callbacks of two controls in two threads
+        style = {"description_width": "initial"}  # labels are not cut off
         self.temperature = widgets.FloatSlider(
-            value=0.0, min=0.0, max=2.0, step=0.1, description="Temperature", readout_format=".1f", style=whole
+            value=0.0, min=0.0, max=2.0, step=0.1, description="Temperature", readout_format=".1f", style=style
         )
-        self.tokens = widgets.IntSlider(value=max_new_tokens, min=1, max=256, description="Most tokens", style=whole)
+        self.max_new_tokens = widgets.IntSlider(
+            value=max_new_tokens, min=1, max=256, description="Max new tokens", style=style
+        )
         self.question = widgets.Text(
             placeholder="type a question and press Enter",
             description="Question",
             continuous_update=False,
             layout=widgets.Layout(flex="1 1 auto", width="auto"),
         )
-        self.submit = widgets.Button(description="Send", tooltip="ask the model")
-        self.stop = widgets.Button(description="Stop", tooltip="end the reply under way")
+        # Not `send`: that is a method of ipywidgets.Widget.
+        self.send_button = widgets.Button(description="Send", tooltip="send the question to the model")
+        self.stop_button = widgets.Button(description="Stop", tooltip="stop the current reply")
         self.replies = widgets.HTML(value=_table([]))
         wide = widgets.Layout(width="auto", max_width="800px")
         super().__init__(
             [
-                widgets.HBox([self.temperature, self.tokens], layout=widgets.Layout(flex_flow="row wrap")),
-                widgets.HBox([self.question, self.submit, self.stop], layout=wide),
+                widgets.HBox([self.temperature, self.max_new_tokens], layout=widgets.Layout(flex_flow="row wrap")),
+                widgets.HBox([self.question, self.send_button, self.stop_button], layout=wide),
                 self.replies,
             ]
         )
         self.question.observe(self._ask, "value")
-        self.submit.on_click(self._ask)
-        self.stop.on_click(lambda _: self.halt.set())
+        self.send_button.on_click(self._ask)
+        self.stop_button.on_click(lambda _: self.stop_event.set())
 
-    def wait(self, seconds=None):
-        """Wait for the reply under way. Returns True if there is none any more."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the current reply, at most `timeout` seconds. Returns whether no reply is being generated."""
         if self.thread is not None:
-            self.thread.join(seconds)
+            self.thread.join(timeout)
         return self.thread is None or not self.thread.is_alive()
 
-    def _ask(self, _):
-        with self.sending:
+    def _ask(self, _: Any) -> None:
+        with self.lock:
             text = self.question.value.strip()
-            if not text or self.writing:  # one at a time; a question sent meanwhile stays in the field
+            if not text or self.generating:  # one reply at a time; the next question stays in the field
                 return
-            self.writing = True
+            self.generating = True
         self.question.value = ""
-        self.halt = threading.Event()  # this question's own: a click that came late for the last one is forgotten
-        settings = self.temperature.value, self.tokens.value
-        self.asked.insert(0, (text, "…", _how(settings[0])))
-        del self.asked[KEPT:]
-        self.replies.value = _table(self.asked)
-        self.thread = threading.Thread(target=self._write, args=(text, settings, self.halt), daemon=True)
+        self.stop_event = threading.Event()  # a new one: a late click on Stop belongs to the question before
+        settings = self.temperature.value, self.max_new_tokens.value
+        self.history.insert(0, (text, "…", _decoding(settings[0])))
+        del self.history[MAX_SHOWN:]
+        self.replies.value = _table(self.history)
+        self.thread = threading.Thread(target=self._generate, args=(text, settings, self.stop_event), daemon=True)
         self.thread.start()
 
-    def _write(self, text, settings, halt):
-        how = _how(settings[0])
+    def _generate(self, text: str, settings: tuple[float, int], stop_event: threading.Event) -> None:
+        temperature, max_new_tokens = settings
+        decoding = _decoding(temperature)
 
-        def show(said, how=how):
-            self.asked[0] = (text, said, how)
-            self.replies.value = _table(self.asked)
+        def show(reply: str, note: str = "") -> None:
+            self.history[0] = (text, reply, decoding + note)
+            self.replies.value = _table(self.history)
 
         try:
-            said = self.talk.reply(text, *settings, stop=halt, told=show)
-        except Exception as error:  # a thread's error would go unseen
-            show(f"(failed: {error!r})")
+            reply = self.session.reply(text, temperature, max_new_tokens, stop=stop_event, on_text=show)
+        except Exception as error:
+            show(f"(failed: {error!r})")  # an exception in a thread would not be visible in the notebook
             raise
         else:
-            show(said, f"{how}, stopped" if halt.is_set() else how)
+            show(reply, ", stopped" if stop_event.is_set() else "")
         finally:
-            self.writing = False
+            self.generating = False
 
 
-def chat_panel(model, tokenizer, max_new_tokens=64):
-    """A ChatPanel for one model."""
+def chat_panel(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int = 64
+) -> ChatPanel:
+    """Return a ChatPanel for one model."""
     return ChatPanel(model, tokenizer, max_new_tokens)
 
 
-def _how(temperature):
+def _decoding(temperature: float) -> str:
     return f"temperature {temperature:.1f}" if temperature else "greedy"
 
 
-def _table(asked):
-    return html_table(["question", "reply", "how"], asked)
+def _table(turns: Sequence[Turn]) -> str:
+    return html_table(["question", "reply", "decoding"], turns)

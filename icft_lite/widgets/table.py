@@ -1,32 +1,48 @@
-"""What every front end shows: HTML tables, in which whatever a person, a row or a model wrote is escaped."""
+"""HTML tables and text that all panels share. Text from people, data and models is always escaped."""
 
 import html
+import re
+from collections.abc import Iterable, Sequence, Sized
+from typing import Any
 
 CELL = "padding: 4px 8px; text-align: left; vertical-align: top; white-space: pre-wrap"
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def html_table(head, rows, note=""):
-    """head: list of str; rows: lists of cells, shown by `shown`; note: a line above, or alone without a head → HTML.
+def escape(text: str) -> str:
+    """Return text that is safe inside HTML and SVG, attributes included.
 
-    No colours of its own: themes are light or dark. A wide table scrolls inside its own box."""
-    lines = [_line("th", head, ' scope="col"'), *(_line("td", row) for row in rows)]
-    note = f"<p>{html.escape(note)}</p>" if note else ""
-    lines = f"<table>{''.join(lines)}</table>" if head else ""
-    return f'<div role="status" style="overflow-x: auto; line-height: 1.4">{note}{lines}</div>'
+    Markup is escaped. Characters that XML 1.0 does not allow, such as NUL, become U+FFFD: one of them would make a
+    whole SVG document unreadable.
+    """
+    return html.escape(_NOT_XML.sub("\ufffd", text))
 
 
-def format_cell(value):
-    """A cell's text: two decimals for a float, a dash for NaN and None."""
+def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> str:
+    """Return an HTML table of escaped cells.
+
+    rows: lists of cells, formatted by `format_cell`; note: a paragraph above the table. With an empty header there is
+    only the note. The table has no colors of its own, so that it suits light and dark themes. A wide table scrolls
+    inside its own box.
+    """
+    lines = [_row("th", header, ' scope="col"'), *(_row("td", row) for row in rows)]
+    paragraph = f"<p>{escape(note)}</p>" if note else ""
+    table = f"<table>{''.join(lines)}</table>" if header else ""
+    return f'<div role="status" style="overflow-x: auto; line-height: 1.4">{paragraph}{table}</div>'
+
+
+def format_cell(value: Any) -> str:
+    """Return the text of a cell: two decimals for a float, a dash for None and NaN."""
     if value is None or value != value:
         return "–"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def pluralize(things, name="row"):
-    """How many: "1 row", "2 rows"."""
-    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
+def pluralize(things: Sized, noun: str = "example") -> str:
+    """Return how many things there are, for example "1 example" or "2 examples"."""
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
-def _line(tag, cells, more=""):
-    cells = [f'<{tag} style="{CELL}"{more}>{html.escape(format_cell(cell))}</{tag}>' for cell in cells]
-    return f"<tr>{''.join(cells)}</tr>"
+def _row(tag: str, cells: Sequence[Any], attributes: str = "") -> str:
+    parts = [f'<{tag} style="{CELL}"{attributes}>{escape(format_cell(cell))}</{tag}>' for cell in cells]
+    return f"<tr>{''.join(parts)}</tr>"

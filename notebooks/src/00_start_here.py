@@ -16,16 +16,16 @@
 # # 00 · Start here
 #
 # A small language model studies medicine for a minute or two. Trained the plain way, it forgets what it knew
-# before. **ICFT** (incremental curriculum-based fine-tuning) is a way to keep that while it learns. You run
+# before. **ICFT** (incremental curriculum-based fine-tuning) is a way to retain that while it learns. You run
 # both, see what each gains and loses, and judge for yourself.
 
 # %% [markdown]
 # **You will be able to**
 #
 # - show that fine-tuning makes a model forget, and say how much;
-# - name the parts of ICFT and what each is for;
+# - name the components of ICFT and what each is for;
 # - read the tables and figures that every run leaves behind;
-# - ask three models the same question, side by side.
+# - ask three models the same question, and compare their replies.
 #
 # **You need** some Python. The model and the samples come with the package; nothing else is downloaded.
 
@@ -59,18 +59,25 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Image
 
-from icft_lite import apply_lfs, evaluate_suite, load_base, sample_bundle, train_icft
+from icft_lite import (
+    Encoder,
+    ICFTConfig,
+    apply_lfs,
+    evaluate_suite,
+    label_pool,
+    lf_analysis,
+    load_base,
+    load_run,
+    sample_bundle,
+    train_icft,
+)
 from icft_lite.experiments.compare import DEMO, DEMO_QLORA, summarize_run
 from icft_lite.metrics import mean_score, retention
-from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, png
-from icft_lite.runs import load_run
-from icft_lite.weak.functions import lf_analysis
+from icft_lite.weak.label_models import ABSTAIN
 from icft_lite.weak.lfs.samples import sample_lfs
-from icft_lite.weak.models import ABSTAIN
-from icft_lite.weak.pool import label_pool
 from icft_lite.widgets import ask_panel, ask_table
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
@@ -90,22 +97,22 @@ data = sample_bundle().only(DEMO["topics"])
 
 # %% [markdown]
 # Of the samples' fourteen medical topics we take a short syllabus that can be learned in minutes: *terminology* (words
-# made of parts), *drug_class* (told by the ends of drugs' names), and for patients *reply* (what to answer) and
+# made of parts), *drug_class* (shown by the endings of drugs' names), and for patients *reply* (what to answer) and
 # *relevance* (which of two answers is about the question).
 #
-# The samples are tables of short examples, one a row. Here is a general question: the options are its
+# The samples are tables of short **examples**, one per row. Here is a general question: the options are its
 # possible responses, and the **label** says which one is right.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-row = data.general_test[0]
-print(row["prompt"])
-print(row["responses"], "label:", row["label"])
+example = data.general_test[0]
+print(example["prompt"])
+print(example["responses"], "label:", example["label"])
 
 # %% [markdown]
-# Four kinds of rows matter today:
+# Four kinds of examples matter today:
 #
-# | rows | what they are |
+# | examples | what they are |
 # |---|---|
 # | general test | questions about the general world; never trained on |
 # | trusted | medical prompts, each with the response to imitate |
@@ -115,8 +122,8 @@ print(row["responses"], "label:", row["label"])
 # %%
 # NBVAL_CHECK_OUTPUT
 for name in ("general_test", "trusted", "pool", "test"):
-    rows = getattr(data, name)
-    print(f"{name:13} {len(rows):5} rows, for example: {rows[0]['prompt']}")
+    examples = getattr(data, name)
+    print(f"{name:13} {len(examples):5} examples, the first: {examples[0]['prompt']}")
 
 # %% [markdown]
 # **Predict.** Four questions follow: two general, two medical. Which will the base get right?
@@ -140,30 +147,30 @@ print("more than 8 of 10 general questions right:", before["general"]["qa"]["val
 print("fewer than 1 of 10 medical questions right:", before["medical"]["qa"]["value"] < 0.1)
 
 # %% [markdown]
-# ## 2 · Labels that nobody wrote
+# ## 2 · Weak labels
 #
 # Experts' answers are rare; questions are plenty. **Weak supervision** lets small programs, **labelling
-# functions**, vote on the pool. Each reads a row and returns the index of a response, or `ABSTAIN` (−1)
+# functions**, vote on the pool. Each reads an example and returns the index of a response, or `ABSTAIN` (−1)
 # when it has nothing to say. Some know word endings, some look into tables with gaps and errors, three are
 # bad on purpose.
 
 # %%
 encoder = Encoder(tokenizer)
-pool = [dict(row) for row in data.pool]
-for row, scores in zip(pool, option_scores(base, pool, encoder)):
-    row["base_scores"] = scores.tolist()  # the base may vote as well
+pool = [dict(example) for example in data.pool]
+for example, scores in zip(pool, option_scores(base, pool, encoder)):
+    example["base_scores"] = scores.tolist()  # the base may vote as well
 lfs = sample_lfs()
 votes = apply_lfs(lfs, pool)
 
 # %% [markdown]
-# `votes` has a line for each row and a column for each function. *Coverage* is the share of rows a function
+# `votes` has a row for each example and a column for each function. *Coverage* is the share of examples a function
 # votes on. *Accuracy* needs the true answers: we hold them in a separate file, to judge with, and training
 # never sees them. *Source* says where a function's knowledge is from. (Left out: functions for other topics, which
 # have nothing to say here, and the base's own vote.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-gold = [data.pool_gold[row["id"]] for row in pool]
+gold = [data.pool_gold[example["id"]] for example in pool]
 table = lf_analysis(votes, lfs, gold)[["source", "coverage", "accuracy"]]
 table[table["coverage"] > 0].drop("base_choice").round(2)
 
@@ -172,7 +179,7 @@ table[table["coverage"] > 0].drop("base_choice").round(2)
 # estimates how reliable each function is, from agreements alone, then weighs its votes. Either gives a
 # **posterior**: for each response, the probability that it is right.
 #
-# **Predict.** Which is right more often, and on which kind of row do they differ?
+# **Predict.** Which is right more often, and on which kind of example do they differ?
 
 # %%
 majority, by_majority = label_pool(pool, votes, "majority_vote", lfs, data.pool_gold)  # gold: to judge with, no more
@@ -185,8 +192,8 @@ print("the label model is right more often:", by_model["accuracy"] > by_majority
 print("it is right more than 9 times in 10:", by_model["accuracy"] > 0.9)
 
 # %% [markdown]
-# They differ where unreliable functions outnumber reliable ones. Here is the first such row. The label
-# model has learned whom to trust, though nobody told it.
+# They differ where unreliable functions outnumber reliable ones. Here is the first such example. The label
+# model has learned whom to trust from the votes alone, without any true answer.
 
 # %%
 i = next(i for i, p in enumerate(majority) if p[gold[i]] < max(p) and posteriors[i][gold[i]] > 0.9)
@@ -200,18 +207,19 @@ pd.DataFrame(columns, index=pool[i]["responses"]).round(2)
 # ## 3 · Training the plain way
 #
 # **Fine-tuning** shows a model examples and changes its numbers, step by step, so that the wanted response
-# becomes likelier. We freeze the base, hold it in 4 bits a number, and train a small addition to it, a
+# becomes more likely. We freeze the base, hold it in 4 bits a number, and train a small addition to it, a
 # **LoRA adapter**. The two together are called **QLoRA**.
 
 # %% [markdown]
-# Plain QLoRA trains on the trusted rows and on the pool, each pool row with its likeliest label, all mixed. `DEMO`
-# holds the settings of both runs, how many tokens they train on too; `PLAIN` the learning rate at which plain QLoRA
-# learns most medicine, twice ICFT's.
+# Plain QLoRA trains on the trusted examples and on the pool, each pool example with its most likely label, all mixed.
+# `DEMO` holds the settings of both runs, including how many tokens they train on; `DEMO_QLORA` holds the learning rate
+# at which plain QLoRA learns most medicine, twice ICFT's.
 #
 # **Predict.** What will be left of the general score afterwards?
 
 # %%
-plain = train_icft(dict(DEMO, method="qlora", **DEMO_QLORA), runs / "qlora", data)
+plain_config = ICFTConfig.preset("qlora", {**DEMO, **DEMO_QLORA})
+plain = train_icft(plain_config, runs / "qlora", data)
 
 # %%
 theirs = summarize_run(plain)
@@ -221,54 +229,55 @@ print(f"general questions before: {theirs['base_general']:.2f}, after: {theirs['
 # %%
 # NBVAL_CHECK_OUTPUT
 print("more than 7 of 10 medical questions right:", theirs["medical"] > 0.7)
-print("less than half of the general score kept:", theirs["retention"] < 0.5)
+print("less than half of the general score retained:", theirs["retention"] < 0.5)
 
 # %% [markdown]
-# It has learned medicine and lost what it knew. This is **catastrophic forgetting**: nothing asked the
-# model to keep what it was not shown. **Retention** says how bad it is: the general score after, divided by
+# It has learned medicine and lost what it knew. This is **catastrophic forgetting**: nothing in the training made the
+# model retain what it was not shown. **Retention** says how bad it is: the general score after, divided by
 # the score before. 1 means that nothing is lost.
 
 # %% [markdown]
 # ## 4 · Training with ICFT
 #
-# **A curriculum.** Medical rows come in three stages: easy ones (terminology), then middle ones too (drugs), then hard
-# ones too (patients). Within a stage the easiest rows come first. How sure the label model is of a row counts towards
-# how easy it is.
+# **A curriculum.** Medical examples come in three stages: easy ones (terminology), then medium ones too (drugs), then
+# hard ones too (patients). Within a stage the easiest examples come first. How confident the label model is of an
+# example's label counts towards how easy it is.
 
 # %% [markdown]
-# **Two memories.** The *short-term memory* is a fast adapter, trained as usual, and the rows it met last.
-# The *long-term memory* is a slow adapter, which follows the fast one as a moving average, and a store of
+# **Two memories.** The *short-term memory* is a fast adapter, trained as usual, and the examples it met last.
+# The *long-term memory* is a slow adapter, which follows the fast one as a moving average, and a buffer of
 # examples: general ones from the start, medical ones **promoted** from the short-term memory. Every step
-# trains on new rows and on remembered ones.
+# trains on new examples and on examples from memory.
 
 # %% [markdown]
 # **Three losses.** A loss is a number that training makes small. Here
 # L_total = L_consistency + L_task + L_fine-tune, where each may have a weight:
 #
 # - L_fine-tune: imitate the responses;
-# - L_task: where a weak label is unsure, choose among its options as unsurely as it does; of two replies, prefer
-#   the one that is probably better by its label (a sure label leaves one option, and nothing to choose);
-# - L_consistency: on remembered rows, say what the *teacher* would say. It is the long-term memory or the
-#   base, whichever knows the row better.
+# - L_task: where a weak label is uncertain, match the label's distribution over the options; of two replies, prefer
+#   the one that is probably better by its label (a confident label leaves one option, and nothing to choose);
+# - L_consistency: on memory examples, say what the *teacher* would say. It is the long-term memory or the
+#   base, whichever knows the example better.
 
 # %% [markdown]
-# **Consolidation.** At a stage's end the slow adapter moves from where it stood before the stage (point 0)
-# towards where it is now (point 1). It takes the point with the best medical score among those that keep the
-# general score within a margin, `epsilon`, of the base's. *Validation* questions
-# decide, a third set kept apart for such choices, never the test's.
+# **Consolidation.** At a stage's end the slow adapter is chosen on the line between what it was before the stage
+# (**interpolation coefficient** α = 0) and what it is now (α = 1). A *line search* tries several α. It takes the
+# candidate with the best medical score among those whose general score is at most `consolidation.max_drop` below the
+# base's: this is the **retention constraint**. *Validation* questions decide, a third set that is held out for such
+# choices, never the test's.
 
 # %% [markdown]
-# **Predict.** Part of ICFT's training goes to remembered rows, and consolidation holds it back. How much will
-# it keep, and how much less medicine will it learn than plain QLoRA?
+# **Predict.** Part of ICFT's training goes to memory examples, and consolidation limits what it changes. How much will
+# it retain, and how much less medicine will it learn than plain QLoRA?
 
 # %%
-icft = train_icft(dict(DEMO, method="icft"), runs / "icft", data)
+icft = train_icft(ICFTConfig.preset("icft", DEMO), runs / "icft", data)
 
 # %% [markdown]
 # ## 5 · Before and after
 #
 # All three models on the same test questions, which no run was trained on. *Medical* is exact match on
-# questions; *preference*, how often the better of two replies is found likelier (chance is 0.5); *reply*, the
+# questions; *preference*, how often the better of two replies is the more likely one (chance is 0.5); *reply*, the
 # share of key facts that a freely written reply contains. What the *general* questions ask is not in the
 # memory either.
 
@@ -283,20 +292,21 @@ table[["medical", "preference", "reply", "general", "retention"]].round(2)
 # %%
 # NBVAL_CHECK_OUTPUT
 print("equal training tokens, to 2 %:", abs(ours["tokens"] / theirs["tokens"] - 1) < 0.02)
-print("ICFT kept more than 8 tenths:", ours["retention"] > 0.8)
+print("ICFT retained more than 8 tenths:", ours["retention"] > 0.8)
 print("ICFT has more than 7 of 10 medical questions right:", ours["medical"] > 0.7)
 
 # %% [markdown]
-# The best place in this figure is the upper right corner, everything learned and nothing lost; the dashed lines are
-# what the method aims at. The star is the base. Keeping has its price, and the price is learning: where does the table
-# show it? One run each: `make demo SEEDS=3` shows how much chance plays in.
+# The best corner of this figure is the upper right one, everything learned and nothing lost. The star is the base.
+# Retention has its price, and the price is learning: where does the table show it? One run each: `make demo SEEDS=3`
+# shows how much chance plays in.
 
 # %%
-runs_beside = {"methods": {"icft": ours, "qlora": theirs}, "base": start, "seeds": [0]}
-Image(png(comparison_figure(runs_beside)), width=640)
+counts = {suite: before[suite]["qa"]["n"] for suite in ("medical", "general")}
+comparison = {"methods": {"icft": ours, "qlora": theirs}, "base": start, "seeds": [0], "num_questions": counts}
+Image(png(comparison_figure(comparison)), width=640)
 
 # %% [markdown]
-# The same, stage by stage. In plain QLoRA's run the blue line, general questions, falls. All rows are mixed there:
+# The same, stage by stage. In plain QLoRA's run the blue line, general questions, falls. All examples are mixed there:
 # "stage" only means a part of the training: a twentieth, another twentieth, and the rest.
 
 # %%
@@ -313,32 +323,34 @@ Image(png(forgetting_figure(icft)), width=640)
 # %% [markdown]
 # ## 6 · What happened inside
 #
-# Each stage promoted rows into the long-term memory (where it was full, others had to leave: `evicted`), and
-# consolidation chose a point. `teacher` is the share of remembered rows that the long-term memory taught; the base
-# taught the others.
+# Each stage promoted examples into the long-term memory (where it was full, others had to leave: `evicted`), and
+# consolidation chose α. `teacher` is the share of memory examples whose teacher was the long-term memory; for the
+# others it was the base.
 
 # %%
 stages = pd.DataFrame(icft["stages"]).set_index("name")
-stages["point"] = [point["alpha"] for point in stages["consolidation"]]
+stages["alpha"] = [chosen["alpha"] for chosen in stages["consolidation"]]
 stages["teacher"] = [round(share["memory"], 2) for share in stages["teacher_share"]]
-stages[["new_rows", "promoted", "evicted", "memory_rows", "teacher", "point"]]
+stages[["new_examples", "promoted", "evicted", "memory_examples", "teacher", "alpha"]]
 
 # %% [markdown]
-# These are the points that consolidation tried after the last stage, on validation questions; its medical score
-# is the mean of questions and preference. It walks back from where training ended (1) to where the stage started (0,
-# origin *start*); if 1 is not allowed, also to the base (0, origin *base*). Each walk ends once medicine falls below
-# that of a point already allowed. The further back, the more is kept; the chosen point is the best allowed. (Where 1
-# itself is best, a run's last stage also tries the base's line beyond it, up to 1.2.)
+# These are the candidates that consolidation tried after the last stage, on validation questions; its medical score
+# is the mean of questions and preference. The line search goes from where training ended (α = 1) to where the stage
+# started (α = 0, origin *start*); if α = 1 is not allowed, also to the base (α = 0, origin *base*). Each search ends
+# once medicine falls below that of a candidate already allowed. The smaller α, the more is retained; the chosen
+# candidate is the best allowed. (Where α = 1 itself is best, a run's last stage also extrapolates from the base beyond
+# it, up to 1.2.)
 
 # %%
-points = icft["stages"][-1]["consolidation"]["points"]
-floor = mean_score(icft["validation"]["before"]["general"]) - icft["config"]["epsilon"]
-print(f"least general score allowed: {floor:.3f}")
-pd.DataFrame(points)[["origin", "alpha", "general", "medical"]].round(3)
+candidates = icft["stages"][-1]["consolidation"]["candidates"]
+max_drop = icft["config"]["consolidation"]["max_drop"]
+min_general = mean_score(icft["validation"]["before"]["general"]) - max_drop
+print(f"minimum general score allowed: {min_general:.3f}")
+pd.DataFrame(candidates)[["origin", "alpha", "general", "medical"]].round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("rows were promoted:", bool(stages["promoted"].sum() > 0))
+print("examples were promoted:", bool(stages["promoted"].sum() > 0))
 print("first teacher is the base alone:", stages["teacher"].iloc[0] == 0)
 
 # %% [markdown]
@@ -348,7 +360,7 @@ print("first teacher is the base alone:", stages["teacher"].iloc[0] == 0)
 # %%
 # NBVAL_CHECK_OUTPUT
 losses = pd.DataFrame(icft["losses"])
-weight = icft["config"]["consistency_weight"]
+weight = icft["config"]["loss"]["consistency_weight"]
 gap = losses["total"] - weight * losses["consistency"] - losses["task"] - losses["fine_tune"]
 print("total = weight · consistency + task + fine-tune:", bool(gap.abs().max() < 1e-3))
 
@@ -358,14 +370,15 @@ Image(png(losses_figure(icft)), width=640)
 # %% [markdown]
 # ## 7 · Ask them yourself
 #
-# A run's folder holds its adapter, in the format of peft, the usual library for adapters. We load both beside the
-# bare base. First the questions from above, and a patient, in a table that stays readable where widgets do not work.
+# A run's folder holds its adapter, in the format of peft, the usual library for adapters. We load both and compare them
+# with the bare base. First the questions from above, and a patient, in a table that stays readable where widgets do not
+# work.
 
 # %%
 models = {"base": partial(generate_reply, base, tokenizer),
           "plain QLoRA": partial(generate_reply, *load_run(runs / "qlora")),
           "ICFT": partial(generate_reply, *load_run(runs / "icft"))}
-patient = next(row["prompt"] for row in data.test if row["topic"] == "reply")
+patient = next(example["prompt"] for example in data.test if example["topic"] == "reply")
 ask_table(models, [*general, *medical, patient])
 
 # %% [markdown]
@@ -374,17 +387,17 @@ ask_table(models, [*general, *medical, patient])
 # health.**
 
 # %%
-examples = [rows[i]["prompt"] for rows in (data.general_test, data.test) for i in range(0, 400, 40)]
-ask_panel(models, examples)
+questions = [suite[i]["prompt"] for suite in (data.general_test, data.test) for i in range(0, 400, 40)]
+ask_panel(models, questions)
 
 # %% [markdown]
 # ## What was shown
 #
 # - Labels without an annotator: voting functions, weighed by a label model, came close to the truth.
 # - Plain fine-tuning learned its medicine, and forgot nearly all of the general world.
-# - ICFT, with equal training tokens, kept nearly all of it, and came close in medical questions.
+# - ICFT, with equal training tokens, retained nearly all of it, and came close in medical questions.
 # - `make demo FULL=1` studies two topics more and trains four times longer, with a smaller weight of L_consistency;
-#   there keeping costs less medicine. Which part of the method does what is the question of later lessons.
+#   there retention costs less medicine. Which component of the method does what is the question of later lessons.
 
 # %% [markdown]
 # ## Exercises
@@ -396,12 +409,12 @@ ask_panel(models, examples)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def kept(before, after):
+def retained(before, after):
     """The share of the score that is left: 1.0 if nothing is lost."""
     return ...
 
 
-answer = kept(0.8, 0.6)
+answer = retained(0.8, 0.6)
 if answer is ...:
     print("Your turn.")
 elif abs(answer - retention(0.8, 0.6)) < 1e-9:
@@ -418,7 +431,7 @@ else:
 # <details><summary>Solution</summary>
 #
 # ```python
-# def kept(before, after):
+# def retained(before, after):
 #     return after / before
 # ```
 #
@@ -427,59 +440,59 @@ else:
 # %% [markdown]
 # ### 2 · Your own labelling function (easy, 8 minutes)
 #
-# Medical terms in *-itis* mean an inflammation. Write a function that votes on rows whose prompt has such a
+# Medical terms in *-itis* mean an inflammation. Write a function that votes on examples whose prompt has such a
 # term: for the response that starts with "inflammation". Where no response starts so, or more than one does, it
-# abstains, as on all other rows: knowing when to be silent is half of the art.
+# abstains, as on all other examples: knowing when to be silent is half of the art.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def itis(row):
-    """row: a dict with "prompt" (str) and "responses" (list of str). Returns an index, or ABSTAIN."""
+def itis(example):
+    """example: a dict with "prompt" (str) and "responses" (list of str). Returns an index, or ABSTAIN."""
     return ...
 
 
-mine = [itis(row) for row in pool]
+mine = [itis(example) for example in pool]
 hits = [vote == truth for vote, truth in zip(mine, gold) if vote != ABSTAIN]
 if ... in mine:
     print("Your turn.")
 elif len(hits) >= 5 and sum(hits) >= 0.9 * len(hits):
     print("Right.")
 else:
-    print(f"Not yet: it votes on {len(hits)} rows and is right on {sum(hits)}.")
+    print(f"Not yet: it votes on {len(hits)} examples and is right on {sum(hits)}.")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `"itis" in row["prompt"]` finds the rows. First list the indices of the responses that start so.
+# `"itis" in example["prompt"]` finds the examples. First list the indices of the responses that start so.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def itis(row):
-#     starts = [i for i, text in enumerate(row["responses"]) if text.startswith("inflammation")]
-#     return starts[0] if "itis" in row["prompt"] and len(starts) == 1 else ABSTAIN
+# def itis(example):
+#     starts = [i for i, text in enumerate(example["responses"]) if text.startswith("inflammation")]
+#     return starts[0] if "itis" in example["prompt"] and len(starts) == 1 else ABSTAIN
 # ```
 #
 # </details>
 
 # %% [markdown]
-# ### 3 · Choose the point (middle, 10 minutes)
+# ### 3 · Choose α (medium, 10 minutes)
 #
-# Write consolidation's rule. Your function must choose the same point as the run did, in each of its
+# Write consolidation's rule. Your function must choose the same candidate as the run did, in each of its
 # stages.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def choose(points, floor):
-    """points: dicts with "alpha", "general" and "medical". Of those whose general score is at least
-    `floor`, the alpha of the best medical score (of equals, the better general one); 0.0 if none is."""
+def choose(candidates, min_general):
+    """candidates: dicts with "alpha", "general" and "medical". Of those whose general score is at least `min_general`,
+    the alpha of the best medical score (ties are broken by the general score); 0.0 if none is."""
     return ...
 
 
 records = [stage["consolidation"] for stage in icft["stages"]]
 wanted = [record["alpha"] for record in records] + [0.0]
-answers = [choose(record["points"], floor) for record in records] + [choose(points, floor=1.1)]
+answers = [choose(record["candidates"], min_general) for record in records] + [choose(candidates, min_general=1.1)]
 if ... in answers:
     print("Your turn.")
 else:
@@ -488,18 +501,18 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First keep the allowed points in a list; if it is empty, return 0.0. `max(…, key=…)` compares tuples from
+# First collect the allowed candidates in a list; if it is empty, return 0.0. `max(…, key=…)` compares tuples from
 # the left.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def choose(points, floor):
-#     allowed = [point for point in points if point["general"] >= floor]
+# def choose(candidates, min_general):
+#     allowed = [one for one in candidates if one["general"] >= min_general]
 #     if not allowed:
 #         return 0.0
-#     return max(allowed, key=lambda point: (point["medical"], point["general"]))["alpha"]
+#     return max(allowed, key=lambda one: (one["medical"], one["general"]))["alpha"]
 # ```
 #
 # </details>

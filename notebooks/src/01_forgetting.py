@@ -15,16 +15,16 @@
 #
 # # 01 · Forgetting
 #
-# Before we mend a thing we look at it. You fine-tune the small base plainly, stage after stage, and watch what it
-# knew go while medicine comes. You learn to put a number on that, and try the two simplest remedies: to go back
-# part of the way, and to show it a few old rows.
+# Before we fix a thing we look at it. You fine-tune the small base plainly, stage after stage, and watch what it
+# knew go while medicine comes. You learn to put a number on that, and try the two simplest remedies: to interpolate
+# back towards the base, and to show it a few old examples.
 
 # %% [markdown]
 # **You will be able to**
 #
 # - fill an accuracy matrix, and compute BWT, FWT, forgetting and retention from it by hand;
 # - say what goes first, and show that most of it is not erased;
-# - draw a model as a point in the plane of learning and keeping, and move it along a line;
+# - draw a model as a point in the plane of learning and retention, and move it along the line to its base;
 # - measure how far a model has moved from its base (KL), and set that against what it forgot.
 #
 # **You need** lesson 00, and basic PyTorch.
@@ -57,21 +57,20 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from icft_lite import load_base, sample_bundle
-from icft_lite.evaluation import Suite, evaluate_suite
+from icft_lite import Encoder, add_adapters, evaluate_suite, load_base, sample_bundle
+from icft_lite.evaluation import Suite
 from icft_lite.experiments.study import divergence
 from icft_lite.memory.consolidation import interpolate
 from icft_lite.metrics import bwt, forgetting, fwt, retention
-from icft_lite.modeling.adapters import adapter_tensors, add_adapters
-from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.adapters import adapter_tensors
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.reporting.figures import LEVELS as SHADES
+from icft_lite.reporting.figures import LEVELS as LEVEL_COLORS
 from icft_lite.utils.hardware import peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)
-LEVELS = ("easy", "middle", "hard")
+LEVELS = ("easy", "medium", "hard")
 
 
 def canvas(panels, size, **options):
@@ -101,19 +100,20 @@ print(f"base: {size / 1e6:.1f} million numbers, "
 #
 # Four sets of test questions: *general*, and medical ones of three levels. `score` gives the share that the model
 # answers exactly, as the mean over topics (a topic is a kind of question: capitals, plurals, drug classes …). To
-# save time it asks a part of the questions.
+# save time it uses a part of the questions.
 
 # %%
-every = {"easy": 3, "middle": 5, "hard": 1}  # one question in so many
-questions = {level: [row for row in data.test if row["task"] == "question" and row["level"] == level]
-             for level in LEVELS}
-medical = [row for level in LEVELS for row in questions[level][::every[level]]]
+every = {"easy": 3, "medium": 5, "hard": 1}  # one question in so many
+test = [example for example in data.test if example["task"] == "question"]
+questions = {level: [example for example in test if example["level"] == level] for level in LEVELS}
+medical = [example for level in LEVELS for example in questions[level][::every[level]]]
 general = data.general_test.select(range(0, len(data.general_test), 3))
-suites = {"general": Suite.of(general, encoder, options=False), "medical": Suite.of(medical, encoder, options=False)}
+suites = {name: Suite.from_examples(examples, encoder, only_correct_option=True)
+          for name, examples in (("general", general), ("medical", medical))}
 
 
 def score():
-    """Exact match of the model as it stands: by column, by general topic ("topics"), and by kind of topic."""
+    """Exact match of the model as it is: by column, by general topic ("topics"), and by kind of topic."""
     scores = evaluate_suite(model, tokenizer, suites, encoder=encoder)
     qa, topics = scores["general"]["qa"], scores["general"]["qa"]["by_topic"]
     kinds = {kind: np.mean([t["value"] for t in topics.values() if t["kind"] == kind]) for kind in ("fact", "rule")}
@@ -129,48 +129,49 @@ pd.DataFrame([{name: first[name] for name in ("general", *LEVELS)}], index=["bas
 # And some answers in full, to compare with later. One of them is medical.
 
 # %%
-asked = ["What is the name of the capital city of Bhutan?", "Write the verb repair in the past tense.",
-         "What is 3 plus 4?", "What does the medical term nephromegaly mean?"]
-answers = {"the base": [generate_reply(model, tokenizer, question) for question in asked]}
-pd.DataFrame(answers, index=asked)
+prompts = ["What is the name of the capital city of Bhutan?", "Write the verb repair in the past tense.",
+           "What is 3 plus 4?", "What does the medical term nephromegaly mean?"]
+answers = {"the base": [generate_reply(model, tokenizer, prompt) for prompt in prompts]}
+pd.DataFrame(answers, index=prompts)
 
 # %% [markdown]
 # ## 2 · Plain fine-tuning, by hand
 #
-# Take 16 rows. Run the model; at each place where a response token should come, ask how likely it found that
-# token; change the adapter so that it becomes likelier. That is all. Prompts are not trained on: `row` and
-# `position` say where a response token is predicted, `target` which one.
+# Take 16 examples. Run the model; at each position where a response token should come, compute how likely it found that
+# token; change the adapter so that it becomes more likely. That is all. Prompts are not trained on: `row` (of the batch
+# tensor) and `position` say where a response token is predicted, `target` which one.
 
 
 # %% tags=["from-scratch"]
-def fine_tune(rows, steps, replayed=(), rate=2e-3, seed=0):
-    """Train the adapter on encoded rows, 16 a step; yields the number of steps done after each.
+def fine_tune(examples, steps, replayed=(), rate=2e-3, seed=0):
+    """Train the adapter on encoded examples, batch size 16; yields the number of steps done after each.
 
-    replayed: old rows, of which four take part in every step (section 7)."""
-    draw, optimiser = random.Random(seed), torch.optim.AdamW(fast, lr=rate)
+    replayed: old examples, of which four take part in every step (section 7)."""
+    draw, optimizer = random.Random(seed), torch.optim.AdamW(fast, lr=rate)
     for step in range(1, steps + 1):
         old = draw.sample(replayed, 4) if replayed else []
-        batch = join_batch(draw.sample(rows, 16 - len(old)) + old, tokenizer.pad_token_id)
+        batch = join_batch(draw.sample(examples, 16 - len(old)) + old, tokenizer.pad_token_id)
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         loss = F.cross_entropy(logits[batch["row"], batch["position"]], batch["target"])
-        optimiser.param_groups[0]["lr"] = rate * min(1, step / 10)  # the first steps are small
-        optimiser.zero_grad()
+        optimizer.param_groups[0]["lr"] = rate * min(1, step / 10)  # the first steps are small
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(fast, 1.0)
-        optimiser.step()
+        optimizer.step()
         yield step
 
 
 # %% [markdown]
-# Three **stages**, 60 steps each: easy rows, then middle ones, then hard ones. A stage never sees rows of another.
+# Three **stages**, 60 steps each: easy examples, then medium ones, then hard ones. A stage never sees examples of
+# another.
 # (Lesson 00's "plain QLoRA" mixes all of them and adds the pool. Here we want to see stages hurt each other.)
 #
 # **Predict.** After the third stage, what is left of the general score? And of the *easy* medical one?
 
 # %%
 STEPS = 60
-taught = {level: [encoder(row) for row in data.trusted if row["level"] == level and row["topic"] != "reply"]
-          for level in LEVELS}
+trusted = [example for example in data.trusted if example["topic"] != "reply"]
+taught = {level: [encoder(example) for example in trusted if example["level"] == level] for level in LEVELS}
 
 
 def course(watch, replayed=()):
@@ -199,18 +200,18 @@ curve[["general", *LEVELS]].astype(float).round(2)
 
 # %%
 figure, (axis,) = canvas(1, (8, 4))
-lines = [("general", GENERAL, "o-", 2.6)] + [(level, SHADES[i], ("^", "s", "D")[i] + "--", 1.6)
+lines = [("general", GENERAL, "o-", 2.6)] + [(level, LEVEL_COLORS[i], ("^", "s", "D")[i] + "--", 1.6)
                                              for i, level in enumerate(LEVELS)]
-for name, colour, style, width in lines:
-    axis.plot(curve.index, curve[name].astype(float), style, color=colour, linewidth=width, label=name)
+for name, color, style, width in lines:
+    axis.plot(curve.index, curve[name].astype(float), style, color=color, linewidth=width, label=name)
 axis.axhline(first["general"], color=GENERAL, linewidth=1, linestyle=":")
 for number, level in enumerate(LEVELS):
     axis.axvline(number * STEPS, color=GREY, linewidth=1)
     axis.text(number * STEPS + 2, 1.06, f"trained on: {level}", color=GREY, fontsize=9)
-axis.set(xlabel="optimiser steps (dotted: the base's general score)", ylabel="exact match (0–1), test questions",
+axis.set(xlabel="optimizer steps (dotted: the base's general score)", ylabel="exact match (0–1), test questions",
          ylim=(-0.03, 1.14))
 figure.legend(*axis.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
-axis.set_title("One thing comes, another goes", loc="left")
+axis.set_title("Scores during plain fine-tuning in three stages, seed 0", loc="left")
 Image(png(figure), width=680)
 
 # %%
@@ -224,11 +225,11 @@ print("the last stages took most of that away again:", bool(at_end["easy"] < 0.5
 # The same questions again:
 
 # %%
-answers["after three stages"] = [generate_reply(model, tokenizer, question) for question in asked]
-pd.DataFrame(answers, index=asked)
+answers["after three stages"] = [generate_reply(model, tokenizer, prompt) for prompt in prompts]
+pd.DataFrame(answers, index=prompts)
 
 # %% [markdown]
-# Look at *how* it is wrong. Is it silent, does it babble, or does it answer in the manner of the rows it saw last?
+# Look at *how* it is wrong. Is it silent, does it babble, or does it answer in the manner of the examples it saw last?
 # Keep your impression for section 6.
 
 # %% [markdown]
@@ -323,45 +324,45 @@ print("nothing came for free (FWT below 0.1):", measured["FWT"] < 0.1)
 # **Predict.** Which kind goes first?
 
 # %%
-kept = pd.DataFrame({kind: curve[kind].astype(float) / first[kind] for kind in ("fact", "rule")})
-gone = {kind: next((step for step in kept.index if kept[kind][step] < 0.5), None) for kind in kept}
+retained = pd.DataFrame({kind: curve[kind].astype(float) / first[kind] for kind in ("fact", "rule")})
+gone = {kind: next((step for step in retained.index if retained[kind][step] < 0.5), None) for kind in retained}
 for kind, step in gone.items():
     print(f"{kind}s: " + ("never below half" if step is None else f"below half after {step} steps") +
-          f"; {kept[kind].iloc[-1]:.0%} left at the end")
+          f"; {retained[kind].iloc[-1]:.0%} left at the end")
 
 # %%
 topics = pd.DataFrame({"early": track[10]["topics"], "end": at_end["topics"]}) / np.array(
     [[max(value, 1e-9)] for value in first["topics"].values()])
 topics = topics.sort_values(["end", "early"])
-kinds = {row["topic"]: row["kind"] for row in reversed(list(general))}
+kinds = {example["topic"]: example["kind"] for example in reversed(list(general))}
 figure, axes = canvas(2, (11, 4.4), width_ratios=[1, 1.1])
-for kind, colour, style in (("fact", MEDICAL, "o-"), ("rule", GENERAL, "s--")):
-    axes[0].plot(kept.index, kept[kind], style, color=colour, linewidth=2, label=f"{kind}s")
+for kind, color, style in (("fact", MEDICAL, "o-"), ("rule", GENERAL, "s--")):
+    axes[0].plot(retained.index, retained[kind], style, color=color, linewidth=2, label=f"{kind}s")
     mine = [i for i, name in enumerate(topics.index) if kinds[name] == kind]
-    axes[1].barh(mine, topics["end"].iloc[mine], color=colour, height=0.7)
-    axes[1].plot(topics["early"].iloc[mine], mine, "|", color=colour, markersize=11, markeredgewidth=2)
-axes[0].set(xlabel="optimiser steps", ylabel="share of the base's score kept", ylim=(-0.03, 1.08))
+    axes[1].barh(mine, topics["end"].iloc[mine], color=color, height=0.7)
+    axes[1].plot(topics["early"].iloc[mine], mine, "|", color=color, markersize=11, markeredgewidth=2)
+axes[0].set(xlabel="optimizer steps", ylabel="retention: share of the base's score", ylim=(-0.03, 1.08))
 axes[0].legend(frameon=False)
 axes[1].set_yticks(range(len(topics)), topics.index, fontsize=8)
-axes[1].set(xlabel="share kept: bar after three stages, tick after 10 steps", xlim=(0, 1.15))
+axes[1].set(xlabel="retention: bar after three stages, tick after 10 steps", xlim=(0, 1.15))
 axes[0].set_title("Facts and rules", loc="left")
 axes[1].set_title("Topic by topic", loc="left")
 Image(png(figure), width=880)
 
 # %% [markdown]
 # One model and one seed: do not read too much into who wins. In our trials with another base facts went clearly
-# first. What one can rely on is that topics do not go evenly, which a single number would not have told.
+# first. What one can rely on is that topics do not go evenly, which a single number would not have shown.
 
 # %% [markdown]
-# ## 6 · Is it erased? Walk back and see
+# ## 6 · Is it erased? Interpolate towards the base and see
 #
 # In each layer the product of the adapter's two matrices is a change to the frozen weight W0: ΔW = scale · B·A, where
 # scale is the fixed factor of the start, 2. Multiply ΔW by another number, α, between 0 and 1:
 #
 # W0 + α·ΔW = (1 − α)·W0 + α·(W0 + ΔW)
 #
-# So α is a place on the straight line from the base (0) to the tuned model (1). No training is needed to go there:
-# multiply each B by α.
+# So α, the **interpolation coefficient**, is a position on the straight line from the base (0) to the tuned model (1).
+# No training is needed to go there: multiply each B by α.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -370,24 +371,25 @@ put(plain)
 whole = layer.get_delta_weight("fast").detach().clone()
 put(plain, alpha=0.3)
 print("scaled B gives 0.3 of the change:", torch.allclose(layer.get_delta_weight("fast"), 0.3 * whole, atol=1e-6))
-interpolate(model, fresh, plain, 0.3, rank=32, scale=2.0)  # the package's line, between any two adapters
-print("so does the package's blend from the base:",
+interpolate(model, fresh, plain, 0.3, rank=32, scale=2.0)  # the package interpolates between any two adapters
+print("so does the package's interpolation from the base:",
       torch.allclose(layer.get_delta_weight("slow"), 0.3 * whole, atol=1e-5))
 
 # %% [markdown]
-# **Predict.** Walking back from 1 to 0: does general skill return evenly? Where is medicine lost?
+# **Predict.** As α falls from 1 to 0: does general skill return evenly? Where is medicine lost?
 #
-# We look at *hard* questions, the last taught. Along the way we also measure how far the model has moved from its
+# We look at *hard* questions, the last taught. At each α we also measure how far the model has moved from its
 # base; section 8 explains `medical_kl` and `general_kl`.
 
 # %%
-probes = {"medical_kl": [row for row in data.validation if row["task"] == "question" and row["level"] == "hard"],
-          "general_kl": [row for row in data.general_validation][::4]}
-probes = {name: Suite.of(rows, encoder, options=False).encoded for name, rows in probes.items()}
+hard = [one for one in data.validation if one["task"] == "question" and one["level"] == "hard"]
+probes = {"medical_kl": hard, "general_kl": list(data.general_validation)[::4]}
+probes = {name: Suite.from_examples(examples, encoder, only_correct_option=True).encoded
+          for name, examples in probes.items()}
 
 
-def line(tensors, alphas=(0.2, 0.4, 0.6, 0.8, 1.0)):
-    """Scores and divergences from the base at places between it (0) and an adapter (1): a DataFrame by alpha."""
+def search_line(tensors, alphas=(0.2, 0.4, 0.6, 0.8, 1.0)):
+    """Scores and divergences from the base at several α between it (0) and an adapter (1): a DataFrame by alpha."""
     found = {0.0: dict(first, medical_kl=0.0, general_kl=0.0)}
     for alpha in alphas:
         put(tensors, alpha)
@@ -395,60 +397,60 @@ def line(tensors, alphas=(0.2, 0.4, 0.6, 0.8, 1.0)):
     return pd.DataFrame(found).T.drop(columns="topics").astype(float)
 
 
-walk = line(plain)
-walk[["general", "hard", "medical_kl", "general_kl"]].round(3)
+plain_path = search_line(plain)
+plain_path[["general", "hard", "medical_kl", "general_kl"]].round(3)
 
 # %% [markdown]
-# The plane of learning and keeping: to the right is kept, upwards is learned. A model is a point, α draws a path.
-# The best corner is the upper right. The straight dashed line is a fixed price: so much learning for so much
-# keeping.
+# The plane of learning and retention: more is retained to the right, more is learned upwards. A model is a point, α
+# draws a path. The best corner is the upper right. The straight dashed line is a fixed price: so much learning for so
+# much retention.
 
 
 # %%
 def plane(paths):
     figure, (axis,) = canvas(1, (7, 4.6))
     looks = (MEDICAL, "s-", (-7, -13)), (GENERAL, "o-", (7, 4))
-    for (name, points), (colour, style, away) in zip(paths.items(), looks):
-        axis.plot(points.general, points.hard, style, color=colour, linewidth=2, label=name)
+    for (name, points), (color, style, away) in zip(paths.items(), looks):
+        axis.plot(points.general, points.hard, style, color=color, linewidth=2, label=name)
         for alpha in points.index[1:]:
-            axis.annotate(f"{alpha:g}", (points.general[alpha], points.hard[alpha]), color=colour, fontsize=9,
+            axis.annotate(f"{alpha:g}", (points.general[alpha], points.hard[alpha]), color=color, fontsize=9,
                           textcoords="offset points", xytext=away, ha="right" if away[0] < 0 else "left")
-        axis.plot(points.general.iloc[[0, -1]], points.hard.iloc[[0, -1]], "--", color=colour, linewidth=1)
+        axis.plot(points.general.iloc[[0, -1]], points.hard.iloc[[0, -1]], "--", color=color, linewidth=1)
     axis.plot(first["general"], first["hard"], "*", color=INK, markersize=16, label="base")
-    axis.set(xlabel="general exact match (0–1): kept", ylabel="hard medical exact match (0–1): learned",
+    axis.set(xlabel="general exact match (0–1): retained", ylabel="hard medical exact match (0–1): learned",
              xlim=(-0.06, 1.02), ylim=(-0.02, None))
     axis.legend(frameon=False)
-    axis.set_title("Learning against keeping; numbers are α", loc="left")
+    axis.set_title("Learning against retention; numbers are α", loc="left")
     return figure
 
 
-Image(png(plane({"plain": walk})), width=620)
+Image(png(plane({"plain": plain_path})), width=620)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-end = walk.loc[1.0]
-print("a fifth of the way, over 8 tenths of general skill are there:", bool(walk.general[0.2] > 0.8 * first["general"]))
-better = walk[(walk.general > 1.5 * end.general) & (walk.hard > 0.5 * end.hard)]
-print("somewhere, general is half as much again and over half of the medicine is left:", len(better) > 0)
+end = plain_path.loc[1.0]
+print("at α = 0.2, over 8 tenths of general skill are there:", bool(plain_path.general[0.2] > 0.8 * first["general"]))
+better = plain_path[(plain_path.general > 1.5 * end.general) & (plain_path.hard > 0.5 * end.hard)]
+print("at some α, general is half as much again and over half of the medicine is left:", len(better) > 0)
 
 # %% [markdown]
-# No old row was seen again, and yet old skill is back. So it was **not erased**: the change lay over it. Where the
-# path bends above the dashed line, going back costs little medicine and regains much. ICFT's *consolidation*
-# (lesson 05) is this walk, with a rule for where to stop.
+# No old example was seen again, and yet old skill is back. So it was **not erased**: the change lay over it. Where the
+# path bends above the dashed line, a smaller α costs little medicine and regains much. ICFT's *consolidation*
+# (lesson 05) is this line search over α, with a rule for where to stop.
 
 # %% [markdown]
-# ## 7 · A few old rows
+# ## 7 · A few old examples
 #
-# The other simple remedy: **replay**. Four of every 16 rows are now general ones. None of them asks what the general
-# test asks. The number of steps is the same, so there are a quarter fewer medical rows.
+# The other simple remedy: **replay**. Four of every 16 examples are now general ones. None of them asks what the
+# general test asks. The number of steps is the same, so there are a quarter fewer medical examples.
 #
 # **Predict.** Where will the new path lie in the plane?
 
 # %%
-old = [encoder(row) for row in random.Random(0).sample(list(data.general_memory), 400)]
+old = [encoder(example) for example in random.Random(0).sample(list(data.general_memory), 400)]
 replay_track = course(watch=moments, replayed=old)
-replay_walk = line([tensor.detach().clone() for tensor in fast])
-Image(png(plane({"plain": walk, "a quarter replayed": replay_walk})), width=620)
+replay_path = search_line([tensor.detach().clone() for tensor in fast])
+Image(png(plane({"plain": plain_path, "a quarter replayed": replay_path})), width=620)
 
 # %%
 R_replay = np.array([[replay_track[moment][name] for name in ("general", *LEVELS)] for moment in moments], dtype=float)
@@ -459,18 +461,18 @@ table.round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("replay keeps over 0.1 more of the general score:", bool(R_replay[-1, 0] > R[-1, 0] + 0.1))
+print("replay retains over 0.1 more of the general score:", bool(R_replay[-1, 0] > R[-1, 0] + 0.1))
 print("it forgets less:", forgetting(R_replay) < forgetting(R))
 
 # %% [markdown]
-# Look at the easy column too: nobody replayed *medical* rows of earlier stages. That is why ICFT promotes medical
-# rows into its memory as it goes.
+# Look at the easy column too: no *medical* examples of earlier stages were replayed. That is why ICFT promotes medical
+# examples into its memory as it goes.
 
 # %% [markdown]
 # ## 8 · How far has it moved?
 #
 # Forgetting can only be measured with old questions. Could one see it coming without them? A model gives each
-# possible next token a probability. **KL(base ‖ tuned)** says how far two such distributions lie apart:
+# possible next token a probability. **KL(base ‖ tuned)** says how much two such distributions differ:
 #
 # Σ p_base · ln(p_base / p_tuned), in *nats*; 0 only if they are equal.
 #
@@ -485,16 +487,16 @@ print(f"the other way round {F.kl_div(p.log(), q, reduction='sum'):.3f}: it has 
 
 # %% [markdown]
 # We average it over response tokens: once on *hard medical* questions, the new task, and once on *general*
-# ones. (Other questions than the test's.) A study of 2025, *RL's Razor*, says that the first foretells forgetting.
+# ones. (Other questions than the test's.) A study of 2025, *RL's Razor*, says that the first predicts forgetting.
 #
 # **Predict.** Will one line of "KL against forgetting" do for both of our runs?
 
 # %%
 figure, axes = canvas(2, (10, 4), sharey=True)
 for axis, key, title in zip(axes, ("medical_kl", "general_kl"), ("on the new task", "on general questions")):
-    for points, name, colour, style in ((walk, "plain", MEDICAL, "s-"),
-                                        (replay_walk, "a quarter replayed", GENERAL, "o-")):
-        axis.plot(points[key], first["general"] - points.general, style, color=colour, linewidth=2, label=name)
+    for points, name, color, style in ((plain_path, "plain", MEDICAL, "s-"),
+                                       (replay_path, "a quarter replayed", GENERAL, "o-")):
+        axis.plot(points[key], first["general"] - points.general, style, color=color, linewidth=2, label=name)
     axis.set_xlabel("KL(base ‖ tuned), nats a token")
     axis.set_title(title, loc="left")
 axes[0].set_ylabel("general score lost (0–1)")
@@ -514,18 +516,18 @@ def lost_at(points, key, level):
 
 
 for key, where in (("medical_kl", "the new task"), ("general_kl", "general questions")):
-    level = 0.5 * min(walk[key].max(), replay_walk[key].max())
-    lost = [lost_at(points, key, level) for points in (walk, replay_walk)]
+    level = 0.5 * min(plain_path[key].max(), replay_path[key].max())
+    lost = [lost_at(points, key, level) for points in (plain_path, replay_path)]
     print(f"KL on {where}, {level:.2f} nats: plain lost {lost[0]:.2f}, with replay {lost[1]:.2f}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
 print("along each path, further means more lost (rank correlation over 0.8):",
-      all(same_order(points, key) > 0.8 for points in (walk, replay_walk) for key in ("medical_kl", "general_kl")))
+      all(same_order(path, key) > 0.8 for path in (plain_path, replay_path) for key in ("medical_kl", "general_kl")))
 
 # %% [markdown]
 # Along one path, KL and the score lost rise together. Whether one line serves for both runs, you see above: how far
-# a model moved *on the new task* need not tell where else it moved. A small model and one seed settle nothing;
+# a model moved *on the new task* need not show where else it moved. A small model and one seed settle nothing;
 # lesson 09 asks again with many runs.
 
 # %% [markdown]
@@ -533,8 +535,8 @@ print("along each path, further means more lost (rank correlation over 0.8):",
 #
 # - Plain fine-tuning takes general skill within some dozens of steps, and each stage takes the one before.
 # - The accuracy matrix holds all of it; BWT, FWT, forgetting and retention are four ways to read it.
-# - Old skill is overlaid, not erased: on the way back to the base it returns before the medicine is all gone.
-# - A few replayed rows keep a good part of what is like them.
+# - Old skill is overlaid, not erased: as α falls towards the base it returns before the medicine is all gone.
+# - A few replayed examples retain a good part of what is like them.
 # - KL from the base goes along with forgetting on one path; across methods look twice.
 
 # %% [markdown]
@@ -574,7 +576,7 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 2 · Forgetting, for any matrix (middle, 8 minutes)
+# ### 2 · Forgetting, for any matrix (medium, 8 minutes)
 #
 # Column j is learned in row j; there are as many rows as columns. It must equal the package's on matrices you have
 # not seen.
@@ -600,7 +602,7 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The best earlier score may stand in *any* row before the last, even one before the column was taught.
+# The best earlier score may be in *any* row before the last, even one before the column was taught.
 #
 # </details>
 # <details><summary>Solution</summary>
@@ -614,20 +616,20 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 3 · How far may one go? (middle, 10 minutes)
+# ### 3 · How far may one go? (medium, 10 minutes)
 #
-# Measured places are few. Find the largest α at which the general score is still at least `floor`, taking the score
-# to run straight between neighbouring places. Scores fall as α grows.
+# Measured candidates are few. Find the largest α at which the general score is still at least `minimum` (the retention
+# constraint of lesson 05), taking the score to run straight between neighboring candidates. Scores fall as α grows.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def furthest(alphas, general, floor):
-    """alphas rising from 0.0; general falling. The largest alpha with general ≥ floor; None if there is none."""
+def furthest(alphas, general, minimum):
+    """alphas rising from 0.0; general falling. The largest alpha with general ≥ minimum; None if there is none."""
     return ...
 
 
-places = ([0.0, 0.5, 1.0], [0.9, 0.8, 0.2])
-answers = [furthest(*places, floor) for floor in (0.85, 0.5, 0.1, 0.95)]
+path = ([0.0, 0.5, 1.0], [0.9, 0.8, 0.2])
+answers = [furthest(*path, minimum) for minimum in (0.85, 0.5, 0.1, 0.95)]
 if ... in answers:
     print("Your turn.")
 elif answers[3] is None and None not in answers[:3] and np.allclose(answers[:3], [0.25, 0.75, 1.0]):
@@ -638,21 +640,21 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Go through neighbouring places from the far end. In the first stretch whose near end is allowed, solve the straight
+# Go through neighboring candidates from the far end. In the first stretch whose near end is allowed, solve the straight
 # line for α.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def furthest(alphas, general, floor):
-#     if general[0] < floor:
+# def furthest(alphas, general, minimum):
+#     if general[0] < minimum:
 #         return None
 #     for i in range(len(alphas) - 1, 0, -1):
-#         if general[i] >= floor:
+#         if general[i] >= minimum:
 #             return alphas[i]
-#         if general[i - 1] >= floor:
-#             share = (general[i - 1] - floor) / (general[i - 1] - general[i])
+#         if general[i - 1] >= minimum:
+#             share = (general[i - 1] - minimum) / (general[i - 1] - general[i])
 #             return alphas[i - 1] + share * (alphas[i] - alphas[i - 1])
 # ```
 #
@@ -665,8 +667,8 @@ else:
 #   from; section 2 is enough.
 # - [Riemannian Walk](https://arxiv.org/abs/1801.10112) (Chaudhry and others, 2018): forgetting, and its companion,
 #   the failure to learn.
-# - [WiSE-FT](https://arxiv.org/abs/2109.01903) (Wortsman and others, 2022): walking back along the line, with
-#   many plots.
+# - [WiSE-FT](https://arxiv.org/abs/2109.01903) (Wortsman and others, 2022): interpolation between the base and the
+#   tuned model, with many plots.
 # - [RL's Razor](https://arxiv.org/abs/2509.04259) (Shenfeld and others, 2025): the claim about KL that section 8
 #   tries out.
 # - [LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673) (Biderman and others, 2024): the same plane

@@ -26,15 +26,15 @@
 # - estimate their accuracies without labels, by an algorithm that you wrote;
 # - say when a majority vote loses to its best member;
 # - draw a reliability diagram, and explain why training uses soft labels;
-# - name what breaks all this, before it happens to you.
+# - name what breaks label models, before it happens to you.
 #
 # **You need** lesson 00, numpy, and the rule P(A, B) = P(A) · P(B) for independent events.
 
 # %% [markdown]
 # {{budget}}
 #
-# Run the cells from top to bottom. At **predict**, write down a guess first. The true answers are in a sealed
-# envelope: we open it only to check ourselves, and we say so each time.
+# Run the cells from top to bottom. At **predict**, write down a guess first. The true answers (*gold labels*) are in a
+# separate file: we read it only to check ourselves, and we say so each time.
 
 # %% [markdown]
 # **What this is not.** The [paper](https://arxiv.org/abs/2502.00832) names weak supervision across domains, but
@@ -59,39 +59,46 @@ import torch
 from IPython.display import Image
 from matplotlib.figure import Figure
 
-from icft_lite import DawidSkene, MajorityVote, apply_lfs, labeling_function, sample_bundle
-from icft_lite.metrics import binomial_interval
+from icft_lite import (
+    DawidSkene,
+    MajorityVote,
+    apply_lfs,
+    label_pool,
+    labeling_function,
+    lf_analysis,
+    sample_bundle,
+)
+from icft_lite.metrics import expected_calibration_error
 from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, STYLES, png
+from icft_lite.statistics import binomial_interval
 from icft_lite.utils.hardware import peak_memory
-from icft_lite.weak.functions import lf_analysis
+from icft_lite.weak.label_models import ABSTAIN
 from icft_lite.weak.lfs.samples import sample_lfs
-from icft_lite.weak.models import ABSTAIN
-from icft_lite.weak.pool import expected_calibration_error, label_pool
 
 matplotlib.rcParams.update(RC)
 
 # %% [markdown]
-# ## 1 · Questions are plenty, answers are dear
+# ## 1 · Questions are plenty, answers are expensive
 #
 # Our pool holds questions and pairs of replies without a label (it says −1). A doctor could label them, at a
 # doctor's hourly rate. We take one topic first, drug classes: which *kind* of drug is it?
 
 # %%
 data = sample_bundle()
-pool = [dict(row) for row in data.pool if row["topic"] == "drug_class"]
-print(f"{len(pool)} of {len(data.pool)} rows, for example:")
-for row in pool[:4]:
-    print(f"{row['prompt']:45} {', '.join(row['responses'])}")
+pool = [dict(example) for example in data.pool if example["topic"] == "drug_class"]
+print(f"{len(pool)} of {len(data.pool)} examples, the first four:")
+for example in pool[:4]:
+    print(f"{example['prompt']:45} {', '.join(example['responses'])}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("labels in the pool:", {row["label"] for row in pool})
-print("numbers of options:", {len(row["responses"]) for row in pool})
+print("labels in the pool:", {example["label"] for example in pool})
+print("numbers of options:", {len(example["responses"]) for example in pool})
 
 # %% [markdown]
 # ## 2 · Write a labelling function
 #
-# A **labelling function** (LF) is a small program. It reads a row and *votes*: it returns the index of a
+# A **labelling function** (LF) is a small program. It reads an example and *votes*: it returns the index of a
 # response. Where it has nothing to say it **abstains**, by returning `ABSTAIN` (−1). It may be a rule, a table, a
 # model, a guess. It need not be right; it should be right more often than chance.
 
@@ -100,39 +107,40 @@ print("numbers of options:", {len(row["responses"]) for row in pool})
 # antihistamines, against allergies, end in *-ine* (cetirizine, loratadine): a hunch. Both become functions.
 
 # %%
-def option(row, text):
+def option(example, text):
     """The index of a response, or ABSTAIN where it is not on offer."""
-    return row["responses"].index(text) if text in row["responses"] else ABSTAIN
+    return example["responses"].index(text) if text in example["responses"] else ABSTAIN
 
 
 @labeling_function(source="mine", task="question")
-def floxacin(row):
-    return option(row, "quinolone antibiotic") if "floxacin" in row["prompt"] else ABSTAIN
+def floxacin(example):
+    return option(example, "quinolone antibiotic") if "floxacin" in example["prompt"] else ABSTAIN
 
 
 @labeling_function(source="mine", task="question")
-def ends_in_ine(row):
-    found = re.search(r"ine\b", row["prompt"].replace("medicine", ""))
-    return option(row, "antihistamine") if found else ABSTAIN
+def ends_in_ine(example):
+    found = re.search(r"ine\b", example["prompt"].replace("medicine", ""))
+    return option(example, "antihistamine") if found else ABSTAIN
 
 
 # %% [markdown]
-# **Predict** the votes of each function on these three rows.
+# **Predict** the votes of each function on these three examples.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 options = ["antimalarial", "antihistamine", "quinolone antibiotic"]
 drugs = ("ofloxacin", "cetirizine", "chloroquine")
-rows = [dict(task="question", prompt=f"Which class is {drug} in?", responses=options) for drug in drugs]
-print("floxacin:   ", [floxacin(row) for row in rows])
-print("ends_in_ine:", [ends_in_ine(row) for row in rows])
+examples = [dict(task="question", prompt=f"Which class is {drug} in?", responses=options) for drug in drugs]
+print("floxacin:   ", [floxacin(example) for example in examples])
+print("ends_in_ine:", [ends_in_ine(example) for example in examples])
 
 # %% [markdown]
 # Chloroquine fights malaria: the hunch is wrong there. And how do we know? Because *we* know the answer. For most
-# rows nobody does.
+# examples the answer is not known.
 #
-# Your two join the package's functions. `votes` has a line a row and a column a function. We keep the functions
-# that vote at all on drug classes. (`base_choice` is silent here: it needs the base's scores, as in lesson 00.)
+# Your two join the package's functions. `votes` has a row for each example and a column for each function. We use the
+# functions that vote at all on drug classes. (`base_choice` is silent here: it needs the base's scores, as in
+# lesson 00.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -151,19 +159,19 @@ print(", ".join(names))
 # | drug_stem | what a sheet of name parts (-olol, cef-) says |
 # | formulary, notes, flashcards | what three tables say, with gaps and errors |
 #
-# Here are the first 36 rows. A to D are the options; white is silence.
+# Here are the first 36 examples. A to D are the options; white means that the function abstains.
 
 # %%
 figure = Figure(figsize=(10, 3))
 axis = figure.subplots()
-colours = ["white", "#0072b2", "#e69f00", "#009e73", "#cc79a7"]
-axis.imshow(votes[:36].T + 1, cmap=matplotlib.colors.ListedColormap(colours), vmin=0, vmax=4, aspect="auto")
+colors = ["white", "#0072b2", "#e69f00", "#009e73", "#cc79a7"]
+axis.imshow(votes[:36].T + 1, cmap=matplotlib.colors.ListedColormap(colors), vmin=0, vmax=4, aspect="auto")
 for (i, j), vote in np.ndenumerate(votes[:36]):
     if vote != ABSTAIN:
         axis.text(i, j, "ABCD"[vote], ha="center", va="center", fontsize=8, color="white" if vote == 0 else INK)
 axis.set_yticks(range(len(names)), names)
-axis.set_xlabel("row of the pool")
-axis.set_title("Every vote on the first 36 questions", loc="left")
+axis.set_xlabel("example of the pool, topic drug_class")
+axis.set_title("Every vote on the first 36 questions (A to D; white: abstains)", loc="left")
 axis.grid(False)
 Image(png(figure, dpi=110), width=800)
 
@@ -175,7 +183,7 @@ Image(png(figure, dpi=110), width=800)
 # %% [markdown]
 # ## 3 · Coverage, overlap, conflict
 #
-# Three shares, of all rows, describe a function before any truth is known:
+# Three shares, of all examples, describe a function before any truth is known:
 #
 # - **coverage**: it votes;
 # - **overlap**: it votes, and so does another;
@@ -183,7 +191,7 @@ Image(png(figure, dpi=110), width=800)
 #
 # **Predict** all three for function A below. (A dot: it abstains.)
 #
-# | row | A | B | C |
+# | example | A | B | C |
 # |---|---|---|---|
 # | 0 | 0 | 0 | · |
 # | 1 | 1 | 0 | · |
@@ -211,7 +219,7 @@ print("the package's table is the same:", np.allclose(table[["coverage", "overla
 table.round(2)
 
 # %% [markdown]
-# floxacin covers about one row in twenty. Narrow functions are fine, as many of them add up. But which
+# floxacin covers about one example in twenty. Narrow functions are fine, as many of them add up. But which
 # functions are *good*? This table cannot say. A conflict has two sides.
 
 # %% [markdown]
@@ -246,22 +254,22 @@ for accuracy in (equal, mixed):
 
 # %% [markdown]
 # Among equals, the crowd wins. Among unequals the majority can **lose to its best member**: three poor voters
-# outvote one who knows. It does happen. Let us open the envelope for a moment and look at one function, on the
-# rows where it votes.
+# outvote one who knows. It does happen. Let us read the gold labels for a moment and look at one function, on the
+# examples where it votes.
 
 # %%
 def majority(votes, k):
-    """Each option's share of the votes, float [n, k]. Every row needs a vote."""
+    """Each option's share of the votes, float [n, k]. Every example needs a vote."""
     counts = (votes[:, :, None] == np.arange(k)).sum(1)
     return counts / counts.sum(1, keepdims=True)
 
 
 # %%
-gold = np.array([data.pool_gold[row["id"]] for row in pool])
+gold = np.array([data.pool_gold[example["id"]] for example in pool])
 stem, heads = votes[:, names.index("drug_stem")], majority(votes, 4)
 there = stem != ABSTAIN
 alone, together = (stem == gold)[there].mean(), (heads.argmax(1) == gold)[there].mean()
-print(f"on {there.sum()} rows: drug_stem is right {alone:.3f}, the majority {together:.3f}")
+print(f"on {there.sum()} examples: drug_stem is right {alone:.3f}, the majority {together:.3f}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -270,14 +278,13 @@ same = MajorityVote().fit(votes, 4).predict_proba(votes, 4)
 print("the package counts the same:", np.allclose(heads, same))
 
 # %% [markdown]
-# One function alone beats nine that vote together. Had we known whom to trust! We now seal the envelope again
-# and find out.
+# One function alone beats nine that vote together. Had we known whom to trust! We now find out, without gold labels.
 
 # %% [markdown]
 # ## 5 · Accuracy from agreement alone
 #
 # Take yes/no questions and three independent voters, right with probabilities p₁, p₂, p₃. Two of them agree when
-# both are right or both are wrong. A line of algebra turns that into a product:
+# both are right or both are wrong. One step of algebra turns that into a product:
 #
 # $$\text{agree}_{12} = p_1 p_2 + (1-p_1)(1-p_2)
 # \quad\Longleftrightarrow\quad 2\,\text{agree}_{12} - 1 = (2p_1-1)(2p_2-1)$$
@@ -296,8 +303,8 @@ print("accuracies:", ((1 + roots) / 2).round(3))
 print("or as well:", ((1 - roots) / 2).round(3))
 
 # %% [markdown]
-# Accuracies, and nobody looked at an answer! There is a catch: a square has two roots. Three liars with
-# accuracies 0.1, 0.2 and 0.3 agree exactly as often. Agreements cannot tell the truth from its **mirror image**.
+# Accuracies, without a look at any answer! There is a catch: a square has two roots. Three liars with
+# accuracies 0.1, 0.2 and 0.3 agree exactly as often. Agreements cannot distinguish the truth from its **mirror image**.
 # One has to *assume* that, on the whole, the functions beat chance.
 #
 # And the voters must err independently. Section 12 shows the price of forgetting that.
@@ -307,7 +314,7 @@ print("or as well:", ((1 - roots) / 2).round(3))
 #
 # Now k options, m functions, and silence. The **one-coin** model: where function j votes, it is right with
 # probability a_j; else it picks one of the k − 1 wrong options, each as likely. Given the truth, functions err
-# independently. Silence tells nothing: an abstention is a *missing* vote.
+# independently. Silence carries no information: an abstention is a *missing* vote.
 
 # %% [markdown]
 # By Bayes' rule, a vote multiplies its option's odds by
@@ -316,7 +323,7 @@ print("or as well:", ((1 - roots) / 2).round(3))
 #
 # **By hand.** Four options. A (accuracy 0.9) votes for option 0; B and C (0.4 each) vote for option 1.
 # A's factor is 0.9 · 3 / 0.1 = 27; B's and C's are 0.4 · 3 / 0.6 = 2. The odds are 27 : 2·2 : 1 : 1, so option 0
-# has 27/33 = 0.82. Heads alone would have chosen option 1.
+# has 27/33 = 0.82. Majority vote would have chosen option 1.
 
 # %% [markdown]
 # Logarithms make it a *weighted vote*: each function has a weight, the logarithm of that factor. Sum the weights
@@ -326,7 +333,7 @@ print("or as well:", ((1 - roots) / 2).round(3))
 # %%
 def weight(accuracy, k):
     """What a vote adds to its option's log-odds."""
-    accuracy = np.clip(accuracy, 1e-10, 1 - 1e-10)  # nobody is trusted without limit
+    accuracy = np.clip(accuracy, 1e-10, 1 - 1e-10)  # so that the weight is finite
     return np.log(accuracy * (k - 1) / (1 - accuracy))
 
 
@@ -352,10 +359,10 @@ print(f"the mixed five: majority {vote_accuracy(mixed, [1] * 5):.3f}, best 0.900
 figure = Figure(figsize=(7, 3.4))
 axis = figure.subplots()
 accuracy = np.linspace(0.02, 0.98, 200)
-for k, (colour, _) in zip((2, 4), STYLES):
-    axis.plot(accuracy, weight(accuracy, k), color=colour, linewidth=2, label=f"{k} options")
-    axis.plot(1 / k, 0, "o", color=colour)
-    axis.text(1 / k, 0.4 if k == 4 else -0.8, f"chance, 1/{k}", color=colour, ha="right" if k == 4 else "left")
+for k, (color, _) in zip((2, 4), STYLES):
+    axis.plot(accuracy, weight(accuracy, k), color=color, linewidth=2, label=f"{k} options")
+    axis.plot(1 / k, 0, "o", color=color)
+    axis.text(1 / k, 0.4 if k == 4 else -0.8, f"chance, 1/{k}", color=color, ha="right" if k == 4 else "left")
 axis.axhline(0, color=GREY, linewidth=1)
 axis.set(xlabel="accuracy of the function (0–1)", ylabel="weight of its vote (log-odds, nats)")
 axis.set_title("A vote's weight grows with accuracy; below chance it counts against", loc="left")
@@ -367,7 +374,7 @@ Image(png(figure, dpi=110), width=620)
 # reliably wrong is useful, as evidence *against* what it says.
 
 # %% [markdown]
-# ## 7 · Expectation–maximisation
+# ## 7 · Expectation–maximization
 #
 # If we knew the accuracies, we could compute posteriors (the **E-step**, above). If we knew the posteriors, we
 # could compute accuracies: how probable, on average, is what the function voted for (the **M-step**)? We know
@@ -379,8 +386,8 @@ def m_step(votes, posterior):
     """Expected accuracies [m]: the mean posterior of what each function voted for."""
     accuracy = np.empty(votes.shape[1])
     for j, vote in enumerate(votes.T):
-        rows = np.flatnonzero(vote != ABSTAIN)
-        accuracy[j] = posterior[rows, vote[rows]].mean()
+        voted = np.flatnonzero(vote != ABSTAIN)
+        accuracy[j] = posterior[voted, vote[voted]].mean()
     return accuracy
 
 
@@ -411,7 +418,7 @@ def simulate(truth, k, accuracy, coverage, seed):
 known = np.array([[0.95, 0.4], [0.85, 0.7], [0.7, 0.9], [0.5, 0.6], [0.4, 0.9], [0.1, 0.8]])
 truth = np.random.default_rng(0).integers(0, 4, 4000)
 simulated = simulate(truth, 4, *known.T, seed=1)
-spoken = (simulated != ABSTAIN).any(1)  # a row that nobody voted on tells nothing: dropped
+spoken = (simulated != ABSTAIN).any(1)  # an example without votes carries no information: dropped
 simulated, truth = simulated[spoken], truth[spoken]
 
 # %% [markdown]
@@ -428,10 +435,10 @@ print("never off by more than 0.04:", np.abs(estimated - known[:, 0]).max() < 0.
 # %%
 figure = Figure(figsize=(10, 3.8))
 left, right = figure.subplots(1, 2)
-for j, (colour, marker) in zip(range(6), STYLES):
-    left.plot(history[:, j], color=colour, marker=marker, markersize=4)
-    left.axhline(known[j, 0], color=colour, linewidth=1, linestyle=(0, (4, 3)))
-    right.plot(known[j, 0], estimated[j], marker, color=colour, markersize=9)
+for j, (color, marker) in zip(range(6), STYLES):
+    left.plot(history[:, j], color=color, marker=marker, markersize=4)
+    left.axhline(known[j, 0], color=color, linewidth=1, linestyle=(0, (4, 3)))
+    right.plot(known[j, 0], estimated[j], marker, color=color, markersize=9)
 left.set(xlabel="round of EM", ylabel="accuracy (0–1)", ylim=(0, 1.03))
 left.set_title("From majority vote to the truth (dashed)", loc="left")
 right.plot([0, 1], [0, 1], color=GREY, linewidth=1)
@@ -447,7 +454,7 @@ Image(png(figure, dpi=110), width=800)
 
 # %%
 def log_likelihood(votes, k, accuracy):
-    """log P(votes), in nats, summed over rows; the prior is 1/k for every option."""
+    """log P(votes), in nats, summed over examples; the prior is 1/k for every option."""
     error = np.log((1 - np.clip(accuracy, 1e-10, 1 - 1e-10)) / (k - 1))
     score = ((votes[:, :, None] == np.arange(k)) * weight(accuracy, k)[:, None]).sum(1)
     return (np.logaddexp.reduce(score, 1) - np.log(k) + (votes != ABSTAIN) @ error).sum()
@@ -457,7 +464,7 @@ def log_likelihood(votes, k, accuracy):
 # NBVAL_CHECK_OUTPUT
 heights = [log_likelihood(simulated, 4, accuracy) for accuracy in history]
 print("never goes down:", bool((np.diff(heights) > -1e-6).all()))
-print("the true accuracies are no likelier than those found:",
+print("the true accuracies are not more likely than those found:",
       log_likelihood(simulated, 4, known[:, 0]) < heights[-1])
 package = DawidSkene(one_coin=True).fit(simulated, 4)
 print("the package's model agrees to 1e-6:",
@@ -475,8 +482,8 @@ found, labels, _ = one_coin(votes, 4)
 pd.Series(found, index=names, name="estimated accuracy").sort_values(ascending=False).round(2).to_frame()
 
 # %% [markdown]
-# The hunch is a poor one, right in about six cases of ten, and the model says so although nobody told it. Now
-# open the envelope.
+# The hunch is a poor one, right in about six cases of ten, and the model found that from votes alone. Now
+# compare with the gold labels.
 
 # %%
 measured = lf_analysis(votes, lfs, gold)["accuracy"]
@@ -489,7 +496,7 @@ pd.DataFrame({"estimated": found, "measured": measured, "votes": (votes != ABSTA
 print("largest error of an estimate below 0.05:", np.abs(found - measured).max() < 0.05)
 print("the label model beats the majority by more than 0.05:",
       right["label model"] > right["majority vote"] + 0.05)
-print("and on its own rows it is as good as drug_stem:", (labels.argmax(1) == gold)[there].mean() >= alone - 0.01)
+print("and where drug_stem votes it is as good as drug_stem:", (labels.argmax(1) == gold)[there].mean() >= alone - 0.01)
 
 # %% [markdown]
 # An accuracy belongs to a *topic*: a drug table knows nothing of bones. So each large topic gets a fit of its
@@ -498,10 +505,10 @@ print("and on its own rows it is as good as drug_stem:", (labels.argmax(1) == go
 # %%
 topics, points = ("terminology", "drug_class", "drug_use"), []
 for topic in topics:
-    rows = [dict(row) for row in data.pool if row["topic"] == topic]
-    ballots = apply_lfs(sample_lfs(), rows)
+    examples = [dict(example) for example in data.pool if example["topic"] == topic]
+    ballots = apply_lfs(sample_lfs(), examples)
     ballots = ballots[:, (ballots != ABSTAIN).any(0)]
-    answers = np.array([data.pool_gold[row["id"]] for row in rows])[:, None]
+    answers = np.array([data.pool_gold[example["id"]] for example in examples])[:, None]
     true = (ballots == answers).sum(0) / (ballots != ABSTAIN).sum(0)
     points.append((true, one_coin(ballots, 4)[0], (ballots != ABSTAIN).sum(0)))
 
@@ -509,9 +516,9 @@ for topic in topics:
 figure = Figure(figsize=(5.4, 4.4))
 axis = figure.subplots()
 axis.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-for topic, (true, guess, count), (colour, marker) in zip(topics, points, STYLES):
-    axis.scatter(true, guess, count / 2, color=colour, marker=marker, alpha=0.7, label=topic.replace("_", " "))
-axis.set(xlabel="accuracy by the answers (0–1)", ylabel="accuracy by agreement (0–1)")
+for topic, (true, guess, count), (color, marker) in zip(topics, points, STYLES):
+    axis.scatter(true, guess, count / 2, color=color, marker=marker, alpha=0.7, label=topic.replace("_", " "))
+axis.set(xlabel="accuracy measured with gold labels (0–1)", ylabel="accuracy estimated from agreement (0–1)")
 axis.set_title("Functions of the package; size: number of votes", loc="left")
 axis.legend(frameon=False, markerscale=0.6)
 Image(png(figure, dpi=110), width=480)
@@ -522,20 +529,20 @@ gap = max(np.abs(true - guess).max() for true, guess, _ in points)
 print(f"{sum(len(true) for true, *_ in points)} estimates, none off by more than 0.05:", gap < 0.05)
 
 # %% [markdown]
-# ## 9 · Labels that mean the same in every row
+# ## 9 · Labels that mean the same in every example
 #
 # Our options are shuffled: "option 2" is no class, so we learned one number a function. But where
-# each row has the *same* labels, say yes, no and maybe, functions err in their own ways: one hardly ever says
+# each example has the *same* labels, say yes, no and maybe, functions err in their own ways: one hardly ever says
 # no, another hedges. A **confusion matrix** describes that: row = truth, column = vote.
 
 # %% [markdown]
-# The full model of Dawid and Skene has a matrix a function, and a **prior**: how frequent each label is. The two
+# The full model of Dawid and Skene has a matrix for each function, and a **prior**: how frequent each label is. The two
 # steps stay the same. M: count votes, by posterior instead of truth. E: multiply, for each possible truth, the
 # prior and the entries of all votes.
 
 # %%
 def full(votes, k, rounds=100, tolerance=1e-6):
-    """Prior [k], confusion matrices [m, truth, vote], posterior [n, k]. Every row needs a vote."""
+    """Prior [k], confusion matrices [m, truth, vote], posterior [n, k]. Every example needs a vote."""
     posterior, one_hot = majority(votes, k), (votes[:, :, None] == np.arange(k)).astype(float)
     for _ in range(rounds):
         prior = posterior.mean(0) + 1e-10
@@ -603,46 +610,48 @@ Image(png(figure, dpi=110), width=760)
 # %% [markdown]
 # ## 10 · Can the posterior be trusted?
 #
-# A posterior of 0.8 should be right eight times in ten: then it is **calibrated**. Sort rows into bins by their
+# A posterior of 0.8 should be right eight times in ten: then it is **calibrated**. Sort examples into bins by their
 # largest posterior, the *confidence*, and compare each bin's mean confidence with its accuracy. The mean gap,
-# weighted by the bins' rows, is the **expected calibration error** (ECE).
+# weighted by the number of examples in each bin, is the **expected calibration error** (ECE).
 
 # %% [markdown]
-# **By hand.** Ten rows of confidence 0.9, eight of them right: gap 0.1. Thirty rows of confidence 0.6, all
+# **By hand.** Ten examples of confidence 0.9, eight of them right: gap 0.1. Thirty examples of confidence 0.6, all
 # right: gap 0.4. ECE = (10 · 0.1 + 30 · 0.4) / 40 = 0.325. Being *under*-confident counts as much as being
 # over-confident.
 
 # %%
 def reliability(probs, gold, bins=10):
-    """For each bin that has rows: mean confidence, accuracy, rows. Arrays."""
+    """For each bin that has examples: mean confidence, accuracy, number of examples. Arrays."""
     confidence, right = probs.max(1), probs.argmax(1) == gold
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    found = [(confidence[place == b].mean(), right[place == b].mean(), (place == b).sum()) for b in np.unique(place)]
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    found = [(confidence[bin_of == b].mean(), right[bin_of == b].mean(), (bin_of == b).sum())
+             for b in np.unique(bin_of)]
     return np.array(found).T
 
 
 def ece(probs, gold):
-    confidence, accuracy, rows = reliability(probs, gold)
-    return (np.abs(confidence - accuracy) * rows).sum() / rows.sum()
+    confidence, accuracy, count = reliability(probs, gold)
+    return (np.abs(confidence - accuracy) * count).sum() / count.sum()
 
 
 # %%
 # NBVAL_CHECK_OUTPUT
-sure = np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 30)
+by_hand = np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 30)
 right = np.array([0] * 8 + [1] * 2 + [0] * 30)
-print("by hand 0.325, by the function", round(ece(sure, right), 3))
+print("by hand 0.325, by the function", round(ece(by_hand, right), 3))
 print("the package's is the same:", np.isclose(ece(labels, gold), expected_calibration_error(labels, gold)))
 
 # %% [markdown]
 # Now all questions of the pool, by the package's own `label_pool`. **Predict**: majority vote gives its winner
-# the share of the votes. Is that too sure, or not sure enough?
+# the share of the votes. Is that too confident, or not confident enough?
 
 # %%
-rows = [dict(row) for row in data.pool if row["task"] == "question"]
-all_votes, all_gold = apply_lfs(sample_lfs(), rows), np.array([data.pool_gold[row["id"]] for row in rows])
+examples = [dict(example) for example in data.pool if example["task"] == "question"]
+all_votes = apply_lfs(sample_lfs(), examples)
+all_gold = np.array([data.pool_gold[example["id"]] for example in examples])
 probs = {}
 for kind in ("majority_vote", "dawid_skene"):
-    lists, report = label_pool(rows, all_votes, kind)
+    lists, report = label_pool(examples, all_votes, kind)
     probs[kind] = np.array([p + [0.0] * (4 - len(p)) for p in lists])
 
 # %%
@@ -652,39 +661,39 @@ for kind, p in probs.items():
 
 # %%
 # NBVAL_CHECK_OUTPUT
-by_heads, by_model = (ece(p, all_gold) for p in probs.values())
-print("majority vote is off by more than 0.1:", by_heads > 0.1)
+by_majority, by_model = (ece(p, all_gold) for p in probs.values())
+print("majority vote is off by more than 0.1:", by_majority > 0.1)
 print("the label model by less than 0.03:", by_model < 0.03)
 
 # %% [markdown]
-# The figure leaves out bins of fewer than ten rows. Bars: 95 % intervals of the share.
+# The figure leaves out bins of fewer than ten examples. Bars: 95 % intervals of the share.
 
 # %%
 figure = Figure(figsize=(5.8, 4.6))
 axis = figure.subplots()
 axis.plot([0, 1], [0, 1], color=GREY, linewidth=1)
 axis.text(0.62, 0.58, "calibrated", color=GREY, rotation=39)
-for (kind, p), colour, marker in zip(probs.items(), (MEDICAL, GENERAL), "so"):
+for (kind, p), color, marker in zip(probs.items(), (MEDICAL, GENERAL), "so"):
     marks = [mark for mark in reliability(p, all_gold).T if mark[2] >= 10]
     for confidence, accuracy, count in marks:
-        axis.plot([confidence] * 2, binomial_interval(round(accuracy * count), int(count)), color=colour)
+        axis.plot([confidence] * 2, binomial_interval(round(accuracy * count), int(count)), color=color)
     confidence, accuracy, count = np.array(marks).T
-    axis.scatter(confidence, accuracy, 15 + count / 4, color=colour, marker=marker, alpha=0.8, linewidths=0,
+    axis.scatter(confidence, accuracy, 15 + count / 4, color=color, marker=marker, alpha=0.8, linewidths=0,
                  label=kind.replace("_", " "))
 axis.set(xlabel="confidence of the label (0–1)", ylabel="share that is right (0–1)")
-axis.set_title("Reliability diagram; size: rows in the bin", loc="left")
+axis.set_title("Reliability diagram; size: examples in the bin", loc="left")
 axis.legend(frameon=False, loc="lower right", markerscale=0.5)
 Image(png(figure, dpi=110), width=500)
 
 # %% [markdown]
-# Above the line: not sure enough. Majority vote hears the bad functions as loudly as the good ones, so even a
-# right winner gets few of the votes. The label model is sure of nearly all its labels, and rightly so. Of the few
-# rows in between we learn little: look at the bars.
+# Above the line: not confident enough. Majority vote counts the bad functions as much as the good ones, so even a
+# right winner gets few of the votes. The label model is confident of nearly all its labels, and rightly so. Of the few
+# examples in between we learn little: look at the bars.
 
 # %% [markdown]
 # ## 11 · Soft labels
 #
-# What do we train on: the likeliest option (a **hard** label), or the whole posterior (a **soft** one)? Training
+# What do we train on: the most likely option (a **hard** label), or the whole posterior (a **soft** one)? Training
 # on a posterior p̃ means the *expected* loss, Σ p̃_k · loss(option k). For cross-entropy its gradient on the
 # scores is simple: the model's probabilities minus p̃.
 
@@ -696,7 +705,7 @@ for name, target in (("hard", [1.0, 0, 0, 0]), ("soft", [0.55, 0.45, 0, 0])):
     print(name, [round(g, 2) for g in torch.autograd.grad(loss, scores)[0].tolist()])
 
 # %% [markdown]
-# The row is nearly a coin toss between two options (a step moves scores *against* the gradient). The hard label
+# The example is nearly a coin toss between two options (a step moves scores *against* the gradient). The hard label
 # pushes option 0 up and option 1 down, as if we knew. The soft one pushes both up and the other two down: what
 # the votes said, no more. A wrong hard label teaches an error at full strength.
 
@@ -708,22 +717,22 @@ for name, target in (("hard", [1.0, 0, 0, 0]), ("soft", [0.55, 0.45, 0, 0])):
 def train(x, target, steps=100):
     """A linear classifier by cross-entropy with soft targets [n, k]. Returns its weights."""
     w = torch.zeros(x.shape[1], target.shape[1], requires_grad=True)
-    optimiser = torch.optim.Adam([w], lr=0.05)
+    optimizer = torch.optim.Adam([w], lr=0.05)
     for _ in range(steps):
         loss = -(target * (x @ w).log_softmax(1)).sum(1).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return w.detach()
 
 
 def trial(seed):
     """Right on 2,000 new points after training on 300 with hard and with soft labels; mean confidences."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(3, 20))
-    centres *= 1.5 / np.linalg.norm(centres, axis=1, keepdims=True)
+    centers = rng.normal(size=(3, 20))
+    centers *= 1.5 / np.linalg.norm(centers, axis=1, keepdims=True)
     y = rng.integers(0, 3, 2300)
-    x = torch.tensor(centres[y] + rng.normal(size=(2300, 20)), dtype=torch.float32)
+    x = torch.tensor(centers[y] + rng.normal(size=(2300, 20)), dtype=torch.float32)
     cast = simulate(y[:300], 3, [0.9, 0.6, 0.45, 0.4], [0.3, 0.6, 0.8, 0.8], seed)
     spoken = np.flatnonzero((cast != ABSTAIN).any(1))
     soft = one_coin(cast[spoken], 3)[1]
@@ -735,21 +744,21 @@ def trial(seed):
 
 
 # %%
-hard, hard_sure, soft, soft_sure = np.array([trial(seed) for seed in range(10)]).T
+hard, hard_confidence, soft, soft_confidence = np.array([trial(seed) for seed in range(10)]).T
 print(f"right: hard {hard.mean():.3f}, soft {soft.mean():.3f}")
-print(f"mean confidence: hard {hard_sure.mean():.3f}, soft {soft_sure.mean():.3f}")
+print(f"mean confidence: hard {hard_confidence.mean():.3f}, soft {soft_confidence.mean():.3f}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
 print("soft is right more often, on average by more than 0.01:", (soft - hard).mean() > 0.01)
-print("the model trained on soft labels is less sure than it may be:", soft_sure.mean() < soft.mean() - 0.05)
+print("the model trained on soft labels is under-confident:", soft_confidence.mean() < soft.mean() - 0.05)
 
 # %% [markdown]
-# So soft labels teach more, and they have a price: who learns from hesitant labels becomes hesitant. If you need
-# probabilities from the trained model, calibrate it afterwards. With labels as sure as those of our pool the two
-# kinds hardly differ. (A run's setting `soft_labels=False` does more than take hard labels: likeliest responses are
-# imitated, and L_task has no rows.) ICFT uses the posteriors in L_task and in L_fine-tune, and their uncertainty
-# (their *entropy*) for the curriculum of the next lesson.
+# So soft labels teach more, and they have a price: a model that learns from uncertain labels becomes uncertain. If you
+# need probabilities from the trained model, calibrate it afterwards. With labels as confident as those of our pool the
+# two kinds hardly differ. (A run's setting `weak.soft_labels=False` does more than take hard labels: the most likely
+# responses are imitated, and L_task has no examples.) ICFT uses the posteriors in L_task and in L_fine-tune, and their
+# uncertainty (their *entropy*) for the curriculum of the next lesson.
 
 # %% [markdown]
 # ## 12 · What breaks it
@@ -781,12 +790,12 @@ print("drug_stem is now believed to be worse than longest:",
 
 # %% [markdown]
 # A disaster, and a sudden one. For the model, copies are independent witnesses that never contradict each other:
-# they must be perfect. Then drug_stem, which disagrees with them, must be bad. Next to the fall, see who agrees
-# with whom.
+# they must be perfect. Then drug_stem, which disagrees with them, must be bad. The figure shows the fall, and who
+# agrees with whom.
 
 # %%
 def agreement(votes):
-    """Of the rows where both vote, the share where they vote alike: float [m, m]."""
+    """Of the examples where both vote, the share where they vote alike: float [m, m]."""
     voted = (votes != ABSTAIN).astype(float)
     alike = ((votes[:, :, None] == votes[:, None, :]) & (votes[:, :, None] != ABSTAIN)).sum(0)
     return alike / np.maximum(voted.T @ voted, 1)
@@ -795,10 +804,10 @@ def agreement(votes):
 # %%
 figure = Figure(figsize=(10.5, 4.4))
 left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-for name, (colour, marker) in zip(columns[:3], STYLES):
-    left.plot(table[name], color=colour, marker=marker, linewidth=2, label=name)
-left.set(xlabel="how often longest is in the votes", ylabel="share of rows, or probability (0–1)", ylim=(0, 1.05))
-left.set_title("Sure, and wrong", loc="left")
+for name, (color, marker) in zip(columns[:3], STYLES):
+    left.plot(table[name], color=color, marker=marker, linewidth=2, label=name)
+left.set(xlabel="how often longest is in the votes", ylabel="share of examples, or probability (0–1)", ylim=(0, 1.05))
+left.set_title("Confident, and wrong", loc="left")
 left.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.7))
 order = [names.index(name) for name in ("drug_stem", "formulary", "notes", "flashcards", "floxacin", "ends_in_ine",
                                         "shares_words", "nearest_letter", "longest")] + [9, 10, 11, 12]
@@ -812,12 +821,12 @@ figure.colorbar(shown, ax=right)
 Image(png(figure, dpi=110), width=820)
 
 # %% [markdown]
-# Two bright blocks: those who know, upper left, and the copies, lower right. *Nothing in the votes says which
+# Two bright blocks: the good functions, upper left, and the copies, lower right. *Nothing in the votes says which
 # block is right.* What helps:
 #
 # - know your functions: sources that do not copy each other (hence *cross-domain* supervision);
 # - count a family of look-alikes once (exercise 3);
-# - label a few rows by hand, and look (exercise 4).
+# - label a few examples by hand, and look (exercise 4).
 
 # %% [markdown]
 # How few? Suppose that labels are right one time in five. If you check twenty at random, could they still look
@@ -833,7 +842,7 @@ print(f"{sum(comb(20, h) * 0.2**h * 0.8 ** (20 - h) for h in range(10, 21)):.4f}
 # with a "please", and a "please" makes a reply longer. Each alone is right half the time, as chance is.
 
 # %%
-pairs = [dict(row) for row in data.pool if row["task"] == "pair"]
+pairs = [dict(example) for example in data.pool if example["task"] == "pair"]
 both = apply_lfs([lf for lf in sample_lfs() if lf.name in ("longest", "politest")], pairs)
 print(f"where both vote, they agree on {agreement(both)[0, 1]:.2f} of the pairs")
 
@@ -842,7 +851,7 @@ print(f"where both vote, they agree on {agreement(both)[0, 1]:.2f} of the pairs"
 print("on more than 0.7 of them, and independent ones would agree on 0.5:", agreement(both)[0, 1] > 0.7)
 
 # %% [markdown]
-# Each has nothing to say about the truth, and yet a model may come to trust them, if the others are few or
+# Neither has any information about the truth, and yet a model may come to trust them, if the others are few or
 # silent. On real tasks a plain majority vote is often hard to beat, for this reason among others.
 
 # %% [markdown]
@@ -852,28 +861,28 @@ print("on more than 0.7 of them, and independent ones would agree on 0.5:", agre
 # - A posterior is a weighted vote; a weight is log(a (k − 1) / (1 − a)), zero at chance.
 # - EM found hidden accuracies, in simulation and in the pool, and the package computes the same.
 # - A majority vote lost to one of its members; the label model did not.
-# - Soft labels taught more than hard ones, and made the learner less sure.
-# - A few copies of one bad function fooled the model, and it was sure of itself.
+# - Soft labels taught more than hard ones, and made the learner less confident.
+# - A few copies of one bad function fooled the model, and it was confident.
 
 # %% [markdown]
 # ## Exercises
 #
 # Put your code in place of `...` and run the cell.
 #
-# ### 1 · One row's posterior (easy, 8 minutes)
+# ### 1 · One example's posterior (easy, 8 minutes)
 #
 # Without the functions above: multiply odds, as in section 6.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def row_posterior(row, accuracy, k):
-    """row: votes of m functions (ABSTAIN: none); accuracy: m numbers. Returns k probabilities, a list."""
+def example_posterior(votes, accuracy, k):
+    """votes: of m functions on one example (ABSTAIN: none); accuracy: m numbers. Returns k probabilities, a list."""
     return ...
 
 
 cases = [([0, 1, 1], [0.9, 0.4, 0.4]), ([ABSTAIN, 1, 3], [0.9, 0.7, 0.1]), ([ABSTAIN] * 3, [0.9] * 3)]
-answer = [row_posterior(row, accuracy, 4) for row, accuracy in cases]
-wanted = [e_step(np.array([row]), 4, np.array(accuracy))[0] for row, accuracy in cases]
+answer = [example_posterior(cast, accuracy, 4) for cast, accuracy in cases]
+wanted = [e_step(np.array([cast]), 4, np.array(accuracy))[0] for cast, accuracy in cases]
 if ... in answer:
     print("Your turn.")
 else:
@@ -889,9 +898,9 @@ else:
 # <details><summary>Solution</summary>
 #
 # ```python
-# def row_posterior(row, accuracy, k):
+# def example_posterior(votes, accuracy, k):
 #     odds = [1.0] * k
-#     for vote, a in zip(row, accuracy):
+#     for vote, a in zip(votes, accuracy):
 #         if vote != ABSTAIN:
 #             odds[vote] *= a * (k - 1) / (1 - a)
 #     return [o / sum(odds) for o in odds]
@@ -903,55 +912,56 @@ else:
 # ### 2 · Your own labelling function (easy, 10 minutes)
 #
 # Topic drug_use asks what a drug is given for. Names in *-cillin*, *-cycline* and *-floxacin*, and names that
-# begin with *cef*, are given for a "bacterial infection". Vote on those rows and abstain elsewhere. The check
-# opens the envelope, and also asks the label model, which has seen no answer, what it thinks of you.
+# begin with *cef*, are given for a "bacterial infection". Vote on those examples and abstain elsewhere. The check
+# reads the gold labels, and also fits the label model, which has seen no answer, and shows the accuracy that it
+# estimates for your function.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def infection(row):
-    """row: a dict with "prompt" and "responses". Returns an index, or ABSTAIN."""
+def infection(example):
+    """example: a dict with "prompt" and "responses". Returns an index, or ABSTAIN."""
     return ...
 
 
-rows = [dict(row) for row in data.pool if row["topic"] == "drug_use"]
-mine = [infection(row) for row in rows]
+examples = [dict(example) for example in data.pool if example["topic"] == "drug_use"]
+mine = [infection(example) for example in examples]
 if ... in mine:
     print("Your turn.")
 else:
-    ballots = apply_lfs([*sample_lfs(), labeling_function("infection")(lambda row: infection(row))], rows)
+    ballots = apply_lfs([*sample_lfs(), labeling_function("infection")(lambda one: infection(one))], examples)
     trusted = DawidSkene(one_coin=True).fit(ballots, 4).accuracies[-1]
-    hits = [vote == data.pool_gold[row["id"]] for vote, row in zip(mine, rows) if vote != ABSTAIN]
+    hits = [vote == data.pool_gold[one["id"]] for vote, one in zip(mine, examples) if vote != ABSTAIN]
     good = len(hits) >= 30 and sum(hits) >= 0.95 * len(hits) and trusted > 0.9
     print("Right." if good else f"Not yet: {sum(hits)} of {len(hits)} votes are right; estimated: {trusted:.2f}.")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `option(row, "bacterial infection")` abstains where that is not on offer. `re.search` takes alternatives:
+# `option(example, "bacterial infection")` abstains where that is not on offer. `re.search` takes alternatives:
 # `"cillin|cycline"`; `\bcef` is a word that begins so. Prompts may begin with the drug's name.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def infection(row):
-#     found = re.search(r"(cillin|cycline|floxacin)\b|\bcef", row["prompt"].lower())
-#     return option(row, "bacterial infection") if found else ABSTAIN
+# def infection(example):
+#     found = re.search(r"(cillin|cycline|floxacin)\b|\bcef", example["prompt"].lower())
+#     return option(example, "bacterial infection") if found else ABSTAIN
 # ```
 #
 # </details>
 
 # %% [markdown]
-# ### 3 · Count a family once (middle, 12 minutes)
+# ### 3 · Count a family once (medium, 12 minutes)
 #
-# Copies rarely come complete. Here each copy of `longest` is silent on a random third of the rows. Write a filter:
-# a function is a look-alike of an earlier one *that is kept* if both vote on at least 50 rows and never differ
+# Copies rarely come complete. Here each copy of `longest` is silent on a random third of the examples. Write a filter:
+# a function is a look-alike of an earlier one *that is selected* if both vote on at least 50 examples and never differ
 # there.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 def without_copies(votes):
-    """votes [n, m] → list of the columns to keep: each family's first, in order."""
+    """votes [n, m] → list of the selected columns: each family's first, in order."""
     return ...
 
 
@@ -964,25 +974,25 @@ elif list(columns) == list(range(9)):
     assert (one_coin(tainted[:, list(columns)], 4)[1].argmax(1) == gold).mean() > 0.95
     print("Right.")
 else:
-    print(f"Not yet: kept {list(columns)}, and columns 9 to 12 are the copies.")
+    print(f"Not yet: selected {list(columns)}, and columns 9 to 12 are the copies.")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Go through the columns; compare each with those kept so far. `both = (a != ABSTAIN) & (b != ABSTAIN)`.
+# Go through the columns; compare each with those selected so far. `both = (a != ABSTAIN) & (b != ABSTAIN)`.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
 # def without_copies(votes):
-#     kept = []
+#     selected = []
 #     for j in range(votes.shape[1]):
-#         both = [(votes[:, i] != ABSTAIN) & (votes[:, j] != ABSTAIN) for i in kept]
-#         alike = [b.sum() >= 50 and (votes[b, i] == votes[b, j]).all() for i, b in zip(kept, both)]
+#         both = [(votes[:, i] != ABSTAIN) & (votes[:, j] != ABSTAIN) for i in selected]
+#         alike = [b.sum() >= 50 and (votes[b, i] == votes[b, j]).all() for i, b in zip(selected, both)]
 #         if not any(alike):
-#             kept.append(j)
-#     return kept
+#             selected.append(j)
+#     return selected
 # ```
 #
 # </details>
@@ -991,14 +1001,14 @@ else:
 # ### 4 · Out of the mirror (hard, 20 minutes)
 #
 # Five functions on yes/no questions, three of them mostly wrong. Started from majority vote, EM finds the mirror
-# image. You have the true labels of twenty rows. Start EM from accuracies measured on *those*, then run
-# E- and M-steps on all rows. Twenty rows can measure 0 or 1 by chance, so count one right and one wrong vote more
-# than there were.
+# image. You have the true labels of twenty examples. Start EM from accuracies measured on *those*, then run
+# E- and M-steps on all examples. Twenty examples can measure 0 or 1 by chance, so count one right and one wrong vote
+# more than there were.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def one_coin_from(votes, k, rows, labels, rounds=50):
-    """rows: indices whose true labels are known. Returns the posterior [n, k] of all rows."""
+def one_coin_from(votes, k, labelled, labels, rounds=50):
+    """labelled: indices of the examples whose true labels are known. Returns the posterior [n, k] of all examples."""
     return ...
 
 
@@ -1016,15 +1026,15 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Function j's first accuracy: (right votes on the known rows + 1) / (votes on the known rows + 2). Then
+# Function j's first accuracy: (right votes on the labelled examples + 1) / (votes on the labelled examples + 2). Then
 # alternate `e_step` and `m_step`.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def one_coin_from(votes, k, rows, labels, rounds=50):
-#     known = votes[rows]
+# def one_coin_from(votes, k, labelled, labels, rounds=50):
+#     known = votes[labelled]
 #     right, cast = (known == labels[:, None]).sum(0), (known != ABSTAIN).sum(0)
 #     accuracy = (right + 1) / (cast + 2)
 #     for _ in range(rounds):
@@ -1047,7 +1057,7 @@ else:
 # - [WRENCH](https://arxiv.org/abs/2109.11377) (Zhang and others, 2021): label models compared on many tasks; a
 #   cure for overconfidence.
 # - [On Calibration of Modern Neural Networks](https://arxiv.org/abs/1706.04599) (Guo and others, 2017): ECE,
-#   reliability diagrams, and the simplest mend.
+#   reliability diagrams, and the simplest fix.
 
 # %%
 # NBVAL_CHECK_OUTPUT

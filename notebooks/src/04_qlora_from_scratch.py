@@ -58,11 +58,10 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 from peft import LoraConfig, get_peft_model
 
-from icft_lite import load_base, load_samples
+from icft_lite import Encoder, add_adapters, load_base, load_samples
 from icft_lite.doctor import estimate
-from icft_lite.modeling.adapters import activate_adapter, add_adapters, delta_svd, use_adapter
+from icft_lite.modeling.adapters import activate_adapter, delta_svd, use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
-from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.losses import token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
@@ -83,28 +82,28 @@ def canvas(columns=1, width=7, height=3.2):
 # %% [markdown]
 # ## 1 · Sixteen levels
 #
-# To **quantise** a number is to replace it by the nearest of a few allowed **levels** and to keep only that
+# To **quantize** a number is to replace it by the nearest of a few allowed **levels** and to store only that
 # level's index. With 16 levels an index takes 4 bits; a number in *fp32*, the usual 32-bit float, takes 32.
 # Here is one weight of the base, in full.
 
 # %%
-whole, tokenizer = load_base(four_bit=False, device="cpu")
+whole, tokenizer = load_base(load_in_4bit=False, device="cpu")
 W = whole.model.layers[0].mlp.up_proj.weight.detach()
 print(f"{W.shape[0]} × {W.shape[1]} numbers, mean {W.mean():.4f}, standard deviation {W.std():.4f}")
 
 # %% [markdown]
-# Where should the levels lie? Trained weights are spread like a bell, a **normal distribution**: many near
-# zero, few far out. Evenly spaced levels would stand idle at the ends. Better to have every level used equally
+# Where should the levels be? Trained weights are spread like a bell, a **normal distribution**: many near
+# zero, few far out. Evenly spaced levels would hardly be used at the ends. Better to have every level used equally
 # often.
 
 # %% [markdown]
 # A **quantile** does that. The p-quantile of a distribution is the number that a share p of it stays below: half
-# of it lies below the 0.5-quantile, 97 % below the 0.97-quantile. Quantiles at *evenly spaced* p cut the bell
+# of it is below the 0.5-quantile, 97 % below the 0.97-quantile. Quantiles at *evenly spaced* p cut the bell
 # into slices of equal area, narrow in the middle and wide at the ends.
 
 # %% [markdown]
 # Two snags. First, p = 1 is infinitely far out: we must stop earlier, at an `edge`. Of 16 slices with a level in
-# the middle of each, half a slice, 1/32, lies beyond the outermost level; of 15, 1/30. NF4 takes the mean of the two.
+# the middle of each, half a slice, 1/32, is beyond the outermost level; of 15, 1/30. NF4 takes the mean of the two.
 #
 # Second, 16 is even, so a symmetric set has no zero in its middle; but zeros are common (weights that were
 # set to zero on purpose) and must stay exactly zero.
@@ -143,7 +142,7 @@ print("equal to 1e-6:", bool((NF4 - table).abs().max() < 1e-6))
 
 # %% [markdown]
 # The picture: left, the quantiles cut the bell into slices of equal area, a little wider on the negative side,
-# where there are only seven. Right, the finished levels, beside 16 evenly spaced ones.
+# where there are only seven. Right, the finished levels, compared with 16 evenly spaced ones.
 
 # %%
 figure, (left, right) = canvas(2, width=9)
@@ -163,19 +162,19 @@ Image(png(figure), width=760)
 # ## 2 · Blocks and their scales
 #
 # The levels end at ±1, weights end anywhere. So we divide by a **scale**, the largest absolute value (*absmax*),
-# round, and keep the scale to multiply by later. Not one scale for the whole matrix: one for each **block** of
+# round, and store the scale to multiply by later. Not one scale for the whole matrix: one for each **block** of
 # 64 numbers.
 
 # %%
-def quantise(numbers, levels, block=64):
+def quantize(numbers, levels, block=64):
     """Index of the nearest level [blocks, block], and each block's scale [blocks, 1]. No block may be left short."""
     blocks = numbers.reshape(-1, block)
     scales = blocks.abs().amax(1, keepdim=True)
-    middles = (levels[1:] + levels[:-1]) / 2  # nearest level = number of midpoints below
-    return torch.bucketize(blocks / scales.clamp_min(1e-38), middles), scales
+    midpoints = (levels[1:] + levels[:-1]) / 2  # nearest level = number of midpoints below
+    return torch.bucketize(blocks / scales.clamp_min(1e-38), midpoints), scales
 
 
-def dequantise(indices, scales, levels, shape):
+def dequantize(indices, scales, levels, shape):
     """The numbers that indices and scales stand for."""
     return (levels[indices.long()] * scales).reshape(shape)
 
@@ -187,9 +186,9 @@ def dequantise(indices, scales, levels, shape):
 # %%
 # NBVAL_CHECK_OUTPUT
 eight = torch.tensor([0.05, -0.10, 0.02, 0.00, 0.20, -0.07, 0.11, -0.16])
-indices, scales = quantise(eight, NF4, block=8)
+indices, scales = quantize(eight, NF4, block=8)
 pd.DataFrame({"weight": eight, "÷ scale": eight / scales[0], "index": indices[0], "level": NF4[indices[0]],
-              "back": dequantise(indices, scales, NF4, -1)}).round(3)
+              "back": dequantize(indices, scales, NF4, -1)}).round(3)
 
 # %% [markdown]
 # The largest number and the zero come back exactly. The worst off is −0.16: between −1 and −0.696
@@ -207,7 +206,7 @@ def with_outlier(size, count=4096):
 
 
 for block in (4096, 64):
-    indices, _ = quantise(with_outlier(50.0), NF4, block)
+    indices, _ = quantize(with_outlier(50.0), NF4, block)
     zeros = (indices == 7).float().mean()
     print(f"block of {block}: more than 9 of 10 become zero: {bool(zeros > 0.9)}")
 
@@ -218,13 +217,13 @@ for block in (4096, 64):
 
 # %%
 def relative_error(numbers, levels, block):
-    back = dequantise(*quantise(numbers, levels, block), levels, numbers.shape)
+    back = dequantize(*quantize(numbers, levels, block), levels, numbers.shape)
     return float((back - numbers).norm() / numbers.norm())
 
 
 def error_of_others(size, block):
     numbers = with_outlier(size)
-    back = dequantise(*quantise(numbers, NF4, block), NF4, -1)
+    back = dequantize(*quantize(numbers, NF4, block), NF4, -1)
     return float((back - numbers)[1:].norm() / numbers[1:].norm())
 
 
@@ -264,13 +263,13 @@ print(pack(torch.tensor([11, 3, 0, 15])).tolist())
 print(unpack(torch.tensor([179, 15], dtype=torch.uint8)).tolist())
 
 # %% [markdown]
-# Now the real weight, against bitsandbytes, which calls the scales `absmax`. **Predict**: how many of the bytes
+# Now the real weight, compared with bitsandbytes, which calls the scales `absmax`. **Predict**: how many of the bytes
 # will differ?
 
 # %%
-indices, scales = quantise(W, NF4)
+indices, scales = quantize(W, NF4)
 packed, state = bnb.quantize_4bit(W, quant_type="nf4", blocksize=64)
-ours, theirs = dequantise(indices, scales, NF4, W.shape), bnb.dequantize_4bit(packed, state)
+ours, theirs = dequantize(indices, scales, NF4, W.shape), bnb.dequantize_4bit(packed, state)
 print(f"{W.numel():,} numbers in {packed.numel():,} bytes; "
       f"bytes that differ: {int((pack(indices) != packed.flatten()).sum())}")
 
@@ -281,8 +280,8 @@ print("same bytes, but for 1 in 10,000 at most:", bool((pack(indices) != packed.
 print("equally near the weight, to 1e-6:", torch.allclose((ours - W).abs(), (theirs - W).abs(), atol=1e-6))
 
 # %% [markdown]
-# (Other versions may round a number that lies exactly between two levels the other way, hence the second line's
-# allowance and the third line's wording.)
+# (Other versions may round a number that is exactly between two levels the other way. That is why the second check
+# allows a few differences, and the third compares distances to the weight.)
 #
 # ## 4 · How wrong is it?
 #
@@ -304,7 +303,7 @@ Image(png(figure), width=760)
 
 # %% [markdown]
 # Nearly, not quite: we divide by a block's largest number, not by the standard deviation, so most weights end
-# up nearer the middle than the derivation assumed. The little spikes at ±1 are the largest of each block.
+# up nearer the middle than the derivation assumed. The small spikes at ±1 are the largest of each block.
 # **Entropy**, −Σ p·log₂ p, says how many bits of an index carry information: 4 if all levels are used alike.
 
 # %%
@@ -344,11 +343,11 @@ print("blocks of 16: the lead is gone:", at[16] < 1.02)
 # *for a distribution*.
 
 # %% [markdown]
-# ## 5 · Double quantisation
+# ## 5 · Double quantization
 #
-# Half a bit a weight goes into scales. So the scales are quantised as well, to 8 bits, in blocks of 256, each
-# with one fp32 scale of its own. All scales are positive, and half of the levels would stand idle: their
-# mean is taken off first, and added again at the end.
+# Half a bit a weight goes into scales. So the scales are quantized as well, to 8 bits, in blocks of 256, each
+# with one fp32 scale of its own. All scales are positive, so half of the levels would be unused: their
+# mean is subtracted first, and added again at the end.
 #
 # **Predict** the bits per weight: 4, plus 8 for 64 weights, plus 32 for 64 × 256.
 
@@ -363,8 +362,8 @@ def dynamic_levels():
     levels = [0.0, 1.0]
     for k in range(7):
         edges = 10.0 ** (k - 6) * torch.linspace(0.1, 1, 2**k + 1)
-        middles = (edges[1:] + edges[:-1]) / 2
-        levels += [*middles.tolist(), *(-middles).tolist()]
+        midpoints = (edges[1:] + edges[:-1]) / 2
+        levels += [*midpoints.tolist(), *(-midpoints).tolist()]
     return torch.tensor(sorted(levels))
 
 
@@ -372,10 +371,10 @@ DYNAMIC = dynamic_levels()
 
 
 def compress(scales):
-    """8-bit indices of the scales, an outer scale for every 256 of them, and the mean that was taken off."""
+    """8-bit indices of the scales, an outer scale for every 256 of them, and the mean that was subtracted."""
     mean = scales.mean()
     rest = F.pad((scales - mean).flatten(), (0, -scales.numel() % 256))
-    indices, outer = quantise(rest, DYNAMIC, 256)
+    indices, outer = quantize(rest, DYNAMIC, 256)
     return indices.to(torch.uint8), outer, mean
 
 
@@ -384,7 +383,7 @@ def compress(scales):
 print(len(DYNAMIC), "levels, equal to bitsandbytes':", torch.allclose(DYNAMIC, bnb.create_dynamic_map(), atol=1e-6))
 
 # %% [markdown]
-# Everything so far, joined: a frozen weight that is kept in 4 bits and unpacked when it is called.
+# Everything so far, joined: a frozen weight that is stored in 4 bits and dequantized when it is called.
 
 # %%
 class NF4Weight:
@@ -392,14 +391,14 @@ class NF4Weight:
 
     @torch.no_grad()
     def __init__(self, weight):
-        indices, scales = quantise(weight, NF4)
+        indices, scales = quantize(weight, NF4)
         self.packed, self.scales, self.shape = pack(indices), compress(scales), weight.shape
 
     def __call__(self):
         eight_bit, outer, mean = self.scales
-        scales = dequantise(eight_bit, outer, DYNAMIC, (-1, 1)) + mean
+        scales = dequantize(eight_bit, outer, DYNAMIC, (-1, 1)) + mean
         indices = unpack(self.packed).reshape(-1, 64)
-        return dequantise(indices, scales[:len(indices)], NF4, self.shape)
+        return dequantize(indices, scales[:len(indices)], NF4, self.shape)
 
 
 # %%
@@ -414,10 +413,10 @@ print("weights equal, to 1 % of the largest:", bool((frozen() - theirs).abs().ma
 print("relative error equal, to 0.001:", bool(abs((frozen() - W).norm() - (theirs - W).norm()) < 0.001 * W.norm()))
 
 # %% [markdown]
-# Where 8-bit indices differ, a scale lay within some 0.00002 of the midpoint of two levels: on the CPU,
+# Where 8-bit indices differ, a scale was within some 0.00002 of the midpoint of two levels: on the CPU,
 # bitsandbytes looks up the nearest one on a fine grid instead of computing it. All 64 numbers of such a block are off
 # by a hundredth at most. (Since scales are rounded now, the largest number of a block no longer comes back exactly.)
-# Next, the bytes that bitsandbytes really keeps, for a matrix of 1,024 × 1,024.
+# Next, the bytes that bitsandbytes really stores, for a matrix of 1,024 × 1,024.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -432,23 +431,23 @@ print(f"plain:  {stored_bits(square, False):.3f} counted, {4 + 32 / 64:.3f} pred
 print(f"double: {stored_bits(square, True):.3f} counted, {4 + 8 / 64 + 32 / (64 * 256):.3f} predicted")
 errors = [(bnb.dequantize_4bit(*bnb.quantize_4bit(square, quant_type="nf4", compress_statistics=double)) - square)
           .norm() / square.norm() for double in (False, True)]
-print("double quantisation adds less than 0.001 to the error:", bool(errors[1] - errors[0] < 0.001))
+print("double quantization adds less than 0.001 to the error:", bool(errors[1] - errors[0] < 0.001))
 
 # %% [markdown]
 # ## 6 · Through a frozen weight
 #
-# A 4-bit index cannot take a small step, so W cannot be trained. But what lies *below* it can, if the gradient
+# A 4-bit index cannot take a small step, so W cannot be trained. But what is *below* it can, if the gradient
 # passes through. For y = W·x, with g the gradient of the loss with respect to y, the chain rule gives Wᵀ·g for x.
-# That needs W, rounded or not; it does not need W to change. (No arithmetic happens in 4 bits: a weight is unpacked,
-# multiplied with, and forgotten again.)
+# That needs W, rounded or not; it does not need W to change. (No arithmetic happens in 4 bits: a weight is
+# dequantized, multiplied with, and discarded.)
 
 # %% [markdown]
-# PyTorch's own product would keep the unpacked W in memory until the backward pass: for every layer, the whole
-# matrix in fp32. Better to keep the packed bytes, which are there anyway, and unpack a second time.
+# PyTorch's own product would save the dequantized W until the backward pass: for every layer, the whole
+# matrix in fp32. Better to save the packed bytes, which are there anyway, and dequantize a second time.
 
 # %%
 class FrozenMatmul(torch.autograd.Function):
-    """x·Wᵀ for a frozen W that is unpacked anew in each direction."""
+    """x·Wᵀ for a frozen W that is dequantized in each direction."""
 
     @staticmethod
     def forward(ctx, x, frozen):
@@ -461,22 +460,22 @@ class FrozenMatmul(torch.autograd.Function):
 
 
 # %% [markdown]
-# `saved_tensors_hooks` shows us every tensor that is kept for the backward pass. **Predict** how many bytes each
-# way keeps, and what `.grad` is for x and for the packed bytes.
+# `saved_tensors_hooks` shows us every tensor that is saved for the backward pass. **Predict** how many bytes each
+# way saves, and what `.grad` is for x and for the packed bytes.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def kept_bytes(function, x):
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.nbytes) or tensor, lambda t: t):
+def saved_bytes(function, x):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.nbytes) or tensor, lambda t: t):
         function(x).sum().backward()
-    return sum(kept)
+    return sum(saved)
 
 
 x = torch.randn(5, W.shape[1], generator=torch.Generator().manual_seed(0), requires_grad=True)
-print("plain product keeps all of W in fp32:", kept_bytes(lambda x: F.linear(x, frozen()), x) == 4 * W.numel())
+print("plain product saves all of W in fp32:", saved_bytes(lambda x: F.linear(x, frozen()), x) == 4 * W.numel())
 expected, x.grad = x.grad, None
-print("ours keeps", kept_bytes(lambda x: FrozenMatmul.apply(x, frozen), x), "bytes")
+print("ours saves", saved_bytes(lambda x: FrozenMatmul.apply(x, frozen), x), "bytes")
 print("same gradient for x:", torch.allclose(x.grad, expected, atol=1e-5))
 print("gradient of the packed bytes:", frozen.packed.grad)
 
@@ -512,7 +511,7 @@ class LoRALinear(torch.nn.Module):
 
 # %% [markdown]
 # A starts random, B at zero: B·A is zero and nothing may change. The gradients, with g the gradient for y, and x and g
-# as the code has them, an example a row:
+# as the code has them, one example per row:
 #
 # - for B: scale · gᵀ·(x·Aᵀ)
 # - for A: scale · (g·B)ᵀ·x
@@ -537,9 +536,9 @@ print("gradient of A is zero:", bool((layer.A.grad == 0).all()))
 # that all gradients show, a random B.
 
 # %%
-quantised, _ = load_base(device="cpu")
+quantized, _ = load_base(device="cpu")
 settings = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-by_peft = get_peft_model(quantised, settings).train()  # no dropout: training mode changes nothing
+by_peft = get_peft_model(quantized, settings).train()  # no dropout: training mode changes nothing
 peft_layer = by_peft.get_base_model().model.layers[0].mlp.up_proj
 with torch.no_grad():
     layer.B.normal_(std=0.1)
@@ -587,7 +586,7 @@ def find(model, kind):
 
 
 _ = torch.manual_seed(0)
-by_hand, _ = load_base(four_bit=False, device="cpu")
+by_hand, _ = load_base(load_in_4bit=False, device="cpu")
 for name, layer in find(by_hand, torch.nn.Linear).items():
     by_hand.set_submodule(name, LoRALinear(NF4Weight(layer.weight), rank=8, alpha=16))
 with torch.no_grad():  # peft starts where we start
@@ -597,14 +596,15 @@ with torch.no_grad():  # peft starts where we start
         twin.lora_B["default"].weight.copy_(layer.B)
 
 # %% [markdown]
-# A tiny task: say what some medical terms in *-itis* mean. The package encodes the rows and scores only the
+# A tiny task: say what some medical terms in *-itis* mean. The package encodes the examples and scores only the
 # response's tokens, as in lesson 01. The loss is the mean of −log p over them, in *nats*: natural logarithms.
 
 # %%
-terms = {row["entity"]: row for row in load_samples("medical_train") if row["entity"].endswith("itis")}
-rows = list(terms.values())[:9]
+terms = {example["entity"]: example for example in load_samples("medical_train")
+         if example["entity"].endswith("itis")}
+examples = list(terms.values())[:9]
 encoder = Encoder(tokenizer)
-batch = join_batch([encoder(row) for row in rows], tokenizer.pad_token_id)
+batch = join_batch([encoder(example) for example in examples], tokenizer.pad_token_id)
 
 
 def response_states(model):
@@ -614,19 +614,19 @@ def response_states(model):
 
 def train(model, steps=30, learning_rate=2e-3):
     """The loss at each step. Trains whatever requires a gradient."""
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
     losses = []
     for _ in range(steps):
         loss = -token_logprobs(response_states(model), head_weight(model), batch["target"]).mean()
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         losses.append(loss.item())
     return losses
 
 
 # %%
-print(rows[0]["prompt"], "→", generate_reply(by_hand, tokenizer, rows[0]["prompt"]))
+print(examples[0]["prompt"], "→", generate_reply(by_hand, tokenizer, examples[0]["prompt"]))
 
 # %% [markdown]
 # **Predict**: how far apart are our losses and peft's after 30 steps, from the same A?
@@ -634,7 +634,7 @@ print(rows[0]["prompt"], "→", generate_reply(by_hand, tokenizer, rows[0]["prom
 # %%
 losses_by_hand = train(by_hand.train())
 losses_by_peft = train(by_peft)
-print(rows[0]["prompt"], "→", generate_reply(by_hand, tokenizer, rows[0]["prompt"]))
+print(examples[0]["prompt"], "→", generate_reply(by_hand, tokenizer, examples[0]["prompt"]))
 
 # %%
 figure, (axis,) = canvas()
@@ -667,7 +667,7 @@ def count(part):
     return sum(bool(line.strip()) and '"""' not in line for line in inspect.getsource(part).splitlines())
 
 
-parts = [nf4_levels, quantise, dequantise, pack, unpack, dynamic_levels, compress, NF4Weight, FrozenMatmul, LoRALinear]
+parts = [nf4_levels, quantize, dequantize, pack, unpack, dynamic_levels, compress, NF4Weight, FrozenMatmul, LoRALinear]
 print("QLoRA in", sum(map(count, parts)), "lines of code")
 
 # %% [markdown]
@@ -675,7 +675,7 @@ print("QLoRA in", sum(map(count, parts)), "lines of code")
 #
 # Memory holds three things. The frozen weights. The adapter, its gradient, two running averages that AdamW keeps of
 # each number, and ICFT's slow copy of the adapter, all in fp32: 4 + 4 + 8 + 4 = 20 bytes a parameter; now and then
-# 16 more, for copies (the adapter at a stage's start, each loss's gradient). And the **activations**, what layers keep
+# 16 more, for copies (the adapter at a stage's start, each loss's gradient). And the **activations**, what layers save
 # for the backward pass: they grow with the tokens in the batch, not with the parameters.
 
 # %% [markdown]
@@ -686,27 +686,27 @@ print("QLoRA in", sum(map(count, parts)), "lines of code")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-kept = {}
+saved = {}
 
 
-def keep(tensor):
+def save(tensor):
     storage = tensor.untyped_storage()
-    kept[storage.data_ptr()] = storage  # many tensors share one; holding it keeps its address from being reused
+    saved[storage.data_ptr()] = storage  # many tensors share one; holding it keeps its address from being reused
     return tensor
 
 
-with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
     _ = hidden_states(by_hand, batch)
 own = {parameter.untyped_storage().data_ptr() for parameter in by_hand.parameters()}
-measured = sum(storage.nbytes() for address, storage in kept.items() if address not in own) / 4
+measured = sum(storage.nbytes() for address, storage in saved.items() if address not in own) / 4
 by_count = 8 * shape.hidden_size + 4 * shape.intermediate_size + 7 * 8
 ratio = measured / (by_count * batch["input_ids"].numel() * shape.num_hidden_layers)
 print("measured ÷ counted is between 0.95 and 1.1:", 0.95 < ratio < 1.1)
 
 # %% [markdown]
-# On a GPU in 16 bits, the norms and the adapters keep fp32 copies beside these, so little is saved: 28 bytes for each
+# On a GPU in 16 bits, the norms and the adapters save fp32 copies as well, so memory hardly shrinks: 28 bytes for each
 # number of hidden width, 12 for the queries', 8 for the keys', 10 for the MLP's, 28 r (lesson 10 measures it, on a
-# model that norms queries and keys as well; where those have no norm, they keep 8 and 4, in all 5 % less). Now two real
+# model that norms queries and keys as well; where those have no norm, they save 8 and 4, in all 5 % less). Now two real
 # shapes, Qwen2.5 with 0.5 and with 7 billion parameters. They share keys and values among several attention heads, so k
 # and v are narrow.
 #
@@ -736,13 +736,13 @@ print(costs.round(2))
 print("sum:", costs.sum().round(1).to_dict())
 
 # %% [markdown]
-# The rest is the libraries' own, some 0.7 GiB. `icft-lite doctor` reckons the same way: check.
+# The rest is the libraries' own, some 0.7 GiB. `icft-lite doctor` estimates it the same way: check.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for name, shape in SHAPES.items():
     by_package = estimate(shape, value_bytes=2) / 2**30 - 0.7
-    print(name, "as doctor has it, to 2 %:", bool(abs(costs[name].sum() / by_package - 1) < 0.02))
+    print(name, "as doctor estimates it, to 2 %:", bool(abs(costs[name].sum() / by_package - 1) < 0.02))
 
 # %% [markdown]
 # Against the alternatives: LoRA on 16-bit weights, and **full fine-tuning**, where every parameter takes 16 bytes
@@ -849,7 +849,7 @@ print("the merge into fp32 loses less than 1 in 1,000:", bool((merged[:, 2] < 1e
 # Two regimes. A small change is rounded away, nearly all of it. A large one moves enough weights over a midpoint:
 # the numbers are still off, but the errors point in all directions and cancel, while what was learned points
 # in one. The printed size of the change is a hint at which it is: compare it with the 9 % that rounding makes.
-# No need to guess: **dequantise, then merge**, and compare the outputs before and after.
+# No need to guess: **dequantize, then merge**, and compare the outputs before and after.
 
 # %% [markdown]
 # peft merges into NF4 if the base is in NF4, and says so in a warning. Is its merge ours?
@@ -868,8 +868,8 @@ gap = bnb.dequantize_4bit(there.data, there.quant_state) - NF4Weight(frozen[name
 print("peft's merged weight is ours, to 2 %:", bool(gap.norm() < 0.02 * W.norm()))
 
 # %% [markdown]
-# `icft-lite export --merge` never rounds to 4 bits again: it unpacks the weights, adds the adapter, and keeps the sum
-# in plain floats. The merged model says what the run said.
+# `icft-lite export --merge` never rounds to 4 bits again: it dequantizes the weights, adds the adapter, and stores the
+# sum as floats. The merged model replies as the run's model did.
 
 # %% [markdown]
 # ## 11 · Why a low rank goes far
@@ -888,13 +888,13 @@ def low_rank(change, rank):
 
 # %% [markdown]
 # Is what training does to a weight low-rank? We train *all* numbers of the fp32 base on the same task, with no
-# adapter, and decompose the change of one weight. Beside it, the change that rounding to NF4 makes, and the
-# weight itself.
+# adapter, and decompose the change of one weight. We compare it with the change that rounding to NF4 makes, and with
+# the weight itself.
 #
 # **Predict**: of which of the three do 8 of 192 directions hold the most?
 
 # %%
-free, _ = load_base(four_bit=False, device="cpu")
+free, _ = load_base(load_in_4bit=False, device="cpu")
 for layer in find(free, torch.nn.Linear).values():
     layer.weight.requires_grad_(True)
 losses = train(free, steps=12, learning_rate=1e-3)
@@ -911,7 +911,7 @@ for (label, matrix), color, mark in zip(changes.items(), (MEDICAL, GREY, GENERAL
     axis.plot(range(1, len(squares) + 1), 100 * shares[label], mark + "-", color=color, label=label, markevery=8)
 axis.axvline(8, color=INK, **DASHED)
 axis.text(9, 3, "rank 8", color=INK)
-axis.set(xlabel="rank kept", ylabel="share of the squared norm (%)", ylim=(0, 102), title="How much a low rank holds")
+axis.set(xlabel="rank r", ylabel="share of the squared norm (%)", ylim=(0, 102), title="How much a low rank holds")
 axis.legend(frameon=False, loc="lower right")
 Image(png(figure), width=560)
 
@@ -946,7 +946,7 @@ print("same residual:", bool(abs((mean - B_ours @ A_ours).norm() / mean.norm() -
 # %% [markdown]
 # ## 12 · Traps
 #
-# **Compute in the right type.** Weights are kept in 4 bits, but products run in a *compute dtype*: fp32, or one of
+# **Compute in the right type.** Weights are stored in 4 bits, but products run in a *compute dtype*: fp32, or one of
 # the 16-bit floats, fp16 and bf16. On a CPU without special instructions bf16 is over ten times slower than
 # fp32; on a T4 it is emulated, yet `torch.cuda.is_bf16_supported()` says yes. The package looks at the hardware
 # itself:
@@ -970,7 +970,7 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
 # %% [markdown]
 # **`disable_adapter` leaves a mark.** peft's way to look at the bare base ends by making the *active* adapter
 # trainable and all others frozen, whatever they were. Here the fast adapter is trained, and the slow one, a mere
-# average, is active because we score it. The package's `using` puts things back.
+# average, is active because we score it. The package's `use_adapter` restores the state.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -985,7 +985,7 @@ activate_adapter(two, "slow")
 print("to be trained:", trainable(two))
 with use_adapter(two, None):
     pass
-print("after using(model, None):", trainable(two))
+print("after use_adapter(model, None):", trainable(two))
 with two.disable_adapter():
     pass
 print("after disable_adapter():", trainable(two))
@@ -993,7 +993,7 @@ print("after disable_adapter():", trainable(two))
 # %% [markdown]
 # **`modules_to_save` and a tied head.** Our base, like many, is *tied*: its embeddings and its head are one
 # matrix. `modules_to_save=["lm_head"]` trains a copy of the head, and the two drift apart. The consistency loss
-# of lesson 00 needs a head that stays put, so the package refuses such a model.
+# of lesson 00 needs a head that does not change, so the package refuses such a model.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -1014,22 +1014,22 @@ print("still tied with modules_to_save:", trained is split.get_input_embeddings(
 #
 # | you see | it may be | do |
 # |---|---|---|
-# | loss stands still | no adapter moved; A and B both zero | check B after the first step |
+# | loss does not fall | no adapter moved; A and B both zero | check B after the first step |
 # | CPU ten times too slow | bf16 | compute in fp32 |
 # | NaN on a T4 | fp16 overflow | compute in fp32, or another base |
-# | merged model has forgotten the lesson | merged into NF4 | dequantise, then merge |
+# | merged model has forgotten the lesson | merged into NF4 | dequantize, then merge |
 # | the wrong adapter is trained | `disable_adapter()`, `set_adapter()` | restore `requires_grad` |
-# | NF4 far worse on a CPU | rows no multiple of 64 long: bitsandbytes 0.50 unpacks them wrongly | `--no-4bit` |
+# | NF4 far worse on a CPU | row length no multiple of 64: bitsandbytes 0.50 dequantizes it wrongly | `--no-4bit` |
 # | saved and loaded weights differ | some CPUs repack 4-bit weights in eval mode | save before you evaluate |
 
 # %% [markdown]
 # ## What was shown
 #
 # - NF4's 16 levels are normal quantiles, seven below an exact zero and eight above; 4.127 bits a weight with scales
-#   and double quantisation, at 9 % error.
+#   and double quantization, at 9 % error.
 # - Blocks keep an outlier's damage among 64 numbers.
 # - Gradients pass *through* a 4-bit weight into a LoRA adapter; by hand or by libraries, the losses are the same.
-# - Merge into dequantised weights; into NF4, small changes vanish.
+# - Merge into dequantized weights; into NF4, small changes vanish.
 # - Training changes a weight along few directions, rounding along all.
 
 # %% [markdown]
@@ -1070,7 +1070,7 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 2 · Merge (middle, 6 minutes)
+# ### 2 · Merge (medium, 6 minutes)
 #
 # Write the merge that loses nothing, for one of our own layers.
 
@@ -1154,15 +1154,15 @@ else:
 # %% [markdown]
 # ## Further reading
 #
-# - [QLoRA](https://arxiv.org/abs/2305.14314) (Dettmers and others, 2023): NF4, double quantisation and paged
-#   optimisers; section 3 and appendix E are today's lesson.
+# - [QLoRA](https://arxiv.org/abs/2305.14314) (Dettmers and others, 2023): NF4, double quantization and paged
+#   optimizers; section 3 and appendix E are today's lesson.
 # - [LoRA](https://arxiv.org/abs/2106.09685) (Hu and others, 2021): section 4 for the method, section 7 for how
 #   low the rank can be.
 # - [NF4 isn't information theoretically optimal](https://arxiv.org/abs/2306.06965) (Yoshida, 2023): a short, exact
 #   note on the edge, on block sizes, and on better levels.
 # - [LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673) (Biderman and others, 2024): what a
 #   low rank costs, and what it saves, on real tasks.
-# - [LoftQ](https://arxiv.org/abs/2310.08659) (Li and others, 2023): exercise 3, alternated with quantising.
+# - [LoftQ](https://arxiv.org/abs/2310.08659) (Li and others, 2023): exercise 3, alternated with quantizing.
 # - [8-bit approximations](https://arxiv.org/abs/1511.04561) (Dettmers, 2015): where the dynamic levels come
 #   from.
 

@@ -15,7 +15,7 @@
 #
 # # 06 · The three losses
 #
-# A loss is the only thing a model ever hears from us. ICFT has three:
+# A model learns only from its losses. ICFT has three:
 #
 # L_total = L_consistency + L_task + L_fine-tune
 #
@@ -27,7 +27,7 @@
 #
 # - say, of every token in a batch, whether it is trained on, and by which loss;
 # - write each loss and its gradient from memory, and check them;
-# - explain why a teacher can be kept in 3.6 KB a token where its logits take 600;
+# - explain why a teacher can be cached in 3.6 KB a token where its logits take 600;
 # - find out why a fine-tune learned nothing, never stops, or forgot everything.
 #
 # **You need** lessons 00 to 05, and logarithms.
@@ -59,10 +59,10 @@ from IPython.display import HTML, Image
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from icft_lite import ICFTConfig, LongTermMemory, apply_lfs, load_base, sample_bundle
-from icft_lite.modeling.adapters import activate_adapter, adapter_tensors, add_adapters, use_adapter
+from icft_lite import Encoder, ICFTConfig, LongTermMemory, add_adapters, apply_lfs, label_pool, load_base, sample_bundle
+from icft_lite.modeling.adapters import activate_adapter, adapter_tensors, use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
-from icft_lite.modeling.encoding import Encoded, Encoder
+from icft_lite.modeling.encoding import Encoded
 from icft_lite.modeling.losses import fine_tune_loss, icft_losses, pair_loss, question_loss, token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
@@ -70,7 +70,6 @@ from icft_lite.training.batches import StageBatches, TrainingItem, collate, norm
 from icft_lite.training.plan import PlannedStep
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.lfs.samples import sample_lfs
-from icft_lite.weak.pool import label_pool
 
 warnings.simplefilter("ignore", FutureWarning)
 
@@ -93,7 +92,7 @@ def canvas(panels, size):
 # %% [markdown]
 # ## 1 · What is supervised
 #
-# A batch is a table of token ids, a row for each example. Rows differ in length, so short ones are filled up
+# A batch is a table of token ids, one row for each example. Examples differ in length, so short rows are filled up
 # with **padding**. Only some tokens are **supervised**: a loss asks how likely the model found them.
 #
 # **Predict**: which of these should be supervised: the question, the answer, the mark that ends the answer,
@@ -105,7 +104,7 @@ LOOKS = {"prompt": "background:#dedede", "response": "background:#a6d4f2;font-we
 
 
 def token_table(encoded):
-    """A joined batch as HTML, its tokens coloured by what they are. Everything that it shows is escaped."""
+    """A joined batch as HTML, its tokens colored by what they are. Everything that it shows is escaped."""
     batch = join_batch(encoded, tokenizer.pad_token_id)
     targets = set(zip(batch["row"].tolist(), (batch["position"] + 1).tolist()))
     lines = []
@@ -123,12 +122,12 @@ def token_table(encoded):
 # %%
 mine = dict(data.trusted[0], id="mine", prompt="Is a systolic pressure <90 low?", responses=["yes"])
 shown = [dict(data.trusted[0]), dict(data.general_memory[0]), mine]
-encoded = [encoder(row) for row in shown]
+encoded = [encoder(example) for example in shown]
 token_table(encoded)
 
 # %% [markdown]
-# Grey is read, blue is learned, dashed is neither. `·` marks a space. The end mark is blue as well: a model
-# that is never taught to stop goes on for ever. Note `<90`: whatever a row holds is *escaped* before it
+# Gray is read, blue is learned, dashed is neither. `·` marks a space. The end mark is blue as well: a model
+# that is never taught to stop goes on for ever. Note `<90`: the text of an example is *escaped* before it
 # becomes HTML, or a browser would take it for a tag.
 
 # %% [markdown]
@@ -145,7 +144,7 @@ pd.DataFrame({"position": batch["position"].tolist(), "has just read": read,
 # NBVAL_CHECK_OUTPUT
 batch = join_batch(encoded, tokenizer.pad_token_id)
 said = [tokenizer.decode(batch["target"][batch["response"] == i]).strip() for i in range(len(shown))]
-print("supervised:", [text == row["responses"][0] + tokenizer.eos_token for text, row in zip(said, shown)])
+print("supervised:", [text == one["responses"][0] + tokenizer.eos_token for text, one in zip(said, shown)])
 print("prompt and padding are not:", len(batch["target"]) == sum(len(one.tokens) for one in encoded))
 
 # %% [markdown]
@@ -277,7 +276,7 @@ for axis in axes:
 Image(png(figure), width=720)
 
 # %% [markdown]
-# L_fine-tune makes the options likelier than *anything else one could say*: it pushes *maybe* down. L_task
+# L_fine-tune makes the options more likely than *anything else one could say*: it pushes *maybe* down. L_task
 # only moves probability between the options, and leaves *maybe* alone. They are two lessons from one label:
 # how to speak, and what to choose.
 
@@ -286,7 +285,7 @@ Image(png(figure), width=720)
 # (softmax(s)_k − p̃_k) · (onehot − p). An option that is scored too high for its p̃ is made less likely, token
 # by token.
 #
-# **Predict.** All scores rise by 5, so every option is likelier. Does L_task fall? Can it ever reach zero?
+# **Predict.** All scores rise by 5, so every option is more likely. Does L_task fall? Can it ever reach zero?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -297,23 +296,23 @@ print("unmoved by a shift:", torch.allclose(question_loss(scores[None] + 5, soft
 print("least value:", round(float(best), 3), "the label's entropy:", round(float(entropy), 3))
 
 # %% [markdown]
-# Only differences count, and an unsure label leaves a floor that no model can go below: its entropy. A loss
+# Only differences count, and an uncertain label has a minimum that no model can go below: its entropy. A loss
 # that stops falling there has not failed.
 #
-# A run leaves out options with p̃ below 0.02 (`least_posterior`). They cost tokens, and a loss spent on pushing down
-# what nobody thinks right teaches little of what *is*.
+# A run leaves out options with p̃ below 0.02 (`weak.min_posterior`). They cost tokens, and a loss spent on pushing down
+# options that are almost certainly wrong teaches little of what is right.
 #
-# So a question with a sure label keeps one option: L_task is 0 on it, and L_fine-tune alone teaches it. Of the pool's
-# 1,872 questions, 138 keep two or more; the 294 pairs keep both replies.
+# So a question with a confident label has one option left: L_task is 0 on it, and L_fine-tune alone teaches it. Of the
+# pool's 1,872 questions, 138 have two or more left; the 294 pairs have both replies.
 #
-# And with a sure label, p̃ one-hot, it is the ordinary cross-entropy exactly:
+# And with a certain label, p̃ one-hot, it is the ordinary cross-entropy exactly:
 
 # %%
 # NBVAL_CHECK_OUTPUT
 torch.manual_seed(0)
 some, gold = torch.randn(6, 4), torch.tensor([0, 3, 1, 1, 2, 0])
-sure = question_loss(some, F.one_hot(gold, 4).float(), torch.ones(6, 4, dtype=torch.bool))
-print("one-hot posterior = hard labels:", torch.allclose(sure, F.cross_entropy(some, gold, reduction="sum")))
+certain = question_loss(some, F.one_hot(gold, 4).float(), torch.ones(6, 4, dtype=torch.bool))
+print("one-hot posterior = hard labels:", torch.allclose(certain, F.cross_entropy(some, gold, reduction="sum")))
 
 # %% [markdown]
 # **Pairs.** Two replies; p̃ is the probability that the first is better. Long replies have low sums, so each
@@ -325,15 +324,15 @@ print("one-hot posterior = hard labels:", torch.allclose(sure, F.cross_entropy(s
 # %%
 delta = torch.linspace(-4, 4, 161)
 figure, (axis,) = canvas(1, (6.5, 3.6))
-for belief, colour, style in ((1.0, MEDICAL, "-"), (0.8, GENERAL, "--"), (0.5, GREY, "-.")):
+for belief, color, style in ((1.0, MEDICAL, "-"), (0.8, GENERAL, "--"), (0.5, GREY, "-.")):
     losses = [float(pair_loss(d[None] / 2, torch.zeros(1), torch.tensor([belief]))) for d in delta]
-    axis.plot(delta, losses, style, color=colour, linewidth=2, label=f"p̃ = {belief}")
+    axis.plot(delta, losses, style, color=color, linewidth=2, label=f"p̃ = {belief}")
     if belief < 1:
         at = math.log(belief / (1 - belief))
-        axis.plot(at, losses[int((delta - at).abs().argmin())], "o", color=colour, markersize=9)
+        axis.plot(at, losses[int((delta - at).abs().argmin())], "o", color=color, markersize=9)
 axis.set_xlabel("Δ: how much the model prefers the first reply (nats)")
 axis.set_ylabel("L_task of the pair (nats)")
-axis.set_title("A sure label pulls for ever, an unsure one to a point", loc="left")
+axis.set_title("A certain label pulls for ever, an uncertain one to a minimum", loc="left")
 axis.legend(frameon=False)
 Image(png(figure), width=560)
 
@@ -347,13 +346,13 @@ print("loss", round(loss.item(), 3), "gradient", round(gradient.item(), 3), torc
 
 # %% [markdown]
 # The dots are where σ(Δ) = p̃. At p̃ = 0.5 the label says nothing, yet the loss asks for something: that the model be
-# indifferent. That is one reason why rows without a vote are dropped.
+# indifferent. That is one reason why examples without a vote are dropped.
 
 # %% [markdown]
 # ## 4 · L_consistency: stay with the teacher
 #
 # In words: *T² times the KL divergence from the teacher's next-token distribution to the student's, summed over
-# the tokens of remembered rows, divided by the number of their response tokens.* T is explained below. The
+# the tokens of memory examples, divided by the number of their response tokens.* T is explained below. The
 # **teacher** is fixed; the **student** is the model in training.
 #
 # KL(t ‖ s) = Σ t · (log t − log s): how much more one who expects s is surprised by t, on average, than one who
@@ -379,10 +378,10 @@ print("they agree:", torch.allclose(kl_gradient[0], kl_formula))
 
 # %%
 figure, axes = canvas(2, (9, 3.2))
-place = torch.arange(3)
-axes[0].bar(place - 0.2, p, 0.38, color=MEDICAL, label="student")
-axes[0].bar(place + 0.2, teacher[0].softmax(0), 0.38, color=GENERAL, hatch="//", edgecolor="white", label="teacher")
-axes[0].set_xticks(place, WORDS)
+x = torch.arange(3)
+axes[0].bar(x - 0.2, p, 0.38, color=MEDICAL, label="student")
+axes[0].bar(x + 0.2, teacher[0].softmax(0), 0.38, color=GENERAL, hatch="//", edgecolor="white", label="teacher")
+axes[0].set_xticks(x, WORDS)
 axes[0].set_ylabel("probability")
 axes[0].set_title("Who says what", loc="left")
 axes[0].legend(frameon=False)
@@ -390,8 +389,8 @@ bars(axes[1], kl_formula, kl_gradient[0], "L_consistency: p_student − p_teache
 Image(png(figure), width=720)
 
 # %% [markdown]
-# L_fine-tune on the same row would know one right token. The teacher also says how likely every *other* token
-# is, and that is most of what there is to keep.
+# L_fine-tune on the same example would know one right token. The teacher also says how likely every *other* token
+# is, and that is most of what there is to retain.
 #
 # When student and teacher agree there is no loss and no push:
 
@@ -405,8 +404,8 @@ print("teacher = student: loss 0:", abs(kl.item()) < 1e-7, "gradient 0:", bool((
 # %% [markdown]
 # **Which tokens?** L_fine-tune must not touch prompts: to learn to write the user's lines is not the aim. Here
 # nothing new is taught, so a prompt's tokens count too. They pass through the model anyway, there are many more
-# of them, and each one holds the model still at one more place. Only promoted rows' prompts are left out: they are
-# medicine, still being learned.
+# of them, and each one keeps the model close to its teacher at one more position. Only promoted examples' prompts are
+# left out: they are medicine, still being learned.
 
 # %% [markdown]
 # **Temperature.** Both sides' logits are divided by T first. A large T flattens the distributions, so that
@@ -428,8 +427,8 @@ print("limit, a third of the logits' difference:", [round(float(x), 2) for x in 
 # At T = 1 a token that both find unlikely hardly counts. In the limit every logit counts alike: the gradient is the
 # logits' difference less its mean (here 0), over the number of tokens, and T²·KL becomes **half the variance of the
 # logits' differences** over the vocabulary. *Dark experience replay* (further reading) matches logits too.
-# On our base a large T learned far more medicine than T = 1 at an equal general score (`docs/tried.md` has the numbers,
-# for T = 4 and 32). T = ∞ is ICFT's default: `temperature=0` stands for it.
+# On our base a large T learned far more medicine than T = 1 at an equal general score (`docs/experiments.md` has the
+# numbers, for T = 4 and 32). T = ∞ is ICFT's default: it is written `loss.temperature=None`.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -441,21 +440,20 @@ print("half the variance:", torch.allclose(at_infinity, 0.5 * (z - teacher).var(
 # T = 1 and weight 1, where a loss is in nats.
 
 # %% [markdown]
-# ### Keep the state, not the logits
+# ### Cache the state, not the logits
 #
-# A teacher must be remembered. Keeping its logits costs a number for each token of the vocabulary. But all
+# A teacher's predictions must be stored. Caching its logits costs a number for each token of the vocabulary. But all
 # logits are head · state, and the adapters leave the head **frozen**: the same matrix for teacher and student,
 # today and next week. So the **final hidden state** is enough. Nothing is lost:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-row = encoder(dict(data.general_memory[0]))
-batch = join_batch([row], tokenizer.pad_token_id)
+batch = join_batch([encoder(dict(data.general_memory[0]))], tokenizer.pad_token_id)
 with torch.no_grad(), use_adapter(model, None):  # the bare base, as teacher
     whole = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    states = hidden_states(model, batch)[batch["row"], batch["position"]]  # what one keeps
+    states = hidden_states(model, batch)[batch["row"], batch["position"]]  # what is cached
 again = states @ head.T
-print("logits from the kept states:", torch.allclose(again, whole[batch["row"], batch["position"]], atol=1e-4))
+print("logits from the cached states:", torch.allclose(again, whole[batch["row"], batch["position"]], atol=1e-4))
 
 # %% [markdown]
 # And what does it save? A state has d numbers, the logits V, one for each token of the vocabulary, 4 bytes
@@ -470,42 +468,42 @@ for name, (d, vocabulary) in SIZES.items():
 # %%
 # NBVAL_CHECK_OUTPUT
 print("ours holds V / d times less too:", again.numel() / states.numel() == head.shape[0] / head.shape[1] > 5)
-rows, tokens = 3000, 8  # a memory of 3,000 answers of 8 tokens
+answers, tokens = 3000, 8  # a memory of 3,000 answers of 8 tokens
 d, vocabulary = SIZES["Qwen2.5-0.5B"]
-ours, theirs = (4 * width * tokens * rows / 1e9 for width in (d, vocabulary))
+ours, theirs = (4 * width * tokens * answers / 1e9 for width in (d, vocabulary))
 print(f"a whole memory: {ours:.2f} GB against {theirs:.1f} GB")
 
 # %% [markdown]
-# It is also why no second model runs during training: the teacher was asked once, when the memory was
-# refreshed. The price: heads that are trained, or that bend their logits afterwards, cannot be used. The
+# It is also why no second model runs during training: the teacher was evaluated once, when the memory was
+# refreshed. The price: heads that are trained, or that transform their logits afterwards, cannot be used. The
 # package refuses both.
 
 # %% [markdown]
 # ## 5 · The sum, on a real batch
 #
-# One step of training joins trusted rows, weak questions, weak pairs and remembered rows. First, posteriors for
+# One step of training joins trusted examples, weak questions, weak pairs and memory examples. First, posteriors for
 # the pool (lesson 02).
 
 # %%
-pool = [dict(row) for row in data.pool]
+pool = [dict(example) for example in data.pool]
 lfs = sample_lfs()
 posteriors, _ = label_pool(pool, apply_lfs(lfs, pool), "dawid_skene", lfs)
-for row, posterior in zip(pool, posteriors):
-    row["posterior"] = posterior
-unsure = [row for row in pool if row["posterior"] and 0.6 < max(row["posterior"]) < 0.95]
-weak = [row for row in unsure if row["task"] == "question"][:3] + [row for row in pool if row["task"] == "pair"
-                                                                   and row["posterior"]][:2]
+for example, posterior in zip(pool, posteriors):
+    example["posterior"] = posterior
+questions = [one for one in pool if one["task"] == "question" and one["posterior"]]
+pairs = [one for one in pool if one["task"] == "pair" and one["posterior"]]
+weak = [one for one in questions if 0.6 < max(one["posterior"]) < 0.95][:3] + pairs[:2]
 
 # %%
-rows = [dict(row) for row in data.trusted.select(range(0, 1600, 400))] + weak
-general = [dict(row) for row in data.general_memory.select(range(0, 1400, 100))]
+examples = [dict(example) for example in data.trusted.select(range(0, 1600, 400))] + weak
+general = [dict(example) for example in data.general_memory.select(range(0, 1400, 100))]
 memory = LongTermMemory(size=14)
 memory.add(general, encoder, "general")
-memory.refresh(model)  # asks the teachers and keeps their states
-step = PlannedStep(new=list(range(len(rows))), memory=list(range(len(memory))))
-encoded = [encoder(row) for row in rows]
-items = StageBatches([step], rows, encoded, memory.entries, ICFTConfig(), tokenizer.pad_token_id).items(step)
-print(len(rows), "new rows and", len(memory), "remembered ones")
+memory.refresh(model)  # evaluates the teachers and caches their states
+step = PlannedStep(new=list(range(len(examples))), memory=list(range(len(memory))))
+encoded = [encoder(example) for example in examples]
+items = StageBatches([step], examples, encoded, memory.entries, ICFTConfig()).items(step)
+print(len(examples), "new examples and", len(memory), "memory examples")
 
 
 # %% [markdown]
@@ -516,7 +514,7 @@ print(len(rows), "new rows and", len(memory), "remembered ones")
 def measure(items, **weights):
     """{loss: value}, {loss: gradient}; the total is the sum, each loss times its weight (here 1, unless said)."""
     batch, fast = collate(items, normalizers(items), tokenizer.pad_token_id), adapter_tensors(model, "fast")
-    losses = icft_losses(hidden_states(model, batch), head, batch, batch["denominators"])
+    losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])
     losses["total"] = sum(weights.get(name, 1.0) * value for name, value in losses.items())
     gradients = {name: torch.cat([g.flatten() for g in torch.autograd.grad(value, fast, retain_graph=True)])
                  for name, value in losses.items()}
@@ -532,19 +530,19 @@ values, gradients = measure(items)
 print({name: "zero" if abs(value) < 1e-5 else "above zero" for name, value in values.items()})
 
 # %% [markdown]
-# The student still *is* its teacher. L_consistency does not start anything; it answers. So we take four steps
-# on the trusted rows, and look again. **Predict**: does total = consistency + task + fine-tune hold for the
+# The student still *is* its teacher. L_consistency does not start anything; it responds. So we take four steps
+# on the trusted examples, and look again. **Predict**: does total = consistency + task + fine-tune hold for the
 # gradients too?
 
 # %%
 # NBVAL_CHECK_OUTPUT
 fresh = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
-optimiser = torch.optim.AdamW(adapter_tensors(model, "fast"), lr=2e-3)
+optimizer = torch.optim.AdamW(adapter_tensors(model, "fast"), lr=2e-3)
 for _ in range(4):
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     batch = collate(items[:4], normalizers(items[:4]), tokenizer.pad_token_id)
-    icft_losses(hidden_states(model, batch), head, batch, batch["denominators"])["fine_tune"].backward()
-    optimiser.step()
+    icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])["fine_tune"].backward()
+    optimizer.step()
 values, gradients = measure(items)
 gap = gradients["total"] - gradients["consistency"] - gradients["task"] - gradients["fine_tune"]
 print("values:", abs(values["total"] - sum(values[k] for k in ("consistency", "task", "fine_tune"))) < 1e-5)
@@ -560,7 +558,7 @@ table.round(3)
 
 # %% [markdown]
 # The right part holds the *cosines* between the gradients: 1 means the same direction, 0 that they have
-# nothing to do with each other, below 0 that they are at odds. A loss of small value may still have a loud
+# nothing to do with each other, below 0 that they are at odds. A loss of small value may still have a large
 # gradient: what moves the weights is the second column, never the first.
 
 # %% [markdown]
@@ -570,7 +568,7 @@ table.round(3)
 # %%
 # NBVAL_CHECK_OUTPUT
 batch, fast = collate(items, normalizers(items), tokenizer.pad_token_id), adapter_tensors(model, "fast")
-losses = icft_losses(hidden_states(model, batch), head, batch, batch["denominators"])
+losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])
 for name in three:
     at_zero = sum((0.0 if other == name else 1.0) * losses[other] for other in three)
     never = sum(losses[other] for other in three if other != name)
@@ -578,39 +576,39 @@ for name in three:
     print(f"{name} at 0, as if it had never been there:", all(map(torch.equal, *pushes)))
 
 # %% [markdown]
-# **Who feels what.** The gradient on the hidden states of each kind of row tells which loss reaches it. (The options of
-# a question share a row: each sees the prompt and itself only. `replay_weight`, the weight of L_fine-tune on remembered
-# rows, is 0 by default.) **Predict** the zeros of this table: trusted, weak question, weak pair, memory; times three
-# losses.
+# **Which loss reaches which example.** The gradient on the hidden states of each kind of example shows it. (The options
+# of a question share a row of the batch: each sees the prompt and itself only. `loss.replay_weight`, the weight of
+# L_fine-tune on memory examples, is 0 by default.) **Predict** the zeros of this table: trusted, weak question, weak
+# pair, memory; times three losses.
 
 # %%
 hidden = hidden_states(model, batch).detach().requires_grad_()
-losses = icft_losses(hidden, head, batch, batch["denominators"])
+losses = icft_losses(hidden, head, batch, batch["normalizers"])
 kinds = ["memory" if item.role == "memory" else f"weak {item.weak}" if item.weak else "trusted" for item in items]
-felt = pd.DataFrame(0.0, index=list(dict.fromkeys(kinds)), columns=three)
+reach = pd.DataFrame(0.0, index=list(dict.fromkeys(kinds)), columns=three)
 for name in three:
     (gradient,) = torch.autograd.grad(losses[name], hidden, retain_graph=True)
-    for kind in felt.index:
-        felt.loc[kind, name] = float(gradient[[kind == other for other in kinds]].norm())
-felt.round(4)
+    for kind in reach.index:
+        reach.loc[kind, name] = float(gradient[[kind == other for other in kinds]].norm())
+reach.round(4)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print(felt.map(lambda norm: "felt" if norm > 0 else "-"))
+print(reach.map(lambda norm: "yes" if norm > 0 else "-"))
 (gradient,) = torch.autograd.grad(sum(losses.values()), hidden)
 supervised = torch.zeros(hidden.shape[:2], dtype=torch.bool)
 supervised[batch["row"], batch["position"]] = True
-print("other prompts and padding feel nothing:", bool((gradient[~supervised] == 0).all()))
+print("other prompts and padding get no gradient:", bool((gradient[~supervised] == 0).all()))
 
 # %% [markdown]
-# Memory rows feel only the teacher, since `replay_weight` is 0 by default: told what to say by the teacher,
-# they need not be told again by NLL. Their prompts feel it too: the last line speaks of all other prompts. Pairs
-# teach what is better, and nothing about how to speak.
+# Memory examples get a gradient from the teacher only, since `loss.replay_weight` is 0 by default: the teacher already
+# provides the target, so NLL need not provide it again. Their prompts get it too: the last line is about all other
+# prompts. Pairs teach what is better, and nothing about how to speak.
 
 # %% [markdown]
 # ## 6 · What must never change a loss
 #
-# How rows are cut, ordered or padded is our convenience. A long step is often run in parts,
+# How a batch is split, ordered or padded is our convenience. A long step is often run in parts,
 # **micro-batches**, whose gradients are added up (**gradient accumulation**), because the whole does not fit.
 # **Predict**: two micro-batches, one with 2 tokens of NLL 4, one with 8 tokens of NLL 1. What is the step's
 # loss?
@@ -629,8 +627,8 @@ print("sum of the micro-batches' means:    ", sum(means))
 # long part. The third, which nobody divides, is the second times the number of micro-batches. Both were common:
 # until October 2024 the best known trainer did the second.
 #
-# The mend: divide every part by the counts of the *whole step*. And so that little is padded, short rows are
-# **packed**: written behind one another in one long row, each seeing only itself.
+# The fix: divide every part by the counts of the *whole step*. And so that little is padded, short sequences are
+# **packed**: several are placed in one long row with a block-diagonal attention mask, so that each sees only itself.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -639,7 +637,7 @@ def in_parts(items, n, whole=True, pack=False):
     step, fast, total = normalizers(items), adapter_tensors(model, "fast"), 0
     for part in split_micro_batches(items, n):
         batch = collate(part, step if whole else normalizers(part), tokenizer.pad_token_id, pack)
-        losses = icft_losses(hidden_states(model, batch), head, batch, batch["denominators"])
+        losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])
         total = total + torch.cat([g.flatten() for g in torch.autograd.grad(sum(losses.values()), fast)])
     return total
 
@@ -648,16 +646,16 @@ def gap(other):
     return float((other - gradients["total"]).norm() / gradients["total"].norm())
 
 
-long = TrainingItem(encoder(dict(rows[0], prompt="Now tell me, please, and take your time: " * 4)), "new", [0.0],
-            posterior=[0.0])  # a row that no loss asks about: all it does is to have the others padded
+long = encoder(dict(examples[0], prompt="Now tell me, please, and take your time: " * 4))
+long = TrainingItem(long, "new", [0.0], posterior=[0.0])  # no loss uses it: it only makes the others be padded
 print("order:", gap(measure(items[::-1])[1]["total"]) < 1e-4)
 print("padding:", gap(measure([*items, long])[1]["total"]) < 1e-4)
 print("2 or 4 micro-batches:", gap(in_parts(items, 2)) < 1e-4, gap(in_parts(items, 4)) < 1e-4)
-print("packed rows:", gap(in_parts(items, 1, pack=True)) < 1e-4)
+print("packed:", gap(in_parts(items, 1, pack=True)) < 1e-4)
 
 # %% [markdown]
-# Those counts are response tokens. L_consistency has those of remembered rows; L_task those of all other rows;
-# L_fine-tune the same without pairs. A weak row's count by its posterior. So each loss is a mean over
+# Those counts are response tokens. L_consistency has those of memory examples; L_task those of all other examples;
+# L_fine-tune the same without pairs. Those of a weak example are weighted by its posterior. So each loss is a mean over
 # response tokens, and they may be added. **Predict**: how far off is the step if each micro-batch uses its own counts?
 
 # %%
@@ -671,35 +669,36 @@ print("both are off by more than a hundredth:", gap(wrong) > 0.01 and gap(wrong 
 # %% [markdown]
 # ## 7 · Watch it work, token by token
 #
-# Two short runs from the same start, on the same rows: trusted ones to learn, 48 general ones to remember.
-# In the first the consistency weight is 0, in the second 1. In both we watch the KL of the remembered rows; only
+# Two short runs from the same start, on the same examples: trusted ones to learn, 48 general ones to remember.
+# In the first the consistency weight is 0, in the second 1. In both we watch the KL of the memory examples; only
 # the second trains on it.
 
 # %%
 chosen = random.Random(0).sample(range(len(data.general_memory)), 48)
 memory = LongTermMemory(size=48)
-memory.add([dict(row) for row in data.general_memory.select(chosen)], encoder, "general")
+memory.add([dict(example) for example in data.general_memory.select(chosen)], encoder, "general")
 memory.refresh(model)
-rows = [dict(row) for row in data.trusted if row["level"] == "easy"]
+examples = [dict(example) for example in data.trusted if example["level"] == "easy"]
+encoded = [encoder(example) for example in examples]
 draw = random.Random(1)
-steps = [PlannedStep(new=draw.sample(range(len(rows)), 12), memory=draw.sample(range(48), 8)) for _ in range(30)]
-batches = StageBatches(steps, rows, [encoder(row) for row in rows], memory.entries, ICFTConfig(micro_batches=1))
+steps = [PlannedStep(new=draw.sample(range(len(examples)), 12), memory=draw.sample(range(48), 8)) for _ in range(30)]
+batches = StageBatches(steps, examples, encoded, memory.entries, ICFTConfig())
 
 
 # %%
 def tune(consistency_weight):
-    """30 steps from a fresh adapter. Returns the KL of the remembered rows at each step."""
+    """30 steps from a fresh adapter. Returns the KL of the memory examples at each step."""
     fast, history = adapter_tensors(model, "fast"), []
     with torch.no_grad():
         torch._foreach_copy_(fast, fresh)
-    optimiser = torch.optim.AdamW(fast, lr=4e-3)
+    optimizer = torch.optim.AdamW(fast, lr=4e-3)
     for index in range(len(batches)):
         batch = batches[index]
-        losses = icft_losses(hidden_states(model, batch), head, batch, batch["denominators"])
+        losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])
         history.append(losses["consistency"].item())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (losses["fine_tune"] + consistency_weight * losses["consistency"]).backward()
-        optimiser.step()
+        optimizer.step()
     return history
 
 
@@ -721,7 +720,7 @@ for name, weight in (("consistency weight 0", 0.0), ("consistency weight 1", 1.0
 # the first run.
 
 # %%
-runs = torch.bincount(batch["response"])  # tokens of the first row's prompt, of its response, of the second's …
+runs = torch.bincount(batch["response"])  # tokens of the first example's prompt, of its response, of the second's …
 drift = torch.zeros(len(runs)).index_add(0, batch["response"], kl["consistency weight 0"])
 worst = int(drift[1::2].masked_fill(runs[1::2] < 4, -1).argmax())
 entry, mine = memory.entries[worst], batch["response"] == 2 * worst + 1
@@ -730,18 +729,18 @@ words = [tokenizer.decode([t]).strip() or "·" for t in batch["target"][mine].to
 # %%
 figure, axes = canvas(2, (11, 3.8))
 looks = {"consistency weight 0": (MEDICAL, "-", -0.2, ""), "consistency weight 1": (GENERAL, "--", 0.2, "//")}
-for name, (colour, style, shift, hatch) in looks.items():
-    axes[0].plot(range(1, 31), history[name], style, color=colour, linewidth=2, label=name)
-    axes[1].bar(torch.arange(len(words)) + shift, kl[name][mine], 0.38, color=colour, hatch=hatch,
+for name, (color, style, shift, hatch) in looks.items():
+    axes[0].plot(range(1, 31), history[name], style, color=color, linewidth=2, label=name)
+    axes[1].bar(torch.arange(len(words)) + shift, kl[name][mine], 0.38, color=color, hatch=hatch,
                 edgecolor="white", label=name)
-axes[0].set_xlabel("optimiser step")
-axes[0].set_ylabel("KL of remembered rows\n(nats a response token)")
+axes[0].set_xlabel("optimizer step")
+axes[0].set_ylabel("KL of memory examples\n(nats per response token)")
 axes[0].set_title("Forgetting, as L_consistency sees it", loc="left")
 for axis in axes:
     axis.legend(frameon=False)
 axes[1].set_xticks(range(len(words)), words, rotation=60)
 axes[1].set_ylabel("KL (nats)")
-axes[1].set_title("One remembered response, token by token", loc="left")
+axes[1].set_title("One memory response, token by token", loc="left")
 Image(png(figure), width=880)
 
 # %%
@@ -752,7 +751,7 @@ print("without the term the KL ends over twice as high:",
       last["consistency weight 0"] > 2 * last["consistency weight 1"])
 
 # %% [markdown]
-# Forgetting is not spread evenly: look which of these tokens drift furthest, and whether any still stands. This is what
+# Forgetting is not spread evenly: look which of these tokens drift furthest, and whether any is unchanged. This is what
 # the teacher and both students would say at each token of that response, and `p`, how likely each finds the right one:
 
 # %%
@@ -767,16 +766,16 @@ print(entry.example["prompt"])
 pd.DataFrame(table)
 
 # %% [markdown]
-# **Half the bytes?** States may also be kept in 16 bits. This is what it does to the gradient of the KL.
-# **Predict**: fp16 has 10 bits for the digits, bf16 has 7 and a larger range. Which is worse?
+# **Half the bytes?** States may also be cached in 16 bits (`runtime.teacher_dtype`). This is what it does to the
+# gradient of the KL. **Predict**: fp16 has 10 bits for the digits, bf16 has 7 and a larger range. Which is worse?
 
 # %%
 # NBVAL_CHECK_OUTPUT
 student = after["consistency weight 0"].clone().requires_grad_()
 
 
-def push_of(kept):
-    return torch.autograd.grad(token_kl(student, kept, head).sum(), student)[0]
+def push_of(cached):
+    return torch.autograd.grad(token_kl(student, cached, head).sum(), student)[0]
 
 
 exact = push_of(teacher)
@@ -788,8 +787,8 @@ print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error
 # ## 8 · Why my fine-tune learned nothing, never stops, or forgot everything
 #
 # Most fine-tunes that fail do so quietly, and for a few reasons. Each has a check of one line. `batch` is a
-# micro-batch, `row` and `one` a training row and its encoding, `soft_row` a weak row, `asked` the prompt's tokens,
-# `before` and `now` the adapter's weights, `kl_seen` L_consistency at each step, `config` the settings.
+# micro-batch, `example` and `one` a training example and its encoding, `weak_example` a weak one, `query` the prompt's
+# tokens, `before` and `now` the adapter's weights, `kl_seen` L_consistency at each step, `config` the settings.
 
 # %% [markdown]
 # | symptom | likely cause | the check, which should be true |
@@ -797,16 +796,16 @@ print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error
 # | learned nothing | nothing is trainable | `any(t.requires_grad for t in model.parameters())` |
 # | learned nothing | another adapter is active | `model.active_adapter == "fast"` |
 # | learned nothing | all is masked: no token is supervised | `len(batch["scored"]) > 0` |
-# | learned nothing | labels say nothing | `max(soft_row["posterior"]) > min(soft_row["posterior"]) + 0.1` |
+# | learned nothing | labels say nothing | `max(weak_example["posterior"]) > min(weak_example["posterior"]) + 0.1` |
 # | learned nothing | the weights never moved: rate 0, or no step | `not all(map(torch.equal, before, now))` |
-# | learned nothing | asked within other marks than trained (*template*) | `one.sequences[0][:len(asked)] == asked` |
+# | learned nothing | another chat template than in training | `one.sequences[0][:len(query)] == query` |
 # | never stops | the end of turn is not among the targets | `one.tokens[-1][2] == tokenizer.eos_token_id` |
 # | never stops | pad shares the end's id, and masking went by id | `tokenizer.eos_token_id in batch["target"]` |
-# | never stops | generation is not told the end | `model.generation_config.eos_token_id == tokenizer.eos_token_id` |
-# | forgot everything | no remembered rows in the batch | `len(batch["teacher_token"]) > 0` |
-# | forgot everything | their loss has no weight | `config.consistency_weight + config.replay_weight > 0` |
+# | never stops | generation does not know the end | `model.generation_config.eos_token_id == tokenizer.eos_token_id` |
+# | forgot everything | no memory examples in the batch | `len(batch["teacher_token"]) > 0` |
+# | forgot everything | their loss has no weight | `config.loss.consistency_weight + config.loss.replay_weight > 0` |
 # | forgot everything | the teacher is the student: KL is always 0 | `max(kl_seen[1:]) > 0` |
-# | forgot everything | steps too large | `config.learning_rate <= 4e-3` |
+# | forgot everything | steps too large | `config.optim.learning_rate <= 4e-3` |
 
 # %% [markdown]
 # The rate's limit is this small model's; ten times less is usual for LoRA on large ones. Now run them all,
@@ -815,8 +814,8 @@ print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error
 # %%
 activate_adapter(model, "fast")
 config, before, now = ICFTConfig(), fresh, [tensor.detach() for tensor in adapter_tensors(model, "fast")]
-row, one, soft_row = rows[0], encoder(rows[0]), weak[0]
-asked = encoder.prompt_ids(row)[0]  # the prompt as it is written when the model is asked
+example, one, weak_example = examples[0], encoder(examples[0]), weak[0]
+query = encoder.prompt_ids(example)[0]  # the prompt as it is written when the model is queried
 batch, kl_seen = batches[0], history["consistency weight 1"]
 
 # %%
@@ -825,16 +824,16 @@ checks = {
     "something is trainable": lambda: any(t.requires_grad for t in model.parameters()),
     "the right adapter is active": lambda: model.active_adapter == "fast",
     "tokens are supervised": lambda: len(batch["scored"]) > 0,
-    "labels say something": lambda: max(soft_row["posterior"]) > min(soft_row["posterior"]) + 0.1,
+    "labels say something": lambda: max(weak_example["posterior"]) > min(weak_example["posterior"]) + 0.1,
     "weights moved": lambda: not all(map(torch.equal, before, now)),
-    "asked as trained": lambda: one.sequences[0][:len(asked)] == asked,
+    "queried as trained": lambda: one.sequences[0][:len(query)] == query,
     "the end is a target": lambda: one.tokens[-1][2] == tokenizer.eos_token_id,
     "the end is not masked": lambda: tokenizer.eos_token_id in batch["target"],
     "generation stops": lambda: model.generation_config.eos_token_id == tokenizer.eos_token_id,
-    "memory rows are there": lambda: len(batch["teacher_token"]) > 0,
-    "memory rows have weight": lambda: config.consistency_weight + config.replay_weight > 0,
-    "the teacher is someone else": lambda: max(kl_seen[1:]) > 0,
-    "the rate is sane": lambda: config.learning_rate <= 4e-3,
+    "memory examples are there": lambda: len(batch["teacher_token"]) > 0,
+    "memory examples have weight": lambda: config.loss.consistency_weight + config.loss.replay_weight > 0,
+    "the teacher is another model": lambda: max(kl_seen[1:]) > 0,
+    "the rate is sane": lambda: config.optim.learning_rate <= 4e-3,
 }
 pd.Series({name: bool(check()) for name, check in checks.items()}, name="passes").to_frame()
 
@@ -855,18 +854,18 @@ for tensor in adapter_tensors(model, "fast"):
     tensor.requires_grad_(False)
 print("everything frozen:        ", failing())
 activate_adapter(model, "fast")
-kept, now = now, before
+good, now = now, before
 print("rate 0:                   ", failing())
-now = kept
+now = good
 
 # %%
 # NBVAL_CHECK_OUTPUT
-kept, one = one, Encoded([one.sequences[0][:-1]], one.tokens[:-1], 1)
+good, one = one, Encoded([one.sequences[0][:-1]], one.tokens[:-1], 1)
 print("responses without an end: ", failing())
-one, kept = kept, batch
+one, good = good, batch
 batch = collate(items[:4], normalizers(items[:4]))
-print("trusted rows only:        ", failing())
-batch, config = kept, ICFTConfig(consistency_weight=0.0)
+print("trusted examples only:    ", failing())
+batch, config = good, ICFTConfig.from_dict({"loss.consistency_weight": 0.0})
 print("no consistency, no replay:", failing())
 config, kl_seen = ICFTConfig(), [0.0] * 30
 print("teacher made the student: ", failing())
@@ -875,12 +874,12 @@ kl_seen = history["consistency weight 1"]
 # %% [markdown]
 # ## What was shown
 #
-# - Only responses and their end of turn are imitated. Prompts feel nothing but L_consistency, on remembered rows;
-#   padding feels nothing.
+# - Only responses and their end of turn are imitated. Prompts get a gradient from L_consistency only, on memory
+#   examples; padding gets none.
 # - Each gradient on the logits is *what the model says − what it should say*: p − onehot, softmax(s) − p̃,
 #   p_student − p_teacher.
 # - L_fine-tune teaches how to speak, L_task what to choose, L_consistency what to keep saying.
-# - A teacher fits into one hidden state a token, exactly, because the head is frozen.
+# - A teacher fits into one hidden state per token, exactly, because the head is frozen.
 # - The total is the sum, for gradients too; a weight of zero removes its term and nothing else.
 # - Divide by the counts of the whole step, or accumulation changes what you train.
 
@@ -923,10 +922,10 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 2 · The right normaliser (middle, 8 minutes)
+# ### 2 · The right normalizer (medium, 8 minutes)
 #
 # A step arrives as micro-batches, each a pair of lists: NLL of its tokens, and their weights (a token of a
-# weak option weighs p̃). Return the step's L_fine-tune. It must not depend on how the step was cut.
+# weak option weighs p̃). Return the step's L_fine-tune. It must not depend on how the step was split.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -936,14 +935,14 @@ def step_loss(micro_batches):
 
 
 whole = [([4.0, 2.0, 1.0, 1.0], [1.0, 0.5, 1.0, 0.5])]
-cut = [([4.0], [1.0]), ([2.0, 1.0, 1.0], [0.5, 1.0, 0.5])]
-answers = [step_loss(whole), step_loss(cut), step_loss(cut[::-1])]
+split = [([4.0], [1.0]), ([2.0, 1.0, 1.0], [0.5, 1.0, 0.5])]
+answers = [step_loss(whole), step_loss(split), step_loss(split[::-1])]
 if ... in answers:
     print("Your turn.")
 elif max(abs(answer - 6.5 / 3) for answer in answers) < 1e-9:
     print("Right.")
 else:
-    print(f"Not yet: whole, cut, and cut the other way round gave {answers}.")
+    print(f"Not yet: whole, split, and split in reverse order gave {answers}.")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -962,7 +961,7 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 3 · L_consistency from scratch (middle, 12 minutes)
+# ### 3 · L_consistency from scratch (medium, 12 minutes)
 #
 # Write it from hidden states and the head, differentiable in the student. The check compares value *and*
 # gradient with the package's, at two temperatures.
@@ -1015,10 +1014,10 @@ else:
 #   replay that matches stored logits, with no softmax in between.
 # - [Data Programming](https://arxiv.org/abs/1605.07723) (Ratner and others, 2016): training on posteriors, the
 #   noise-aware loss.
-# - [SimPO](https://arxiv.org/abs/2405.14734) (Meng and others, 2024): length-normalised pairs without a
+# - [SimPO](https://arxiv.org/abs/2405.14734) (Meng and others, 2024): length-normalized pairs without a
 #   reference model; ours is its form with margin 0 and soft labels.
 # - [Fixing Gradient Accumulation](https://huggingface.co/blog/gradient_accumulation) (Hugging Face, 2024): the
-#   normaliser that was wrong for years.
+#   normalizer that was wrong for years.
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -70,9 +70,8 @@ from IPython.display import Image
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from icft_lite import ICFTConfig, ShortTermMemory, load_base, train_icft
+from icft_lite import Encoder, ICFTConfig, ShortTermMemory, load_base, train_icft
 from icft_lite.metrics import bwt, forgetting, mean_score
-from icft_lite.modeling.encoding import Encoder
 from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
 from icft_lite.training.checkpoint import STEP_FILE, load_state
 from icft_lite.training.plan import plan_stage
@@ -96,20 +95,21 @@ from dataclasses import replace
 
 from icft_lite import sample_bundle, train_icft
 
-TOPICS = {"anatomy", "hormones", "urgency",  # easy, middle, hard
+TOPICS = {"anatomy", "hormones", "urgency",  # easy, medium, hard
           "animal_class", "continent", "comparison", "opposite", "past_tense", "plural"}
 MOST = dict(trusted=60, pool=30, validation=12, test=24,
             general_memory=40, general_validation=8, general_test=12)
-SETTINGS = dict(tokens=40_000, self_prompts=0, epsilon=0.15, save_every=5)
+SETTINGS = {"optim.max_tokens": 40_000, "long_term.self_prompts": 0,
+            "consolidation.max_drop": 0.15, "runtime.save_steps": 5}
 
-def few(rows, most):
-    """At most so many rows of each topic."""
-    seen, keep = dict.fromkeys(TOPICS, 0), []
-    for i, topic in enumerate(rows["topic"]):
+def few(examples, most):
+    """At most so many examples of each topic."""
+    seen, chosen = dict.fromkeys(TOPICS, 0), []
+    for i, topic in enumerate(examples["topic"]):
         if topic in TOPICS and seen[topic] < most:
             seen[topic] += 1
-            keep.append(i)
-    return rows.select(keep)
+            chosen.append(i)
+    return examples.select(chosen)
 
 def small_bundle():
     data = sample_bundle()
@@ -125,11 +125,12 @@ _ = (runs / "small.py").write_text(program)
 small = runpy.run_path(str(runs / "small.py"))  # what the file defines
 SETTINGS, data = small["SETTINGS"], small["small_bundle"]()
 for name in ("trusted", "pool", "test", "general_memory", "general_test"):
-    print(f"{name:15} {len(getattr(data, name)):4} rows, {len(set(getattr(data, name)['topic']))} topics")
+    print(f"{name:15} {len(getattr(data, name)):4} examples, {len(set(getattr(data, name)['topic']))} topics")
 
 # %% [markdown]
-# `save_every=5` saves the state of the run every five steps (by default, about once a minute). `epsilon=0.15` is
-# generous: it lets the general score fall by 0.15, so that something is learned in so short a time.
+# `runtime.save_steps: 5` saves the state of the run every five steps (by default, about once a minute).
+# `consolidation.max_drop: 0.15` is generous: it lets the general score fall by 0.15, so that something is learned in so
+# short a time.
 #
 # **Predict.** At the very first step, L_consistency is zero. Why? And will it stay there?
 
@@ -144,29 +145,30 @@ dashboard.panel
 # %%
 started = time.time()
 report = train_icft(SETTINGS, runs / "whole", data, progress=False, callbacks=[dashboard])
-print(f"{time.time() - started:.0f} s, of which drawing {dashboard.spent:.2f} s")
+print(f"{time.time() - started:.0f} s, of which drawing {dashboard.draw_seconds:.2f} s")
 print(*dashboard.lines, sep="\n")
 
 # %% [markdown]
 # Where widgets do not run, the same picture comes from the report that every run leaves behind:
 
 # %%
-Image(png(dashboard_figure(report)), width=900)
+dashboard_figure(report)
 
 # %% [markdown]
-# | you see | what it tells |
+# | you see | what it shows |
 # |---|---|
 # | L_fine-tune | should fall; it rises at new material, which may come late: a stage begins with its easiest rows |
-# | L_task | zero in steps without an unsure question (a sure one keeps one option) or a pair; here there are no pairs |
-# | L_consistency | how far the student is from its teachers on remembered rows: it rises, then should level off |
-# | accuracy | on the test, after each stage; hollow: what consolidation tried, on validation of the stages so far |
-# | memory | rows by where they came from; full means that rows must leave |
-# | rate, time left | at the pace so far; stages' ends count too, once one was seen |
+# | L_task | zero in steps without an uncertain question (a confident one has one option left); no pairs here |
+# | L_consistency | how far the student is from its teachers on memory examples: it rises, then should level off |
+# | accuracy | on the test, after each stage; hollow: candidates of consolidation, on validation of the stages so far |
+# | memory | examples by source; full means that some must be evicted |
+# | rate, time left | at the speed so far; stages' ends count too, once one was seen |
 
 # %%
 # NBVAL_CHECK_OUTPUT
 losses = pd.DataFrame(report["losses"])
-parts = report["config"]["consistency_weight"] * losses["consistency"] + losses["task"] + losses["fine_tune"]
+weight = report["config"]["loss"]["consistency_weight"]
+parts = weight * losses["consistency"] + losses["task"] + losses["fine_tune"]
 print("total = weight · consistency + task + fine-tune:", bool(np.allclose(losses["total"], parts, atol=1e-4)))
 print("consistency starts at zero:", losses["consistency"].iloc[0] < 1e-4)
 print("and does not stay there:", losses["consistency"].max() > 1e-3)
@@ -178,32 +180,32 @@ print("and does not stay there:", losses["consistency"].max() > 1e-3)
 # %% [markdown]
 # ## 2 · What happens at a stage's end
 #
-# 1. **Promote**: rows that were replayed three times or more, and whose labels are sure, go into the long-term
+# 1. **Promote**: examples that were replayed three times or more, and whose labels are confident, go into the long-term
 #    memory.
-# 2. **Consolidate**: choose where the long-term adapter stops, on the way from where it stood before the stage, or
-#    from the base, to where it is now.
+# 2. **Consolidate**: choose the long-term adapter by a line search over the interpolation coefficient α, between the
+#    adapter before the stage, or the base, and the adapter now.
 # 3. **Score** it on the tests, **save** everything.
 # 4. The next stage starts there, and **refreshes** the teachers first.
 
 # %%
 stages = pd.DataFrame(report["stages"]).set_index("name")
-stages["point"] = [record["alpha"] for record in stages["consolidation"]]
+stages["α"] = [record["alpha"] for record in stages["consolidation"]]
 stages["taught by memory"] = [round(share["memory"], 2) for share in stages["teacher_share"]]
-stages[["steps", "candidates", "gated", "promoted", "evicted", "memory_rows", "point", "taught by memory"]]
+stages[["steps", "candidates", "gated", "promoted", "evicted", "memory_examples", "α", "taught by memory"]]
 
 # %% [markdown]
-# `gated` rows were turned away because their weak label was not sure enough. `taught by memory` is the share of
-# remembered rows that the long-term adapter knows better than the base does, so that it becomes their teacher.
+# `gated` examples were rejected because their weak label was not confident enough. `taught by memory` is the share of
+# memory examples that the long-term adapter knows better than the base does, so that it becomes their teacher.
 #
 # **Predict.** Why is it 0 in the first stage?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-rows = stages["memory_rows"].tolist()
+sizes = stages["memory_examples"].tolist()
 change = (stages["promoted"] - stages["evicted"]).tolist()
-print("rows add up:", [rows[i] == rows[i - 1] + change[i] for i in (1, 2)])
+print("examples add up:", [sizes[i] == sizes[i - 1] + change[i] for i in (1, 2)])
 print("the base teaches all of stage 1:", bool(stages["taught by memory"].iloc[0] == 0))
-print("sources add up:", all(sum(s.values()) == n for s, n in zip(stages["memory_sources"], rows)))
+print("sources add up:", all(sum(s.values()) == n for s, n in zip(stages["memory_sources"], sizes)))
 
 # %% [markdown]
 # Before the first stage the long-term adapter adds nothing: it *is* the base, so it can know nothing better.
@@ -212,51 +214,52 @@ print("sources add up:", all(sum(s.values()) == n for s, n in zip(stages["memory
 # consolidation moves it. Teachers come last: they must be the adapter that was chosen.
 
 # %% [markdown]
-# ### The line
+# ### The line search
 #
-# Consolidation walks from the new long-term adapter (1) towards the old one (0); if the new one falls below the floor,
-# the base's general score less epsilon, also towards the base (0). Each point is scored on *validation* questions; a
-# walk ends once medicine is below that of the best allowed point so far. The best allowed point is taken. Where the
-# run's end is best, the line from the base is followed beyond it, to 1.2 or to the floor.
+# Consolidation searches from the new long-term adapter (α = 1) towards the old one (0). If the new one violates the
+# **retention constraint** (at least the base's general score less `max_drop`), it also searches towards the base (0).
+# Each candidate is scored on *validation* questions; a search ends once the medical score is below that of the best
+# allowed candidate so far. The best allowed candidate is taken. Where the run's end is best, the search from the base
+# continues beyond it, up to 1.2 or until the constraint is violated.
 #
 # **Predict.** Along the line, which curve falls, which rises?
 
 # %%
-floor = mean_score(report["validation"]["before"]["general"]) - SETTINGS["epsilon"]
+min_general = mean_score(report["validation"]["before"]["general"]) - SETTINGS["consolidation.max_drop"]
 with rc_context(RC):
     figure = Figure(figsize=(10, 3.2))
     axes = figure.subplots(1, 3, sharey=True)
 for axis, stage in zip(axes, report["stages"]):
     chosen = stage["consolidation"]
-    for origin, points in pd.DataFrame(chosen["points"]).sort_values("alpha").groupby("origin"):
+    for origin, tried in pd.DataFrame(chosen["candidates"]).sort_values("alpha").groupby("origin"):
         hollow = dict(fillstyle="none", linestyle=":") if origin == "base" else dict(linestyle="-")
         names = (f"{name}, from the {origin}" for name in ("general", "medical"))
-        axis.plot(points["alpha"], points["general"], marker="o", color=GENERAL, label=next(names), **hollow)
-        axis.plot(points["alpha"], points["medical"], marker="s", color=MEDICAL, label=next(names), **hollow)
-    axis.axhline(floor, color=GREY, **DASHED)
+        axis.plot(tried["alpha"], tried["general"], marker="o", color=GENERAL, label=next(names), **hollow)
+        axis.plot(tried["alpha"], tried["medical"], marker="s", color=MEDICAL, label=next(names), **hollow)
+    axis.axhline(min_general, color=GREY, label="retention constraint", **DASHED)
     axis.axvline(chosen["alpha"], color=INK, linewidth=6, alpha=0.15)
-    axis.set_title(f"{stage['name']}: took {chosen['alpha']}, from the {chosen['origin']}", loc="left")
-    axis.set_xlabel("point: 0 the start (or base), 1 the end")
+    axis.set_title(f"{stage['name']}: α = {chosen['alpha']}, from the {chosen['origin']}", loc="left")
+    axis.set_xlabel("α: 0 the start (or base), 1 the end")
 axes[0].set_ylabel("validation score (0–1)")
 axes[0].set_ylim(-0.03, 1.03)
 axes[1].legend(frameon=False, loc="lower right", fontsize=8)
 Image(png(figure), width=900)
 
 # %% [markdown]
-# Dashed is the floor; the grey bar is the choice. The medical score is that of the stages so far, so it can start
-# above 0. With so few questions a curve is not smooth: a single answer moves it. On the whole the general score falls
-# towards 1 and the medical one rises; here both are nearly flat.
+# Dashed is the retention constraint; the gray bar is the choice. The medical score is that of the stages so far, so it
+# can start above 0. With so few questions a curve is not smooth: a single answer moves it. On the whole the general
+# score falls towards α = 1 and the medical one rises; here both are nearly flat.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 def choice(record):
-    """The rule, in one line: the best medical score above the floor, of equals the better general one."""
-    allowed = [p for p in record["points"] if p["general"] >= floor]
-    return max(allowed, key=lambda p: (p["medical"], p["general"]))["alpha"] if allowed else 0.0
+    """The best medical score that meets the retention constraint; ties are broken by the general score."""
+    allowed = [one for one in record["candidates"] if one["general"] >= min_general]
+    return max(allowed, key=lambda one: (one["medical"], one["general"]))["alpha"] if allowed else 0.0
 
 
 records = [stage["consolidation"] for stage in report["stages"]]
-print("the rule gives the run's points:", [choice(record) for record in records] == [r["alpha"] for r in records])
+print("the rule gives the run's α:", [choice(record) for record in records] == [r["alpha"] for r in records])
 
 # %% [markdown]
 # ## 3 · The accuracy matrix as it fills
@@ -266,7 +269,7 @@ print("the rule gives the run's points:", [choice(record) for record in records]
 
 # %%
 matrix = np.array(report["accuracy_matrix"])
-columns, moments = ["general", "easy", "middle", "hard"], ["base", *stages.index]
+columns, moments = ["general", "easy", "medium", "hard"], ["base", *stages.index]
 
 
 def heat(axis, matrix, known):
@@ -301,7 +304,7 @@ Image(png(figure), width=960)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-learned = [0, 1, 2]  # general: row 0; easy: row 1; middle: row 2. Hard is learned in the last row
+learned = [0, 1, 2]  # general: row 0; easy: row 1; medium: row 2. Hard is learned in the last row
 by_hand = np.mean([matrix[3, j] - matrix[i, j] for j, i in enumerate(learned)])
 dropped = np.mean([matrix[:3, j].max() - matrix[3, j] for j in range(3)])
 print("BWT agrees:", np.isclose(by_hand, bwt(matrix)) and np.isclose(by_hand, report["bwt"]))
@@ -337,10 +340,10 @@ print("report or adapter:", [name for name in ("report.json", "adapter") if (run
 print(sorted(path.name for path in (runs / "killed" / "state").glob("*.safetensors")))
 
 # %% [markdown]
-# No adapter, no report. But `state` holds what stage 2 started from, and the last step that was saved. (Beside them
-# lie answers that a model gave before. They only save time: asked again, it says the same.)
+# No adapter, no report. But `state` holds what stage 2 started from, and the last step that was saved. (It also has a
+# cache of model outputs. It only saves time: computed again, they are the same.)
 #
-# **Predict.** A training step depends on weights, on the optimiser, on which rows come next, on their teachers, on
+# **Predict.** A training step depends on weights, on the optimizer, on which examples come next, on their teachers, on
 # random numbers. What must the file hold?
 
 # %%
@@ -356,13 +359,14 @@ print(sorted(name for name in facts if "seconds" not in name))
 
 # %% [markdown]
 # Both adapters, and for each tensor of the fast one AdamW's two moving averages, its *moments* (`exp_avg`,
-# `exp_avg_sq`), and its count of steps; beside them where the run stood, and the losses so far. That is all. No plan,
-# no teachers, no ring, no state of a random generator: they can be worked out again.
+# `exp_avg_sq`), and its count of steps; also the position in the run, and the losses so far. That is all. No plan,
+# no teachers, no ring, no state of a random generator: they can be computed again.
 
 # %% [markdown]
-# ## 5 · The same line again
+# ## 5 · The same command again
 #
-# To resume, do nothing special: run the same line. This time in our process, so that the dashboard can show it.
+# To resume, do nothing special: run the same command again. This time in our process, so that the dashboard can show
+# it.
 #
 # **Predict.** Will the two adapters agree to 3 digits, to 6, or to the last bit?
 
@@ -393,27 +397,27 @@ print("the same accuracy matrix:", resumed["accuracy_matrix"] == report["accurac
 # %% [markdown]
 # ## 6 · Why that works
 #
-# **First: the schedule is a pure function.** Which rows a step takes follows from (seed, stage, step) alone. The
+# **First: the schedule is a pure function.** Which examples a step takes follows from (seed, stage, step) alone. The
 # usual way, one random generator for everything, is different: what it gives next depends on all that it gave
-# before, so a resumed run gets other rows, unless the generator's state was saved as well.
+# before, so a resumed run gets other examples, unless the generator's state was saved as well.
 
 # %% tags=["from-scratch"]
-def rows_by_generator(steps, generator):
+def examples_by_generator(steps, generator):
     return [generator.sample(range(100), 4) for _ in steps]
 
 
-def rows_by_step(steps, seed, stage):
+def examples_by_step(steps, seed, stage):
     """A generator of its own for every step: nothing that went before matters."""
     return [random.Random(f"{seed}/{stage}/{step}").sample(range(100), 4) for step in steps]
 
 
 # %%
 # NBVAL_CHECK_OUTPUT
-whole = rows_by_generator(range(6), random.Random(0))
-print("generator, from step 3 on:", rows_by_generator(range(3, 6), random.Random(0)) == whole[3:])
-whole = rows_by_step(range(6), seed=0, stage=2)
-print("pure function, from step 3:", rows_by_step(range(3, 6), seed=0, stage=2) == whole[3:])
-print("other stage, other rows:   ", rows_by_step(range(6), seed=0, stage=1) != whole)
+whole = examples_by_generator(range(6), random.Random(0))
+print("generator, from step 3 on:", examples_by_generator(range(3, 6), random.Random(0)) == whole[3:])
+whole = examples_by_step(range(6), seed=0, stage=2)
+print("pure function, from step 3:", examples_by_step(range(3, 6), seed=0, stage=2) == whole[3:])
+print("other stage, other examples:", examples_by_step(range(6), seed=0, stage=1) != whole)
 
 # %% [markdown]
 # The package plans a whole stage before it begins, `plan_stage` (lesson 05), from generators seeded with seed and
@@ -423,11 +427,11 @@ print("other stage, other rows:   ", rows_by_step(range(6), seed=0, stage=1) != 
 # NBVAL_CHECK_OUTPUT
 _, tokenizer = load_base()
 encoder, config = Encoder(tokenizer), ICFTConfig()
-encoded = [encoder(dict(row)) for row in data.trusted]
+encoded = [encoder(dict(example)) for example in data.trusted]
 
 
 def plan(seed):
-    ring = ShortTermMemory(config.ring_size, config.promote_after, seed)
+    ring = ShortTermMemory(config.short_term.size, config.short_term.promote_after, seed)
     return plan_stage(range(len(encoded)), encoded, data.trusted["topic"], encoded[:40], ring, config, 5000, seed=seed)
 
 
@@ -469,23 +473,23 @@ for name, state in (("all of it", half_way), ("no moments", no_moments), ("step 
     print(f"{name:20}", torch.equal(fit(10, state)["w"], whole["w"]))
 
 # %% [markdown]
-# **Third: one file, written beside and renamed.** A kill may come while the file is being written. So the new state
-# goes into another file (`.part`), is pushed to the disk (`fsync`), and only then takes the old one's name. A
+# **Third: one file, written under another name and renamed.** A kill may come while the file is being written. So the
+# new state goes into another file (`.part`), is pushed to the disk (`fsync`), and only then takes the old one's name. A
 # rename happens or does not: readers see the old state or the new, never half. And because it is *one* file,
 # weights and moments are always of the same step.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 def save_carefully(path, text, killed=False):
-    beside = path.with_suffix(".part")
-    with open(beside, "w") as file:
+    temporary = path.with_suffix(".part")
+    with open(temporary, "w") as file:
         file.write(text[:len(text) // 2])
         if killed:
             return
         file.write(text[len(text) // 2:])
         file.flush()
         os.fsync(file.fileno())
-    os.replace(beside, path)
+    os.replace(temporary, path)
 
 
 state = runs / "state.txt"
@@ -494,35 +498,36 @@ save_carefully(state, "step 10, complete", killed=True)
 print(state.read_text())
 
 # %% [markdown]
-# What was trained after the last save is trained again: `save_every` sets how much that can be. Never the result.
+# What was trained after the last save is trained again: `runtime.save_steps` sets how much that can be. It never
+# changes the result.
 
 # %% [markdown]
 # ## 7 · Why my fine-tune learned nothing, never stops, or forgot everything
 #
-# Lesson 06 had checks for a single batch. These are for a whole run, and need nothing but its report: `stages` and
-# `samples` are parts of it, `rows` is its part `data` and `weak` a part of that, `chosen` what consolidation did in
-# each stage, `first` and `last` the mean of a tenth. A check that is *false* has found the trouble.
+# Lesson 06 had checks for a single batch. These are for a whole run, and need nothing but its report: `stages`,
+# `samples`, `config` and `data` are parts of it, `weak` is a part of `data`, `chosen` what consolidation did in each
+# stage, `first` and `last` the mean of a tenth. A check that is *false* has found the problem.
 
 # %% [markdown]
-# | symptom | check | mend |
+# | symptom | check | fix |
 # |---|---|---|
-# | learned nothing | `sum(s["steps"] for s in stages) > 20` | raise `tokens`, `epochs` or `max_steps` (0: no limit) |
-# | learned nothing | `last(fine_tune) < first(fine_tune)` | raise `learning_rate`; see lesson 06 |
-# | learned nothing | `not all(c["refused"] for c in chosen)` | raise `epsilon`, or keep more: `memory_share` |
-# | learned nothing | `max(c["alpha"] for c in chosen) > 0.2` | the same: the floor held the run back |
-# | learned nothing | `weak["dropped_unvoted"] < weak["rows"]` | write labelling functions that vote |
-# | learned nothing | `rows["left_out"] < 0.1 * sum(s["new_rows"] for s in stages)` | raise `max_length` |
+# | learned nothing | `sum(s["steps"] for s in stages) > 20` | raise `optim.max_tokens`, `num_epochs` or `max_steps` |
+# | learned nothing | `last(fine_tune) < first(fine_tune)` | raise `optim.learning_rate`; see lesson 06 |
+# | learned nothing | `not all(c["refused"] for c in chosen)` | raise `consolidation.max_drop` or `long_term.share` |
+# | learned nothing | `max(c["alpha"] for c in chosen) > 0.2` | the same: the retention constraint limits the run |
+# | learned nothing | `weak["dropped_unvoted"] < weak["num_examples"]` | write labelling functions that vote |
+# | learned nothing | `data["left_out"] < 0.1 * sum(s["new_examples"] for s in stages)` | raise `encoding.max_length` |
 # | never stops | `all(len(s["after"]) < 3 * len(s["reference"]) + 40 for s in samples)` | lesson 06: the end mark |
-# | forgot everything | `report["rows"].get("memory", 0) > 0` | raise `memory_share`; give general rows |
-# | forgot everything | `max(report["losses"]["consistency"]) > 0` | raise `consistency_weight` |
-# | forgot everything | `report["config"]["epsilon"] <= 0.2` | lower `epsilon` |
-# | forgot everything | `report["retention"] > 0.5` | lower `learning_rate`; more memory |
+# | forgot everything | `report["examples"].get("memory", 0) > 0` | raise `long_term.share`; give general examples |
+# | forgot everything | `max(report["losses"]["consistency"]) > 0` | raise `loss.consistency_weight` |
+# | forgot everything | `config["consolidation"]["max_drop"] <= 0.2` | lower `consolidation.max_drop` |
+# | forgot everything | `report["retention"] > 0.5` | lower `optim.learning_rate`; more memory |
 
 # %%
 def check(report):
     """Names of the checks that a report fails."""
-    stages, samples, rows = report["stages"], report["samples"], report["data"]
-    chosen, weak = [s["consolidation"] for s in stages], rows["weak"]
+    stages, samples, data, config = (report[name] for name in ("stages", "samples", "data", "config"))
+    chosen, weak = [s["consolidation"] for s in stages], data["weak"]
     fine_tune = [x for x in report["losses"]["fine_tune"] if x is not None]
     tenth = max(1, len(fine_tune) // 10)
     first, last = (lambda x: sum(x[:tenth]) / tenth), (lambda x: sum(x[-tenth:]) / tenth)
@@ -530,13 +535,13 @@ def check(report):
         "too few steps": sum(s["steps"] for s in stages) > 20,
         "loss did not fall": last(fine_tune) < first(fine_tune),
         "always refused": not all(c["refused"] for c in chosen),
-        "held back": max(c["alpha"] for c in chosen) > 0.2,
-        "no labels": weak["dropped_unvoted"] < weak["rows"],
-        "rows too long": rows["left_out"] < 0.1 * sum(s["new_rows"] for s in stages),
+        "limited by the constraint": max(c["alpha"] for c in chosen) > 0.2,
+        "no labels": weak["dropped_unvoted"] < weak["num_examples"],
+        "examples too long": data["left_out"] < 0.1 * sum(s["new_examples"] for s in stages),
         "endless replies": all(len(s["after"]) < 3 * len(s["reference"]) + 40 for s in samples),
-        "nothing remembered": report["rows"].get("memory", 0) > 0,
+        "nothing remembered": report["examples"].get("memory", 0) > 0,
         "consistency has no weight": max(report["losses"]["consistency"]) > 0,
-        "epsilon too large": report["config"]["epsilon"] <= 0.2,
+        "max_drop too large": config["consolidation"]["max_drop"] <= 0.2,
         "forgot": report["retention"] > 0.5,
     }
     return [name for name, passed in checks.items() if not passed]
@@ -550,7 +555,7 @@ print(check(report))
 # %%
 # NBVAL_CHECK_OUTPUT
 def broken(change):
-    """Names of the checks that fail once `change` has spoilt a copy of the report, and did not before."""
+    """Names of the checks that fail once `change` has broken a copy of the report, and did not before."""
     other = copy.deepcopy(report)
     change(other)
     return sorted(set(check(other)) - set(check(report)))
@@ -561,26 +566,26 @@ def refuse(r):
         stage["consolidation"].update(alpha=0.0, refused=True)
 
 
-print("every stage refused:   ", broken(refuse))
-print("max_steps=3 left in:   ", broken(lambda r: [stage.update(steps=1) for stage in r["stages"]]))
-print("memory_share=0:        ", broken(lambda r: r["rows"].pop("memory")))
-print("consistency_weight=0:  ", broken(lambda r: r["losses"].update(consistency=[0.0])))
-print("a reply without an end:", broken(lambda r: r["samples"][0].update(after="the " * 200)))
-print("all forgotten:         ", broken(lambda r: r.update(retention=0.1)))
+print("every stage refused:    ", broken(refuse))
+print("max_steps: 3 left in:   ", broken(lambda r: [stage.update(steps=1) for stage in r["stages"]]))
+print("long_term.share: 0:     ", broken(lambda r: r["examples"].pop("memory")))
+print("consistency_weight: 0:  ", broken(lambda r: r["losses"].update(consistency=[0.0])))
+print("a reply without an end: ", broken(lambda r: r["samples"][0].update(after="the " * 200)))
+print("all forgotten:          ", broken(lambda r: r.update(retention=0.1)))
 
 # %% [markdown]
-# Read a report in this order: steps, labels, losses, line, matrix. The first that is wrong explains the rest.
+# Read a report in this order: steps, labels, losses, line search, matrix. The first that is wrong explains the rest.
 
 # %% [markdown]
 # ## What was shown
 #
-# - A stage trains the fast adapter; its end promotes rows, chooses a point, scores and saves; the next begins by
+# - A stage trains the fast adapter; its end promotes examples, chooses α, scores and saves; the next begins by
 #   refreshing the teachers.
-# - The accuracy matrix gains a row a stage. Down a column one sees learning and forgetting.
+# - The accuracy matrix gains a row after each stage. Down a column one sees learning and forgetting.
 # - At every step the total was the sum of the three losses, L_consistency times its weight.
 # - A killed run went on from its last saved step and ended with the same bytes: the plan is a pure function of seed
 #   and stage, the state is complete, and it is written whole or not at all.
-# - Most failed runs can be told from their report.
+# - The report shows why most failed runs failed.
 
 # %% [markdown]
 # ## Exercises
@@ -624,29 +629,29 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 2 · A schedule that can be resumed (middle, 8 minutes)
+# ### 2 · A schedule that can be resumed (medium, 8 minutes)
 #
-# Shuffled passes over the rows, k a step, without a generator that remembers. Each pass takes every row once before
-# the next begins, and each has its own order. (n is a multiple of k.)
+# Shuffled passes over the examples, k per step, without a generator that remembers. Each pass takes every example once
+# before the next begins, and each has its own order. (n is a multiple of k.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def batch_rows(seed, step, n, k):
-    """Rows (a list of k numbers in 0 … n − 1) of step 0, 1, …: a pure function of its arguments."""
+def batch_examples(seed, step, n, k):
+    """Examples (a list of k numbers in 0 … n − 1) of step 0, 1, …: a pure function of its arguments."""
     return ...
 
 
 random.seed(1)
-got = [batch_rows(0, step, 12, 4) for step in range(6)]
+got = [batch_examples(0, step, 12, 4) for step in range(6)]
 random.seed(2)
 if ... in got:
     print("Your turn.")
 else:
     passes = [sum(got[:3], []), sum(got[3:], [])]
-    checks = {"each pass takes every row once": all(sorted(one) == list(range(12)) for one in passes),
+    checks = {"each pass takes every example once": all(sorted(one) == list(range(12)) for one in passes),
               "passes differ": passes[0] != passes[1], "shuffled": passes[0] != list(range(12)),
-              "from any step on": [batch_rows(0, step, 12, 4) for step in (5, 2)] == [got[5], got[2]],
-              "seeds differ": batch_rows(1, 0, 12, 4) != got[0]}
+              "from any step on": [batch_examples(0, step, 12, 4) for step in (5, 2)] == [got[5], got[2]],
+              "seeds differ": batch_examples(1, 0, 12, 4) != got[0]}
     print("Right." if all(checks.values()) else f"Not yet: {[name for name, ok in checks.items() if not ok]}")
 
 # %% [markdown]
@@ -658,7 +663,7 @@ else:
 # <details><summary>Solution</summary>
 #
 # ```python
-# def batch_rows(seed, step, n, k):
+# def batch_examples(seed, step, n, k):
 #     number, part = divmod(step, n // k)
 #     order = random.Random(f"{seed}/{number}").sample(range(n), n)
 #     return order[part * k:(part + 1) * k]
@@ -667,7 +672,7 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 3 · Whole or not at all (middle, 8 minutes)
+# ### 3 · Whole or not at all (medium, 8 minutes)
 #
 # `write(file)` writes to an open file, and may fail half-way. Make `save` safe: `path` keeps what it held unless
 # all is written, and no other file is left in the folder.
@@ -709,15 +714,15 @@ else:
 #
 # ```python
 # def save(path, write):
-#     beside = path.with_name(path.name + ".part")
+#     temporary = path.with_name(path.name + ".part")
 #     try:
-#         with open(beside, "w") as file:
+#         with open(temporary, "w") as file:
 #             write(file)
 #             file.flush()
 #             os.fsync(file.fileno())
-#         os.replace(beside, path)
+#         os.replace(temporary, path)
 #     finally:
-#         beside.unlink(missing_ok=True)
+#         temporary.unlink(missing_ok=True)
 # ```
 #
 # </details>

@@ -15,16 +15,16 @@
 #
 # # 08 · Interactive evaluation
 #
-# Two models, one question: which is better? Ask them, vote without knowing who spoke, look at what the wrong
-# answers were, and find out how far the difference can be trusted.
+# Two models, one question: which is better? Compare their replies, vote without knowing which model wrote them, look at
+# what the wrong answers were, and find out how far the difference can be trusted.
 
 # %% [markdown]
 # **You will be able to**
 #
-# - ask several models side by side, and stop one that rambles;
+# - compare the replies of several models, and stop one that rambles;
 # - hold a blind vote, and give its win rate an honest interval;
-# - tell exact match, option accuracy and the floor of guessing apart;
-# - say of wrong answers where they are, what they are, and whether only the wording is off;
+# - distinguish exact match, option accuracy and the chance level;
+# - say of wrong answers where they are, what they are, and whether they contain the right one;
 # - compare two models on the same questions, by McNemar's test and a paired bootstrap.
 #
 # **You need** lessons 00 to 07.
@@ -54,25 +54,15 @@ from IPython.display import Image
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from icft_lite import load_base, sample_bundle, train_icft
+from icft_lite import Encoder, evaluate_suite, generate, load_base, load_run, sample_bundle, train_icft
 from icft_lite.chat import SaveStageAdapters, run_models
-from icft_lite.evaluation import Suite, evaluate_suite
-from icft_lite.experiments.votes import pairwise_result, read_votes
-from icft_lite.metrics import (
-    binomial_interval,
-    holm,
-    key_fact_recall,
-    mcnemar_exact,
-    normalise_answer,
-    paired_bootstrap,
-    token_f1,
-)
+from icft_lite.evaluation import Suite
+from icft_lite.experiments.blind_votes import pairwise_result, read_votes
+from icft_lite.metrics import key_fact_recall, normalize_answer, token_f1
 from icft_lite.modeling.adapters import use_adapter
-from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.runs import load_run
+from icft_lite.statistics import binomial_interval, holm, mcnemar_exact, paired_bootstrap
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.widgets import ask_panel, ask_table, chat_panel, vote_panel, votes_figure, votes_table
 
@@ -82,20 +72,23 @@ data, runs = sample_bundle(), Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## 1 · Something to judge
 #
-# A short run on easy medical rows, plain on purpose: no remembered rows, no consolidation (lesson 05). It will learn
-# something and forget a good deal. In random order each of its three stages draws from all rows; `KeepStages` keeps the
-# adapter of each one's end, so that we can ask them all.
+# A short run on easy medical examples, plain on purpose: no memory examples, no consolidation (lesson 05). It will
+# learn something and forget a good deal. In random order each of its three stages draws from all examples;
+# `SaveStageAdapters` saves the slow adapter at the end of each stage, so that we can compare them all.
 
 # %%
-def easy(rows):
-    return rows.select([i for i, level in enumerate(rows["level"]) if level == "easy"])
+def easy(examples):
+    return examples.select([i for i, level in enumerate(examples["level"]) if level == "easy"])
 
 
 few = replace(data, pool=None, validation=None, general_memory=None, general_validation=None,
               trusted=easy(data.trusted), test=easy(data.test),
               general_test=data.general_test.select(range(0, len(data.general_test), 3)))
-settings = dict(tokens=30_000, rows=26, learning_rate=4e-3, order="random", last_stage=1 / 3, signals=["length"],
-                memory_share=0.0, ring_share=0.0, consolidate=False)
+settings = {
+    "optim.max_tokens": 30_000, "optim.batch_size": 26, "optim.learning_rate": 4e-3,
+    "curriculum.order": "random", "curriculum.last_stage_share": 1 / 3, "curriculum.signals": ["length"],
+    "long_term.share": 0.0, "short_term.share": 0.0, "consolidation.enabled": False,
+}
 report = train_icft(settings, runs / "short", few, progress=False, callbacks=[SaveStageAdapters()])
 models = run_models(runs / "short", max_new_tokens=24)
 
@@ -105,8 +98,8 @@ print(*models, sep=", ")
 
 # %% [markdown]
 # `slow` is the slow adapter after the last stage, `fast` the adapter that was trained by gradient. Without
-# consolidation the slow one becomes a copy of the fast one, so here both say the same. One base serves them all: an
-# adapter is switched on when it is asked.
+# consolidation the slow one becomes a copy of the fast one, so here both reply the same. One base serves them all: an
+# adapter is activated when its model is queried.
 
 # %% [markdown]
 # ## 2 · Ask
@@ -123,15 +116,15 @@ ask_table(models, questions)
 # Your turn: choose an example, or type a question and press Enter.
 
 # %%
-examples = [rows[i]["prompt"] for rows in (few.general_test, few.test) for i in range(0, 200, 25)]
-ask_panel(models, examples)
+prompts = [part[i]["prompt"] for part in (few.general_test, few.test) for i in range(0, 200, 25)]
+ask_panel(models, prompts)
 
 # %% [markdown]
 # ### Temperature, and a way to stop
 #
-# So far every model was **greedy**: it wrote the likeliest token, always. Or it may draw by lot. **Temperature** T
-# divides the logits before the softmax, so that probabilities become p^(1/T), rescaled to sum to 1. (Of all tokens
-# only the 50 likeliest take part, a default of transformers.)
+# So far every model was **greedy**: it always wrote the most likely token. Or it may sample at random.
+# **Temperature** T divides the logits before the softmax, so that probabilities become p^(1/T), rescaled to sum to 1.
+# (Of all tokens only the 50 most likely take part, a default of transformers.)
 #
 # **Predict.** Three tokens have 0.6, 0.3 and 0.1. What are they at T = 2, and as T goes to 0?
 
@@ -142,8 +135,8 @@ for T in (1, 2, 0.1):
     print(f"T = {T}:", (p ** (1 / T) / (p ** (1 / T)).sum()).round(2))
 
 # %% [markdown]
-# Hot models ramble, so a chat needs a brake. This one writes in a **thread** of its own; before each token it is
-# asked whether to go on, and *Stop* says no. Try 2.0.
+# At a high temperature models ramble, so a chat needs a brake. This one writes in a **thread** of its own; before each
+# token it checks whether *Stop* was pressed. Try 2.0.
 
 # %%
 chat_panel(*load_run(runs / "short"))
@@ -157,20 +150,20 @@ panel = chat_panel(*load_base())
 for _ in range(2):
     panel.question.value = questions[0]
     panel.wait()
-print("greedy says the same twice:", panel.asked[0] == panel.asked[1])
-panel.stop.click()
-print("nothing is under way any more:", panel.wait(0))
+print("greedy decoding gives the same reply twice:", panel.history[0] == panel.history[1])
+panel.stop_button.click()
+print("no reply is being written any more:", panel.wait(0))
 
 # %% [markdown]
 # ## 3 · Vote blind
 #
-# Whoever knows which model speaks, judges the name. So names are hidden, and the sides are drawn by lot, since
-# people favour one side (**position bias**). Replies that are the same are passed over. The result stays closed
-# until you open it.
+# Whoever knows which model speaks, judges the name. So names are hidden, and the sides are assigned at random, since
+# people favor one side (**position bias**). Pairs of identical replies are skipped. The result is hidden until you
+# show it.
 
 # %%
 pair = {name: models[name] for name in ("base", "slow")}
-vote_panel(pair, examples, runs / "my_votes.jsonl")
+vote_panel(pair, prompts, runs / "my_votes.jsonl")
 
 # %% [markdown]
 # Every vote is at once a line in a file, so a crash loses none, and a new panel on the same file goes on where you
@@ -189,7 +182,7 @@ def judge(panel, key):
 
 
 every = [few.general_test[i] for i in range(0, len(few.general_test), 6)]
-key = {row["prompt"]: row["responses"][row["label"]] for row in every}
+key = {example["prompt"]: example["responses"][example["label"]] for example in every}
 panel = vote_panel(pair, list(key), runs / "votes.jsonl", pause=0)  # no pause: this is no double click
 judge(panel, key)
 votes_table(panel.votes)
@@ -197,24 +190,24 @@ votes_table(panel.votes)
 # %%
 # NBVAL_CHECK_OUTPUT
 votes = read_votes(runs / "votes.jsonl")
-print("all in the file:", votes == panel.votes and len(votes) + panel.same == len(key))
+print("all in the file:", votes == panel.votes and len(votes) + panel.num_identical == len(key))
 print("a line holds:", ", ".join(votes[0]))
 result = pairwise_result(votes, "base", "slow")
-print("on general questions the base wins; half lies below the interval:", result.low > 0.5)
+print("on general questions the base wins; one half is below the interval:", result.low > 0.5)
 
 # %% [markdown]
 # ## 4 · A rate without an interval says little
 #
 # Of n decided votes a model won k: its **win rate** is k/n. Ties are counted, but decide nothing. Had we asked other
-# questions, the rate would differ. A 95 % **interval** comes from a procedure that holds the true rate in 95 of 100
+# questions, the rate would differ. A 95 % **interval** comes from a procedure that contains the true rate in 95 of 100
 # such experiments.
 
 # %% [markdown]
-# School's formula, p ± 1.96·√(p(1−p)/n), fails at the ends: for 10 wins of 10 it gives the interval 1 to 1, no doubt
-# at all. **Wilson** (1927) asks instead which true rates q make the result unsurprising: |k/n − q| ≤ z·√(q(1−q)/n).
-# Solving for q:
+# The normal-approximation (Wald) interval, p ± 1.96·√(p(1−p)/n), fails at the ends: for 10 wins of 10 it is 1 to 1, no
+# doubt at all. **Wilson** (1927) asks instead which true rates q make the result unsurprising:
+# |k/n − q| ≤ z·√(q(1−q)/n). Solving for q:
 #
-# centre (k + z²/2) / (n + z²), half-width z·√(k(n−k)/n + z²/4) / (n + z²), z = 1.96
+# center (k + z²/2) / (n + z²), half-width z·√(k(n−k)/n + z²/4) / (n + z²), z = 1.96
 
 # %%
 def wilson(k, n, z=1.959964):
@@ -224,7 +217,7 @@ def wilson(k, n, z=1.959964):
 
 
 # %% [markdown]
-# **Predict.** Of 10 decided votes, how many must a model win until ½ lies outside its interval?
+# **Predict.** Of 10 decided votes, how many must a model win until ½ is outside its interval?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -244,38 +237,43 @@ Image(png(votes_figure(votes), dpi=110), width=620)
 # ## 5 · One question, three scores
 #
 # A question comes with options. **Exact match**: does the model, free to write anything, write the right one?
-# **Option accuracy**: is the right one the likeliest *of the options*? Guessing gets the second right 1/k of the
-# time: the **floor**. Exact match has no such floor.
+# **Option accuracy**: is the right one the most likely *of the options*? Guessing gets the second right 1/k of the
+# time: the **chance level**. Exact match has no such level.
 
 # %%
 model, tokenizer = load_run(runs / "short")
 model.load_adapter(str(runs / "short" / "adapter_stage1"), "early")
 encoder = Encoder(tokenizer)
-row = next(row for row in few.test if row["topic"] == "anatomy")
-table = {"option": row["responses"], "right": [k == row["label"] for k in range(len(row["responses"]))]}
+example = next(example for example in few.test if example["topic"] == "anatomy")
+options = example["responses"]
+table = {"option": options, "right": [k == example["label"] for k in range(len(options))]}
 for name, adapter in (("base", None), ("slow", "default")):
     with use_adapter(model, adapter):
-        table[f"log p, {name}"] = score_responses(model, [encoder(row)])[0]["logp"].astype(float).round(1)
-print(row["prompt"])
+        table[f"log p, {name}"] = score_responses(model, [encoder(example)])[0]["logp"].astype(float).round(1)
+print(example["prompt"])
 pd.DataFrame(table)
 
 # %% [markdown]
 # Each number is the summed log-probability of an option's tokens; the largest is the model's choice. Now many
 # questions. One forward pass gives both scores: a greedy model writes exactly the answer
-# if each of its tokens is the likeliest after those before.
+# if each of its tokens is the most likely one after those before.
 
 # %%
-suites = {name: Suite.of([row for row in rows if row["task"] == "question"], encoder)
-          for name, rows in (("general", few.general_test), ("medical", few.test))}
+def questions_of(examples):
+    return Suite.from_examples([example for example in examples if example["task"] == "question"], encoder)
+
+
+suites = {"general": questions_of(few.general_test), "medical": questions_of(few.test)}
 
 
 def marks(suite, adapter):
-    """A line for each question: topic, kind, exact and option (right or not), floor (1/k)."""
+    """A row for each question: topic, kind, exact and option (right or not), chance (1/k)."""
     with use_adapter(model, adapter):
         scores = score_responses(model, suite.encoded)
-    return pd.DataFrame([dict(topic=row["topic"], kind=row["kind"], exact=bool(score["greedy"][row["label"]]),
-                              option=score["logp"].argmax() == row["label"], floor=1 / len(score["logp"]))
-                         for row, score in zip(suite.examples, scores)])
+    return pd.DataFrame([
+        dict(topic=example["topic"], kind=example["kind"], exact=bool(score["greedy"][example["label"]]),
+             option=score["logp"].argmax() == example["label"], chance=1 / len(score["logp"]))
+        for example, score in zip(suite.examples, scores)])
 
 
 adapters = {"base": None, "after a third": "early", "slow": "default"}
@@ -287,8 +285,8 @@ mine = found["medical"]["slow"]
 qa = evaluate_suite(model, tokenizer, {"medical": suites["medical"]}, "default", encoder)["medical"]["qa"]
 print("exact match is the package's, a mean over topics:",
       np.isclose(mine.groupby("topic").exact.mean().mean(), qa["value"]))
-print("option accuracy and floor are, as means over questions:", np.isclose(mine.option.mean(), qa["option_accuracy"]),
-      np.isclose(mine.floor.mean(), qa["option_floor"]))
+print("option accuracy and chance level are, as means over questions:",
+      np.isclose(mine.option.mean(), qa["option_accuracy"]), np.isclose(mine.chance.mean(), qa["option_chance"]))
 
 # %% [markdown]
 # **Predict**, for medical questions: the base's two scores, and which of the two rises first.
@@ -299,12 +297,12 @@ with rc_context(RC):
     axes = figure.subplots(1, 2, sharey=True)
 for axis, (suite, by_model) in zip(axes, found.items()):
     for x, (name, mine) in enumerate(by_model.items()):
-        for off, score, colour in ((-0.18, "exact", MEDICAL), (0.18, "option", GENERAL)):
+        for off, score, color in ((-0.18, "exact", MEDICAL), (0.18, "option", GENERAL)):
             low, high = binomial_interval(mine[score].sum(), len(mine), method="wilson")
-            axis.bar(x + off, mine[score].mean(), 0.34, color=colour, label=score if not x else None)
+            axis.bar(x + off, mine[score].mean(), 0.34, color=color, label=score if not x else None)
             axis.plot([x + off] * 2, [low, high], color=INK, linewidth=1.5)
-    axis.axhline(mine.floor.mean(), color=INK, linestyle="--", linewidth=1, label="floor of option accuracy")
-    axis.set(title=f"{suite} questions", ylim=(0, 1.05), xticks=range(3), xticklabels=list(by_model))
+    axis.axhline(mine.chance.mean(), color=INK, linestyle="--", linewidth=1, label="chance level (option)")
+    axis.set(title=f"{suite} questions, n = {len(mine)}", ylim=(0, 1.05), xticks=range(3), xticklabels=list(by_model))
 axes[0].set_ylabel("share right (0–1); line: 95 % interval")
 axes[1].legend(frameon=False, loc="upper left", fontsize=9)
 Image(png(figure, dpi=110), width=740)
@@ -313,14 +311,14 @@ Image(png(figure, dpi=110), width=740)
 # NBVAL_CHECK_OUTPUT
 first, last = (found["medical"][name] for name in ("base", "slow"))
 print("base: option accuracy is far above exact match:", first.option.mean() > first.exact.mean() + 0.1)
-print("training raises option accuracy clearly over the floor:",
-      binomial_interval(last.option.sum(), len(last))[0] > last.floor.mean())
+print("training raises option accuracy clearly above the chance level:",
+      binomial_interval(last.option.sum(), len(last))[0] > last.chance.mean())
 
 # %% [markdown]
 # Without the dashed line, the base's option accuracy would pass for knowledge; a die does as well. Always draw the
-# floor. Option accuracy only asks for an order among a few, exact match asks for the very words: that is why reports
-# show both. And look at the left: does option accuracy fall as far as exact match? What seems forgotten may only be
-# unsaid.
+# chance level. Option accuracy only asks for an order among a few, exact match asks for the very words: that is why
+# reports show both. And look at the left: does option accuracy fall as far as exact match? What seems forgotten may
+# only be unsaid.
 
 # %% [markdown]
 # ## 6 · Where are the mistakes?
@@ -334,9 +332,9 @@ by_topic = marked.pivot_table(index=["suite", "topic"], columns="model", values=
 with rc_context(RC):
     figure = Figure(figsize=(7.5, 0.26 * len(by_topic) + 1.2))
     axis = figure.subplots()
-for y, ((suite, topic), line) in enumerate(by_topic[::-1].iterrows()):
-    axis.plot(line, [y] * 3, color=GREY, linewidth=1)
-    for x, marker, name in zip(line, "os^", adapters):
+for y, ((suite, topic), row) in enumerate(by_topic[::-1].iterrows()):
+    axis.plot(row, [y] * 3, color=GREY, linewidth=1)
+    for x, marker, name in zip(row, "os^", adapters):
         axis.plot(x, y, marker, color=GENERAL if suite == "general" else MEDICAL, label=name if not y else None,
                   markerfacecolor="white" if name == "base" else None)
 axis.set_yticks(range(len(by_topic)), [topic.replace("_", " ") for _, topic in by_topic.index[::-1]], fontsize=8)
@@ -345,8 +343,8 @@ axis.legend(frameon=False, loc="lower right", fontsize=9)
 Image(png(figure, dpi=110), width=660)
 
 # %% [markdown]
-# By **kind**: a *rule* is tested on combinations that were never trained on; a *fact* was taught in other words and can
-# only be known by heart.
+# By **kind**: a *rule* is tested on combinations that were never trained on; a *fact* was taught with paraphrases of
+# the test question and can only be known by heart.
 
 # %%
 marked.pivot_table(index=["suite", "kind"], columns="model", values="exact")[list(adapters)].round(2)
@@ -360,25 +358,25 @@ print("every medical topic did:", bool((medical["slow"] > medical["base"]).all()
 # %% [markdown]
 # ## 7 · What did it say instead?
 #
-# A wrong answer can be a wrong word, or the right thing in other words. We let `slow` write, and sort:
+# A wrong answer can be a wrong word, or a paraphrase of the right answer. We let `slow` write, and sort:
 #
 # - **right**: exactly the answer;
-# - **worded otherwise**: the answer but for case, articles, marks, or with more around it;
+# - **contained**: the answer but for case, articles, marks, or with more around it;
 # - **confused**: another answer, out of all the options of the topic's questions;
 # - **partly**: shares words with the answer;
 # - **other**.
 #
-# How much is shared, **token F1** says: 2·w / (a + b), for w shared words of the a in one text and the b in the other.
+# How much is shared, **token F1** shows: 2·w / (a + b), for w shared words of the a in one text and the b in the other.
 
 # %%
-def verdict(reply, row, known):
-    """What a reply is. known: the normalised answers of all questions of its topic."""
-    answer = row["responses"][row["label"]]
+def verdict(reply, example, known):
+    """What a reply is. known: the normalized answers of all questions of its topic."""
+    answer = example["responses"][example["label"]]
     if reply == answer:
         return "right"
-    if key_fact_recall(reply, [answer]):  # contained, as whole words, after normalising
-        return "worded otherwise"
-    if normalise_answer(reply) in known:
+    if key_fact_recall(reply, [answer]):  # as whole words, after normalizing
+        return "contained"
+    if normalize_answer(reply) in known:
         return "confused"
     return "partly" if token_f1(reply, answer) > 0 else "other"
 
@@ -393,25 +391,25 @@ example = dict(responses=["inflammation of the kidney"], label=0)
 for reply in ("inflammation of the kidney", "Inflammation of kidney.", "inflammation of the liver", "kidney disease",
               "renal inflammation", "no inflammation of the kidney"):
     said = verdict(reply, example, {"inflammation of liver"})
-    print(f"{reply:31} {said:17} token F1 {token_f1(reply, example['responses'][0]):.2f}")
+    print(f"{reply:31} {said:10} token F1 {token_f1(reply, example['responses'][0]):.2f}")
 
 # %% [markdown]
 # Three warnings in six lines. Token F1 gives 0.67 to the wrong *organ*. A true synonym (*renal*) counts as partly.
-# And "no inflammation" passes for the answer in other words: comparing strings reads no negation. Look at answers,
+# And "no inflammation of the kidney" counts as contained: comparing strings reads no negation. Look at answers,
 # always.
 
 # %%
-rows = suites["medical"].examples
+examples = suites["medical"].examples
 known = {}
-for row in data.test:
-    if row["task"] == "question":
-        known.setdefault(row["topic"], set()).update(map(normalise_answer, row["responses"]))
+for example in data.test:
+    if example["task"] == "question":
+        known.setdefault(example["topic"], set()).update(map(normalize_answer, example["responses"]))
 with use_adapter(model, "default"):
-    replies = generate(model, tokenizer, encoder, rows, max_new_tokens=24)
-verdicts = [verdict(reply, row, known[row["topic"]]) for row, reply in zip(rows, replies)]
-names = ["right", "worded otherwise", "confused", "partly", "other"]
-pd.crosstab(pd.Series([row["topic"] for row in rows], name="topic"), pd.Series(verdicts, name="")).reindex(
-    columns=names, fill_value=0)
+    replies = generate(model, tokenizer, encoder, examples, max_new_tokens=24)
+verdicts = [verdict(reply, example, known[example["topic"]]) for example, reply in zip(examples, replies)]
+names = ["right", "contained", "confused", "partly", "other"]
+topics = pd.Series([example["topic"] for example in examples], name="topic")
+pd.crosstab(topics, pd.Series(verdicts, name="")).reindex(columns=names, fill_value=0)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -419,21 +417,21 @@ exact = found["medical"]["slow"].exact.tolist()
 agree = np.mean([(said == "right") == one for said, one in zip(verdicts, exact)])
 print("writing it out agrees with the forward pass on 98 of 100 or more:", bool(agree >= 0.98))
 count = {name: verdicts.count(name) for name in names}
-print("more are confused or partly right than worded otherwise:",
-      count["confused"] + count["partly"] > count["worded otherwise"])
+print("more are confused or partly right than contained:",
+      count["confused"] + count["partly"] > count["contained"])
 
 # %% [markdown]
 # So on these samples exact match is fair: hardly any right answer is lost to its wording. The mistakes are
 # mostly of the right kind: another option of the topic in place of the right one, or half of the answer. With freer
-# answers it would be otherwise, and you must look anew.
+# answers it would be otherwise, and you must look again.
 #
 # A **confusion matrix** shows what is taken for what. All questions on anatomy, which ask for the system of a part:
 
 # %%
-rows = [row for row in few.test if row["topic"] == "anatomy"]
+examples = [example for example in few.test if example["topic"] == "anatomy"]
 with use_adapter(model, "default"):
-    replies = generate(model, tokenizer, encoder, rows, max_new_tokens=8)
-truth = pd.Series([row["responses"][row["label"]] for row in rows])
+    replies = generate(model, tokenizer, encoder, examples, max_new_tokens=8)
+truth = pd.Series([example["responses"][example["label"]] for example in examples])
 classes = sorted(set(truth))
 said = pd.Series([reply if reply in classes else "other" for reply in replies])
 matrix = pd.crosstab(truth, said).reindex(index=classes, columns=[*classes, "other"], fill_value=0)
@@ -447,18 +445,18 @@ for (y, x), n in np.ndenumerate(matrix.to_numpy()):
     axis.text(x, y, n, ha="center", va="center", color="white" if n > matrix.to_numpy().max() * 0.6 else INK)
 axis.set_xticks(range(len(classes) + 1), matrix.columns, rotation=40, ha="right")
 axis.set_yticks(range(len(classes)), matrix.index)
-axis.set(xlabel="what slow wrote", ylabel="right answer", title="Anatomy: number of questions")
+axis.set(xlabel="what slow wrote", ylabel="right answer", title=f"Anatomy: number of questions, n = {len(examples)}")
 axis.grid(False)
 Image(png(figure, dpi=110), width=560)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("every question is in it once:", int(matrix.to_numpy().sum()) == len(rows))
+print("every question is in it once:", int(matrix.to_numpy().sum()) == len(examples))
 right = int(np.trace(matrix[classes]))
 print("the diagonal is the exact matches:", right == sum(reply == one for reply, one in zip(replies, truth)))
 
 # %% [markdown]
-# Read it by rows; a full column is an answer that the model gives too readily. And mistakes are not equally dear: among
+# Read it by rows; a full column is an answer that the model gives too readily. And mistakes do not cost the same: among
 # the hard questions, which ask how urgent a case is, *routine* for an *emergency* is the one to count first. No
 # accuracy shows that.
 
@@ -513,27 +511,27 @@ a = np.repeat([True, True, False, False], [110, 16, 4, 70])
 b = np.repeat([True, False, True, False], [110, 16, 4, 70])
 apart = 1.96 * math.sqrt(a.var() / 200 + b.var() / 200)
 together = 1.96 * math.sqrt(np.subtract(a, b, dtype=float).var() / 200)
-print(f"difference {a.mean() - b.mean():.2f}; as strangers ± {apart:.3f}, paired ± {together:.3f}")
+print(f"difference {a.mean() - b.mean():.2f}; unpaired ± {apart:.3f}, paired ± {together:.3f}")
 print(f"McNemar's p: {mcnemar_exact(a, b):.3f}")
 
 # %% [markdown]
-# As strangers the difference drowns; paired, it stands. Now ours. We ask three things, so three chances to be fooled:
+# Unpaired, the interval includes 0; paired, it does not. Now ours. We ask three things, so three chances to be fooled:
 # **Holm's** method multiplies the smallest p by 3, the next by 2, the last by 1 (and keeps their order).
 
 # %%
 claims = [("general", "base", "slow"), ("medical", "slow", "base"), ("general", "after a third", "slow")]
-lines, ps = [], []
+rows, ps = [], []
 for suite, one, other in claims:
     a, b = found[suite][one], found[suite][other]
     difference, low, high, _ = paired_bootstrap(a.exact, b.exact, a.topic, n_resamples=2000)
     ps.append(mcnemar_exact(a.exact, b.exact))
-    lines.append({"questions": suite, "better?": one, "than": other, "difference": difference, "low": low,
-                  "high": high, "McNemar p": ps[-1]})
-pd.DataFrame(lines).assign(**{"McNemar p": [f"{p:.1e}" for p in ps], "Holm": [f"{p:.1e}" for p in holm(ps)]}).round(3)
+    rows.append({"questions": suite, "better?": one, "than": other, "difference": difference, "low": low,
+                 "high": high, "McNemar p": ps[-1]})
+pd.DataFrame(rows).assign(**{"McNemar p": [f"{p:.1e}" for p in ps], "Holm": [f"{p:.1e}" for p in holm(ps)]}).round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("that general knowledge was lost is no chance:", lines[0]["low"] > 0 and holm(ps)[0] < 0.001)
+print("that general knowledge was lost is not chance:", rows[0]["low"] > 0 and holm(ps)[0] < 0.001)
 
 # %% [markdown]
 # The interval's difference is a mean over topics, as in reports; McNemar counts questions. And it is all about *these
@@ -542,7 +540,7 @@ print("that general knowledge was lost is no chance:", lines[0]["low"] > 0 and h
 # %% [markdown]
 # ## 9 · Replies
 #
-# A reply to a patient can be good in many wordings; exact match would fail all but one. Each test reply names **key
+# A good reply to a patient has many paraphrases; exact match would fail all but one. Each test reply names **key
 # facts**, and **key-fact recall** is the share of them that it contains, as whole words.
 #
 # **Predict** the recall of each; the key facts are *heart attack* and *ambulance*.
@@ -555,19 +553,19 @@ for reply in ("This may be a heart attack. Call an ambulance now.", "Please phon
 
 # %% [markdown]
 # The third says the same in a doctor's words, and gets 0; the last is dangerous, and gets 1. Recall also never
-# punishes what should *not* have been said. It tells whether training took hold; whether a reply is *good*, a person
+# punishes what should *not* have been said. It shows whether training took hold; whether a reply is *good*, a person
 # must say, blind. Here are real ones, from models that were never taught to answer patients:
 
 # %%
-rows = [row for row in data.test if row["task"] == "response"][::4]
-replies = {"the reference": [row["responses"][0] for row in rows]}
+examples = [example for example in data.test if example["task"] == "response"][::4]
+replies = {"the reference": [example["responses"][0] for example in examples]}
 for name, adapter in (("base", None), ("slow", "default")):
     with use_adapter(model, adapter):
-        replies[name] = generate(model, tokenizer, encoder, rows, max_new_tokens=32)
-recall = {name: np.mean([key_fact_recall(text, row["facts"]) for text, row in zip(texts, rows)])
+        replies[name] = generate(model, tokenizer, encoder, examples, max_new_tokens=32)
+recall = {name: np.mean([key_fact_recall(text, example["facts"]) for text, example in zip(texts, examples)])
           for name, texts in replies.items()}
-ask_table({name: dict(zip([row["prompt"] for row in rows], texts)).get for name, texts in replies.items()},
-          [row["prompt"] for row in rows[:3]])
+prompts = [example["prompt"] for example in examples]
+ask_table({name: dict(zip(prompts, texts)).get for name, texts in replies.items()}, prompts[:3])
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -577,10 +575,10 @@ print("base and slow, which were taught no replies, hardly any:", max(recall["ba
 # %% [markdown]
 # ## What was shown
 #
-# - Blind, sides by lot, the result closed: then a vote is about the reply.
-# - A win rate needs its interval; Wilson's holds where school's fails.
-# - Exact match, option accuracy and the floor answer different questions.
-# - Errors have places (topics), kinds and prices; string scores cannot read a "no".
+# - Blind, sides at random, the result hidden: then a vote is about the reply.
+# - A win rate needs its interval; Wilson's works where the Wald interval fails.
+# - Exact match, option accuracy and the chance level answer different questions.
+# - Errors have topics, kinds and costs; string scores cannot read a "no".
 # - Same questions: pair them. McNemar asks whether, the bootstrap how much.
 
 # %% [markdown]
@@ -623,7 +621,7 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 2 · McNemar from two counts (middle, 12 minutes)
+# ### 2 · McNemar from two counts (medium, 12 minutes)
 #
 # All that the test needs are two numbers: how many questions only A got right, and how many only B.
 
@@ -661,10 +659,10 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 3 · How many votes? (middle, 12 minutes)
+# ### 3 · How many votes? (medium, 12 minutes)
 #
-# A friend believes that her model wins 60 % of the time. If it does exactly that, after how many decided votes does ½
-# lie below the Wilson interval?
+# A friend believes that her model wins 60 % of the time. If it does exactly that, after how many decided votes is ½
+# below the Wilson interval?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -705,7 +703,7 @@ else:
 # ## Further reading
 #
 # - [Interval Estimation for a Binomial Proportion](https://doi.org/10.1214/ss/1009213286) (Brown, Cai and DasGupta,
-#   2001): why not school's formula; read the figures.
+#   2001): why not the Wald interval; read the figures.
 # - [Statistical Significance Tests for Machine Translation](https://aclanthology.org/W04-3250/) (Koehn, 2004): the
 #   paired bootstrap, in eight clear pages.
 # - [Chatbot Arena](https://arxiv.org/abs/2403.04132) (Chiang and others, 2024): blind votes by the hundred

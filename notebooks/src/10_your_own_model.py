@@ -33,7 +33,7 @@
 # {{budget}}
 #
 # Where the text says **predict**, write down a guess first. The course's paper names neither models nor data sets,
-# so both choices are *our reading* of "general to medical". Rows and answers are teaching material, **not
+# so both choices are *our reading* of "general to medical". Questions and answers are teaching material, **not
 # medical advice**.
 
 # %% [markdown]
@@ -65,18 +65,16 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 from transformers.utils import logging
 
-from icft_lite import load_base, read_examples, train_icft
-from icft_lite.data.sources import bundle_from_files
-from icft_lite.errors import ICFTError
-from icft_lite.metrics import binomial_interval, mcnemar_exact
-from icft_lite.modeling.adapters import add_adapters, use_adapter
+from icft_lite import Encoder, ICFTError, add_adapters, bundle_from_files, load_base, read_examples, train_icft
+from icft_lite.config import RuntimeConfig
+from icft_lite.finished_runs import export, load_run
+from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
-from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.losses import chunk_size, token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.figures import DASHED, INK, RC, png
-from icft_lite.runs import export, load_run
+from icft_lite.statistics import binomial_interval, mcnemar_exact
 from icft_lite.utils.hardware import hardware, peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
@@ -86,10 +84,10 @@ os.chdir(tempfile.mkdtemp())  # every file of this lesson goes to a folder of it
 
 # %% [markdown]
 # **One line decides what runs.** `"tiny-qwen3"` is a small model of the same architecture, built on the spot with
-# random weights: nothing is downloaded, the whole path is walked in a minute, and nothing medical is learned. For
+# random weights: nothing is downloaded, the whole lesson runs in a minute, and nothing medical is learned. For
 # the real thing choose a T4 (Runtime → Change runtime type), write `"Qwen/Qwen3-0.6B"`, and run all cells. The T4
-# figures above are for that, and predicted: on a T4 itself nobody has measured them yet. (A faster card, held to a T4's
-# memory and number format, took 3.6 GiB for its tensors and 6.1 in all, in a shorter run with random weights.)
+# figures above are for that, and predicted: on a T4 itself nobody has measured them yet. (A faster card, limited to a
+# T4's memory and number format, took 3.6 GiB for its tensors and 6.1 in all, in a shorter run with random weights.)
 
 # %%
 MODEL = "tiny-qwen3"  # or "Qwen/Qwen3-0.6B"
@@ -103,7 +101,7 @@ REAL = MODEL != "tiny-qwen3"
 # maybe, each with the abstract it was taken from.
 
 # %% [markdown]
-# Offline we need rows of the same form. These are our own words, general knowledge that any textbook has; the
+# Offline we need examples of the same form. These are our own words, general knowledge that any textbook has; the
 # right option comes first, and will be shuffled.
 
 # %%
@@ -193,17 +191,17 @@ print(len(own_exam), "like MedMCQA:", own_exam[1])
 print(len(own_abstracts), "like PubMedQA:", own_abstracts[1])
 
 # %% [markdown]
-# The real rows come from the Hub, streamed: only as many as we take are downloaded. MedMCQA keeps the answers of
-# its test split secret, so everybody reports on *validation*. PubMedQA's 1,000 rows come as one; every second one
-# becomes test. (Published numbers use another 500, named in the original release, which
-# `samples.read_pubmedqa` follows.)
+# The real examples come from the Hub, streamed: only as many as we take are downloaded. MedMCQA does not publish the
+# answers of its test split, so everybody reports on *validation*. PubMedQA's 1,000 examples come as one split; every
+# second one becomes test. (Published numbers use another 500, named in the original release, which
+# `data.splits.read_pubmedqa` follows.)
 
 # %%
 def from_the_hub(repository, count, **options):
-    """`count` rows, drawn with a fixed seed."""
+    """`count` examples, drawn with a fixed seed."""
     from datasets import load_dataset
-    rows = load_dataset(repository, streaming=True, **options).shuffle(seed=0, buffer_size=10_000)
-    return list(rows.take(count))
+    stream = load_dataset(repository, streaming=True, **options).shuffle(seed=0, buffer_size=10_000)
+    return list(stream.take(count))
 
 
 if REAL:
@@ -215,8 +213,8 @@ else:
     abstracts = own_abstracts
 
 # %% [markdown]
-# Both go into plain files, beside a list of the ids that are only for testing. From here on nothing knows where they
-# came from: the package knows both formats by their columns.
+# Both go into plain files, and the ids that are only for testing into a list. From here on nothing knows where they
+# came from: the package recognizes both formats by their columns.
 
 # %%
 test_ids = [row["id"] for row in exam_test] + [str(row["pubid"]) for row in abstracts[::2]]
@@ -224,45 +222,45 @@ for name, rows in (("medmcqa", [*exam, *exam_test]), ("pubmedqa", abstracts)):
     Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 Path("test_ids.txt").write_text("\n".join(test_ids))
 files = ["medmcqa.jsonl", "pubmedqa.jsonl"]
-rows = [read_examples(file) for file in files]
+sources = [read_examples(file) for file in files]
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for source in rows:
-    row = source[1]
+for source in sources:
+    example = source[1]
     for name in ("topic", "context", "prompt", "responses", "label"):
-        print(f"{name:10} {row[name]}")
+        print(f"{name:10} {example[name]}")
     print()
 
 # %% [markdown]
-# **Predict.** Three roles are to be given: *trusted* rows teach with their answers, the *pool* gets weak labels,
-# the *test* is only for scoring. Which rows go where?
+# **Predict.** Three roles are to be given: *trusted* examples teach with their answers, the *pool* gets weak labels,
+# the *test* is only for scoring. Which examples go where?
 
 # %%
 data = bundle_from_files(files, ["samples"], "test_ids.txt")
 general = {name: getattr(data, name) for name in ("general_memory", "general_validation", "general_test")}
-keep = 400 if REAL else 24
-some = {name: part.shuffle(seed=0).select(range(min(keep, len(part)))) for name, part in general.items()}
+count = 400 if REAL else 24
+some = {name: part.shuffle(seed=0).select(range(min(count, len(part)))) for name, part in general.items()}
 data = replace(data, **some)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for role in ("trusted", "pool", "test"):
     part = getattr(data, role)
-    print(f"{role:8} {len(part):3} rows; topics {sorted(set(part['topic'][:]))}")
+    print(f"{role:8} {len(part):3} examples; topics {sorted(set(part['topic'][:]))}")
 print("labels left in the pool:", sum(label >= 0 for label in data.pool["label"][:]))
-print("no row is on two sides:", not set(data.test["id"][:]) & {*data.trusted["id"][:], *data.pool["id"][:]})
+print("no test example is trained on:", not set(data.test["id"][:]) & {*data.trusted["id"][:], *data.pool["id"][:]})
 
 # %% [markdown]
 # MedMCQA's answers are trusted. PubMedQA's are set aside: its abstracts' conclusions get votes, as in lesson 02.
 # What must not be forgotten is the course's small general world; for a model of your own, name what *you* want it
-# to keep.
+# to retain.
 
 # %% [markdown]
 # ## 2 · A model that fits
 #
 # Qwen3-0.6B is free to use (Apache-2.0) and open to all without asking (*ungated*). Here is a small one of its
-# kind: the same classes, the same layers with other sizes, random weights, a **tokenizer** trained on the rows
+# kind: the same classes, the same layers with other sizes, random weights, a **tokenizer** trained on the examples
 # above, and the same **chat template**, the text that marks whose turn it is.
 
 # %%
@@ -321,7 +319,7 @@ print("same kinds of parameters:", kinds(base) == kinds(qwen3))
 print(f"{count:,} parameters, of them embeddings: {151936 * 1024 / count:.0%}")
 
 # %% [markdown]
-# A quarter: a large vocabulary weighs on a small model. Embeddings are not quantised, and here they are the output
+# A quarter: a large vocabulary weighs on a small model. Embeddings are not quantized, and here they are the output
 # head as well (they are *tied*).
 #
 # Not every model will do. The package refuses, in one line, what it could not train rightly:
@@ -341,20 +339,20 @@ for attempt in (lambda: load_base(build("odd", **{**SMALL, "hidden_size": 96}), 
 # **Look at what the model is shown** before you train it: most failures of lesson 06's list can be seen here. We
 # list options as A, B, C, D and score the letter, as is usual for these sets (`letter_options`).
 #
-# **Predict**: which of the tokens below may a loss ask about?
+# **Predict**: which of the tokens below are supervised, that is, enter a loss?
 
 # %%
 # NBVAL_CHECK_OUTPUT
 encoder = Encoder(tokenizer, max_length=512, letter_options=True)
-question = next(row for row in data.trusted if row["topic"] == data.trusted["topic"][0])
+question = data.trusted[0]
 one = encoder(question)
 print(tokenizer.decode(one.sequences[0]))
-print("asked about:", [tokenizer.decode([target]) for _, _, target, _ in one.tokens])
+print("supervised:", [tokenizer.decode([target]) for _, _, target, _ in one.tokens])
 
 # %% [markdown]
-# Four letters compete at one place, right after the empty `<think>` block: with that block Qwen3 is told to answer
-# at once. The words of the question are never trained on. Nor is the end of turn: a lettered row does not teach when to
-# stop, which Qwen3 knows already.
+# Four letters compete at one position, right after the empty `<think>` block: that block makes Qwen3 answer at once.
+# The words of the question are never trained on. Nor is the end of turn: an example with lettered options does not
+# teach when to stop, which Qwen3 knows already.
 #
 # ## 3 · The budget, before
 #
@@ -374,7 +372,7 @@ print("asked about:", [tokenizer.decode([target]) for _, _, target, _ in one.tok
 # keys, r the rank:
 #
 # - 4H: the input of both norms, and what comes out (the input of LoRA's A);
-# - 3Q + 3K: queries and keys before and after they are rotated (so positions are told), values, attention's result;
+# - 3Q + 3K: queries and keys before and after they are rotated (by position), values, attention's result;
 # - 4I: in the MLP, gate, its activation, up, and their product;
 # - 7r: between A and B of seven adapters.
 
@@ -386,29 +384,29 @@ print("asked about:", [tokenizer.decode([target]) for _, _, target, _ in one.tok
 
 # %% [markdown]
 # The seventh part is the loss. Logits are made for so many tokens at a time that they take 128 MiB in fp32, at most
-# 1,024 (`chunk_size`). At T = ∞, the default, the consistency loss needs none (lesson 06). We reckon with a finite T,
-# which takes most: two rows of them a token, teacher's and student's, and with what is worked out from them up to six.
+# 1,024 (`chunk_size`). At T = ∞, the default, the consistency loss needs none (lesson 06). We assume a finite T, which
+# takes most: two rows of them per token, teacher's and student's, and with what is computed from them up to six.
 
 # %%
 def budget(c, tokens, supervised, rank=32, value=2):
     """Bytes by part. c: a Qwen3Config; tokens: of one forward pass, padding included; supervised: those of them
-    that a loss asks about; value: bytes of a computed number, 2 or 4."""
+    that enter a loss; value: bytes of a computed number, 2 or 4."""
     H, I, r = c.hidden_size, c.intermediate_size, rank  # noqa: E741
     Q, K = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     sides = [(H, Q), (H, K), (H, K), (Q, H), (H, I), (H, I), (I, H)]
     weights = c.num_hidden_layers * sum(a * b for a, b in sides)
     lora = c.num_hidden_layers * r * sum(a + b for a, b in sides)
     fp32 = 4 * (4 * H + 3 * Q + 3 * K + 4 * I + 7 * r)
-    kept = fp32 if value == 4 else 28 * H + 12 * Q + 8 * K + 10 * I + 28 * r
+    saved = fp32 if value == 4 else 28 * H + 12 * Q + 8 * K + 10 * I + 28 * r
     return {"weights, NF4": weights * (4 + 8 / 64 + 32 / (64 * 256)) / 8,
             "embeddings and head": value * c.vocab_size * H * (1 if c.tie_word_embeddings else 2),
             "two adapters": 8 * lora, "gradient, AdamW": 12 * lora, "copies": 16 * lora,
-            "activations": tokens * c.num_hidden_layers * kept,
+            "activations": tokens * c.num_hidden_layers * saved,
             "logits of a chunk": 6 * 4 * min(supervised, chunk_size(c.vocab_size, 2)) * c.vocab_size}
 
 
 # %% [markdown]
-# For Qwen3-0.6B and its bigger sisters on a T4. A step has 16 rows in four *micro-batches*; four rows of 400
+# For Qwen3-0.6B and its bigger sisters on a T4. A step has 16 examples in four *micro-batches*; four examples of 400
 # tokens are a forward pass of 1,600 tokens. Of these, say 100 need logits (a lettered question has four).
 # **Predict** the largest part.
 
@@ -430,7 +428,7 @@ for (part, row), color in zip(table.iterrows(), colors):
     left = left + row
 axis.axvline(14.5, color=INK, **DASHED)
 axis.text(14.6, 0.05, "usable\non a T4", color=INK)
-axis.set(xlabel="predicted memory (GiB)", title="QLoRA with ICFT, 1,600 tokens a pass", xlim=(0, 18))
+axis.set(xlabel="predicted memory (GiB)", title="QLoRA with ICFT, 1,600 tokens per forward pass", xlim=(0, 18))
 axis.invert_yaxis()
 figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 Image(png(figure), width=700)
@@ -442,19 +440,20 @@ print("in all", table.sum().round(1).to_dict())
 print("largest part:", sorted(set(table.idxmax())))
 
 # %% [markdown]
-# The weights, which quantising made small, are a trifle; the activations rule. Where memory is short, raise
-# `micro_batches` first: it changes no gradient (lesson 06). (About 0.7 GiB for CUDA and the libraries come on top,
-# and scoring has its own peak: up to 16,384 tokens a pass on a GPU, but nothing kept.)
+# The weights, which quantization made small, are a trifle; the activations dominate. Where memory is short, raise
+# `micro_batches` (of `RuntimeConfig`) first: it changes no gradient (lesson 06). (About 0.7 GiB for CUDA and the
+# libraries come on top, and scoring has its own peak: up to 16,384 tokens a pass on a GPU, but no activations are
+# saved.)
 #
-# In the computer's own memory lies the teachers' cache: 4H bytes for each remembered token. (Prompts' tokens are
-# remembered too by default, `consistency_tokens`; here we count responses alone. Beyond 1 GiB, `states_in_memory`, the
-# cache stays on disk.)
+# The cache of teacher states is in the computer's own memory: 4H bytes for each token of a memory example. (By default
+# prompt tokens are among them, `loss.consistency_tokens`; here we count responses alone. Beyond 1 GiB,
+# `teacher_memory_mib`, the cache stays on disk.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-remembered = 3000 * 20  # rows × tokens of their responses
-print(f"hidden states of {remembered:,} tokens: {remembered * 4 * 1024 / 2**30:.2f} GiB")
-print(f"their logits instead: {remembered * 4 * 151936 / 2**30:.0f} GiB")
+cached = 3000 * 20  # examples × tokens of their responses
+print(f"hidden states of {cached:,} tokens: {cached * 4 * 1024 / 2**30:.2f} GiB")
+print(f"their logits instead: {cached * 4 * 151936 / 2**30:.0f} GiB")
 
 # %% [markdown]
 # ## 4 · The budget, measured
@@ -488,32 +487,32 @@ print("embeddings and adapters exactly:", (embeddings, adapters) == (predicted["
 
 # %% [markdown]
 # Activations are the formula most likely to be wrong: it was counted by hand. `saved_tensors_hooks` shows every
-# tensor kept for the backward pass (lesson 04). We look at *one real layer* of Qwen3-0.6B, at full width, and
+# tensor saved for the backward pass (lesson 04). We look at *one real layer* of Qwen3-0.6B, at full width, and
 # multiply by 28.
 
 # %%
-def kept_bytes(config, dtype, tokens=32):
-    """Bytes that a forward pass keeps for the backward pass, for a token and a layer."""
+def saved_bytes(config, dtype, tokens=32):
+    """Bytes that a forward pass saves for the backward pass, for a token and a layer."""
     with torch.random.fork_rng():
         one_layer = AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
         one_layer = add_adapters(one_layer, rank=32, alpha=64)
-    own, kept = {p.untyped_storage().data_ptr() for p in one_layer.parameters()}, {}
+    own, saved = {p.untyped_storage().data_ptr() for p in one_layer.parameters()}, {}
 
     def look(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:  # weights are there anyway
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     ids = torch.ones(1, tokens, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
         _ = hidden_states(one_layer, dict(input_ids=ids, attention_mask=ids))
-    return sum(kept.values()) / tokens / config.num_hidden_layers
+    return sum(saved.values()) / tokens / config.num_hidden_layers
 
 
 # %%
 layer = Qwen3Config(**{**QWEN3.to_dict(), "num_hidden_layers": 1, "vocab_size": 64, "layer_types": None})
-seen = {dtype: kept_bytes(layer, dtype) for dtype in (torch.float32, torch.float16)}
+seen = {dtype: saved_bytes(layer, dtype) for dtype in (torch.float32, torch.float16)}
 said = {dtype: budget(layer, 1, 0, value=dtype.itemsize)["activations"] for dtype in seen}
 for dtype in seen:
     print(f"{str(dtype):14} {seen[dtype]:8,.0f} bytes a token and layer, predicted {said[dtype]:8,}")
@@ -524,8 +523,8 @@ print("both within 5 %:", all(abs(seen[dtype] / said[dtype] - 1) < 0.05 for dtyp
 print("16 bits save between 5 and 15 %:", 0.05 < 1 - seen[torch.float16] / seen[torch.float32] < 0.15)
 
 # %% [markdown]
-# Last, a whole step. On a GPU `torch.cuda.max_memory_allocated()` tells its peak. A CPU has no such counter, so we
-# keep our own books: a *dispatch mode* sees every operation's tensors; a finaliser says when one is freed.
+# Last, a whole step. On a GPU `torch.cuda.max_memory_allocated()` returns its peak. A CPU has no such counter, so we
+# keep our own books: a *dispatch mode* sees every operation's tensors; a finalizer says when one is freed.
 
 # %%
 class Ledger(TorchDispatchMode):
@@ -565,8 +564,8 @@ print("live:", books.live, " peak:", books.peak)
 # %%
 fast = [p for key, p in model.named_parameters() if ".fast." in key]
 optimizer = torch.optim.AdamW(fast, lr=1e-4)
-replies = [{**row, "task": "response", "responses": [row["responses"][row["label"]]]} for row in data.trusted]
-batch = join_batch([encoder(row) for row in replies[:8]], 0, base.device)
+replies = [{**one, "task": "response", "responses": [one["responses"][one["label"]]]} for one in data.trusted]
+batch = join_batch([encoder(one) for one in replies[:8]], 0, base.device)
 
 
 def step():
@@ -592,11 +591,11 @@ print(f"peak of a step: {books.peak / 2**20:.1f} MiB, predicted {made / 2**20:.1
 print("within 25 %:", abs(books.peak / made - 1) < 0.25)
 
 # %% [markdown]
-# A prediction from a sheet of paper holds. Yours did not? Then print the parts: the one that is off tells you what
-# you forgot.
+# A prediction from a sheet of paper holds. Yours did not? Then print the parts: the one that is off shows what you
+# forgot.
 #
-# It held on a GPU too. An H200, held to a T4's 15 GiB and its fp16, took 3.8 GiB for a step of 1,024 tokens with
-# Qwen3-0.6B's shape, 6.7 with the 1.7 B's (`tests/benchmarks/fit.py`). The seven parts say 4.0 and 6.9.
+# It held on a GPU too. An H200, limited to a T4's 15 GiB and its fp16, took 3.8 GiB for a step of 1,024 tokens with
+# Qwen3-0.6B's shape, 6.7 with the 1.7 B's (`benchmarks/fit.py`). The seven parts say 4.0 and 6.9.
 
 # %%
 model = base = optimizer = fast = batch = None  # make room for the run
@@ -608,30 +607,36 @@ model = base = optimizer = fast = batch = None  # make room for the run
 #
 # ```
 # icft-lite train --data medmcqa.jsonl pubmedqa.jsonl --test-ids test_ids.txt \
-#     --general samples --model Qwen/Qwen3-0.6B --config settings.yaml --out run
+#     --general samples --model Qwen/Qwen3-0.6B --config settings.yaml --runtime.micro_batches 4 --out run
 # ```
 #
-# A large model wants smaller steps than our tiny base: 2e-4 is usual for LoRA. The small model only walks the path,
-# six steps long.
+# A large model wants smaller steps than our tiny base: 2e-4 is usual for LoRA. The small model only takes six of them.
 
 # %%
-settings = dict(model=MODEL, letter_options=True, learning_rate=2e-4, epsilon=0.02)
+settings = {
+    "model": MODEL, "encoding.letter_options": True,
+    "optim.learning_rate": 2e-4, "consolidation.max_drop": 0.02,
+}
 if REAL:
-    settings |= dict(tokens=400_000, rows=16, micro_batches=4, self_prompts=200, memory_size=600)
+    settings |= {
+        "optim.max_tokens": 400_000, "optim.batch_size": 16,
+        "long_term.self_prompts": 200, "long_term.size": 600,
+    }
 else:
-    settings |= dict(max_steps=6, rows=8, self_prompts=0)
-report = train_icft(settings, "run", data)
+    settings |= {"optim.max_steps": 6, "optim.batch_size": 8, "long_term.self_prompts": 0}
+runtime = RuntimeConfig(micro_batches=4 if REAL else 1)
+report = train_icft(settings, "run", data, runtime=runtime)
 
 # %%
-pd.DataFrame(report["stages"])[["name", "steps", "new_rows", "promoted", "memory_rows", "tokens"]]
+pd.DataFrame(report["stages"])[["name", "steps", "new_examples", "promoted", "memory_examples", "tokens"]]
 
 # %%
 # NBVAL_CHECK_OUTPUT
 cost, losses = report["cost"], pd.DataFrame(report["losses"])
-weight = report["config"]["consistency_weight"]
+weight = report["config"]["loss"]["consistency_weight"]
 gap = losses["total"] - weight * losses["consistency"] - losses["task"] - losses["fine_tune"]
 print("total = weight · consistency + task + fine-tune:", bool(gap.abs().max() < 1e-3))
-print("kinds of rows trained on:", sorted(report["rows"]))
+print("kinds of examples trained on:", sorted(report["examples"]))
 print("LoRA parameters as predicted:", cost["trainable_parameters"] == predicted["two adapters"] / 8)
 
 # %%
@@ -639,31 +644,31 @@ where = "the GPU" if hardware()["device"] == "cuda" else "the whole process, lib
 print(f"peak of {where}: {cost['peak_memory_bytes'] / 2**30:.2f} GiB; {cost['seconds']:.0f} s")
 
 # %% [markdown]
-# On the GPU it should stay below the first bar of the figure, which reckons with 1,600 tokens a pass: most have fewer.
-# On a CPU it says little: torch and its friends alone take most of it. (Of the kinds of rows, `trusted` have a right
-# answer, `weak_question` only a posterior.)
+# On the GPU it should stay below the first bar of the figure, which assumes 1,600 tokens a pass: most have fewer.
+# On a CPU it says little: torch and its friends alone take most of it. (Of the kinds of examples, `trusted` have a
+# right answer, `weak_question` only a posterior.)
 #
 # ## 6 · Is it better?
 #
-# A score alone says nothing. It needs a **baseline**, what one gets without reading: guessing, 1 in 4, or always
-# giving the commonest answer. And it needs an **interval**, for another test of the same size would have given another
-# score.
+# A score alone says nothing. It needs a **baseline**, what one gets without reading: the chance level, 1 in 4, or the
+# score of always giving the most frequent answer. And it needs an **interval**, for another test of the same size
+# would have given another score.
 
 # %%
 model, tokenizer = load_run("run")
-encoder = Encoder(tokenizer, report["config"]["max_length"], letter_options=True)
+encoder = Encoder(tokenizer, **report["config"]["encoding"])
 
 
 def right(adapter):
-    """{id: 1 if the likeliest letter is the right one, else 0}; adapter None is the bare base."""
+    """{id: 1 if the most likely letter is the right one, else 0}; adapter None is the bare base."""
     with use_adapter(model, adapter):
         scores = option_scores(model, data.test, encoder)
-    return {row["id"]: int(one.argmax() == row["label"]) for row, one in zip(data.test, scores)}
+    return {example["id"]: int(one.argmax() == example["label"]) for example, one in zip(data.test, scores)}
 
 
 items = {"base": right(None), "trained": right("default")}
-sets = {"MedMCQA": [row["id"] for row in data.test if row["topic"] != "pubmedqa"],
-        "PubMedQA": [row["id"] for row in data.test if row["topic"] == "pubmedqa"]}
+sets = {"MedMCQA": [example["id"] for example in data.test if example["topic"] != "pubmedqa"],
+        "PubMedQA": [example["id"] for example in data.test if example["topic"] == "pubmedqa"]}
 
 
 # %%
@@ -673,10 +678,11 @@ def share_right(right):
     return f"{sum(right) / len(right):.2f} [{low:.2f}, {high:.2f}]"
 
 
-asked = [row["label"] for row in data.test if row["topic"] == "pubmedqa"]
-floor = {"MedMCQA": "1/4, by guessing", "PubMedQA": f"{max(map(asked.count, asked)) / len(asked):.2f}, commonest"}
-pd.DataFrame([{"set": key, "n": len(ids), "baseline": floor[key],
-               **{who: share_right([one[i] for i in ids]) for who, one in items.items()},
+gold = [example["label"] for example in data.test if example["topic"] == "pubmedqa"]
+frequent = max(map(gold.count, gold)) / len(gold)
+baseline = {"MedMCQA": "1/4, chance level", "PubMedQA": f"{frequent:.2f}, most frequent answer"}
+pd.DataFrame([{"set": key, "n": len(ids), "baseline": baseline[key],
+               **{name: share_right([one[i] for i in ids]) for name, one in items.items()},
                "p": mcnemar_exact(*([one[i] for i in ids] for one in items.values()))}
               for key, ids in sets.items()]).set_index("set").round(3)
 
@@ -692,13 +698,13 @@ for n in (8, 500):
     print(f"{n} questions, half of them right: the interval is {high - low:.2f} wide")
 
 # %% [markdown]
-# Nothing can be. With 500 questions one run's score is sure to some ±4.5 points; two runs on the *same* questions can
-# be told apart more finely, by McNemar or a paired bootstrap (lesson 09). Before you claim a gain of one point, count
-# your questions (exercise 3).
+# Nothing can be. With 500 questions one run's score is known to some ±4.5 points; two runs on the *same* questions can
+# be distinguished more finely, by McNemar or a paired bootstrap (lesson 09). Before you claim a gain of one point,
+# count your questions (exercise 3).
 #
 # ## 7 · Take it with you
 #
-# An **adapter** is small and needs its base beside it. It is in peft's own format: the next cell uses nothing of ours.
+# An **adapter** is small and needs its base. It is in peft's own format: the next cell uses nothing of ours.
 # **Merged** weights are a model of their own, for any program that runs Qwen3.
 
 # %%
@@ -708,12 +714,12 @@ size = {folder.name: sum(file.stat().st_size for file in folder.rglob("*.safeten
 print({key: f"{value / 2**20:.1f} MiB" for key, value in size.items()})
 
 # %% [markdown]
-# The adapter was trained beside *rounded* weights, and has learned to make up for their rounding. So the package
-# unpacks the 4-bit weights to plain numbers, adds B·A to them, and never rounds again. **Predict**: how far apart are
-# the outputs of the two?
+# The adapter was trained on top of *rounded* weights, and has learned to make up for their rounding. So the package
+# dequantizes the 4-bit weights, adds B·A to them, and never rounds again. **Predict**: how far apart are the outputs
+# of the two?
 
 # %%
-batch = join_batch([encoder(row) for row in data.test.select(range(8))], 0, head_weight(model).device)
+batch = join_batch([encoder(example) for example in data.test.select(range(8))], 0, head_weight(model).device)
 
 
 @torch.no_grad()
@@ -741,7 +747,7 @@ print("merged, none of it is in 4 bits:", not any("quant" in key for key in alon
 # ## 8 · Say what it is
 #
 # A **model card** is the README that travels with weights: what they are for, what they are not, what was measured.
-# Every run writes one beside its adapter. Its first lines are for machines; the Hub reads them.
+# Every run writes one next to its adapter. Its first lines are for machines; the Hub reads them.
 
 # %%
 card = ModelCard.load(adapter / "README.md")
@@ -755,7 +761,7 @@ print("tables:", parts)
 print("warns:", "not medical advice" in card.text)
 
 # %% [markdown]
-# The licence reads *other*: the package cannot know that of your base and your data. You do: fill it in, with what
+# The license reads *other*: the package cannot know that of your base and your data. You do: fill it in, with what
 # you trained on. Qwen3 and MedMCQA are Apache-2.0, PubMedQA is MIT; all ask to be named.
 
 # %%
@@ -803,9 +809,9 @@ print(share(adapter, "your-name/model", token=None))
 #
 # ## What was shown
 #
-# - Two public formats became the package's rows; weak labels took the place of PubMedQA's own.
+# - Two public formats became the package's examples; weak labels took the place of PubMedQA's own.
 # - A budget made from shapes alone held within a few per cent, part by part, and on a whole step.
-# - Activations rule it; 16-bit computing saves a tenth of them, more micro-batches save as much as you like.
+# - Activations dominate it; 16-bit computing saves a tenth of them, more micro-batches save as much as you like.
 # - A score came with its baseline and its interval, and with a dozen questions showed nothing.
 # - Merged weights and the adapter answer alike; the card says what they are.
 
@@ -817,7 +823,7 @@ print(share(adapter, "your-name/model", token=None))
 # ### 1 · How many micro-batches? (easy, 5 minutes)
 #
 # A step has `tokens` tokens. All that does not depend on them takes `fixed` GiB, each token of a forward pass
-# `per_token` GiB. Into how many micro-batches must the step be cut to stay within `usable` GiB?
+# `per_token` GiB. Into how many micro-batches must the step be split to stay within `usable` GiB?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -850,26 +856,26 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 2 · A third format (middle, 8 minutes)
+# ### 2 · A third format (medium, 8 minutes)
 #
 # MedQA (USMLE questions) comes as `question`, `options`, a dict from letter to text, and `answer_idx`, a letter. Turn
-# one of its rows into a row that the package reads.
+# one of its examples into one that the package reads.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def from_medqa(row):
+def from_medqa(example):
     """A dict with "question", "choices" (texts) and "answer" (the right one's text)."""
     return ...
 
 
 usmle = [dict(question="Which organ makes bile?", options=dict(A="pancreas", B="liver", C="spleen"), answer_idx="B"),
          dict(question="Which vitamin do we make in sunlight?", options=dict(C="A", B="B", A="D"), answer_idx="A")]
-answers = [from_medqa(row) for row in usmle]
+answers = [from_medqa(example) for example in usmle]
 if ... in answers:
     print("Your turn.")
 else:
     try:
-        read = [row["responses"][row["label"]] if row["label"] >= 0 else "none" for row in read_examples(answers)]
+        read = [one["responses"][one["label"]] if one["label"] >= 0 else "none" for one in read_examples(answers)]
     except (ICFTError, KeyError, TypeError, AttributeError) as error:
         read = [f"{type(error).__name__}: {error}"]
     print("Right." if read == ["liver", "D"] else f"Not yet: the right answers are read as {read}.")
@@ -877,22 +883,23 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `row["options"].values()` are the texts. Give the answer's text, not its letter: "A" is itself an option of the
+# `example["options"].values()` are the texts. Give the answer's text, not its letter: "A" is itself an option of the
 # second question.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def from_medqa(row):
-#     options = row["options"]
-#     return dict(question=row["question"], choices=list(options.values()), answer=options[row["answer_idx"]])
+# def from_medqa(example):
+#     options = example["options"]
+#     answer = options[example["answer_idx"]]
+#     return dict(question=example["question"], choices=list(options.values()), answer=answer)
 # ```
 #
 # </details>
 
 # %% [markdown]
-# ### 3 · How many questions? (middle, 6 minutes)
+# ### 3 · How many questions? (medium, 6 minutes)
 #
 # Half of the answers are right. How many questions must a test have for its 95 % interval to reach `half` to either
 # side? Use the normal curve: 1.96 standard errors, and a share p of n has the standard error √(p(1 − p)/n).

@@ -16,7 +16,7 @@
 # # 11 · Scaling out
 #
 # One GPU is enough for the models of this course. With two you go twice as fast, or hold a model that fits
-# neither; with a million rows other things break than with a thousand. Today you train with two processes, for
+# neither; with a million examples other things break than with a thousand. Today you train with two processes, for
 # real, on the CPU, check that they agree with one, and work out what larger models and data would take.
 
 # %% [markdown]
@@ -24,17 +24,17 @@
 #
 # - write data-parallel training by hand, and say why a mean of means is wrong;
 # - launch a run on several processes, and check it against one;
-# - choose between copies (DDP) and shares (FSDP) by arithmetic;
+# - choose between replicas (DDP) and shards (FSDP) by arithmetic;
 # - write an FSDP-QLoRA configuration and have it checked;
 # - say what grows with the data and what does not.
 #
-# **You need** lessons 04 (NF4, LoRA), 05 (memory), 06 (how losses are normalised) and 10 (the memory budget).
+# **You need** lessons 04 (NF4, LoRA), 05 (memory), 06 (how losses are normalized) and 10 (the memory budget).
 
 # %% [markdown]
 # {{budget}}
 #
 # Where the text says **predict**, write down a guess first. The course's paper does not speak of several GPUs: how
-# its memories are kept alike is *our reading*. The medical rows are teaching material, **not medical advice**. All
+# its memories stay identical is *our reading*. The medical examples are teaching material, **not medical advice**. All
 # of it runs on the CPU, on Colab too, and takes two processes of a gigabyte each.
 
 # %% [markdown]
@@ -71,11 +71,9 @@ from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig
 
 import icft_lite
-from icft_lite import bundle_from_files, load_base, load_samples, train_icft
+from icft_lite import Encoder, add_adapters, bundle_from_files, load_base, load_samples, train_icft
 from icft_lite.data.samples import samples_dir
-from icft_lite.modeling.adapters import add_adapters
 from icft_lite.modeling.base import load_tokenizer
-from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.packing import group_by_length, place_sequences
 from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
 from icft_lite.utils.hardware import peak_memory
@@ -89,14 +87,14 @@ os.chdir(tempfile.mkdtemp())  # every file of this lesson goes to a folder of it
 # ## 1 · Two processes by hand
 #
 # **Data-parallel** training copies the model into every **process** (a program of its own, with its own GPU). Each
-# takes its share of a batch and computes a gradient; the gradients are joined; each takes the same step. So the copies
-# stay alike, and nobody has to send weights.
+# takes its part of a batch and computes a gradient; the gradients are joined; each takes the same step. So the replicas
+# stay identical, and nobody has to send weights.
 
 # %% [markdown]
 # Processes share no memory: they send messages. **All-reduce** is the one message that is needed: everybody gives a
 # tensor, everybody receives the sum. (*gloo* does it on CPUs, *nccl* on GPUs.) A process's number is its **rank**.
 #
-# Here a batch has 12 tokens, and the split is unfair, as real rows are: rank 0 gets 3 of them, rank 1 gets 9.
+# Here a batch has 12 tokens, and the split is unfair, as with real examples: rank 0 gets 3 of them, rank 1 gets 9.
 
 # %%
 SETUP = '''
@@ -132,8 +130,8 @@ dist.all_reduce(total)  # first agree on the number of tokens of the whole batch
 sums = gradient(model, x, y, total)
 dist.all_reduce(sums)  # ... then add up
 
-copies = torch.nn.parallel.DistributedDataParallel(model)  # averages gradients while it goes backward
-by_torch = gradient(copies, x, y, total / ranks)
+replica = torch.nn.parallel.DistributedDataParallel(model)  # averages gradients while it goes backward
+by_torch = gradient(replica, x, y, total / ranks)
 if dist.get_rank() == 0:
     torch.save(dict(means=means, sums=sums, by_torch=by_torch), "gradients.pt")
 dist.barrier()
@@ -141,7 +139,7 @@ os._exit(0)  # at once: at an ordinary end, gloo's threads abort the process now
 '''
 
 # %% [markdown]
-# `torchrun` starts the script twice and tells each copy its rank. **Predict**: which of the three results equals
+# `torchrun` starts the script twice and gives each process its rank. **Predict**: which of the three results equals
 # the gradient of the whole batch in one process?
 
 # %%
@@ -168,13 +166,13 @@ for name, gradient in found.items():
     print(f"{name:8} equals the whole batch's, to 1e-5: {gap < 1e-5}; off by more than 5 %: {gap > 0.05}")
 
 # %% [markdown]
-# A mean of means gives each of rank 0's three tokens three times the weight of rank 1's nine. The mend is to divide
+# A mean of means gives each of rank 0's three tokens three times the weight of rank 1's nine. The fix is to divide
 # by the count of the *whole* batch and then to add. torch's own wrapper, `DistributedDataParallel` (**DDP**), averages,
 # so its loss must be divided by ranks times less. (For years many trainers had this wrong, as with gradient
 # accumulation, lesson 06: it is the same sum, over processes instead of micro-batches.)
 
 # %% [markdown]
-# The package does the second: every micro-batch carries the three denominators of its whole step, whoever runs it, so
+# The package does the second: every micro-batch carries the three normalizers of its whole step, whoever runs it, so
 # gradients need only be added. What goes over the wire is the adapter's gradient alone, never the frozen base's.
 #
 # **Predict** how many times less that is for a 0.6 B model with rank 32.
@@ -189,28 +187,32 @@ print(f"{base_parameters / lora:.0f} times less")
 # %% [markdown]
 # ## 2 · A real run on two processes
 #
-# Now the whole method: labels, curriculum, both memories, consolidation. A few rows of each topic are enough to see
-# whether everything is kept alike.
+# Now the whole method: labels, curriculum, both memories, consolidation. A few examples of each topic are enough to
+# see whether everything stays identical.
 
 # %%
-def some_rows(name, each):
-    """The first `each` rows of every topic of a bundled file, as JSON lines."""
-    seen, keep = {}, []
+def some_examples(name, each):
+    """The first `each` examples of every topic of a bundled file, as JSON lines."""
+    seen, lines = {}, []
     for line in (samples_dir() / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
         topic = json.loads(line)["topic"]
         seen[topic] = seen.get(topic, 0) + 1
-        keep += [line] if seen[topic] <= each else []
-    return "\n".join(keep) + "\n"
+        lines += [line] if seen[topic] <= each else []
+    return "\n".join(lines) + "\n"
 
 
 # %%
-Path("medical.jsonl").write_text(some_rows("medical_train", 3) + some_rows("medical_pool_questions", 3))
-Path("general.jsonl").write_text(some_rows("general_memory", 3))
-settings = dict(max_steps=4, rows=6, lora_rank=4, lora_alpha=8, self_prompts=0, memory_size=40)
+medical = some_examples("medical_train", 3) + some_examples("medical_pool_questions", 3)
+Path("medical.jsonl").write_text(medical)
+Path("general.jsonl").write_text(some_examples("general_memory", 3))
+settings = {
+    "optim.max_steps": 4, "optim.batch_size": 6, "adapter.rank": 4, "adapter.alpha": 8,
+    "long_term.self_prompts": 0, "long_term.size": 40,
+}
 
 # %% [markdown]
-# `rows` counts the rows of *one* process: two make a step of twelve. So one process with `rows=12` must come to
-# the same: same losses, same memory, same adapter. **Predict** to how many digits.
+# `optim.batch_size` is the batch size of *one* process: two processes make a step of twelve examples. So one process
+# with a batch size of 12 must come to the same: same losses, same memory, same adapter. **Predict** to how many digits.
 
 # %%
 flags = [flag for name, value in settings.items() for flag in ("--set", f"{name}={value}")]
@@ -219,10 +221,10 @@ _ = launch("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", 
 two = json.loads(Path("two/report.json").read_text())
 
 # %%
-one = train_icft({**settings, "rows": 12}, "one", bundle_from_files(["medical.jsonl"], ["general.jsonl"]),
+one = train_icft({**settings, "optim.batch_size": 12}, "one", bundle_from_files(["medical.jsonl"], ["general.jsonl"]),
                  progress=False)
-table = pd.DataFrame({f"{name}, {who}": run["losses"][name] for name in ("consistency", "task", "fine_tune")
-                      for who, run in (("one", one), ("two", two))})
+table = pd.DataFrame({f"{name}, {processes}": run["losses"][name] for name in ("consistency", "task", "fine_tune")
+                      for processes, run in (("one", one), ("two", two))})
 table.round(4)
 
 # %%
@@ -230,7 +232,7 @@ table.round(4)
 gaps = [np.abs(np.array(one["losses"][name]) - two["losses"][name]).max()
         for name in ("total", "consistency", "task", "fine_tune")]
 print("all losses of all steps equal, to 1e-4:", bool(max(gaps) < 1e-4))
-for key in ("new_rows", "promoted", "memory_rows", "steps"):
+for key in ("new_examples", "promoted", "memory_examples", "steps"):
     print(f"{key} equal in every stage:", [s[key] for s in one["stages"]] == [s[key] for s in two["stages"]])
 weights = [load_file(f"{name}/adapter/adapter_model.safetensors") for name in ("one", "two")]
 apart = max(float((weights[0][key] - weights[1][key]).abs().max()) for key in weights[0])
@@ -238,11 +240,11 @@ print("adapters equal, to 1e-3:", apart < 1e-3)
 
 # %% [markdown]
 # Not to the last bit: sums were added up in another order, and floating-point sums depend on it. (L_task is 0
-# throughout: no unsure question came in four steps.)
+# throughout: no uncertain question came in four steps.)
 #
-# Three things keep the memories alike. The *plan* of a stage is a pure function of the seed, so all processes draw the
-# same rows. All take the same optimiser step, so the slow adapter is the same average everywhere. And what a decision
-# hangs on (scores, labels, generated text, files) the first process alone works out, and tells the others.
+# Three things keep the memories identical. The *plan* of a stage is a pure function of the seed, so all processes draw
+# the same examples. All take the same optimizer step, so the slow adapter is the same average everywhere. And what a
+# decision depends on (scores, labels, generated text, files) the first process alone computes, and sends to the others.
 
 # %% [markdown]
 # On two GPUs the line is `accelerate launch --num_processes 2 -m icft_lite.cli train …`; `torchrun --nproc_per_node 2
@@ -266,10 +268,10 @@ for serial in (0.0, 0.1, 0.3):
     print(f"{serial:.0%} not split:", {n: round(speed_up(serial, n), 1) for n in (2, 4, 8)})
 
 # %% [markdown]
-# ## 3 · Copies or shares
+# ## 3 · Replicas or shards
 #
-# Copies save time, not memory: every GPU holds everything. **FSDP** (fully sharded data parallel) cuts weights,
-# gradients and optimiser state into shares, one for each GPU. A layer's weights are gathered just before it runs and
+# Replicas save time, not memory: every GPU holds everything. **FSDP** (fully sharded data parallel) divides weights,
+# gradients and optimizer state into shards, one for each GPU. A layer's weights are gathered just before it runs and
 # dropped after it; more messages, less memory.
 #
 # How much do models of 1 to 70 billion parameters take? Per parameter of the base, without activations:
@@ -292,20 +294,20 @@ MODELS = {  # hidden, layers, MLP width, query heads × width, key heads × widt
     "Llama-3-70B": (8192, 80, 28672, 8192, 1024, 128256, 2)}
 
 
-def counts(H, layers, I, Q, K, vocabulary, copies, rank=32):  # noqa: E741
+def counts(H, layers, I, Q, K, vocabulary, matrices, rank=32):  # noqa: E741
     """(parameters of the layers, of the embeddings, of one LoRA adapter)."""
     sides = [(H, Q), (H, K), (H, K), (Q, H), (H, I), (H, I), (I, H)]
-    return (layers * sum(a * b for a, b in sides), copies * vocabulary * H,
+    return (layers * sum(a * b for a, b in sides), matrices * vocabulary * H,
             layers * rank * sum(a + b for a, b in sides))
 
 
 def per_gpu(shape, method, gpus=1, rank=32):
-    """GiB on each GPU: `full` and `qlora` in copies, or `qlora` in shares (`fsdp`). No activations."""
+    """GiB on each GPU: `full` and `qlora` as replicas, or `qlora` in shards (`fsdp`). No activations."""
     layers, embeddings, lora = counts(*shape, rank=rank)
     if method == "full":
         return 16 * (layers + embeddings) / 2**30
     held = 4.127 / 8 * layers + 2 * embeddings + 36 * lora
-    if method == "fsdp":  # its share; and gathered: the embeddings, one layer at a time (as if all in 16 bits at once)
+    if method == "fsdp":  # its shard; and gathered: the embeddings, one layer at a time (as if all in 16 bits at once)
         held = held / gpus + 2 * embeddings + 2 * layers / shape[1]
     return held / 2**30
 
@@ -319,14 +321,14 @@ with matplotlib.rc_context(RC):
     axis = figure.subplots()
 billions = [sum(counts(*shape)[:2]) / 1e9 for shape in MODELS.values()]
 for label, method, gpus, color, mark in (
-        ("full fine-tuning, copies", "full", 1, GREY, "o"), ("QLoRA, copies (DDP)", "qlora", 1, MEDICAL, "s"),
-        ("QLoRA in shares, 2 GPUs", "fsdp", 2, GENERAL, "^"), ("QLoRA in shares, 8 GPUs", "fsdp", 8, "#009e73", "D")):
+        ("full fine-tuning, replicas", "full", 1, GREY, "o"), ("QLoRA, replicas (DDP)", "qlora", 1, MEDICAL, "s"),
+        ("QLoRA in shards, 2 GPUs", "fsdp", 2, GENERAL, "^"), ("QLoRA in shards, 8 GPUs", "fsdp", 8, "#009e73", "D")):
     axis.plot(billions, [per_gpu(s, method, gpus) for s in MODELS.values()], mark + "-", color=color, label=label)
 for size, name in ((14.5, "T4"), (24, "24 GB card"), (80, "80 GB card")):
     axis.axhline(size, color=INK, **DASHED)
     axis.text(0.52, size * 1.06, name, color=INK, fontsize=9)
 ticks, levels = [0.6, 1.7, 4, 8, 14, 32, 70], [1, 10, 100, 1000]
-axis.set(xscale="log", yscale="log", xlabel="parameters (billions)", title="Copies and shares",
+axis.set(xscale="log", yscale="log", xlabel="parameters (billions)", title="Replicas and shards",
          ylabel="memory per GPU (GiB),\nwithout activations")
 axis.set_xticks(ticks, ticks)
 axis.set_yticks(levels, levels)
@@ -337,23 +339,23 @@ Image(png(figure), width=640)
 # %%
 # NBVAL_CHECK_OUTPUT
 def largest(method, gpus, room):
-    """The largest model that fits into `room` GiB, a third of it kept for activations."""
+    """The largest model that fits into `room` GiB, a third of it left free for activations."""
     return max((name for name, shape in MODELS.items() if per_gpu(shape, method, gpus) < room * 2 / 3),
                key=list(MODELS).index, default="none")
 
 
 for text, method, gpus, room in (("full, one 80 GB card", "full", 1, 80), ("QLoRA, one T4", "qlora", 1, 14.5),
-                                 ("QLoRA, one 24 GB card", "qlora", 1, 24), ("shares, 2 × 24 GB", "fsdp", 2, 24),
-                                 ("shares, 8 × 24 GB", "fsdp", 8, 24)):
+                                 ("QLoRA, one 24 GB card", "qlora", 1, 24), ("shards, 2 × 24 GB", "fsdp", 2, 24),
+                                 ("shards, 8 × 24 GB", "fsdp", 8, 24)):
     print(f"{text:22} {largest(method, gpus, room)}")
 
 # %% [markdown]
-# (The third kept free holds some 480 tokens a pass of the 8 B, by lesson 10's count: one long row.)
+# (The third left free holds some 480 tokens a pass of the 8 B, by lesson 10's count: one long example.)
 #
-# Shares help little where a 4-bit base is small anyway; what they buy is the way to 70 billion. And what is gathered
+# Shards help little where a 4-bit base is small anyway; what they buy is the way to 70 billion. And what is gathered
 # does not shrink, however many GPUs there are. A look from outside: for Llama-2-70B (a vocabulary of 32,000), rank 8,
-# two rows of 2,048 tokens, peft's documentation measured 35.6 GB on each of two GPUs. **Predict**: is our sum above
-# that, or below?
+# two sequences of 2,048 tokens, peft's documentation measured 35.6 GB on each of two GPUs. **Predict**: is our sum
+# above that, or below?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -361,12 +363,12 @@ llama_2 = (8192, 80, 28672, 8192, 1024, 32_000, 2)
 print(f"ours: {per_gpu(llama_2, 'fsdp', 2, rank=8) * 1.074:.1f} GB")
 
 # %% [markdown]
-# The rest is activations, and what libraries keep: ours is a lower bound.
+# The rest is activations, and what libraries allocate: ours is a lower bound.
 
 # %% [markdown]
 # ## 4 · FSDP-QLoRA, checked
 #
-# FSDP glues the parameters of a unit into *one flat vector* and cuts it into equal shares. A vector has one dtype.
+# FSDP joins the parameters of a unit into *one flat vector* and divides it into equal shards. A vector has one dtype.
 # NF4 weights are bytes, adapters are not; so bitsandbytes can **store** its bytes under another name.
 #
 # **Predict**: what becomes of a weight's values if its bytes are called bfloat16?
@@ -382,24 +384,24 @@ for storage, packed in stored.items():
     print(f"{str(storage):15} {packed.numel():5,} numbers, the same {packed.data.nbytes:,} bytes: {same}")
 
 # %% [markdown]
-# Nothing: nobody ever adds or multiplies these "numbers". They are a box to send bytes in. Cut in two, sent, and glued
-# together again, they are the same weight:
+# Nothing: nobody ever adds or multiplies these "numbers". They are a box to send bytes in. Divided in two, sent, and
+# joined again, they are the same weight:
 
 # %%
 # NBVAL_CHECK_OUTPUT
 packed = stored[torch.bfloat16]
-shares = packed.data.flatten().chunk(2)  # each of two GPUs keeps one of them
-gathered = torch.cat(shares).view(packed.shape)
+shards = packed.data.flatten().chunk(2)  # each of two GPUs holds one of them
+gathered = torch.cat(shards).view(packed.shape)
 back = [bnb.functional.dequantize_4bit(data.view(torch.uint8), packed.quant_state) for data in (packed.data, gathered)]
-print(f"{shares[0].nbytes:,} bytes each; the gathered weight is the same: {torch.equal(*back)}")
+print(f"{shards[0].nbytes:,} bytes each; the gathered weight is the same: {torch.equal(*back)}")
 
 # %% [markdown]
-# Enough by hand. torch's FSDP runs on CPUs too, so here is one QLoRA layer in shares, in two processes: a 4-bit
+# Enough by hand. torch's FSDP runs on CPUs too, so here is one QLoRA layer in shards, in two processes: a 4-bit
 # weight and an adapter, one step on half of the batch each, against the same step in one process. Trained parts are
 # units of their own, for a flat vector is trained as a whole or not at all.
 
 # %%
-SHARES = '''
+SHARDS = '''
 import functools
 import json
 
@@ -432,7 +434,7 @@ policy = functools.partial(lambda_auto_wrap_policy, lambda_fn=trained)
 '''
 
 # %%
-RUN = SHARES + '''
+RUN = SHARDS + '''
 import os
 
 dist.init_process_group("gloo")
@@ -443,7 +445,7 @@ step(alone, x, len(x))  # the whole batch in one process
 
 options = dict(device_id=torch.device("cpu"), use_orig_params=False, auto_wrap_policy=policy)
 layer = FSDP(Layer(torch.float32), **options)
-found = dict(alone=sum(p.nbytes for p in alone.parameters()), shared=sum(p.nbytes for p in layer.parameters()))
+found = dict(alone=sum(p.nbytes for p in alone.parameters()), shard=sum(p.nbytes for p in layer.parameters()))
 step(layer, x[3 * rank:3 * rank + 3], len(x) / ranks)  # FSDP averages gradients, as DDP does
 with FSDP.summon_full_params(layer):  # gather, to compare
     pairs = [(getattr(layer, name).weight.detach(), getattr(alone, name).weight.detach()) for name in "AB"]
@@ -453,14 +455,14 @@ try:
 except ValueError as error:
     found["uint8"] = str(error)
 if rank == 0:
-    json.dump(found, open("shares.json", "w"))
+    json.dump(found, open("shards.json", "w"))
 dist.barrier()
 os._exit(0)  # at once: at an ordinary end, gloo's threads abort the process now and then (torch 2.13.0)
 '''
 
 # %%
-Path("shares.py").write_text(RUN)
-_ = launch("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "shares.py")
+Path("shards.py").write_text(RUN)
+_ = launch("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "shards.py")
 
 # %% [markdown]
 # **Predict** three things: how many bytes each process holds, how far apart the adapters are after the step, and what
@@ -468,10 +470,10 @@ _ = launch("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2
 
 # %%
 # NBVAL_CHECK_OUTPUT
-shared = json.loads(Path("shares.json").read_text())
-print(f"one process holds {shared['alone']:,} bytes, each of two {shared['shared']:,} before the step")
-print("the same adapter after the step, to 1e-5:", shared["gap"] < 1e-5)
-print("stored as uint8, FSDP refuses, for they are integers:", "integer" in shared["uint8"])
+found = json.loads(Path("shards.json").read_text())
+print(f"one process holds {found['alone']:,} bytes, each of two {found['shard']:,} before the step")
+print("the same adapter after the step, to 1e-5:", found["gap"] < 1e-5)
+print("stored as uint8, FSDP refuses, for they are integers:", "integer" in found["uint8"])
 
 # %% [markdown]
 # Here is the configuration for two GPUs, as a file for `accelerate launch --config_file fsdp.yaml`. Each line that
@@ -489,13 +491,13 @@ main_training_function: main
 use_cpu: false
 fsdp_config:
   fsdp_version: 1
-  fsdp_sharding_strategy: FULL_SHARD             # weights, gradients and optimiser in shares
+  fsdp_sharding_strategy: FULL_SHARD             # weights, gradients and optimizer in shards
   fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP  # one unit a layer; peft's own policy goes in its place
   fsdp_use_orig_params: false                    # else frozen weights take gradient memory too
   fsdp_cpu_ram_efficient_loading: true           # one process reads the weights, ...
   fsdp_sync_module_states: true                  # ... and sends them to the others
   fsdp_state_dict_type: SHARDED_STATE_DICT       # saves while training; FULL_STATE_DICT for the last save
-  fsdp_offload_params: false                     # true: shares rest in the computer's memory, slower
+  fsdp_offload_params: false                     # true: shards rest in the computer's memory, slower
 """
 Path("fsdp.yaml").write_text(CONFIG)
 DTYPE = torch.bfloat16
@@ -505,7 +507,7 @@ four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_
 # %% [markdown]
 # Without two GPUs this file cannot be run, but it can be *checked*. First, accelerate reads it with its own reader and
 # builds its own plugin; both refuse what they do not know. (Loading by one process needs a GPU to receive, so that
-# pair of lines is taken out on this machine.)
+# pair of lines is left out on this machine.)
 
 # %%
 def plugin(settings, **changes):
@@ -540,7 +542,7 @@ def problems(settings, quantization, dtype):
     loading = settings.get("fsdp_cpu_ram_efficient_loading"), settings.get("fsdp_sync_module_states")
     storage = quantization.bnb_4bit_quant_storage
     rules = {
-        "quant_storage must be a float: FSDP cuts no integers": storage.is_floating_point,
+        "quant_storage must be a float: FSDP shards no integers": storage.is_floating_point,
         "quant_storage must be the other parameters' dtype": storage == dtype,
         "use_orig_params must be false": settings.get("fsdp_use_orig_params") is False,
         "wrap by transformer layer": settings.get("fsdp_auto_wrap_policy") == "TRANSFORMER_BASED_WRAP",
@@ -556,16 +558,16 @@ def problems(settings, quantization, dtype):
 usual = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")  # stores bytes as uint8
 print("ours:", problems(read.fsdp_config, four_bit, DTYPE))
 print("the usual 4-bit settings:", problems(read.fsdp_config, usual, DTYPE))
-print("original parameters kept:", problems({**read.fsdp_config, "fsdp_use_orig_params": True}, four_bit, DTYPE))
+print("with original parameters:", problems({**read.fsdp_config, "fsdp_use_orig_params": True}, four_bit, DTYPE))
 
 # %% [markdown]
-# **The wrap policy.** Frozen and trained parameters must lie in different flat vectors. peft's
+# **The wrap policy.** Frozen and trained parameters must be in different flat vectors. peft's
 # `fsdp_auto_wrap_policy` makes a unit of every transformer layer, and one of every small layer that is trained.
 # **Predict**: which modules of our base, with adapters, become units?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-model = add_adapters(load_base("tiny", four_bit=False, device="cpu")[0], rank=4, alpha=8)
+model = add_adapters(load_base("tiny", load_in_4bit=False, device="cpu")[0], rank=4, alpha=8)
 policy = fsdp_auto_wrap_policy(model)
 units = {name: module for name, module in model.named_modules()
          if policy(module=module, recurse=False, nonwrapped_numel=0)}
@@ -587,40 +589,40 @@ print("frozen and trained never together:", all(len(flags(unit)) == 1 for unit i
 # In a training script that is one line before `trainer.train()`:
 # `trainer.accelerator.state.fsdp_plugin.auto_wrap_policy = fsdp_auto_wrap_policy(trainer.model)`.
 #
-# **How far this package goes.** It trains with copies, as in section 2. FSDP it does not support: scoring with and
+# **How far this package goes.** It trains with replicas, as in section 2. FSDP it does not support: scoring with and
 # without the adapter, averages of adapters and consolidation all touch whole weights. Use the configuration with a
 # plain fine-tuning script. The file was checked here; on GPUs it has *not been run*.
 
 # %% [markdown]
 # ## 5 · Large data
 #
-# With a million rows the first problem is not speed, but what must be held. What grows?
+# With a million examples the first problem is not speed, but what must be held. What grows?
 #
-# | part | grows with the rows? | held where |
+# | part | grows with the examples? | held where |
 # |---|---|---|
-# | reading | yes, time | row by row, into Arrow tables |
-# | weak pool, votes | yes | memory: some 1,500 bytes a row, and 1 a labelling function |
-# | label model, while it is fitted | yes | memory: 8 bytes a row, labelling function and option |
+# | reading | yes, time | one by one, into Arrow tables |
+# | weak pool, votes | yes | memory: some 1,500 bytes an example, and 1 a labelling function |
+# | label model, while it is fitted | yes | memory: 8 bytes an example, labelling function and option |
 # | encodings | yes | memory: 4 to 8 bytes a token, 16 more where it is supervised |
-# | difficulty, one forward pass | yes, time | 8 bytes a row |
-# | training | no if you set `tokens`; by default (`epochs`) yes, time | – |
-# | long-term memory, teachers' states | no: bounded by `memory_size` | memory; beyond `states_in_memory`, disk |
-# | scoring, consolidation | no: a file's validation and test have at most 1,000 groups of rows each | – |
+# | difficulty, one forward pass | yes, time | 8 bytes an example |
+# | training | no if you set `optim.max_tokens`; by default (`optim.num_epochs`) yes, time | – |
+# | long-term memory, teacher states | no: bounded by `long_term.size` | memory; beyond `teacher_memory_mib`, disk |
+# | scoring, consolidation | no: a file's validation and test have at most 1,000 groups of examples each | – |
 
 # %% [markdown]
-# **Padding.** A batch is as long as its longest row; short rows are filled up with padding that costs as much as
-# text. Rows of similar length together waste less; so do rows **packed** behind one another, each seeing only
-# itself. **Predict** by how much.
+# **Padding.** A batch is as long as its longest example; short ones are filled up with padding that costs as much as
+# text. Examples of similar length together waste less; so do examples **packed** into one row, with a block-diagonal
+# attention mask. **Predict** by how much.
 
 # %%
 encoder = Encoder(load_tokenizer("tiny"))
-rows = load_samples("medical_test").shuffle(seed=0).select(range(600))
-encoded = [encoder(row) for row in rows]
+examples = load_samples("medical_test").shuffle(seed=0).select(range(600))
+encoded = [encoder(example) for example in examples]
 
 
 # %%
 def padding(groups):
-    """The share of a batch's places that hold padding."""
+    """The share of a batch's positions that hold padding."""
     slots = sum(len(group) * max(encoded[i].length for i in group) for group in groups)
     return 1 - sum(encoded[i].length for group in groups for i in group) / slots
 
@@ -635,26 +637,26 @@ print(f"as they come {padding(as_they_come):.0%}, by length {padding(grouped):.0
 # NBVAL_CHECK_OUTPUT
 print("grouping saves more than four fifths of the padding:", padding(grouped) < padding(as_they_come) / 5)
 print("packing more than two thirds of it:", packed < padding(as_they_come) / 3)
-print("no row is lost:", sorted(i for group in grouped for i in group) == list(range(600)))
+print("no example is lost:", sorted(i for group in grouped for i in group) == list(range(600)))
 
 # %% [markdown]
-# The price of grouping is that batches are no longer random. So in training the package draws a step's rows by the
+# The price of grouping is that batches are no longer random. So in training the package draws a step's examples by the
 # curriculum, and packs them: gradients are the same (lesson 06), and most of the padding goes. In scoring it groups.
 #
-# **Teachers' states** are what takes space: one hidden state for each token of the long-term memory that L_consistency
-# covers (by default prompts' tokens too, except promoted rows'). As logits they would take far more.
+# **Teacher states** are what takes space: one hidden state for each token of the long-term memory that L_consistency
+# covers (by default prompt tokens too, except those of promoted examples). As logits they would take far more.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 table = pd.DataFrame({name: {"state, fp32 (KiB)": 4 * shape[0] / 1024, "logits, fp32 (KiB)": 4 * shape[5] / 1024,
-                             "3,000 rows of 60 tokens (GiB)": 3000 * 60 * 4 * shape[0] / 2**30,
-                             "a million rows (GiB)": 1e6 * 60 * 4 * shape[0] / 2**30}
+                             "3,000 examples of 60 tokens (GiB)": 3000 * 60 * 4 * shape[0] / 2**30,
+                             "a million examples (GiB)": 1e6 * 60 * 4 * shape[0] / 2**30}
                       for name, shape in MODELS.items()}).T
 print(table.round(1).to_string())
 
 # %% [markdown]
-# A memory of thousands fits easily; a million rows do not, at any model size. Two ways out: keep the memory small
-# (`memory_size`; lesson 05 showed how far a good choice goes), or leave the states on disk. A **memory-mapped** file
+# A memory of thousands fits easily; a million examples do not, at any model size. Two ways out: keep the memory small
+# (`long_term.size`; lesson 05 showed how far a good choice goes), or leave the states on disk. A **memory-mapped** file
 # looks like an array; the operating system reads only the pages that are touched.
 
 # %%
@@ -670,18 +672,20 @@ print(f"{Path('states.bin').stat().st_size:,} bytes on disk, {on_disk[wanted].nb
       np.array_equal(on_disk[wanted], states[wanted]))
 
 # %% [markdown]
-# The package does both: its buffer is bounded, and states beyond `states_in_memory` (1,024 MiB by default) stay in
-# files of the run's folder, memory-mapped. (A 16-bit copy halves them, at the error that lesson 06 measured.)
+# The package does both: its buffer is bounded, and states beyond `teacher_memory_mib` (1,024 by default) stay in
+# files of the run's folder, memory-mapped. (A 16-bit `teacher_dtype` halves them, at the error that lesson 06
+# measured.)
 #
 # ## What was shown
 #
-# - Gradients of shares must be divided by the whole batch's count, then added: a mean of means is another gradient.
-# - Two processes gave the losses, the memory and the adapter of one with twice the rows.
+# - Gradients of a batch's parts must be divided by the whole batch's count, then added: a mean of means is another
+#   gradient.
+# - Two processes gave the losses, the memory and the adapter of one with twice the batch size.
 # - Only LoRA's gradient travels, some thirty times less than all of it.
-# - Copies save time, shares save memory; what is not split sets the limit of both.
-# - FSDP-QLoRA stores its bytes as the dtype of everything else: in shares of half, the same step. The file for GPUs
-#   was checked, not run.
-# - With a million rows, what is bounded stays small; plan for what is not.
+# - Replicas save time, shards save memory; what is not split sets the limit of both.
+# - FSDP-QLoRA stores its bytes as the dtype of everything else: in two shards, the same step. The file for GPUs was
+#   checked, not run.
+# - With a million examples, what is bounded stays small; plan for what is not.
 
 # %% [markdown]
 # ## Exercises
@@ -720,25 +724,25 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 2 · Cut a vector into shares (middle, 8 minutes)
+# ### 2 · Divide a vector into shards (medium, 8 minutes)
 #
-# FSDP's shares are equally long, so the end is filled up with zeros. Write what one rank keeps.
+# FSDP's shards are equally long, so the end is filled up with zeros. Write what one rank holds.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def my_share(flat, rank, ranks):
-    """The share of a flat tensor that `rank` (from 0) of `ranks` keeps; all shares are equally long."""
+def my_shard(flat, rank, ranks):
+    """The shard of a flat tensor that `rank` (from 0) of `ranks` holds; all shards are equally long."""
     return ...
 
 
 answers = {}
 for size, ranks in ((10, 4), (8, 2), (3, 4)):
     flat = torch.arange(1.0, size + 1)
-    answers[size, ranks] = [my_share(flat, rank, ranks) for rank in range(ranks)]
-if any(share is ... for share in answers[8, 2]):
+    answers[size, ranks] = [my_shard(flat, rank, ranks) for rank in range(ranks)]
+if any(shard is ... for shard in answers[8, 2]):
     print("Your turn.")
 else:
-    fits = {key: len({len(share) for share in found}) == 1 and len(found[0]) == -(-key[0] // key[1])
+    fits = {key: len({len(shard) for shard in found}) == 1 and len(found[0]) == -(-key[0] // key[1])
             and torch.equal(torch.cat(found), F.pad(torch.arange(1.0, key[0] + 1), (0, -key[0] % key[1])))
             for key, found in answers.items()}
     print("Right." if all(fits.values()) else f"Not yet: {[key for key in fits if not fits[key]]} (size, ranks).")
@@ -752,16 +756,16 @@ else:
 # <details><summary>Solution</summary>
 #
 # ```python
-# def my_share(flat, rank, ranks):
+# def my_shard(flat, rank, ranks):
 #     return F.pad(flat, (0, -len(flat) % ranks)).chunk(ranks)[rank]
 # ```
 #
 # </details>
 
 # %% [markdown]
-# ### 3 · How many GPUs? (middle, 6 minutes)
+# ### 3 · How many GPUs? (medium, 6 minutes)
 #
-# The least number of GPUs of `room` GiB that hold a model in shares, with `activations` GiB to spare on each.
+# The least number of GPUs of `room` GiB that hold a model in shards, with `activations` GiB to spare on each.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -805,7 +809,7 @@ else:
 #   the backward pass; section 3.
 # - [PyTorch FSDP](https://arxiv.org/abs/2304.11277) (Zhao and others, 2023): flat parameters, gathering, and what they
 #   cost.
-# - [ZeRO](https://arxiv.org/abs/1910.02054) (Rajbhandari and others, 2019): the idea of shares; figure 1 is the whole
+# - [ZeRO](https://arxiv.org/abs/1910.02054) (Rajbhandari and others, 2019): the idea of shards; figure 1 is the whole
 #   of it.
 # - [FSDP with peft](https://huggingface.co/docs/peft/accelerate/fsdp) and [with
 #   bitsandbytes](https://huggingface.co/docs/bitsandbytes/fsdp_qlora): the rules checked above, with measured memory

@@ -1,33 +1,37 @@
-"""Labelling functions for PubMedQA (Jin et al., 2019): yes, no or maybe, from an abstract's conclusion.
+"""Labelling functions for PubMedQA (Jin et al., 2019), which vote yes, no or maybe from an abstract's conclusion.
 
-They read `prompt` (the question) and `long_answer` (the conclusion), nothing else of a row; they were
-written on the half of the expert-labelled questions that is not the test part. Labels mean the same in
-every row, so the label model is Dawid–Skene with full confusion, where an abstention counts as missing: an
-LF that only ever says "no" would tell it nothing, hence nearly all of these say either.
+The functions read `prompt` (the question) and `long_answer` (the conclusion) of an example and nothing else. They were
+written on the half of the expert-labelled questions that is not the test part.
+
+The labels mean the same in every example, so the label model is Dawid–Skene with full confusion. It counts an
+abstention as a missing vote and would learn nothing from a function that only ever votes "no". Most of the functions
+below therefore vote both "yes" and "no".
 """
 
 import re
+from typing import Any
 
 import numpy as np
 
+from icft_lite.data.schema import Example, Examples
 from icft_lite.errors import ICFTError
-from icft_lite.metrics import binomial_interval
-from icft_lite.weak.functions import apply_lfs, labeling_function, lf_analysis, to_records
-from icft_lite.weak.models import ABSTAIN, DawidSkene, MajorityVote
-from icft_lite.weak.pool import expected_calibration_error
+from icft_lite.metrics import expected_calibration_error
+from icft_lite.statistics import binomial_interval
+from icft_lite.weak.functions import LabelingFunction, apply_lfs, labeling_function, lf_analysis, to_records
+from icft_lite.weak.label_models import ABSTAIN, DawidSkene, MajorityVote
 
 YES, NO, MAYBE = 0, 1, 2
 LABELS = ("yes", "no", "maybe")
 
-_NOT = re.compile(
+_NEGATION = re.compile(
     r"\b(no|not|nor|neither|none|never|cannot|doesn't|didn't|lack of|lacks?|fail(s|ed)? to"
     r"|unable|unlikely|doubt|regardless|independent of|rather than|undisturbed|insufficient)\b"
 )
-_NOT_A_DENIAL = re.compile(
+_NOT_A_NEGATION = re.compile(
     r"\b(not only|whether or not|not withstanding|if not|not been|not necessarily"
     r"|had not|not an? new)\b"
 )
-_REVERSED = r"un(?:safe|necessary|reliable|related)|in(?:effective|accurate|sufficient)"
+_OPPOSITE = r"un(?:safe|necessary|reliable|related)|in(?:effective|accurate|sufficient)"
 _RELATION = r"associated|correlated|related|linked"
 _CLAIMS = (
     r"associat|predict|affect|influenc|improv|increas|reduc|safe|effectiv|effect|necess|need|useful"
@@ -38,77 +42,78 @@ _CLAIMS = (
 )
 
 
-def _says(pattern, text):
+def _matches(pattern: str, text: str) -> bool:
+    """Return whether the pattern matches at the beginning of a word."""
     return re.search(rf"\b(?:{pattern})", text) is not None
 
 
-def _denies(text):
-    return _NOT.search(_NOT_A_DENIAL.sub(" ", text)) is not None
+def _is_negated(text: str) -> bool:
+    """Return whether the text contains a negation, apart from phrases such as "not only"."""
+    return _NEGATION.search(_NOT_A_NEGATION.sub(" ", text)) is not None
 
 
-def _conclusion(row):
-    return row["long_answer"].lower().strip()
+def _conclusion(example: Example) -> str:
+    return example["long_answer"].lower().strip()
 
 
-def _sentences(row):
-    return [part for part in re.split(r"(?<=[.;?!])\s+", _conclusion(row)) if part] or [""]
+def _sentences(example: Example) -> list[str]:
+    """Return the sentences of the conclusion; at least one, which may be empty."""
+    return [part for part in re.split(r"(?<=[.;?!])\s+", _conclusion(example)) if part] or [""]
 
 
-def _words(text):
+def _word_stems(text: str) -> set[str]:
+    """Return the first six letters of each word of four letters or more."""
     return {word[:6] for word in re.findall(r"[a-z]{4,}", text.lower())}
 
 
-def _either(no, yes):
-    """NO or YES where exactly one kind of sign is there."""
+def _yes_or_no(no: bool, yes: bool) -> int:
+    """Return NO or YES if exactly one of the two kinds of evidence is present, else ABSTAIN."""
     return ABSTAIN if no == yes else NO if no else YES
 
 
 @labeling_function(source="general")
-def closest_sentence(row):
-    """Is the sentence that shares most words with the question a denial?"""
-    asked = _words(row["prompt"])
-    return NO if _denies(max(_sentences(row), key=lambda text: len(_words(text) & asked))) else YES
+def closest_sentence(example: Example) -> int:
+    """Vote no if the sentence that has the most words in common with the question is negated, else yes."""
+    question = _word_stems(example["prompt"])
+    return NO if _is_negated(max(_sentences(example), key=lambda text: len(_word_stems(text) & question))) else YES
 
 
 @labeling_function(source="general")
-def echoed_claim(row):
-    """Does the conclusion take up a claim word of the question, and is there a denial close to it?"""
-    asked = "|".join(re.findall(rf"\b({_CLAIMS})", row["prompt"].lower()))
-    for sentence in _sentences(row) if asked else ():
-        if found := re.search(rf"\b({asked})", sentence):
-            near = sentence[max(0, found.start() - 60) : found.end() + 30]
-            return NO if _denies(near) or _says(_REVERSED, sentence) else YES
+def echoed_claim(example: Example) -> int:
+    """Vote by whether the conclusion negates the claim of the question (effective, safe, …) where it repeats it."""
+    claims = "|".join(re.findall(rf"\b({_CLAIMS})", example["prompt"].lower()))
+    for sentence in _sentences(example) if claims else ():
+        if found := re.search(rf"\b({claims})", sentence):
+            nearby = sentence[max(0, found.start() - 60) : found.end() + 30]
+            return NO if _is_negated(nearby) or _matches(_OPPOSITE, sentence) else YES
     return ABSTAIN
 
 
 @labeling_function(source="statistics")
-def finding(row):
-    """A null result, or an association, a risk factor, an increase."""
-    text = _conclusion(row)
-    if _says(
+def finding(example: Example) -> int:
+    """Vote no for a null result; yes for an association, a risk factor or an increase."""
+    text = _conclusion(example)
+    if _matches(
         r"(?:not|no|nor|neither|lack of|little)\b[^.;]{0,40}\b(?:significan|differ|associat|correlat"
         r"|relat|effect|affect|influenc|evidence|support|benefi|improv|predict|increas|reduc|role|chang"
         r"|impact)",
         text,
     ):
         return NO
-    return (
-        YES
-        if _says(
-            rf"(?:was|were|is|are|be|significantly|strongly|independently"
-            rf"|positively)\s+(?:\w+ly )?(?:{_RELATION})|risk factor|predicts|predictors? of"
-            r"|improves?\b|reduces?\b|increases?\b|increased|higher|contributes?|influences?\b"
-            r"|plays?\b|results? in|leads? to",
-            text,
-        )
-        else ABSTAIN
-    )
+    if _matches(
+        rf"(?:was|were|is|are|be|significantly|strongly|independently|positively)\s+(?:\w+ly )?(?:{_RELATION})"
+        r"|risk factor|predicts|predictors? of|improves?\b|reduces?\b|increases?\b|increased|higher|contributes?"
+        r"|influences?\b|plays?\b|results? in|leads? to",
+        text,
+    ):
+        return YES
+    return ABSTAIN
 
 
 @labeling_function(source="clinical")
-def judgement(row):
-    """Is something judged poor, needless or not recommended; or safe, useful, feasible?"""
-    text = _conclusion(row)
+def judgement(example: Example) -> int:
+    """Vote no if something is judged poor, needless or not recommended; yes if safe, useful or feasible."""
+    text = _conclusion(example)
     poor = (
         r"insufficient (?:to|for|evid|clin|inf)|inadequate|disappoint|limited value|low yield"
         r"|unnecessary|cannot|questionable|not (?:be )?(?:an? )?(?:recommend|necessar|justif|useful"
@@ -123,106 +128,124 @@ def judgement(row):
         r"|viable|good|important|suitable)|can be (?:used|performed|done|safely)|well tolerated"
         r"|good alternative|is recommended"
     )
-    return _either(_says(poor, text), _says(good, text))
+    return _yes_or_no(_matches(poor, text), _matches(good, text))
 
 
 @labeling_function(source="statistics")
-def comparison(row):
-    """Two groups are alike or not: the answer depends on whether the question asks for likeness or for
-    change."""
-    text, asked = _conclusion(row), row["prompt"].lower()
-    alike = _says(
+def comparison(example: Example) -> int:
+    """Vote on questions that compare two groups: yes if the conclusion finds what the question asks for.
+
+    A question asks whether the groups are similar (as safe as) or different (better, affects). A conclusion finds
+    them similar or different. The function abstains where the question or the conclusion is unclear.
+    """
+    text, question = _conclusion(example), example["prompt"].lower()
+    found_similar = _matches(
         r"similar|comparable|equal|equivalent|same|identical|no (?:significant )?difference"
         r"|no more|regardless|(?:did|do|does) not (?:significantly )?differ",
         text,
     )
-    unlike = _says(
+    found_different = _matches(
         r"higher|lower|greater|better|worse|superior|inferior|more|less|differ|increase|decrease"
         r"|improve|reduce|longer|shorter|variab",
         text,
     )
-    asks_alike = _says(
+    asks_similar = _matches(
         r"same|similar|equivalent|equal|comparable|as (?:good|safe|effective)|safe|feasible"
         r"|alternative|suitable|replace|accurate|reliab",
-        asked,
+        question,
     )
-    asks_change = _says(
+    asks_different = _matches(
         r"differ|better|superior|affect|influence|impact|improve|increase|reduce|worse"
         r"|higher|more|effects?\b|risk|matter|change|benefit|vary|limit|contraind",
-        asked,
+        question,
     )
-    if alike == unlike or asks_alike == asks_change:
+    if found_similar == found_different or asks_similar == asks_different:
         return ABSTAIN
-    return YES if alike == asks_alike else NO
+    return YES if found_similar == asks_similar else NO
 
 
 @labeling_function(source="question")
-def question_tone(row):
-    """Sceptical questions ("really", "necessary") are often answered no; open ones ("any", "useful") yes."""
-    asked = row["prompt"].lower()
-    return _either(
-        _says(
+def question_tone(example: Example) -> int:
+    """Vote by the words of the question: no for skeptical ones (really, necessary), yes for open ones (any, useful)."""
+    question = example["prompt"].lower()
+    return _yes_or_no(
+        _matches(
             r"really|same|necess|do we need|mandatory|justified|contraindicat|always|worth"
             r"|should|adequate|barrier|limit|correctly",
-            asked,
+            question,
         ),
-        _says(
+        _matches(
             r"any\b|effective|useful|feasible|alternative|reduce|role|possible|risk|why|how\b"
             r"|help|severity|potential|relat|prevent|cause",
-            asked,
+            question,
         ),
     )
 
 
 @labeling_function(source="clinical")
-def reservation(row):
-    """A reservation ("in selected patients", "may or may not") means maybe; else the last sentence
-    decides."""
-    if _says(
+def reservation(example: Example) -> int:
+    """Vote maybe for a reservation (in selected patients, may or may not), else by negation in the last sentence."""
+    if _matches(
         r"may or may not|in selected|selected patient|but not|but do(?:es)? not|but did not|depend(?:s"
         r"|ing|ed)?\b|decisions|not necessarily|in some\b|equivocal|inconclusive|mixed\b|only (?:half"
         r"|some|part)",
-        _conclusion(row),
+        _conclusion(example),
     ):
         return MAYBE
-    return NO if _denies(_sentences(row)[-1]) else YES
+    return NO if _is_negated(_sentences(example)[-1]) else YES
 
 
-def pubmedqa_lfs():
-    """The seven labelling functions."""
+def pubmedqa_lfs() -> list[LabelingFunction]:
+    """Return the seven labelling functions."""
     return [closest_sentence, echoed_claim, finding, judgement, comparison, question_tone, reservation]
 
 
-def pubmedqa_weak_labels(train_rows, test_rows=None):
-    """Fit the label model on `train_rows` (their gold is not read) and, if given, score it on `test_rows`.
+def pubmedqa_weak_labels(
+    train_examples: Examples, test_examples: Examples | None = None
+) -> tuple[list[list[float]], dict[str, Any]]:
+    """Fit the label model on `train_examples` and, if given, score it on `test_examples`.
 
-    Rows: canonical examples with `long_answer`, responses yes, no, maybe; test rows with `label`. Returns
-    (posteriors, report): a list of [yes, no, maybe] per training row, and a dict with `lfs` (analysis on
-    the test part, else on the training part without accuracy), `fitted_on` and, with test rows, `n`,
-    `accuracy`, `lower_95` (Clopper–Pearson), `majority_class`, `majority_vote`, `ece`. Raises ICFTError if
-    a row has no conclusion, or other responses than yes, no, maybe.
+    Examples are canonical, have `long_answer`, and have the responses yes, no, maybe. The label of a training example
+    is not read. Test examples need a label.
+
+    Returns (posteriors, report): a list [yes, no, maybe] for each training example, and a dict with
+
+        fitted_on         int     number of training examples
+        label_model       str     "dawid_skene"
+        lfs               list    lf_analysis as records, on the test examples if given, else without accuracy on the
+                                  training examples
+        n, accuracy, ece          on the test examples, of the label model's posteriors
+        lower_95          float   lower bound of the accuracy's 95 % Clopper–Pearson interval
+        majority_vote     float   accuracy of majority vote on the test examples
+        majority_class    float   accuracy of always choosing the test examples' most frequent label
+
+    Raises ICFTError if an example has no conclusion, or other responses than yes, no, maybe.
     """
     lfs = pubmedqa_lfs()
-    for row in [*train_rows, *(test_rows or [])]:
-        if not row.get("long_answer"):
-            raise ICFTError(f"row {row['id']}: no long_answer, the conclusion that PubMedQA's functions read")
-        if tuple(row["responses"]) != LABELS:
-            raise ICFTError(f"row {row['id']}: responses {row['responses']}; they must be yes, no, maybe")
-    votes = apply_lfs(lfs, train_rows)
+    for example in [*train_examples, *(test_examples or [])]:
+        if not example.get("long_answer"):
+            raise ICFTError(
+                f"example {example['id']}: no long_answer; PubMedQA's labelling functions read this column, "
+                "the conclusion of the abstract"
+            )
+        if tuple(example["responses"]) != LABELS:
+            raise ICFTError(f"example {example['id']}: responses {example['responses']}; they must be yes, no, maybe")
+    votes = apply_lfs(lfs, train_examples)
     model = DawidSkene().fit(votes, len(LABELS))
     posteriors = model.predict_proba(votes, len(LABELS)).tolist()
-    report = {"fitted_on": len(votes), "label_model": "dawid_skene"}
-    if not test_rows:
+    report: dict[str, Any] = {"fitted_on": len(votes), "label_model": "dawid_skene"}
+    if not test_examples:
         return posteriors, {**report, "lfs": to_records(lf_analysis(votes, lfs))}
-    votes, gold = apply_lfs(lfs, test_rows), np.array([row["label"] for row in test_rows])
+    votes, gold = apply_lfs(lfs, test_examples), np.array([example["label"] for example in test_examples])
     probs = model.predict_proba(votes, len(LABELS))
-    right = probs.argmax(1) == gold
+    correct = probs.argmax(1) == gold
+    majority = MajorityVote().predict_proba(votes, len(LABELS))
     return posteriors, {
         **report,
         "n": len(gold),
-        "accuracy": float(right.mean()),
-        "lower_95": float(binomial_interval(int(right.sum()), len(gold))[0]),
-        "majority_vote": float((MajorityVote().predict_proba(votes, len(LABELS)).argmax(1) == gold).mean()),
+        "accuracy": float(correct.mean()),
+        "lower_95": float(binomial_interval(int(correct.sum()), len(gold))[0]),
+        "majority_vote": float((majority.argmax(1) == gold).mean()),
         "majority_class": float(np.bincount(gold).max() / len(gold)),
         "ece": expected_calibration_error(probs, gold),
         "lfs": to_records(lf_analysis(votes, lfs, gold)),

@@ -1,0 +1,62 @@
+"""The model card of an adapter: the README.md that the Hugging Face Hub shows."""
+
+import re
+from pathlib import PurePath
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from icft_lite.reporting.tables import Report, escape_markdown, format_cell, report_tables, to_markdown
+from icft_lite.utils.io import to_plain
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# LoRA adapter for {{ base_name }}, method {{ method }}
+
+Trained with icft-lite: Incremental Curriculum-Based Fine-Tuning, an interpretation of arXiv 2502.00832.
+
+**Intended use: teaching and research. This is not medical advice.** No clinician has reviewed the model. Never use it
+to diagnose or treat anyone: its answers may be wrong, dangerous or out of date.
+
+License: {{ license_text }}
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base, "path/to/this/folder")  # base: {{ base_text }}
+```
+{% for table in tables %}
+{{ table }}
+{% endfor %}"""
+"""Jinja2 template. Values are inserted without escaping; `base_text` is inside a code block."""
+
+
+def model_card(report: Report) -> str:
+    """Return the README.md of an adapter's folder, with the Hub's front matter. Contains no path of this machine."""
+    report = to_plain(report)
+    base = str(report.get("base") or "tiny")
+    tiny, on_hub = base == "tiny", bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base))
+    base_name = format_cell(base if tiny or on_hub else PurePath(base).name)
+    data = ModelCardData(
+        base_model=base if on_hub else None,
+        library_name="peft",
+        license="apache-2.0" if tiny else "other",
+        language="en",
+        pipeline_tag="text-generation",
+        tags=["icft", "lora", "medical", "continual-learning", "education"],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        base_name=escape_markdown(base_name),
+        base_text="the base embedded in icft-lite" if tiny else base_name,
+        method=escape_markdown(format_cell(report.get("method"))),
+        license_text="Apache-2.0." if tiny else "that of the base model, and of the data it was trained on.",
+        tables=[
+            to_markdown(table)
+            for table in report_tables(report)
+            if table.title in ("Scores", "Retention", "Accuracy matrix")
+        ],
+    )
+    return str(card).rstrip("\n") + "\n"

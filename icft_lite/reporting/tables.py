@@ -1,0 +1,322 @@
+"""The tables of a report and of a comparison, as data: one source for markdown and for the terminal.
+
+The dicts are those of `train_icft` and of `icft-lite compare`. Any part of them may be missing, because runs on users'
+data have fewer parts. Text that a model wrote is escaped, never interpreted.
+"""
+
+import html
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from icft_lite.reporting.figures import as_measure, column_names, method_label
+
+Report = dict[str, Any]
+"""The report of a run, or a comparison of several runs: the contents of report.json or comparison.json."""
+
+
+class Table(NamedTuple):
+    """A table before its cells are formatted."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+    """How to read the table; in markdown only."""
+
+
+# --- formatting
+
+
+def format_cell(value: Any) -> str:
+    """Return a value as text: numbers with 3 decimals or thousands separators, text on one line, None as a dash."""
+    if value is None or isinstance(value, float) and not math.isfinite(value):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "", " ".join(text.split()))  # control characters could steer a terminal
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text, quote=False))
+
+
+def to_markdown(table: Table) -> str:
+    """Return a table as a markdown section."""
+    lines = [f"## {table.title}", ""]
+    if table.note:
+        lines += [table.note, ""]
+    lines += ["| " + " | ".join(table.header) + " |", "|" + " --- |" * len(table.header)]
+    lines += ["| " + " | ".join(escape_markdown(format_cell(cell)) for cell in row) + " |" for row in table.rows]
+    return "\n".join(lines)
+
+
+def to_text(table: Table) -> str:
+    """Return a table as plain text with aligned columns."""
+    rows = [list(table.header)] + [[format_cell(cell) for cell in row] for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join([table.title] + ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows])
+
+
+# --- a run
+
+
+def report_tables(report: Report, topics: bool = True) -> list[Table]:
+    """Return the tables of the parts that a report has. topics: with the scores of every topic."""
+    tables = [
+        Table(
+            "Scores",
+            ["suite", "task", "topic", "metric", "n", "before", "after", "change"],
+            list(_score_rows(report, topics)),
+        ),
+        _retention(report),
+        _accuracy_matrix(report),
+        Table(
+            "Samples",
+            ["prompt", "reference", "base", "after training"],
+            [_values(s, ("prompt", "reference", "base", "after")) for s in (report.get("samples") or [])[:3]],
+        ),
+        Table("Cost", ["what", "value"], list(_cost_rows(report.get("cost")))),
+        *_data(report.get("data") or {}),
+        _stages(report),
+        _candidates(report),
+        Table(
+            "Losses",
+            ["loss", "mean of the first tenth", "of the last tenth", "gradient norm: first", "mean", "last"],
+            list(_loss_rows(report)),
+        ),
+        Table(
+            "Examples trained on",
+            ["kind", "sequences"],
+            list((report.get("examples") or {}).items()),
+            "Each draw of an example counts. An example counts once for each sequence that it takes.",
+        ),
+        Table("Settings", ["name", "value"], list(_setting_rows(report.get("config")))),
+        Table("Runtime settings", ["name", "value"], list(_setting_rows(report.get("runtime")))),
+        Table(
+            "Runtime changes",
+            ["after stage", "step", "setting", "before", "after"],
+            [
+                [change.get("after_stage"), change.get("step"), change.get("setting")]
+                + [_exact(change.get(key)) for key in ("before", "after")]
+                for change in report.get("runtime_changes") or []
+            ],
+            "Runtime settings that were changed when the run was resumed.",
+        ),
+        Table("Versions", ["name", "value"], list(_setting_rows(report.get("versions")))),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _get(record: Any, *keys: str) -> Any:
+    """Return record[key][key]…, or None where one of the keys is missing."""
+    for key in keys:
+        record = (record or {}).get(key)
+    return record
+
+
+def _values(record: dict[str, Any], keys: Iterable[str]) -> list[Any]:
+    return [record.get(key) for key in keys]
+
+
+def _score_row(where: list[str], metric: Any, before: Any, after: Any, key: str = "value") -> list[Any]:
+    score_before, score_after = _get(before, key), _get(after, key)
+    change = None if score_before is None or score_after is None else f"{score_after - score_before:+.3f}"
+    return [*where, metric, _get(after, "n"), score_before, score_after, change]
+
+
+def _score_rows(report: Report, topics: bool) -> Iterator[list[Any]]:
+    for suite, tasks in (_get(report, "scores", "after") or {}).items():
+        for task, after in tasks.items():
+            before, metric = _get(report, "scores", "before", suite, task), after.get("metric")
+            yield _score_row([suite, task, "all"], metric, before, after)
+            if after.get("option_accuracy") is not None:
+                option_metric = f"option accuracy (chance {format_cell(after.get('option_chance'))})"
+                yield _score_row([suite, task, "all"], option_metric, before, after, "option_accuracy")
+            for topic, part in (after.get("by_topic") or {}).items() if topics else ():
+                name = f"{topic} ({part['kind']})" if part.get("kind") else topic
+                yield _score_row([suite, task, name], metric, _get(before, "by_topic", topic), part)
+
+
+def _retention(report: Report) -> Table:
+    meanings = dict(
+        retention="mean general score after ÷ before; 1: nothing was lost",
+        bwt="backward transfer; below 0: later stages reduced earlier scores",
+        fwt="forward transfer; above 0: earlier stages helped later ones",
+        forgetting="best earlier score − last score; 0: nothing was forgotten",
+    )
+    rows = [[key, report[key], meaning] for key, meaning in meanings.items() if report.get(key) is not None]
+    return Table("Retention", ["measure", "value", "meaning"], rows)
+
+
+def _accuracy_matrix(report: Report) -> Table:
+    columns, names = column_names(report)
+    rows = [[name, *scores] for name, scores in zip(names, report.get("accuracy_matrix") or [], strict=True)]
+    return Table("Accuracy matrix", ["model", *columns], rows)
+
+
+def _cost_rows(cost: dict[str, Any] | None) -> Iterator[list[Any]]:
+    cost = cost or {}
+    if cost.get("seconds") is not None:
+        yield ["time", f"{cost['seconds']:,.0f} s"]
+    if cost.get("tokens") is not None:
+        yield ["training tokens", int(cost["tokens"])]
+    if cost.get("peak_memory_bytes") is not None:
+        yield ["peak memory", f"{cost['peak_memory_bytes'] / 2**20:,.0f} MiB"]
+    if cost.get("trainable_parameters") is not None:
+        yield ["trainable parameters", int(cost["trainable_parameters"])]
+
+
+def _data(data: dict[str, Any]) -> Iterator[Table]:
+    notes = dict(
+        truncated_contexts="examples with a truncated context",
+        left_out="examples left out: too long",
+        dropped_unvoted="pool examples dropped: every labelling function abstained",
+    )
+    counts = [*(data.get("counts") or {}).items()]
+    counts += [(text, data[key]) for key, text in notes.items() if data.get(key) is not None]
+    yield Table("Data", ["what", "examples"], counts)
+    weak = data.get("weak") or {}
+    lfs = weak.get("lfs") or []
+    columns = list(lfs[0]) if lfs else []
+    yield Table("Labelling functions", columns, [_values(lf, columns) for lf in lfs])
+    facts = [[key.replace("_", " "), value] for key, value in weak.items() if key != "lfs"]
+    yield Table("Weak labels", ["what", "value"], facts)
+
+
+def _stages(report: Report) -> Table:
+    columns = {
+        "stage": ("name",),
+        "steps": ("steps",),
+        "new examples": ("new_examples",),
+        "promoted": ("promoted",),
+        "evicted": ("evicted",),
+        "memory examples": ("memory_examples",),
+        "teacher: slow adapter": ("teacher_share", "memory"),
+        "teacher: base": ("teacher_share", "base"),
+        "chosen α": ("consolidation", "alpha"),
+        "rejected": ("consolidation", "refused"),
+        "SVD residual": ("consolidation", "svd_residual"),
+        "tokens": ("tokens",),
+        "seconds": ("seconds",),
+    }
+    stages = report.get("stages") or []
+    return Table(
+        "Stages",
+        list(columns),
+        [[_get(stage, *keys) for keys in columns.values()] for stage in stages],
+        "Teacher: the share of memory examples that this model is the teacher of. "
+        "Rejected: no candidate of the consolidation met the retention constraint.",
+    )
+
+
+def _candidates(report: Report) -> Table:
+    identity = ("origin", "alpha")
+    rows = [
+        [stage.get("name"), *_values(candidate, (*identity, "general", "medical"))]
+        + ["←" if _values(candidate, identity) == _values(stage["consolidation"], identity) else ""]
+        for stage in report.get("stages") or []
+        for candidate in _get(stage, "consolidation", "candidates") or []
+    ]
+    return Table(
+        "Consolidation: candidates of the line search over α",
+        ["stage", "origin", "α", "general", "medical", "chosen"],
+        rows,
+        "Scores are on validation data. α = 1 is the slow adapter at the end of the stage. α = 0 is the origin: the "
+        "slow adapter at the start of the stage, or the base. The chosen candidate has the best medical score of those "
+        "that meet the retention constraint on the general score.",
+    )
+
+
+def _loss_rows(report: Report) -> Iterator[list[Any]]:
+    for name in ("fine_tune", "task", "consistency"):
+        values = [value for value in _get(report, "losses", name) or [] if value is not None]
+        norms = [norm for norm in _get(report, "gradient_norms", name) or [] if norm is not None]
+        tenth = math.ceil(len(values) / 10)
+        row = [sum(part) / tenth for part in (values[:tenth], values[-tenth:])] if values else [None, None]
+        row += [norms[0], sum(norms) / len(norms), norms[-1]] if norms else [None] * 3
+        if values or norms:
+            yield ["L_" + name.replace("_", "-"), *row]
+
+
+def _exact(value: Any) -> str:
+    """Return a setting as it is written in a configuration: not rounded to three decimals."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _setting_rows(settings: dict[str, Any] | None, prefix: str = "") -> Iterator[list[str]]:
+    """Yield [name, value] of all settings; those in groups have dotted names."""
+    for name, value in (settings or {}).items():
+        if isinstance(value, dict):
+            yield from _setting_rows(value, f"{prefix}{name}.")
+        else:
+            yield [prefix + name, _exact(value)]
+
+
+# --- a comparison
+
+
+def comparison_tables(comparison: Report) -> list[Table]:
+    """Return the tables of a comparison: the mean scores of every method, and ICFT minus each other method."""
+    return [table for table in (_methods(comparison), _differences(comparison)) if table.rows]
+
+
+def _mean_and_range(values: dict[str, Any]) -> str:
+    low, high = values.get("min"), values.get("max")
+    return format_cell(values["mean"]) + ("" if low is None or low == high else f" [{low:.3f}–{high:.3f}]")
+
+
+def _mean_cost(entry: dict[str, Any], key: str) -> str | None:
+    mean = as_measure(entry, key)["mean"]
+    if mean is None:
+        costs = [cost for run in entry.get("runs") or [] if (cost := _get(run, "cost", key)) is not None]
+        mean = sum(costs) / len(costs) if costs else None
+    return None if mean is None else f"{mean:,.0f}"
+
+
+def _methods(comparison: Report) -> Table:
+    measures, seeds = ("medical", "retention", "general"), len(comparison.get("seeds") or [])
+    rows: list[list[Any]] = [
+        [
+            method_label(method),
+            *(_mean_and_range(as_measure(entry, key)) for key in measures),
+            _mean_cost(entry, "tokens"),
+            _mean_cost(entry, "seconds"),
+        ]
+        for method, entry in comparison["methods"].items()
+    ]
+    if comparison.get("base"):
+        base = {"retention": 1.0, **comparison["base"]}
+        rows.append(["base, not fine-tuned", *(_mean_and_range(as_measure(base, key)) for key in measures), None, None])
+    return Table(
+        f"Methods: mean [min–max] over {seeds} seeds" if seeds > 1 else "Methods",
+        ["method", "medical", "retention", "general", "tokens", "seconds"],
+        rows,
+    )
+
+
+def _differences(comparison: Report) -> Table:
+    rows = [
+        [
+            f"{method_label(method)}, {domain}",
+            f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]",
+            f"{found['p']:.3f}",
+            "yes" if found["p"] < 0.05 else "no difference measured",
+        ]
+        for method, domains in (comparison.get("against") or {}).items()
+        for domain, found in domains.items()
+    ]
+    return Table(
+        "Differences: ICFT minus each other method, with 95 % confidence intervals over questions",
+        ["compared with", "difference", "p (Holm)", "significant at 0.05"],
+        rows,
+    )

@@ -1,0 +1,152 @@
+"""train_icft: the whole method. Prepare, run the stages one after the other, write the report."""
+
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from icft_lite.compat import split_settings
+from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.data.bundle import DataBundle
+from icft_lite.evaluation import evaluate_suite
+from icft_lite.modeling.adapters import adapter_tensors, save_adapter, set_adapter_tensors
+from icft_lite.reporting.build import build_report
+from icft_lite.reporting.render import write_report
+from icft_lite.training.checkpoint import (
+    RunPaths,
+    last_saved_stage,
+    load_state,
+    remove_superseded,
+    save_state,
+    stage_file,
+)
+from icft_lite.training.events import Events
+from icft_lite.training.prepare import Prepared, prepare
+from icft_lite.training.run_folder import clean_up, open_run, run_identity, runtime_changes
+from icft_lite.training.stage import StageResult, run_stage
+from icft_lite.utils.distributed import init_processes, on_main_process, rank
+from icft_lite.utils.io import write_json
+
+
+def train_icft(
+    config: ICFTConfig | Mapping[str, Any],
+    out: str | Path,
+    data: DataBundle,
+    progress: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+    runtime: RuntimeConfig | None = None,
+) -> dict[str, Any]:
+    """Run the whole method and write report, figures and adapters into the folder `out`.
+
+    The same call again resumes a run that was interrupted, and returns the report of one that is complete.
+
+    config: an ICFTConfig, or a dict for `ICFTConfig.from_dict` (keys `runtime.…` go to RuntimeConfig); runtime: may
+    differ between interruptions; callbacks: TrainerCallbacks for every stage, see `events.RunCallback` for the events
+    of the run. Returns the report (a dict). Raises ICFTError if `out` holds another run, another process is at work
+    there, or the data cannot be trained on.
+    """
+    if not isinstance(config, ICFTConfig):
+        settings, run_settings = split_settings(config)
+        config, runtime = ICFTConfig.from_dict(settings), runtime or RuntimeConfig.from_dict(run_settings)
+    runtime, paths, data = runtime or RuntimeConfig(), RunPaths(Path(out)), data.only(config.topics)
+    init_processes()
+    identity = run_identity(config, data)
+    events = Events(() if rank() else callbacks, progress and not rank())
+    with contextlib.ExitStack() as lock:
+        report = on_main_process(lambda: open_run(lock, paths, identity, runtime, events))
+        if not report:
+            report = run(prepare(config, data, runtime, paths, events), events)
+    on_main_process(lambda: clean_up(paths))
+    events.emit("on_run_end", report=report)
+    return report
+
+
+def run(prepared: Prepared, events: Events) -> dict[str, Any]:
+    """Run the stages that are not finished yet, then write the report and return it."""
+    results = load_results(prepared, events)
+    events.emit("on_run_begin", prepared=prepared, results=results, shares=[stage.share for stage in prepared.stages])
+    for stage in prepared.stages[len(results) :]:
+        result = run_stage(prepared, stage, steps_left(prepared, results), events)
+        results.append(result)
+        on_main_process(lambda: save_results(prepared, results, events))
+        events.emit("on_stage_end", prepared=prepared, result=result)
+        events.say(stage_line(stage.number, result))
+    with events.phase("evaluate"):
+        prepared.model.eval()
+        after = on_main_process(
+            lambda: evaluate_suite(
+                prepared.model, prepared.tokenizer, prepared.suites, "slow", prepared.encoder, items=True
+            )
+        )
+    return on_main_process(lambda: write_run(prepared, results, after, events))
+
+
+def steps_left(prepared: Prepared, results: list[StageResult]) -> int | None:
+    """Return the next stage's part of `max_steps`: at least one step a stage, as long as there are any."""
+    total = prepared.config.optim.max_steps
+    if total is None:
+        return None
+    left = total - sum(result.record["steps"] for result in results)
+    shares = [stage.share for stage in prepared.stages[len(results) :]]
+    return min(left, max(1, round(left * shares[0] / sum(shares))))
+
+
+def save_results(prepared: Prepared, results: list[StageResult], events: Events) -> None:
+    """Save everything the next stage starts from."""
+    memory = [
+        dict(example=entry.example, source=entry.source, surprise=entry.surprise) for entry in prepared.memory.entries
+    ]
+    facts = dict(
+        memory=memory,
+        seconds=events.seconds,
+        results=[dict(record=one.record, history=one.history, levels=one.levels, scores=one.scores) for one in results],
+    )
+    groups = dict(slow=adapter_tensors(prepared.model, "slow"), fast=results[-1].fast)
+    save_state(stage_file(prepared.paths.state, len(results)), groups, facts)
+    remove_superseded(prepared.paths.state, len(results))
+
+
+def load_results(prepared: Prepared, events: Events) -> list[StageResult]:
+    """Restore what `save_results` wrote: the slow adapter, the memory, the results. An empty list for a new run."""
+    folder = prepared.paths.state
+    done = on_main_process(lambda: last_saved_stage(folder))
+    if not done:
+        return []
+    groups, facts = on_main_process(lambda: load_state(stage_file(folder, done)))
+    set_adapter_tensors(prepared.model, "slow", groups["slow"])
+    prepared.memory.restore(facts["memory"], prepared.encoder)
+    events.restore(facts["seconds"])
+    events.say(f"resuming after stage {done}")
+    results = [StageResult(**one, fast=[]) for one in facts["results"]]
+    results[-1].fast = groups["fast"]
+    return results
+
+
+def write_run(prepared: Prepared, results: list[StageResult], after: dict[str, Any], events: Events) -> dict[str, Any]:
+    """Save the adapters, write the report and return it. The report comes last: its presence means a complete run."""
+    paths, model = prepared.paths, prepared.model
+    temporary = paths.state / "adapters"
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_adapter(model, "slow", temporary / "adapter")
+    set_adapter_tensors(model, "fast", results[-1].fast)
+    save_adapter(model, "fast", temporary / "adapter_fast")
+    for name in ("adapter", "adapter_fast"):
+        shutil.rmtree(paths.out / name, ignore_errors=True)
+        (temporary / name).replace(paths.out / name)
+    items = {suite: {task: part.pop("items", {}) for task, part in scores.items()} for suite, scores in after.items()}
+    report = build_report(prepared, results, after, events.seconds, runtime_changes(paths))
+    write_json(paths.out / "items.json", items)
+    write_report(report, paths.out)
+    return report
+
+
+def stage_line(number: int, result: StageResult) -> str:
+    """Return a line of text on a finished stage."""
+    record, scores = result.record, ", ".join(f"{name} {value:.3f}" for name, value in result.scores.items())
+    return (
+        f"stage {number} ({record['name']}): {record['steps']} step{'s' * (record['steps'] != 1)}, "
+        f"{record['promoted']} promoted, α = {record['consolidation']['alpha']:.2f}; test: {scores}"
+    )

@@ -1,0 +1,239 @@
+"""Everything before the first stage: configuration and data → a frozen `Prepared`."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.curriculum import build_curriculum, score_difficulty
+from icft_lite.data.bundle import DataBundle
+from icft_lite.data.schema import LEVELS, Example
+from icft_lite.data.tables import column
+from icft_lite.errors import ICFTError
+from icft_lite.evaluation import Suite, evaluate_suite, is_short_answer
+from icft_lite.memory.long_term import LongTermMemory
+from icft_lite.memory.rehearsal import seed_memory
+from icft_lite.memory.teachers import mean_states
+from icft_lite.modeling.adapters import add_adapters
+from icft_lite.modeling.base import dequantize_base, load_base
+from icft_lite.modeling.encoding import EncodedExamples, Encoder, encode_examples
+from icft_lite.modeling.output_cache import OutputCache
+from icft_lite.reporting.build import accuracy_by_level
+from icft_lite.training.checkpoint import RunPaths
+from icft_lite.training.events import Events
+from icft_lite.training.examples import make_training_examples
+from icft_lite.training.plan import plan_token_budget
+from icft_lite.utils.distributed import on_main_process, process_device
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: which examples it draws from, how long it trains, where it lies in the run."""
+
+    number: int
+    """1, 2, …"""
+    name: str
+    examples: list[int]
+    """Indices of new examples, in the order in which pacing makes them available."""
+    tokens: float
+    """Non-padding tokens to train on."""
+    span: tuple[float, float]
+    """Its begin and end as shares of the run's tokens, for the learning-rate schedule."""
+
+    @property
+    def share(self) -> float:
+        """Share of the run's tokens."""
+        return self.span[1] - self.span[0]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready for its first stage.
+
+    The model's two adapters and the long-term memory are its only state: stages update them through their methods.
+    """
+
+    config: ICFTConfig
+    runtime: RuntimeConfig
+    data: DataBundle
+    paths: RunPaths
+    model: PeftModel
+    """The base with adapters `fast` and `slow`."""
+    tokenizer: PreTrainedTokenizerBase
+    encoder: Encoder
+    cache: OutputCache
+    suites: dict[str, Suite]
+    """general, medical (tests) and general_validation, medical_validation; those without examples are absent."""
+    test_questions: dict[str, Suite]
+    """The part of the tests that is scored after every stage: questions, with their correct option only."""
+    baseline: dict[str, Any]
+    """Scores of the base on `suites`."""
+    examples: Dataset
+    """Training examples: trusted ones, and weak ones with posteriors."""
+    encoded: EncodedExamples
+    left_out: list[str]
+    """Ids of training examples that do not fit `max_length`."""
+    label_report: dict[str, Any]
+    """How the weak pool was labelled."""
+    difficulty: np.ndarray
+    """[examples] in 0…1."""
+    memory: LongTermMemory
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def baseline_levels(self) -> list[float | None]:
+        """Scores of the base: [general, easy, medium, hard]."""
+        return accuracy_by_level(self.baseline)
+
+
+def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths: RunPaths, events: Events) -> Prepared:
+    """Load the base, score it, label the pool, seed the long-term memory, and build the curriculum.
+
+    Raises ICFTError if the base cannot be loaded or the data cannot be trained on.
+    """
+    set_seed(config.seed)
+    with events.phase("load"):
+        model, tokenizer = load_model(config, runtime)
+        cache = OutputCache(model, paths.cache, runtime.teacher_memory_mib * 2**20)
+        encoder = Encoder(
+            tokenizer, config.encoding.max_length, config.encoding.letter_options, config.encoding.share_prompts
+        )
+        suites = encode_suites(data, encoder)
+        test_questions: dict[str, Suite] = {
+            name: Suite.from_examples(suites[name].examples, encoder, only_correct_option=True).subset(is_question)
+            for name in ("general", "medical")
+            if name in suites
+        }
+    with events.phase("evaluate"):
+        events.say(f"base {config.model}: scoring {sum(len(suite.examples) for suite in suites.values())} examples")
+        model.eval()
+        baseline = on_main_process(lambda: evaluate_suite(model, tokenizer, suites, adapter="base", encoder=encoder))
+    with events.phase("label"):
+        examples, label_report = make_training_examples(data, config, model, encoder)
+        examples, encoded, left_out = encode_examples(examples, encoder)
+        if left_out:
+            events.say(
+                f"{len(left_out)} training examples do not fit encoding.max_length="
+                f"{config.encoding.max_length}: left out"
+            )
+    if not examples:
+        raise ICFTError(
+            "data: no training example is left (none is labelled, and no labelling function voted); "
+            "add labelled examples or labelling functions"
+        )
+    with events.phase("seed memory"):
+        memory = make_memory(config, runtime, model)
+        if config.long_term.share:
+            held_out = [
+                example
+                for name in ("general", "general_validation")
+                if name in suites
+                for example in suites[name].examples
+            ]
+            seed_memory(
+                memory,
+                data.general_memory,
+                held_out,
+                model,
+                tokenizer,
+                encoder,
+                config.long_term.self_prompts,
+                config.seed,
+            )
+            topics = {entry.example["topic"] for entry in memory.entries}
+            events.say(f"long-term memory: {len(memory)} examples from {len(topics)} topics")
+    with events.phase("difficulty"):
+        difficulty = score_difficulty(examples, model, encoded, config.curriculum.signals, cache)
+        stages = plan_stages(config, column(examples, "level"), difficulty, encoded)
+    return Prepared(
+        config=config,
+        runtime=runtime,
+        data=data,
+        paths=paths,
+        model=model,
+        tokenizer=tokenizer,
+        encoder=encoder,
+        cache=cache,
+        suites=suites,
+        test_questions=test_questions,
+        baseline=baseline,
+        examples=examples,
+        encoded=encoded,
+        left_out=left_out,
+        label_report=label_report,
+        difficulty=difficulty,
+        memory=memory,
+        stages=stages,
+    )
+
+
+def load_model(config: ICFTConfig, runtime: RuntimeConfig) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """Return the base with its two adapters, and its tokenizer. Raises ICFTError."""
+    base, tokenizer = load_base(config.model, config.adapter.load_in_4bit, process_device())
+    if base.device.type == "cpu":
+        base = dequantize_base(base, runtime.dequantize_below_mib * 2**20)
+    return add_adapters(base, config.adapter.rank, config.adapter.alpha, config.seed), tokenizer
+
+
+def encode_suites(data: DataBundle, encoder: Encoder) -> dict[str, Suite]:
+    """Return the suites that have examples. Validation keeps only the correct option of a question."""
+    examples = {
+        "general_validation": data.general_validation,
+        "medical_validation": data.validation,
+        "general": data.general_test,
+        "medical": data.test,
+    }
+    return {
+        name: Suite.from_examples(some, encoder, only_correct_option="validation" in name)
+        for name, some in examples.items()
+        if some is not None and len(some)
+    }
+
+
+def is_question(example: Example) -> bool:
+    """Return True for an example that is scored by exact match: the cheap part of a test."""
+    return example["task"] == "question" or is_short_answer(example)
+
+
+def make_memory(config: ICFTConfig, runtime: RuntimeConfig, model: PeftModel) -> LongTermMemory:
+    """Return an empty long-term memory."""
+    return LongTermMemory(
+        config.long_term.size,
+        config.long_term.policy,
+        config.long_term.reservoir_share,
+        runtime.teacher_dtype,
+        config.seed,
+        partial(mean_states, model),
+        bool(config.loss.consistency_weight) and config.loss.consistency_tokens == "all",
+    )
+
+
+def plan_stages(
+    config: ICFTConfig, levels: list[str], difficulty: np.ndarray, encoded: EncodedExamples
+) -> tuple[StagePlan, ...]:
+    """Return the stages of the curriculum with their shares of the token budget."""
+    indices = build_curriculum(levels, difficulty, config.curriculum.order)
+    tokens, shares = plan_token_budget(indices, encoded, config)
+    return tuple(
+        StagePlan(
+            number,
+            stage_name(number, len(indices), config.curriculum.order),
+            stage,
+            tokens * share,
+            (sum(shares[: number - 1]), sum(shares[:number])),
+        )
+        for number, (stage, share) in enumerate(zip(indices, shares, strict=True), 1)
+    )
+
+
+def stage_name(number: int, n_stages: int, order: str) -> str:
+    """Return the level that a stage adds, or the order and its number."""
+    if order in ("random", "interleaved"):
+        return f"{order} {number}"
+    names = LEVELS if order == "easy_to_hard" else LEVELS[::-1]
+    return names[number - 1] if n_stages == len(LEVELS) else f"part {number}"

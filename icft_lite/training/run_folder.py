@@ -1,0 +1,152 @@
+"""The folder of a run: whose it is, whether it is complete, and what has changed since it was interrupted.
+
+run.json        identity (configuration, data, base, processes), runtime settings and their changes; written first
+state/          checkpoints and cached outputs; removed at the end
+report.json     written last: its presence means a complete run
+"""
+
+import contextlib
+import json
+import shutil
+from contextlib import ExitStack
+from typing import Any
+
+from icft_lite import __version__
+from icft_lite.compat import FORMAT, OLD_VERSION, read_report, split_settings
+from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.data.bundle import DataBundle
+from icft_lite.errors import ICFTError
+from icft_lite.modeling.base import model_fingerprint
+from icft_lite.training.checkpoint import RunPaths, last_saved_stage, load_state, remove_partial_files
+from icft_lite.training.events import Events
+from icft_lite.utils.distributed import world_size
+from icft_lite.utils.io import to_plain, write_json
+from icft_lite.utils.lock import LOCK, exclusive_lock
+
+IDENTITY = ("config", "data", "base", "processes")
+"""Keys of run.json that make it this run. The others may change between interruptions."""
+
+
+def run_identity(config: ICFTConfig, data: DataBundle) -> dict[str, Any]:
+    """Return what two runs must have in common to be the same run, as JSON has it."""
+    identity = dict(
+        config=config.to_dict(), data=data.content_hash(), base=model_fingerprint(config.model), processes=world_size()
+    )  # a step has batch_size sequences for each process
+    return json.loads(json.dumps(to_plain(identity)))
+
+
+def open_run(
+    lock: ExitStack, paths: RunPaths, identity: dict[str, Any], runtime: RuntimeConfig, events: Events
+) -> dict[str, Any] | None:
+    """Return the report of this run if it is complete, else None; then `lock` holds the folder's lock.
+
+    Raises ICFTError if the folder holds something else, or a run that this version cannot resume.
+    """
+    report = finished_report(paths, identity)
+    if report:
+        events.say(f"{paths.out}: this run is complete; nothing to do")
+        return report
+    lock.enter_context(exclusive_lock(paths.out))
+    remove_partial_files(paths.out, paths.state, paths.cache)
+    report = finished_report(paths, identity)  # another process may have finished it meanwhile
+    if not report:
+        write_run_file(paths, identity, runtime, events)
+    return report
+
+
+def finished_report(paths: RunPaths, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the report of this run if it is complete, else None.
+
+    Raises ICFTError if the folder holds anything else.
+    """
+    path, out = paths.out / "run.json", paths.out
+    if not path.exists():
+        if out.exists() and any(one.name != LOCK and one.suffix != ".part" for one in out.iterdir()):
+            raise ICFTError(f"{out}: is not empty and holds no run; choose another --out")
+        return None
+    found, complete = json.loads(path.read_text(encoding="utf-8")), (out / "report.json").exists()
+    if found.get("format", 1) > FORMAT:
+        raise ICFTError(
+            f"{out}: holds a run of icft-lite {found.get('version')}, which is newer; upgrade icft-lite, "
+            f"or choose another --out"
+        )
+    if found.get("format", 1) < FORMAT and not complete:
+        raise ICFTError(
+            f"{out}: holds an interrupted run of icft-lite {OLD_VERSION}, which version {__version__} cannot "
+            f"resume; finish it with `pip install icft-lite=={OLD_VERSION}.0`, or choose another --out"
+        )
+    if different := differences(found, identity):
+        raise ICFTError(f"{out}: holds another run ({different}); choose another --out, or delete that folder")
+    return read_report(out) if complete else None
+
+
+def differences(found: dict[str, Any], identity: dict[str, Any]) -> str:
+    """Return in words how the identity in run.json differs from this run's; "" if it does not.
+
+    Version 0.1 identified data by path: that of a finished run cannot be compared.
+    """
+    if found.get("format", 1) < FORMAT:
+        config = ICFTConfig.from_dict(split_settings(found["config"], warn=False)[0])
+        found = dict(
+            identity,
+            config=json.loads(json.dumps(config.to_dict())),
+            base=found["base"],
+            processes=found.get("processes", 1),
+        )
+    words = []
+    for key in IDENTITY:
+        mine, theirs = identity[key], found.get(key)
+        if mine == theirs:
+            continue
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            words.append(f"other {key}: {', '.join(changed_keys(theirs, mine))}")
+        else:
+            words.append(f"another {key}" if key == "base" else f"{key}: {theirs}, now {mine}")
+    return "; ".join(words)
+
+
+def changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names of values that differ between two nested dicts."""
+    names: list[str] = []
+    for key in {**before, **after}:
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            names += changed_keys(old, new, f"{prefix}{key}.")
+        elif old != new:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def write_run_file(paths: RunPaths, identity: dict[str, Any], runtime: RuntimeConfig, events: Events) -> None:
+    """Write run.json, with any runtime setting that has changed since the run was interrupted."""
+    path = paths.out / "run.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    changes, now = list(before.get("runtime_changes", [])), runtime.to_dict()
+    old = before.get("runtime", now)
+    if old != now:
+        stage, step = progress_of(paths)
+        for name in changed_keys(old, now):
+            changes.append(dict(after_stage=stage, step=step, setting=name, before=old.get(name), after=now.get(name)))
+            events.say(f"runtime.{name}: {old.get(name)} before, now {now.get(name)}")
+    write_json(path, dict(format=FORMAT, version=__version__, **identity, runtime=now, runtime_changes=changes))
+
+
+def progress_of(paths: RunPaths) -> tuple[int, int]:
+    """Return the number of finished stages, and the saved step of the one under way (0: none)."""
+    stage, step = last_saved_stage(paths.state), 0
+    if paths.step.exists():
+        facts = load_state(paths.step)[1]
+        step = facts["step"] if facts["stage"] == stage + 1 else 0
+    return stage, step
+
+
+def runtime_changes(paths: RunPaths) -> list[dict[str, Any]]:
+    """Return the changes of runtime settings that run.json lists."""
+    return json.loads((paths.out / "run.json").read_text(encoding="utf-8")).get("runtime_changes", [])
+
+
+def clean_up(paths: RunPaths) -> None:
+    """Remove what only an unfinished run needs."""
+    shutil.rmtree(paths.state, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (paths.out / LOCK).unlink()

@@ -1,0 +1,89 @@
+"""Finished runs: loading them in the precision and with the length of training, and exporting them."""
+
+import json
+
+import pytest
+import torch
+from small_model import logits
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from icft_lite.chat import chat
+from icft_lite.config import ICFTConfig
+from icft_lite.errors import ICFTError
+from icft_lite.finished_runs import export, load_run
+from icft_lite.modeling.adapters import lora_layers, save_adapter
+from icft_lite.modeling.base import load_base
+from icft_lite.modeling.generation import generate_reply
+
+
+def write_report(folder, settings):
+    """Write the parts of a run's report that loading and exporting read."""
+    config = ICFTConfig.from_dict(settings).to_dict()
+    (folder / "report.json").write_text(json.dumps(dict(format=2, base="tiny", config=config)))
+
+
+@pytest.fixture
+def finished(adapted, shake, tmp_path):
+    """The folder of a run, with all that loading and exporting read."""
+    model, _ = adapted
+    shake(model, "slow", 0.1)
+    folder = tmp_path / "run"
+    save_adapter(model, "slow", folder / "adapter")
+    write_report(folder, {})
+    return folder
+
+
+def test_merged_weights_compute_the_same_as_the_run(finished, tmp_path):
+    """The adapter was trained on the 4-bit weights; with the base's original weights the model would be another one."""
+    export(finished, tmp_path / "merged", merge=True)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    expected = logits(load_run(finished)[0].train())  # no dropout; some CPUs compute 4-bit layers in bf16 in eval mode
+    torch.testing.assert_close(logits(merged), expected, atol=5e-5, rtol=1e-5)
+    assert (expected - logits(load_base("tiny")[0])).abs().max() > 1
+    assert (expected - logits(load_run(finished, load_in_4bit=False)[0])).abs().max() > 0.1
+    assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert {weight.dtype for weight in merged.state_dict().values()} == {torch.float32}
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight, "tied, as in the base"
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
+    assert not (tmp_path / "merged.part").exists()
+
+
+def test_a_run_without_4_bits_is_merged_into_the_original_weights(finished, tmp_path):
+    write_report(finished, {"adapter.load_in_4bit": False})
+    export(finished, tmp_path / "merged", merge=True)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(merged), logits(load_run(finished)[0]), atol=5e-5, rtol=1e-5)
+
+
+def test_export_copies_the_adapter_and_overwrites_nothing(finished, tmp_path):
+    export(finished, tmp_path / "copy")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "copy" / name).read_bytes() == (finished / "adapter" / name).read_bytes()
+    with pytest.raises(ICFTError, match="not empty"):
+        export(finished, tmp_path / "copy")
+    with pytest.raises(ICFTError, match="no finished run"):
+        export(tmp_path / "copy", tmp_path / "new")
+
+
+def test_a_run_is_loaded_in_the_precision_of_training(finished):
+    def weight_type(**kwargs):
+        layer, *_ = lora_layers(load_run(finished, **kwargs)[0]).values()
+        return type(layer.base_layer.weight).__name__
+
+    assert weight_type() == "Params4bit" and weight_type(load_in_4bit=False) == "Parameter"
+    write_report(finished, {"adapter.load_in_4bit": False})
+    assert weight_type() == "Parameter"
+
+
+def test_a_run_accepts_questions_of_the_length_of_training(finished):
+    """The run's max_length counts, not the base's. `generate_reply` refuses a longer question; `chat` continues."""
+    long = "Define " + "very " * 450 + "ill."
+    assert generate_reply(*load_run(finished), "What is 2 plus 3?", max_new_tokens=4)
+    with pytest.raises(ICFTError, match="max_length is 512"):
+        generate_reply(*load_run(finished), long + long)
+    write_report(finished, {"encoding.max_length": 100})
+    output, questions = [], iter(["Define " + "very " * 60 + "ill.", "Define pain.", ""])
+    chat(finished, read=lambda prompt: next(questions), write=output.append)
+    assert len(output) == 3 and "max_length is 100" in output[1] and "max_length" not in output[2]
+    export(finished, finished / "merged", merge=True)
+    assert load_base(str(finished / "merged"))[1].model_max_length == 512, "an exported model has the base's length"
