@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all one needs; the first of them makes .venv and installs into it.
+# Start with `make demo` or `make test`: whichever comes first creates .venv and installs into it.
 PYTHON ?= python3
 BIN := .venv/bin
 FULL ?=
@@ -6,8 +6,7 @@ SEEDS ?=
 FULL_RUN := $(filter-out 0,$(FULL))
 MANY := $(filter-out 1,$(SEEDS))
 OUT ?= runs/demo$(if $(FULL_RUN),-full)$(if $(MANY),-$(MANY)-seeds)
-# How many test files, or lessons, run at a time, each on its share of the cores. They start in order: lesson 00 takes
-# longest.
+# Test files, or lessons, that run at a time, each with a part of the cores. They start in order: lesson 00 takes longest.
 JOBS ?= 2
 SHARE = OMP_NUM_THREADS=$$($(BIN)/python -c "import os; print(max(1, os.cpu_count() // $(JOBS)))")
 PYTEST = $(SHARE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
@@ -19,7 +18,8 @@ help:
 	@echo "make demo       the whole method in five minutes; FULL=1 trains longer, SEEDS=3 compares all methods"
 	@echo "make test       the tests and the lessons, up to 20 minutes; make test-all adds the slow ones; JOBS=1 one by one"
 	@echo "make lab        the lessons in JupyterLab; make lessons runs them all in full, into runs/lessons"
-	@echo "make notebooks  build the lessons from notebooks/src;  make lint  style"
+	@echo "make notebooks  build the lessons from notebooks/src"
+	@echo "make lint       style, formatting, types, import contracts, vocabulary"
 
 demo: venv
 	$(BIN)/icft-lite demo --out $(OUT) $(if $(MANY),--seeds $(MANY)) $(if $(FULL_RUN),--full)
@@ -43,16 +43,20 @@ notebooks: venv
 
 lint: venv
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/check_vocabulary.py
 
 venv: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "$(PYTHON): missing, or older than 3.11; name a newer one: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12"; \
+		echo "$(PYTHON) is missing or older than 3.11; name a newer one: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12"; \
 		exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-		echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
+		echo "$(PYTHON) cannot create virtual environments; on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(shell grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lab]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lab,lint]'
 	@touch $@
