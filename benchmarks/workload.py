@@ -1,4 +1,4 @@
-"""Batches for all implementations: examples of the bundled samples, in the shares and lengths of a real run."""
+"""Batches for all implementations: examples of the bundled samples, a quarter from memory and a tenth replayed."""
 
 import random
 

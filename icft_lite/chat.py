@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class ChatSession:
-    """Asks one model one question at a time, without a history. The number of the question is the sampling seed."""
+    """Query one model with one question at a time, without a history. The question's number is the sampling seed."""
 
     def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer, self.turn = model, tokenizer, 0
@@ -111,7 +111,7 @@ def chat(
 
 
 class SaveStageAdapters(RunCallback):
-    """For `train_icft`: saves the slow adapter after every stage in the run's folder, as `adapter_stage1`, …."""
+    """A callback of `train_icft` that saves the slow adapter after every stage, as `adapter_stage1`, …, in the run."""
 
     def on_stage_end(self, prepared: "Prepared", result: "StageResult") -> None:
         """Save the slow adapter of the stage that has ended."""

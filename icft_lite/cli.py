@@ -28,7 +28,7 @@ RESUMABLE = ("train", "demo", "compare")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 unexpected error, 2 wrong input, 130 interrupted."""
     argv = _write_lists(sys.argv[1:] if argv is None else argv)
-    warnings.simplefilter("ignore", FutureWarning)  # plans of other libraries, which no user of a command can change
+    warnings.simplefilter("ignore", FutureWarning)  # of other libraries; users of a command cannot act on them
     warnings.showwarning = _show_warning
     parser = build_parser(argv[0] if argv else "")
     try:
@@ -99,7 +99,7 @@ def _data(sub: ArgumentParser) -> None:
 
 def _demo_options(sub: ArgumentParser) -> None:
     _out(sub, default="runs/demo")
-    sub.add_argument("--seeds", type=PositiveInt, default=1, metavar="N", help="runs to average")
+    sub.add_argument("--seeds", type=PositiveInt, default=1, metavar="N", help="number of seeds; above 1: all presets")
     sub.add_argument("--full", action="store_true", help="train longer, on more topics")
     _jobs(sub)
 
@@ -131,7 +131,7 @@ def _compare_options(sub: ArgumentParser) -> None:
         metavar="METHOD",
         help=f"presets, separated by spaces or commas: {', '.join(PRESETS)}",
     )
-    sub.add_argument("--seeds", type=PositiveInt, default=3, metavar="N", help="runs of each method")
+    sub.add_argument("--seeds", type=PositiveInt, default=3, metavar="N", help="number of seeds for each method")
     _out(sub, "folder of the runs and the comparison", required=True)
     _jobs(sub)
     _json(sub)
@@ -154,7 +154,7 @@ def _config_options(sub: ArgumentParser, settings: bool) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="one setting; wins over all others, in `compare` not over what makes a method what it is",
+        help="one setting; overrides --config and other options. In `compare`, presets override it",
     )
     sub.add_argument("--max-steps", type=PositiveInt | None, metavar="N", help="short for --optim.max_steps")
     sub.add_argument("--no-4bit", action="store_true", help="short for --adapter.load_in_4bit false")

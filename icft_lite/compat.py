@@ -1,7 +1,7 @@
 """Names of version 0.1: modules, settings, values and report fields, each in one table.
 
-Settings, modules and attributes are accepted for one release, with one warning. Levels and finished run folders stay
-readable for ever. `docs/upgrading.md` says the same to users.
+Settings, modules and attributes are accepted for one release. Levels and finished run folders stay
+readable. `docs/upgrading.md` lists the names for users.
 """
 
 import functools
@@ -291,6 +291,8 @@ def moved(old_module: str, name: str) -> Any:
             found = vars(importlib.import_module(f"icft_lite.{new}"))
             for one in (name, NAMES.get(f"{old_module}.{name}", name)):
                 if one in found:
+                    if old_module in MODULES[old_module]:  # a module that has only lost names does not warn itself
+                        _warn(f"icft_lite.{old_module}.{name} is now icft_lite.{new}.{one}", 4)
                     return found[one]
     raise AttributeError(f"module 'icft_lite.{old_module}' has no attribute {name!r}")
 
@@ -324,10 +326,7 @@ def migrate_report(report: dict[str, Any]) -> dict[str, Any]:
     """Return a report in format 2; one of format 1 is converted, one of a later format refused with ICFTError."""
     number = report.get("format", 1)
     if number > FORMAT:
-        raise ICFTError(
-            f"report.json has format {number}, this version reads up to {FORMAT}; "
-            f"upgrade icft-lite (`pip install --upgrade icft-lite`)"
-        )
+        raise ICFTError(f"report.json has format {number}, this version reads up to {FORMAT}; upgrade icft-lite")
     if number == FORMAT:
         return report
     method, runtime = split_settings(report.get("config", {}), warn=False)
@@ -368,7 +367,7 @@ def _stage(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scores(scores: Any) -> Any:
-    """Scores at any depth: chance level and level names."""
+    """Return scores, at any depth, with today's names of the chance level and of levels."""
     if not isinstance(scores, Mapping):
         return scores
     return {

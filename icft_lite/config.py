@@ -43,7 +43,7 @@ class EncodingConfig:
     letter_options: bool = False
     """List options as A, B, C, … in the prompt and score the letter. False: score the text of each option."""
     share_prompts: bool = True
-    """Write the options of a question behind one copy of the prompt. Turn it off for models whose attention cannot
+    """Encode the options of a question after one copy of the prompt. Turn it off for models whose attention cannot
     be masked."""
 
     def __post_init__(self) -> None:
@@ -57,8 +57,8 @@ class OptimConfig:
     learning_rate: float = 2e-3
     """Peak learning rate of AdamW. One cosine schedule over the whole run, down to a tenth of the peak."""
     warmup_ratio: float = 0.1
-    """Share of the run over which the learning rate rises. By default the first stages lie in it: steps at the full
-    rate on few kinds of examples cause the most forgetting."""
+    """Share of the run over which the learning rate rises. By default this covers the stages before the last: steps at
+    the full rate on few kinds of examples cause the most forgetting."""
     num_epochs: float = 3.0
     """Passes over the new examples, on average. Memory examples come in addition."""
     max_tokens: int | None = None
@@ -67,8 +67,8 @@ class OptimConfig:
     max_steps: int | None = None
     """Maximum number of optimizer steps in all. None: as many as the tokens need."""
     batch_size: int = 8
-    """Sequences in an optimizer step: new, ring and memory examples together. P processes have P times as many.
-    Options that share their prompt count as one sequence."""
+    """Sequences in an optimizer step: new, ring and memory examples together. With P processes, a step has P times
+    as many. Options that share their prompt count as one sequence."""
 
     def __post_init__(self) -> None:
         check_settings(
@@ -116,7 +116,7 @@ class WeakConfig:
     min_posterior: float = 0.02
     """Options of a weak question with a smaller posterior are left out of training. Lettered options all stay."""
     soft_labels: bool = True
-    """Train on posteriors. False: on the most likely response of each weak example, taken as certain."""
+    """Train on posteriors. False: the most likely response of each question and pair is the only target."""
 
     def __post_init__(self) -> None:
         check_settings(self, shares=("min_posterior",))
@@ -134,7 +134,8 @@ class CurriculumConfig:
     signals: tuple[Signal, ...] = ("loss", "length", "entropy")
     """Difficulty is the average rank of these: loss, ifd (instruction-following difficulty), length, entropy."""
     competence_start: float = 0.3
-    """c0 of competence-based pacing (Platanios et al., 2019): the share of a stage's examples it begins with."""
+    """c0 of competence-based pacing (Platanios et al., 2019): the share of easiest examples that are
+    available at the beginning of a stage."""
     competence_end: float = 1.0
     """T of competence-based pacing, as a share of the stage. From then on every example may be drawn."""
 
@@ -149,9 +150,9 @@ class ShortTermConfig:
     """Short-term memory: the fast adapter and a ring of recent examples."""
 
     share: float = 0.125
-    """Share of a batch replayed from the ring. It is met on average: 0.05 of 8 sequences is two in five steps."""
+    """Share of a batch replayed from the ring, on average: 0.05 of 8 sequences is two sequences in five steps."""
     size: int = 128
-    """Examples the ring holds."""
+    """Maximum number of examples in the ring."""
     promote_after: int = 3
     """Replays after which an example that leaves the ring may be promoted to the long-term memory."""
     promote_confidence: float = 0.8
@@ -168,9 +169,9 @@ class LongTermConfig:
     share: float = 0.25
     """Share of a batch drawn from the buffer, on average."""
     size: int = 4000
-    """Examples the buffer holds, in equal shares for its sources: given, self-generated, promoted."""
+    """Maximum number of examples in the buffer, divided equally among its sources: given, self-generated, promoted."""
     policy: PolicyName = "surprise"
-    """Which examples a full buffer keeps; see `icft_lite.memory.policies`."""
+    """Which examples a full buffer retains; see `icft_lite.memory.policies`."""
     reservoir_share: float = 0.25
     """Share of each topic's quota that the policy `surprise` fills at random."""
     self_prompts: int = 1000
@@ -187,10 +188,10 @@ class ConsolidationConfig:
     """Line search over the interpolation coefficient α at the end of each stage."""
 
     enabled: bool = True
-    """Search for α. False: the slow adapter becomes the fast one."""
+    """Search for α. False: the slow adapter becomes a copy of the fast one."""
     exact: bool = True
-    """Interpolate ΔW = B·A itself and bring it back to rank r by SVD. False: interpolate A and B, which is cheaper
-    and another function (lesson 05)."""
+    """Interpolate ΔW = B·A itself and reduce it to rank r by SVD. False: interpolate A and B separately, which is
+    cheaper but gives a different ΔW (lesson 05)."""
     max_drop: float = 0.08
     """Retention constraint: by how much the general validation score may fall below the base's."""
 
@@ -274,11 +275,12 @@ class ICFTConfig(metaclass=AcceptsOldNames):
 class RuntimeConfig:
     """How a run is executed: saving, memory and speed. It is not part of a run's identity.
 
-    An interrupted run can be resumed with other values; the report lists the change.
+    These settings change results by rounding at most. An interrupted run can be resumed with other values; the report
+    lists the change.
     """
 
     save_steps: int | None = None
-    """Optimizer steps between checkpoints. None: about a minute."""
+    """Optimizer steps between checkpoints. None: a checkpoint about every minute."""
     micro_batches: int = 1
     """Forward passes that a process splits a step into. More of them need less memory. Gradients stay the same."""
     packing: bool = True
@@ -300,7 +302,7 @@ class RuntimeConfig:
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
         """Return a RuntimeConfig from a dict; values may be text. Raises ICFTError."""
-        own = {one.name for one in fields(cls)}  # so that a name which 0.1 had too is no old name here
+        own = {one.name for one in fields(cls)}  # names that are the same in 0.1 and now
         named = {f"runtime.{name}" if name in own else name: value for name, value in settings.items()}
         return build(cls, {name.removeprefix("runtime."): value for name, value in rename_settings(named).items()})
 
@@ -328,10 +330,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "majority_vote": {"weak.label_model": "majority_vote"},
     "gold": {"weak.label_model": "gold"},
 }
-"""icft: the whole method. qlora: plain fine-tuning on the same examples and labels. replay: memory replayed by NLL,
-without consistency. no_ltm: no long-term memory (no memory examples, no consolidation). no_ring: no replay from the
-short-term ring, so no promotion. no_curriculum: every level from the start, in random order, without pacing. no_task:
-without L_task. majority_vote, gold: other labels."""
+"""icft: the whole method. qlora: plain fine-tuning on the same examples, with hard labels. replay: memory replayed by
+NLL, without consistency. no_ltm: no long-term memory (no memory examples, no consolidation). no_ring: no replay from
+the short-term ring, so no promotion. no_curriculum: every level from the start, in random order, without pacing.
+no_task: without L_task. majority_vote, gold: other labels."""
 
 
 def quick() -> bool:

@@ -2,7 +2,8 @@
 
     competence  c(t) = min(1, √(t·(1 − c0²)/T + c0²))            (Platanios et al., 2019, eq. 7)
 
-At step t of T, a stage draws from the easiest c(t) share of its examples.
+At progress t of a stage, from 0 to 1, examples are drawn from its easiest share c(t). T is `curriculum.competence_end`,
+c0 is `curriculum.competence_start`.
 """
 
 import math

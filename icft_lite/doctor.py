@@ -64,7 +64,7 @@ def estimate(shape: Shape, value_bytes: int, tokens: int = TOKENS) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """Return everything that `doctor` prints, as a dict that JSON can hold. Imports torch.
+    """Return everything that `doctor` prints, as a dict of JSON values. Imports torch.
 
     Keys: versions {package: version}, platform, device, device_name, dtype, why (the reason for the dtype), threads,
     cores, memory_bytes, free_memory_bytes, free_disk_bytes, four_bit ("works" or the reason why not), formula,

@@ -22,7 +22,7 @@ from icft_lite.modeling.scoring import score_responses
 SHORT_ANSWER_WORDS = 8
 """Free-form references of at most this many words are scored by exact match, longer ones by token F1."""
 MAX_REPLY_TOKENS = 192
-"""Most tokens that are generated for a free reply."""
+"""Maximum number of tokens that are generated for a free reply."""
 EXTRA_REPLY_TOKENS = 8
 """A reply may have this many tokens more than the longest reference of the suite."""
 
@@ -111,7 +111,7 @@ def evaluate_suite(
     |---|---|---|
     | `qa` | questions with a known answer, short free-form answers | greedy exact match; also option accuracy |
     | `preference` | pairs with a known better response | pairwise accuracy by mean log-probability per token |
-    | `reply` | other free-form answers | key-fact recall; token F1 if an example lists no facts |
+    | `reply` | other free-form answers | key-fact recall; token F1 for all if any example lists no facts |
 
     suites: canonical examples or a Suite by name; None and empty ones are skipped. Examples with unknown labels are not
     evaluated. adapter: name of an adapter of a PeftModel, or "base" for none; None evaluates the model as it is.

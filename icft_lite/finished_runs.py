@@ -73,7 +73,8 @@ def export(folder: Path | str, to: Path | str, merge: bool = False) -> Path:
 def evaluate_run(folder: Path | str, data: DataBundle | Examples) -> dict[str, dict[str, dict[str, Any]]]:
     """Score a finished run, or any model that `load_base` accepts, on the tests of a DataBundle or on examples.
 
-    Returns {suite: {task: {"metric", "value", "n", …}}} with the suites `general` and `medical`.
+    Returns {suite: {task: {"metric", "value", "n", …}}} with the suites `general` and `medical`. Raises
+    ICFTError if the model cannot be loaded.
     """
     if (Path(folder) / "report.json").exists():
         model, tokenizer = load_run(folder)

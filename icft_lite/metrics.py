@@ -1,8 +1,8 @@
 """Measures for continual learning, calibration, and scores of free-form answers.
 
 The measures of transfer and forgetting take an accuracy matrix R, float [T + 1, C]. Row 0 holds the scores of the
-base, row i the scores after stage i. Each column is one evaluation suite. `learned[j]` is the row after whose stage
-suite j has been taught; the default 0, 1, 2, … fits the columns general (known to the base), easy, medium, hard.
+base, row i the scores after stage i. Each column is one evaluation suite. `learned[j]` is the row of
+the stage that teaches suite j; the default 0, 1, 2, … fits the columns general (known to the base), easy, medium, hard.
 NaN (or None) marks a cell that was not measured; such cells are left out of means.
 
 No function changes its arguments. Invalid arguments raise ValueError.

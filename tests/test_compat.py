@@ -101,7 +101,7 @@ def test_a_finished_run_of_0_1_is_complete_for_the_same_settings_and_refused_for
 def test_an_interrupted_run_of_0_1_is_refused_in_one_line_that_names_the_version(interrupted):
     before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
     with pytest.raises(
-        ICFTError, match=r"interrupted run of icft-lite 0\.1.*cannot resume; finish it with `pip"
+        ICFTError, match=r"interrupted run of icft-lite 0\.1.*cannot resume; finish it with version 0.1, or"
     ) as error:
         train_icft(SETTINGS, interrupted, small_bundle(), progress=False)
     assert "\n" not in str(error.value)
@@ -237,6 +237,13 @@ def test_a_module_of_0_1_warns_once_and_names_the_new_one():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.count("OldNameWarning") == 1
     assert "icft_lite.training.plan and icft_lite.training.batches" in done.stderr
+
+
+def test_a_name_of_0_1_in_a_module_that_still_exists_warns():
+    from icft_lite import curriculum
+
+    with pytest.warns(OldNameWarning, match="icft_lite.curriculum.Drawer is now icft_lite.curriculum.PacedSampler"):
+        assert curriculum.Drawer is curriculum.PacedSampler
 
 
 def test_names_that_never_were_are_missing():

@@ -57,11 +57,11 @@ COLUMNS = tuple(FEATURES)
 LEVELS = ("easy", "medium", "hard")
 """The levels of difficulty, in the order of the curriculum."""
 FORMER_LEVELS = {"middle": "medium"}  # data: the name in older files
-"""Names of levels in older files. They are accepted for ever and read as the current name."""
+"""Names of levels in older files. They stay accepted and are read as the current name."""
 
 
 def source_name(source: Source) -> str:
-    """Return a source as messages and DataBundle.sources name it."""
+    """Return the name of a source in messages and in DataBundle.sources."""
     return str(source) if isinstance(source, str | os.PathLike) else f"a list of {len(source)} examples"
 
 

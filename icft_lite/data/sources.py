@@ -37,7 +37,9 @@ def bundle_from_files(
 
     Unlabelled medical examples are the pool. PubMedQA's whole training part is in the pool, with its labels in
     `pool_gold`, because it is there to be labelled weakly. A training example is left out if its group is held out in
-    another source. Raises ICFTError.
+    another source. Unlabelled general examples are left out.
+
+    Raises ICFTError if a source cannot be read or split, an id occurs twice, or no medical example is labelled.
     """
     trains, validations, tests = _split_sources(data, "medical", test_ids, seed)
     pools, gold = _move_pubmedqa_labels(trains)
@@ -73,7 +75,8 @@ def evaluation_examples(
     """Return the examples of `sources` to evaluate a model on.
 
     Of PubMedQA, and of each file that the run was trained on, they are the test part; of any other source all labelled
-    examples. trained_on: DataBundle.sources of the run. Raises ICFTError.
+    examples. trained_on: DataBundle.sources of the run. Raises ICFTError if a source cannot be read, its test part is
+    unknown, or no example is labelled.
     """
     parts: list[Dataset | None] = []
     for source in sources:

@@ -15,7 +15,7 @@ from icft_lite.data.tables import column, iter_columns
 from icft_lite.errors import ICFTError
 
 MAX_HELD_OUT_GROUPS = 1000
-"""At most so many groups of a file become its validation part, and its test part. More would only cost time."""
+"""Maximum number of groups in the validation part, and in the test part, of a source. More would only cost time."""
 HELD_OUT_SHARE = 0.1
 """The share of the labelled groups that becomes the validation part, and the test part."""
 PUBMEDQA_VALIDATION_SHARE = 0.2
@@ -39,7 +39,7 @@ def read_examples(
     `long_answer`. domain: for examples that name none. split: of a Hub data set; of a file, `train`, `validation` or
     `test` as `split_source` makes them. require: a task, or several, that every example must have.
 
-    Raises ICFTError.
+    Raises ICFTError if a source cannot be read, has no such split or another task, or if an id occurs twice.
     """
     if isinstance(source, list | tuple) and source and not isinstance(source[0], dict):
         sources = cast(Sequence[Source], source)
@@ -68,7 +68,7 @@ def read_pubmedqa(
     """Return (rest, test) of PubMedQA's original release, both with gold labels and the column `long_answer`.
 
     The test ids come from the file `test_ids`, or from test_ground_truth.json next to `path`. Without either, the test
-    part is None. Raises ICFTError.
+    part is None. Raises ICFTError as `split_source` does.
     """
     parts = split_source(path, domain="medical", test_ids=test_ids)
     return concatenate([part for part in (parts["train"], parts["validation"]) if part is not None]), parts["test"]
@@ -88,7 +88,7 @@ def split_source(
     a test part only with `test_ids` or with test_ground_truth.json next to it; 20 % of its other groups are for
     validation.
 
-    Raises ICFTError if there are fewer than three labelled groups, or if none of the test ids exists.
+    Raises ICFTError if the source cannot be read, has only one or two labelled groups, or has none of the test ids.
     """
     examples = read_examples(source, domain=domain)
     from_release = pubmedqa.is_from_release(source, examples)

@@ -13,7 +13,7 @@ from datasets import Dataset, Features
 from icft_lite.data.schema import FEATURES, TEXT, Example, Examples
 
 BATCH = 5000
-"""Examples that are Python objects at a time."""
+"""Number of examples that are Python objects at a time."""
 
 # NumPy values are hashed as the Python numbers that a Dataset gives back.
 _encode_json = json.JSONEncoder(

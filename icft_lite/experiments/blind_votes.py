@@ -105,7 +105,7 @@ class PairwiseResult(NamedTuple):
 def pairwise_result(votes: Sequence[Vote], a: str, b: str, confidence: float = 0.95) -> PairwiseResult:
     """Return how often model a won against model b, with a Wilson interval of its win rate.
 
-    Ties are counted but do not enter the rate. See `metrics.binomial_interval` for the interval (Wilson, 1927).
+    Ties are counted but do not enter the rate. See `statistics.binomial_interval` for the interval (Wilson, 1927).
     """
     won: Counter[str] = Counter()
     ties = 0

@@ -1,7 +1,7 @@
 """Compare methods on the bundled samples, at equal training tokens.
 
-Where runs have processes of their own, this one only reads what they leave. It then needs neither transformers nor
-peft, whose import takes ten seconds.
+If runs have their own processes, this process only reads their files. It then needs neither transformers nor peft,
+whose import takes ten seconds.
 """
 
 import json
@@ -26,7 +26,7 @@ DEMO: dict[str, Any] = {
     "optim.max_tokens": 250_000,
     "curriculum.competence_end": 0.5,
 }
-"""Settings of the demo: a short syllabus, one or two topics of each level, which two minutes of training can teach.
+"""Settings of the demo: one or two topics of each level, which two minutes of training can teach.
 Every example is available from the middle of a stage on, so that the hardest are drawn more than once."""
 DEMO_QLORA: dict[str, Any] = {"optim.learning_rate": 4e-3}
 """Settings of plain QLoRA alone in the demo: of four rates (1e-3, 2e-3, 4e-3, 8e-3) the one with the best medical score
@@ -56,9 +56,9 @@ def compare(
 
     Writes comparison.json, .md and .png in `out`, and a folder for each run. Runs that are complete are not repeated.
 
-    methods: keys of `PRESETS`; settings: of all runs, by dotted name (DEMO is the default on the samples); what makes a
-    method what it is (its preset) wins over them; method_settings: {method: settings of its own}; data: the samples by
-    default; jobs: runs at a time (default: `jobs.default_jobs`; 1 where data is given).
+    methods: keys of `PRESETS`; settings: of all runs, by dotted name (DEMO is the default on the samples). The settings
+    of a preset override them; method_settings: {method: further settings}, which override both; data: the samples by
+    default; jobs: runs at a time (default: `jobs.default_jobs`; 1 if data is given).
     Returns the comparison (a dict). Raises ICFTError for an unknown method or setting.
     """
     if unknown := set(methods) - set(PRESETS):

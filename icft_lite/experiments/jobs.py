@@ -1,7 +1,7 @@
 """Several runs at a time: each is `icft-lite train` in a process of its own, with a part of the cores.
 
 Two processes of one thread train faster than one process of two (2,750 tokens per second against 2,010 on two cores):
-the matrix products of a small model are too small to be shared well.
+the matrix products of a small model are too small to be split efficiently over threads.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ def run_jobs(
     line = tqdm(bar_format="{desc}", disable=not progress)
 
     def show(name: str, text: str) -> None:
-        """Show the text of a progress bar in the one line of them all; print anything else above it."""
+        """Show the text of a progress bar in the line that all runs share; print anything else above it."""
         if bar := re.match(r"(stage \d+): *(\d+%)", text):
             state[name] = f"{name} {bar[1]} {bar[2]}"
             line.set_description_str(" · ".join(state.values()))

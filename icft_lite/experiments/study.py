@@ -1,8 +1,8 @@
-"""The study that comes with the package: what its runs scored on each test question, so that it can be analysed again.
+"""The study that comes with the package: which test questions each run answered correctly, to analyze it again.
 
-`scripts/pack_study.py` writes such a record from what `icft-lite compare` left. It holds whether each test question was
-answered correctly, by method and seed, so that any interval can be computed. It also holds the SHA-256 of the base it
-was measured on, since it does not describe any other.
+`scripts/pack_study.py` writes such a record from the results of `icft-lite compare`. It contains whether each test
+question was answered correctly, by method and seed, so that any interval can be computed. It also contains the SHA-256
+of the base that it was measured on, because it does not describe any other.
 """
 
 import base64
@@ -54,7 +54,7 @@ def answers_of(study: dict[str, Any], method: str, test: str) -> np.ndarray:
 def divergence(model: PeftModel, encoded: Sequence[Encoded]) -> float:
     """Return KL(base ‖ tuned) in nats per token, the mean over all response tokens of the encoded examples.
 
-    It measures how far a PeftModel's next-token distributions have moved from its base's; 0 only where nothing has.
+    It measures how far a PeftModel's next-token distributions have moved from its base's. It is 0 only if none has.
     """
     with use_adapter(model, None):
         base = torch.cat(response_states(model, encoded))

@@ -3,8 +3,8 @@
 | module | contains |
 |---|---|
 | `short_term` | the ring of recent new examples that a stage replays |
-| `long_term` | the bounded buffer of remembered examples |
-| `entries` | one remembered example |
+| `long_term` | the bounded buffer of examples |
+| `entries` | one stored example |
 | `policies` | which entries a full buffer retains |
 | `promotion` | from the ring into the buffer, at the end of a stage |
 | `rehearsal` | the first entries: general examples and self-generated prompts (pseudo-rehearsal) |

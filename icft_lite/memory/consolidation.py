@@ -5,7 +5,7 @@ Within a stage the slow adapter is an exponential moving average of the fast one
 
     ΔW(α) = (1 − α)·ΔW(origin) + α·ΔW(end)
 
-    origin `start`   the long-term memory when the stage began: α < 1 undoes part of this stage
+    origin `start`   the slow adapter when the stage began: α < 1 undoes part of this stage
     origin `base`    no change at all (ΔW = 0): α < 1 scales down everything that was learned so far
     end              the moving average of the fast adapter when the stage ended
 
@@ -26,14 +26,14 @@ from peft import PeftModel
 from icft_lite.modeling.adapters import adapter_tensors, delta_svd
 
 ALPHAS = (1.0, 0.85, 0.7, 0.55, 0.4, 0.2)
-"""Coefficients tried between the long-term memory at the start of the stage (0) and the end (1)."""
+"""Coefficients tried between the slow adapter at the start of the stage (0) and the end (1)."""
 BASE_ALPHAS = (0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.75, 0.7)
 """Coefficients tried between the bare base (0) and the end (1), if the end violates the retention constraint."""
 EXTRAPOLATION_ALPHAS = (1.05, 1.1, 1.15, 1.2)
 """Coefficients tried beyond the end of the last stage, if that end is the best candidate."""
 
 Origin = Literal["start", "base"]
-"""Where α = 0 is: the long-term memory at the start of the stage, or the bare base."""
+"""The model at α = 0: the slow adapter at the start of the stage, or the bare base."""
 
 
 class Candidate(TypedDict):
@@ -121,8 +121,8 @@ def consolidate(
        the end (α = 1) is the best candidate: from the base beyond the end, over `extrapolation_alphas`, until the
        constraint is violated. A lower medical score does not end this search, because one answer can cause it.
 
-    start: adapter tensors when the stage began. score(): {"general": …, "medical": …}, the validation scores of the
-    adapter `slow`. exact, rank, scale: see `interpolate`. alphas: not empty, from the end (1.0) downwards.
+    start: tensors of the slow adapter when the stage began. score(): {"general": …, "medical": …}, validation scores of
+    the adapter `slow`. exact, rank, scale: see `interpolate`. alphas: not empty, from the end (1.0) downwards.
     """
     end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
     base = [0 * tensor if i % 2 else tensor for i, tensor in enumerate(end)]  # B = 0

@@ -19,7 +19,7 @@ NOT_ENCODED: Final = Encoded([[]], [], 0)
 
 @dataclass
 class MemoryEntry:
-    """One remembered example: a prompt, one response, and the states of its teacher."""
+    """One stored example: a prompt, one response, and the states of its teacher."""
 
     example: Example
     """A canonical example with one response (task `response`)."""
@@ -29,7 +29,7 @@ class MemoryEntry:
     source: Source = "general"
     """Entries compete for space with entries of the same source first."""
     surprise: float = 0.0
-    """Mean NLL per response token under the slow adapter when the entry was offered, in nats."""
+    """Mean NLL per response token under the slow adapter at promotion, in nats; 0 for entries of other sources."""
     priority: float = 0.0
     """A uniform random number in [0, 1) that decides membership of the reservoir: lower is retained first."""
     teacher: Teacher = "base"

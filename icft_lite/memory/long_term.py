@@ -24,7 +24,7 @@ from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.utils.distributed import on_main_process
 
 OFFER_BATCH_SIZE = 10_000
-"""Examples that `LongTermMemory.add` considers at a time, so that it can be offered any number of them."""
+"""Number of examples that `LongTermMemory.add` considers at a time, so that any number can be offered."""
 
 Encode = Callable[[Example], Encoded]
 """An `Encoder`, or any function with its signature. Raises TooLong for an example that does not fit."""
@@ -36,10 +36,10 @@ class LongTermMemory:
     The capacity is divided equally among the sources (`general`, `self`, `promoted`). Within a source, one of
     `policies.POLICIES` chooses the entries.
 
-    size: most entries. policy: a key of POLICIES. reservoir_share: share of a topic's quota that the policy `surprise`
-    fills at random. teacher_dtype: of the cached teacher states, a name in torch (`float32`, `float16`, `bfloat16`).
-    seed: of the random priorities. features(encoded): float [n, d], required by the policy `herding` only.
-    teach_prompts: entries have a teacher on the tokens of their prompt too, except promoted ones.
+    size: maximum number of entries. policy: a key of POLICIES. reservoir_share: share of a topic's quota that the
+    policy `surprise` fills at random. teacher_dtype: of the cached teacher states, a name in torch (`float32`,
+    `float16`, `bfloat16`). seed: of the random priorities. features(encoded): float [n, d], required by the policy
+    `herding` only. teach_prompts: entries have a teacher on the tokens of their prompt too, except promoted ones.
     """
 
     def __init__(

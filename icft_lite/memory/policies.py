@@ -9,8 +9,10 @@ A policy is a function, chosen by name from POLICIES:
 | ring | the newest entries | |
 | reservoir | a uniform sample of all entries that were ever offered | Vitter, 1985 |
 | balanced | an equal number per topic, a uniform sample within each | as in GDumb, Prabhu et al., 2020 |
-| surprise | an equal number per topic, mostly those of the highest loss | SuRe, Hazard et al., 2025 |
+| surprise | an equal number per topic, mostly those of the highest surprise | SuRe, Hazard et al., 2025 |
 | herding | an equal number per topic, whose mean feature is close to that of the topic | iCaRL, Rebuffi et al., 2017 |
+
+A run measures the surprise of promoted entries only. It is 0 for other sources, where `surprise` selects as `balanced`.
 
 entries: `MemoryEntry` of one source, oldest first. reservoir_share: the share of a topic's quota that `surprise` fills
 at random. features(entries): float [n, d], used by `herding` only.

@@ -91,8 +91,8 @@ def generate_self_prompts(
 
     count: prompts to sample, rounded up to a multiple of `batch_size` where it is larger. Duplicates, unfinished
     prompts, and examples with a text for which `blocked(text)` is true are discarded, so fewer may be returned.
-    batch_size: sequences generated together. max_tokens: most tokens of a prompt; an answer has half as many. Returns
-    canonical examples with ids `self-0`, `self-1`, ….
+    batch_size: sequences generated together. max_tokens: maximum number of tokens of a prompt; an answer has at most
+    half as many. Returns canonical examples with ids `self-0`, `self-1`, ….
     """
     start, (stop, *_) = encoder.chat_format.user_turn_ids()
     prompts: dict[str, None] = {}  # a set in order of generation

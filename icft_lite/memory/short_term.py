@@ -13,7 +13,7 @@ class ShortTermMemory:
     Replays are counted. An example that leaves the ring after at least `promote_after` replays becomes a candidate
     for promotion.
 
-    size: most examples in the ring. seed: of the draws for replay.
+    size: maximum number of examples in the ring. seed: of the draws for replay.
     """
 
     def __init__(self, size: int, promote_after: int = 1, seed: int | str = 0) -> None:

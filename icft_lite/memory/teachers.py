@@ -1,6 +1,6 @@
-"""Teachers of the remembered examples: which model teaches an entry, and the hidden states it is taught with.
+"""Teachers of the memory examples: the choice of a teacher for each entry, and its hidden states.
 
-L_consistency compares the fast adapter with a teacher on every remembered example. The teacher is the bare base or the
+L_consistency compares the fast adapter with a teacher on every memory example. The teacher is the bare base or the
 base with the slow adapter, whichever gives the stored response the higher likelihood. Its final hidden states are
 cached: the frozen head turns them into the teacher's logits, so training needs no second forward pass.
 """

@@ -4,7 +4,7 @@
     └───────────── prompt ────────────────┘└──────────── response ──────────┘
 
 Where the response starts decides which tokens are trained on. `modeling/encoding.py` makes that loss mask (the
-supervised positions), and cuts context that is too long. `modeling/packing.py` makes the attention mask.
+supervised positions), and truncates context that is too long. `modeling/packing.py` makes the attention mask.
 """
 
 from collections.abc import Sequence

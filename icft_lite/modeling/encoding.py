@@ -23,7 +23,7 @@ SupervisedToken = tuple[int, int, int, int]
 
 
 class TooLong(ICFTError):
-    """The prompt without its context, and the response, do not fit `max_length`."""
+    """Raised if the prompt without its context, and the response, do not fit `max_length`."""
 
 
 @dataclass
@@ -53,8 +53,8 @@ class Encoded:
 class Encoder:
     """Encode canonical examples (`schema.FEATURES`) with the tokenizer's chat template.
 
-    max_length: in tokens, for prompt and response together. A longer example loses the end of its *context*, never a
-    part of its prompt or response.
+    max_length: in tokens, for prompt and response together. The *context* of a longer example
+    is truncated at its end. Prompt and response are never truncated.
 
     letter_options: list a question's options in the prompt as A, B, C, …; the responses are the letters.
 
@@ -105,7 +105,7 @@ class Encoder:
         return example_messages(example, context, self.letter_options)
 
     def _fit_prompt(self, example: Example, ids: list[int], room: int) -> tuple[list[int], bool]:
-        """`prompt_ids`, given the ids of the whole prompt."""
+        """Return what `prompt_ids` returns, given the ids of the whole prompt."""
         limit = self.max_length - room
         if len(ids) <= limit:
             return ids, False

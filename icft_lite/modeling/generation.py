@@ -69,8 +69,8 @@ def generate_reply(
 ) -> str:
     """Return the model's reply to one question in plain text.
 
-    encoder: default: `max_length` is the tokenizer's `model_max_length`, which `runs.load_run` sets to the length that
-    the run was trained with. kwargs: passed to `generate`. Raises TooLong if the question does not fit.
+    encoder: default: `max_length` is the tokenizer's `model_max_length`, which `finished_runs.load_run` sets to the
+    length that the run was trained with. kwargs: passed to `generate`. Raises TooLong if the question does not fit.
     """
     example = dict(id="question", task="response", context="", prompt=question, history=[], responses=[""])
     encoder = encoder or Encoder(tokenizer, tokenizer.model_max_length)

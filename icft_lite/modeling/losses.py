@@ -15,13 +15,11 @@ import torch
 import torch.nn.functional as F
 
 LOSSES = ("consistency", "task", "fine_tune")
-"""Names of the three losses, as in settings, logs and reports."""
-LOSSES = ("consistency", "task", "fine_tune")
 """Names of the losses. They are keys of `icft_losses`' result, of a run's history and of reports."""
 MAX_CHUNK_TOKENS = 1024
-"""Most tokens whose logits exist at one time."""
+"""Maximum number of tokens whose logits are in memory at one time."""
 MAX_CHUNK_LOGITS = 2**25
-"""Most logits that exist at one time (128 MiB in float32)."""
+"""Maximum number of logits in memory at one time (128 MiB in float32)."""
 
 
 def chunk_size(vocab: int, logits_per_token: int = 1) -> int:

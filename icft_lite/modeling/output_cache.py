@@ -23,9 +23,9 @@ from icft_lite.utils.distributed import on_main_process
 from icft_lite.utils.io import write_bytes
 
 MAX_BLOCK_EXAMPLES = 8192
-"""Most examples in one file."""
+"""Maximum number of examples in one file."""
 MAX_BLOCK_BYTES = 2**28
-"""Most bytes in one file, about."""
+"""Approximate maximum number of bytes in one file."""
 
 OutputFunction = Callable[[PeftModel, list[Encoded]], list[torch.Tensor]]
 """Computes one tensor per encoded example."""
@@ -95,7 +95,7 @@ class OutputCache:
                         path.unlink()
 
             on_main_process(fill) if wait else fill()
-        found = {path for path in paths if path.exists()}  # not on another machine than the main process's
+        found = {path for path in paths if path.exists()}  # none on machines other than that of the main process
         mapped = sum(path.stat().st_size for path in found) > self.max_memory_bytes
         outputs: dict[int, torch.Tensor] = {}
         for n, block in enumerate(blocks):
@@ -146,7 +146,7 @@ def _split_blocks(encoded: Sequence[Encoded], width: int) -> list[list[int]]:
 
 def _hash(parts: Iterable[str | torch.Tensor | Encoded]) -> str:
     """Return the SHA-256 hash of texts, tensors and encoded examples, in hex."""
-    digest = hashlib.sha256()  # what it is fed names the files: a change would make every cached file useless
+    digest = hashlib.sha256()  # its input determines file names: a change would invalidate every cached file
     for part in parts:
         if isinstance(part, torch.Tensor):
             digest.update(f"{part.dtype} {tuple(part.shape)}".encode())

@@ -24,7 +24,7 @@ def score_responses(
     there are; `greedy`, bool, whether greedy decoding generates exactly this response. The values do not depend on
     how examples are batched or padded (up to rounding).
 
-    max_tokens: most tokens in one forward pass, padding included; default: `base.max_tokens_per_pass`.
+    max_tokens: maximum number of tokens in one forward pass, padding included; default: `base.max_tokens_per_pass`.
     """
     scores: list[dict[str, np.ndarray]] = [{} for _ in encoded]
     weight, pad_id = head_weight(model), 0

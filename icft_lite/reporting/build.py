@@ -1,4 +1,4 @@
-"""The report of a finished run as a dict: what `report.json` holds."""
+"""The report of a finished run as a dict: the content of `report.json`."""
 
 import math
 import platform
@@ -88,7 +88,7 @@ def build_report(
 
 
 def accuracy_by_level(scores: Mapping[str, Any]) -> Levels:
-    """Return [general, easy, medium, hard]: each the unweighted mean over its topics, None where absent."""
+    """Return [general, easy, medium, hard]: unweighted means over topics, None where absent."""
     general = mean_score(scores["general"]) if "general" in scores else None
     levels = scores.get("medical", {}).get("qa", {}).get("by_level", {})
     return [general, *(levels.get(level) for level in LEVELS)]

@@ -156,7 +156,7 @@ def losses_figure(report: Mapping[str, Any]) -> Figure:
             axis.plot(step[part], values[part], color=color, alpha=0.28, linewidth=0.8)
             axis.plot(step[part], mean, color=color, linewidth=2)
             high = max(high, mean.max())
-        # A few single steps may be far above the rest; they must not flatten it.
+        # A few single steps may be far above the rest; they must not flatten the curve.
         axis.set_ylim(0, 1.15 * max(high, np.nanquantile(values, 0.985)))
         axis.set_title(title, loc="left", pad=18 if axis is axes[0] else 6)
         axis.set_ylabel(unit)
@@ -334,7 +334,7 @@ def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
 
 
 def _conditions(comparison: Mapping[str, Any]) -> str | None:
-    """Return what the markers stand for: the seeds and, if known, the numbers of test questions."""
+    """Return the meaning of the markers: the seeds and, if known, the numbers of test questions."""
     seeds, parts = comparison.get("seeds") or [], []
     if len(seeds) > 1:
         parts.append(f"large marker: mean of {len(seeds)} seeds; small marker: one seed")

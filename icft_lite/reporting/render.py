@@ -1,4 +1,4 @@
-"""Write what a run or a comparison leaves behind: JSON, markdown, figures, a model card. Every write is atomic.
+"""Write the files of a run or a comparison: JSON, markdown, figures, a model card. Every write is atomic.
 
 Imports no torch: `icft-lite compare` reads the runs of other processes without it.
 """
@@ -54,7 +54,7 @@ def write_comparison(comparison: Report, out: Path | str) -> None:
     out, comparison = Path(out), to_plain(comparison)
     parts = [
         "# Comparison of methods",
-        "![General retention against medical accuracy](comparison.png)",
+        "![Medical score against general retention](comparison.png)",
         *map(to_markdown, comparison_tables(comparison)),
         "\n".join(f"- {escape_markdown(format_cell(note))}" for note in comparison.get("notes") or []),
     ]

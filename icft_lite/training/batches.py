@@ -18,7 +18,7 @@ from icft_lite.utils.distributed import world_size
 
 @dataclass
 class TrainingItem:
-    """One example in its role, with what the losses need to know of it."""
+    """One example in its role, with the weights and teacher states that the losses need."""
 
     encoded: Encoded
     role: Literal["new", "ring", "memory"]
@@ -35,7 +35,8 @@ class TrainingItem:
 def new_item(example: Example, encoded: Encoded, role: Literal["new", "ring"], soft: bool = True) -> TrainingItem:
     """Return a new or replayed example as a TrainingItem.
 
-    soft=False: the most likely response counts as certain.
+    soft=False: the posterior becomes one-hot on the most likely response. A labelled question or pair is treated as a
+    weak one with a one-hot posterior.
     """
     if not example["posterior"]:
         options = range(len(example["responses"]))
@@ -67,7 +68,7 @@ class StageBatches(Dataset):
     carries the normalizers of its whole step, so splitting does not change the gradient.
 
     steps: of `plan.plan_stage`; examples, encoded: new examples and their encodings; entries: of the long-term
-    memory.
+    memory. An item is the batch of `collate`.
     """
 
     def __init__(

@@ -15,23 +15,27 @@ if TYPE_CHECKING:
 
 
 class RunCallback(TrainerCallback):
-    """A TrainerCallback that also hears of the run around the stages. Override what you need.
+    """A TrainerCallback that also receives the events of a run. Override the methods that you need.
 
     `train_icft(callbacks=[…])` accepts any TrainerCallback; the events below are sent to those that have a method of
     that name.
     """
 
     def on_phase(self, phase: str) -> None:
-        """Handle the start of a phase: load, evaluate, label, seed memory, difficulty, refresh, train and so on."""
+        """Handle the start of a phase.
+
+        Phases of a run: load, evaluate, label, seed memory, difficulty. Of each stage: refresh, train, promote,
+        consolidate, evaluate. At the end: evaluate.
+        """
 
     def on_run_begin(self, prepared: "Prepared", results: "list[StageResult]", shares: list[float]) -> None:
         """Handle the start of training. `results` are those of stages that an earlier process finished."""
 
     def on_stage_begin(self, stage: "StagePlan", batches: "StageBatches", history: list[dict[str, Any]]) -> None:
-        """Handle the start of a stage. `history` has the losses of steps that an earlier process did."""
+        """Handle the start of a stage. `history` has the losses of steps of an earlier process."""
 
     def on_candidate(self, scores: dict[str, float]) -> None:
-        """Handle the validation scores of one interpolation coefficient, tried at a stage's end."""
+        """Handle the validation scores {suite: mean} of one candidate of the line search over α."""
 
     def on_stage_end(self, prepared: "Prepared", result: "StageResult") -> None:
         """Handle the end of a stage; it is saved already."""
@@ -73,7 +77,7 @@ class Events:
             self.lap()
 
     def lap(self) -> None:
-        """Add the seconds so far of the phase under way, so that a checkpoint has them."""
+        """Add the seconds so far of the current phase, so that a checkpoint has them."""
         now = time.time()
         self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._start
         self._start = now

@@ -28,9 +28,9 @@ def make_training_examples(
     """Return the training examples of a run and a report on their weak labels.
 
     Examples of the pool get a posterior from labelling functions and `weak.label_model`; those that no function voted
-    on are dropped. The report's `uncertain_questions` still have two options or more: only those, and pairs, can
-    contribute to L_task. With `weak.soft_labels` off, a weak example becomes its most likely response, taken as
-    certain.
+    on are dropped. The report's `uncertain_questions` is the number of weak questions that still have two options or
+    more; L_task is 0 on the others. With `weak.soft_labels` off, every question and pair becomes its most likely
+    response.
     """
     parts: list[Dataset] = []
     report: dict[str, Any] = {}

@@ -39,13 +39,14 @@ def train_icft(
     callbacks: Sequence[TrainerCallback] = (),
     runtime: RuntimeConfig | None = None,
 ) -> dict[str, Any]:
-    """Run the whole method and write report, figures and adapters into the folder `out`.
+    """Run the whole method and write report, figures and adapters to the folder `out`.
 
     The same call again resumes a run that was interrupted, and returns the report of one that is complete.
 
-    config: an ICFTConfig, or a dict for `ICFTConfig.from_dict` (keys `runtime.…` go to RuntimeConfig); runtime: may
-    differ between interruptions; callbacks: TrainerCallbacks for every stage, see `events.RunCallback` for the events
-    of the run. Returns the report (a dict). Raises ICFTError if `out` holds another run, another process is at work
+    config: an ICFTConfig, or a dict for `ICFTConfig.from_dict` (keys `runtime.…` go to RuntimeConfig). data: the
+    examples. progress: print messages and show progress bars. callbacks: TrainerCallbacks for every stage, see
+    `events.RunCallback` for the events of the run. runtime: may change when an interrupted run is resumed. Returns the
+    report (a dict, as in report.json). Raises ICFTError if `out` holds another run, another process is at work
     there, or the data cannot be trained on.
     """
     if not isinstance(config, ICFTConfig):
@@ -85,7 +86,7 @@ def run(prepared: Prepared, events: Events) -> dict[str, Any]:
 
 
 def steps_left(prepared: Prepared, results: list[StageResult]) -> int | None:
-    """Return the next stage's part of `max_steps`: at least one step a stage, as long as there are any."""
+    """Return the next stage's part of `max_steps`: at least one step, as long as any are left; None without a limit."""
     total = prepared.config.optim.max_steps
     if total is None:
         return None
@@ -144,7 +145,7 @@ def write_run(prepared: Prepared, results: list[StageResult], after: dict[str, A
 
 
 def stage_line(number: int, result: StageResult) -> str:
-    """Return a line of text on a finished stage."""
+    """Return a line of text about a finished stage."""
     record, scores = result.record, ", ".join(f"{name} {value:.3f}" for name, value in result.scores.items())
     return (
         f"stage {number} ({record['name']}): {record['steps']} step{'s' * (record['steps'] != 1)}, "

@@ -1,7 +1,7 @@
-"""What every optimizer step trains on, planned before the stage begins.
+"""The plan of a stage: the examples of every optimizer step, chosen before the stage begins.
 
-The plan is a pure function of the stage, the settings and the seed: it can be inspected, counted, and computed again
-after an interruption.
+The plan is a pure function of the stage's examples, the long-term memory, the settings and the seed: it can be
+inspected, counted, and computed again after an interruption.
 """
 
 import random
@@ -28,7 +28,7 @@ class PlannedStep:
 
 
 class _ShuffledPasses:
-    """Endless draws in shuffled passes over range(n)."""
+    """Draw from range(n) without end, in shuffled passes."""
 
     def __init__(self, n: int, *seed: object) -> None:
         self.n, self.random = n, random.Random("/".join(map(str, seed)))

@@ -33,7 +33,7 @@ from icft_lite.utils.distributed import on_main_process, process_device
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: which examples it draws from, how long it trains, where it lies in the run."""
+    """One stage: its examples, its length and its position in the run."""
 
     number: int
     """1, 2, …"""
@@ -181,7 +181,7 @@ def load_model(config: ICFTConfig, runtime: RuntimeConfig) -> tuple[PeftModel, P
 
 
 def encode_suites(data: DataBundle, encoder: Encoder) -> dict[str, Suite]:
-    """Return the suites that have examples. Validation keeps only the correct option of a question."""
+    """Return the suites that have examples. Questions of validation have only their correct option."""
     examples = {
         "general_validation": data.general_validation,
         "medical_validation": data.validation,
@@ -196,7 +196,7 @@ def encode_suites(data: DataBundle, encoder: Encoder) -> dict[str, Suite]:
 
 
 def is_question(example: Example) -> bool:
-    """Return True for an example that is scored by exact match: the cheap part of a test."""
+    """Return True for an example that is scored by exact match, which needs no generation."""
     return example["task"] == "question" or is_short_answer(example)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, whether it is complete, and what has changed since it was interrupted.
+"""The folder of a run: which run it contains, whether that is complete, and what changed since an interruption.
 
 run.json        identity (configuration, data, base, processes), runtime settings and their changes; written first
 state/          checkpoints and cached outputs; removed at the end
@@ -24,11 +24,11 @@ from icft_lite.utils.io import to_plain, write_json
 from icft_lite.utils.lock import LOCK, exclusive_lock
 
 IDENTITY = ("config", "data", "base", "processes")
-"""Keys of run.json that make it this run. The others may change between interruptions."""
+"""Keys of run.json that identify the run. The others may change when an interrupted run is resumed."""
 
 
 def run_identity(config: ICFTConfig, data: DataBundle) -> dict[str, Any]:
-    """Return what two runs must have in common to be the same run, as JSON has it."""
+    """Return the values of IDENTITY, which two runs must have in common to be the same run, as plain JSON values."""
     identity = dict(
         config=config.to_dict(), data=data.content_hash(), base=model_fingerprint(config.model), processes=world_size()
     )  # a step has batch_size sequences for each process
@@ -73,7 +73,7 @@ def finished_report(paths: RunPaths, identity: dict[str, Any]) -> dict[str, Any]
     if found.get("format", 1) < FORMAT and not complete:
         raise ICFTError(
             f"{out}: holds an interrupted run of icft-lite {OLD_VERSION}, which version {__version__} cannot "
-            f"resume; finish it with `pip install icft-lite=={OLD_VERSION}.0`, or choose another --out"
+            f"resume; finish it with version {OLD_VERSION}, or choose another --out"
         )
     if different := differences(found, identity):
         raise ICFTError(f"{out}: holds another run ({different}); choose another --out, or delete that folder")
@@ -132,7 +132,7 @@ def write_run_file(paths: RunPaths, identity: dict[str, Any], runtime: RuntimeCo
 
 
 def progress_of(paths: RunPaths) -> tuple[int, int]:
-    """Return the number of finished stages, and the saved step of the one under way (0: none)."""
+    """Return the number of finished stages, and the last saved step of the current one (0: none)."""
     stage, step = last_saved_stage(paths.state), 0
     if paths.step.exists():
         facts = load_state(paths.step)[1]

@@ -33,10 +33,10 @@ from icft_lite.utils.distributed import on_main_process, rank, world_size
 
 @dataclass
 class StageResult:
-    """What a stage leaves besides the slow adapter and the memory."""
+    """The result of a stage, besides the slow adapter and the memory."""
 
     record: dict[str, Any]
-    """What the report says of the stage."""
+    """The entry of the stage in `report["stages"]`."""
     history: list[dict[str, Any]]
     """Losses of each step."""
     levels: list[float | None]
@@ -44,7 +44,7 @@ class StageResult:
     scores: dict[str, float]
     """Mean test score of each suite."""
     fast: list[torch.Tensor]
-    """The fast adapter as it ended. Empty for a stage before the last finished one of a resumed run."""
+    """The fast adapter at the end of the stage. Empty for all but the last finished stage of a resumed run."""
 
 
 def run_stage(prepared: Prepared, stage: StagePlan, max_steps: int | None, events: Events) -> StageResult:
@@ -131,7 +131,8 @@ def train(
 ) -> tuple[list[dict[str, Any]], float]:
     """Train the fast adapter, from the last checkpoint of this stage if there is one.
 
-    Returns the losses of all steps, and when the stage began (its time before an interruption counts).
+    Returns the losses of all steps, and the time when the stage began, shifted so that its seconds before an
+    interruption count.
     """
     path, model = prepared.paths.step, prepared.model
     resumed = on_main_process(lambda: load_state(path) if path.exists() else None)
@@ -197,7 +198,7 @@ def choose_alpha(
         return means
 
     min_general = mean_score(prepared.baseline["general_validation"]) - config.consolidation.max_drop
-    # Extrapolation only at the run's end: what an earlier stage overdoes, the next one has to regain.
+    # Only in the last stage: a later stage would have to recover the general knowledge that extrapolation loses.
     beyond = EXTRAPOLATION_ALPHAS if stage.number == len(prepared.stages) else ()
     return consolidate(
         model,
@@ -219,7 +220,7 @@ def trained_levels(medical: Suite, prepared: Prepared, stage: StagePlan) -> Suit
 
 
 def no_search(alpha: float) -> ConsolidationResult:
-    """Return what `consolidate` would, for a coefficient that was taken without a search."""
+    """Return a ConsolidationResult for a coefficient that was set without a search."""
     return ConsolidationResult(alpha=alpha, origin="start", candidates=[], refused=False, svd_residual=0.0)
 
 

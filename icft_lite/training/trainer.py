@@ -1,4 +1,4 @@
-"""ICFTTrainer: one stage of the method as a transformers.Trainer. `run.train_icft` runs one after the other."""
+"""ICFTTrainer: one stage of the method as a transformers.Trainer. `loop.train_icft` runs the stages in turn."""
 
 import math
 import time
@@ -27,7 +27,7 @@ from icft_lite.utils.hardware import hardware
 SAVE_SECONDS = 60
 """Seconds between checkpoints of a stage where `runtime.save_steps` is None."""
 RAMP = 0.05
-"""Share of a stage's steps over which the rate of its fresh optimizer rises, since AdamW's first moments are noise."""
+"""Share of a stage's steps over which the learning rate rises, because the moments of a fresh AdamW are noisy."""
 
 
 class ICFTTrainer(Trainer):
@@ -35,7 +35,7 @@ class ICFTTrainer(Trainer):
 
     model: a PeftModel with adapters `fast` and `slow` (`adapters.add_adapters`); batches: StageBatches.
     norms_every: steps between measurements of the gradient norm of each loss, for which each loss is differentiated
-    alone (None: about 40 times a stage; 0: never).
+    alone (None: every 25 steps, at most about 40 times per stage; 0: never).
     save: called with the trainer whenever a checkpoint is due: every `save_steps` steps (None: about a minute), and
     after the last.
     span: begin and end of the stage as shares of the run, for the learning rate.
@@ -293,12 +293,12 @@ class _StageCallback(TrainerCallback):
         if self.progress is not None:
             self.progress.update(1)
             self.progress.set_postfix({name: f"{record[name]:.3f}" for name in LOSSES if name in record}, refresh=False)
-        if trainer.save and due:  # after the last step too: what follows may be killed
+        if trainer.save and due:  # after the last step too: a later phase may be killed
             trainer.save(trainer)
             self.saved = time.monotonic()
 
     def check_finite(self, loss: float, weights: bool) -> None:
-        """Raise ICFTError if the loss is NaN or infinite, or, if asked, a weight of the fast adapter is."""
+        """Raise ICFTError if the loss is not finite or, with `weights`, if a weight of the fast adapter is not."""
         trainer, what = self.trainer, ""
         if not math.isfinite(loss) and not trainer.accelerator.scaler:  # fp16's gradient scaler skips such a step
             what = f"the loss of step {trainer.step} is {loss}"

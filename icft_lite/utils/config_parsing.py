@@ -77,7 +77,7 @@ def check_settings(
 
 
 def prefix_of(cls: type) -> str:
-    """`optim.` for OptimConfig: how its settings are addressed."""
+    """Return the prefix of a class's settings, for example `optim.` for OptimConfig; "" for ICFTConfig."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__.removesuffix("Config")).lower()
     return "" if name == "icft" else f"{name}."
 

@@ -3,7 +3,7 @@
     votes = apply_lfs(lfs, pool)                          # int8 [n, m]; −1 = abstain
     posteriors, report = label_pool(pool, votes, lfs=lfs)
 
-`functions` defines labelling functions, `models` the label models, `pool` joins both. `lfs` has the labelling
+`functions` defines labelling functions, `label_models` the label models, `pool` joins both. `lfs` has the labelling
 functions of the bundled samples and of PubMedQA. Importing this package loads neither torch nor datasets.
 """
 

@@ -24,7 +24,7 @@ REASONS = {
     "reservoir": RANDOM,
     "herding": "close to the mean of its topic",
 }
-"""Why an entry has a place where there were more examples than places, by policy of the memory."""
+"""Why an entry was retained although there were more examples than places, by policy of the memory."""
 
 Record = dict[str, Any]
 """`outcome` and COLUMNS of one example."""

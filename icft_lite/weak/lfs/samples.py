@@ -6,7 +6,7 @@
 - model: the scores of the base model.
 
 The functions read `task`, `topic`, `prompt`, `responses` and `base_scores` of an example, never its label or entity.
-Three of them (longest, politest, nearest_letter) are deliberately poor, so that the label model has something to find.
+Three of them (longest, politest, nearest_letter) are deliberately poor, to show that the label model detects them.
 """
 
 import csv
@@ -122,7 +122,7 @@ def _is_vignette(example: Example) -> bool:
 def longest(example: Example) -> int:
     """Vote for the longest response.
 
-    A deliberately poor labelling function, so that the label model has something to find.
+    Deliberately poor, to show that the label model detects such functions.
     """
     return _unique_best([len(text) for text in example["responses"]])
 
@@ -131,7 +131,7 @@ def longest(example: Example) -> int:
 def politest(example: Example) -> int:
     """Vote for the response that says please.
 
-    A deliberately poor labelling function, so that the label model has something to find.
+    Deliberately poor, to show that the label model detects such functions.
     """
     return _only_match(example, "please")
 
@@ -230,7 +230,7 @@ def department_root(example: Example) -> int:
 def nearest_letter(example: Example) -> int:
     """Vote for the response whose first letter is nearest to that of the longest word of the prompt.
 
-    A deliberately poor labelling function, so that the label model has something to find.
+    Deliberately poor, to show that the label model detects such functions.
     """
     first = ord(max(_tokens(example["prompt"]), key=len)[0])
     return int(np.argmin([abs(ord(text.lower()[0]) - first) for text in example["responses"]]))
