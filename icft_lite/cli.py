@@ -19,7 +19,7 @@ from icft_lite import __version__
 from icft_lite.compat import OldNameWarning, read_report, split_settings
 from icft_lite.config import PRESETS, ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError, explain_error, short_reason
-from icft_lite.utils.config_parsing import describe_type, flatten, setting_types
+from icft_lite.utils.config_parsing import HelpFormatter, describe_type, flatten, setting_types
 from icft_lite.utils.launch import launch_processes
 
 RESUMABLE = ("train", "demo", "compare")
@@ -54,6 +54,7 @@ def build_parser(command: str = "") -> ArgumentParser:
     parser = ArgumentParser(
         prog="icft-lite",
         exit_on_error=False,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,  # an abbreviation may name another option in the next version
         description="Adapt a small language model to medicine without catastrophic forgetting.",
         version=__version__,
@@ -332,9 +333,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def check_out(out: Path) -> None:
     """Raise ICFTError unless the folder `out` can be written. Creates nothing."""
-    existing = out
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    existing = next(one for one in (out, *out.absolute().parents) if one.exists())
     if not existing.is_dir():
         raise ICFTError(f"--out {out}: {existing} is a file; give a folder")
     if not os.access(existing, os.W_OK | os.X_OK):

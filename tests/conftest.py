@@ -4,6 +4,9 @@ import json
 import os
 from pathlib import Path
 
+# jupytext must come before jsonargparse, which copies the table of YAML representers that jupytext adds to
+# (jsonargparse 4.53.0, _namespace.py; jupytext 1.19.6, header.py).
+import jupytext  # noqa: F401
 import pytest
 
 os.environ.update(

@@ -14,7 +14,8 @@ import yaml
 
 import icft_lite
 
-ROOT = Path(icft_lite.__file__).parents[1]
+PACKAGE = Path(icft_lite.__file__).parent
+ROOT = PACKAGE.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
@@ -106,3 +107,23 @@ def test_a_wheel_has_the_samples_the_model_and_type_information(tmp_path):
     assert {"icft_lite/data_samples/general_test.jsonl", "icft_lite/py.typed"} <= inside
     assert "icft_lite/experiments/results/study.json" in inside
     assert any(re.fullmatch(r"icft_lite/tiny/.*\.safetensors", name) for name in inside)
+
+
+# Outside the core: what is replaced with the data (labelling functions), shows results, or runs experiments.
+OUTSIDE_CORE = ("weak/lfs/", "reporting/", "widgets/", "experiments/", "cli.py", "tiny/")
+
+
+def test_files_of_the_package_stay_short():
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {str(path): n for path, n in lengths.items() if n > 400} == {}
+
+
+def test_the_core_stays_small():
+    def statements(path):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.stmt)]
+        texts = [node for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
+        imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+        return len(nodes) - len(texts) - len(imports)
+
+    core = [path for path in PACKAGE.rglob("*.py") if not path.relative_to(PACKAGE).as_posix().startswith(OUTSIDE_CORE)]
+    assert len(core) > 50 and sum(map(statements, core)) <= 3500

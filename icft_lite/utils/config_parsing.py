@@ -7,10 +7,11 @@ import dataclasses
 import difflib
 import functools
 import re
+from argparse import Action
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from icft_lite.errors import ICFTError
 
@@ -130,3 +131,11 @@ def describe_type(kind: Any) -> str:
     if type(None) in get_args(kind):
         return f"{describe_type(get_args(kind)[0])}, or null"
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Help texts that do not say "default: null" of an option that may be left out."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text = super()._get_help_string(action)
+        return text if action.default else text.removesuffix(" (default: %(default)s)")
