@@ -18,8 +18,8 @@ from jsonargparse.typing import PositiveInt
 from icft_lite import __version__
 from icft_lite.compat import OldNameWarning, read_report, split_settings
 from icft_lite.config import PRESETS, ICFTConfig, RuntimeConfig
-from icft_lite.errors import ICFTError, explain_error, short_reason
-from icft_lite.utils.config_parsing import HelpFormatter, describe_type, flatten, setting_types
+from icft_lite.errors import ICFTError, explain_error
+from icft_lite.utils.config_parsing import HelpFormatter, describe_type, flatten, read_settings, setting_types
 from icft_lite.utils.launch import launch_processes
 
 RESUMABLE = ("train", "demo", "compare")
@@ -204,7 +204,13 @@ def evaluate(args: Namespace, _: Mapping[str, Any]) -> None:
     sources, run = args.data or ["samples"], Path(args.dir)
     report = read_report(run) if (run / "report.json").is_file() else {}
     if sources == ["samples"]:
-        data: Any = sample_bundle().only(report.get("config", {}).get("topics"))
+        if args.test_ids:
+            raise ICFTError("--test-ids: the samples have a test of their own; name a file with --data")
+        topics = report.get("config", {}).get("topics")
+        try:
+            data: Any = sample_bundle().only(topics)
+        except ICFTError:
+            raise ICFTError(f"{run}: its topics ({', '.join(topics)}) are not in the samples; give --data") from None
     else:
         data = evaluation_examples(sources, _path(args.test_ids), report.get("data", {}).get("sources", {}))
     from icft_lite.finished_runs import evaluate_run
@@ -219,6 +225,8 @@ def compare(args: Namespace, settings: Mapping[str, Any]) -> None:
     for name in methods:
         if name not in PRESETS:
             raise ICFTError(f"--methods: {name!r} is unknown; choose among {', '.join(PRESETS)}")
+    if given := [name for name in ("method", "seed") if name in settings]:
+        raise ICFTError(f"--{given[0]}: `compare` trains several; use --{given[0]}s")
     settings, runtime = split_settings(settings)
     ICFTConfig.from_dict(settings)
     runtime_config = RuntimeConfig.from_dict(runtime)
@@ -270,6 +278,7 @@ USAGE = {
     "export": "DIR --to DIR2 ",
 }
 WITH_SETTINGS = ("train", "compare")
+OTHER_OPTIONS = ("data", "general", "test-ids", "out", "method", "methods", "max-steps", "no-4bit", "config", "set")
 
 
 # --- settings and checks
@@ -312,23 +321,9 @@ def _write_lists(argv: Sequence[str]) -> list[str]:
         if out and out[-1] in lists and not word.startswith("-"):
             word = f"{out.pop()}={word}"
         option, equals, value = word.partition("=")
-        out.append(f"{option}=[{value}]" if option in lists and equals and value[:1] != "[" else word)
+        items = ", ".join(json.dumps(item.strip()) for item in value.split(",") if item.strip())
+        out.append(f"{option}=[{items}]" if option in lists and equals and value[:1] != "[" else word)
     return out
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of a YAML file by dotted name. Raises ICFTError."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ICFTError(f"{path}: not YAML ({' '.join(str(error).split())}); fix the file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ICFTError(f"{path}: cannot be read ({short_reason(error)}); give a YAML file") from None
-    if not isinstance(values, dict):
-        raise ICFTError(f"{path}: it holds no settings; write lines of NAME: VALUE")
-    return flatten(values)
 
 
 def check_out(out: Path) -> None:
@@ -367,11 +362,13 @@ def _argument_error(error: ArgumentError) -> str:
     if found := re.match(r'Parser key "([\w.]+)": (.*)$', text):
         name, reason = found.groups()
         value = re.search(r"(?:Got|Given) value: (.*)$|base 10: '(.*?)'|PositiveInt: (\S+) does", reason)
-        expected = describe_type(kinds[name]) if name in kinds else "a whole number above 0"  # of --seeds, --jobs, …
+        groups = {kind.partition(".")[0] for kind in kinds if "." in kind}
+        expected = "a YAML file of this group" if name in groups else "a whole number above 0"  # of --seeds, --jobs, …
+        expected = describe_type(kinds[name]) if name in kinds else expected
         option = name if name in kinds else name.replace("_", "-")
         return f"--{option}: {value[value.lastindex or 0] if value else ''!r} is not possible; give {expected}"
-    if found := re.match(r"unrecognized arguments: --([\w.]+)", text):
-        near = difflib.get_close_matches(found[1], kinds, 1)
+    if found := re.match(r"unrecognized arguments: --([\w.-]+)", text):
+        near = difflib.get_close_matches(found[1], [*kinds, *OTHER_OPTIONS], 1)
         return f"--{found[1]} is not an option; {f'did you mean --{near[0]}?' if near else 'see --help'}"
     if text.startswith('expected "command"'):
         return f"give a command: {', '.join(COMMANDS)}; see --help"

@@ -81,6 +81,7 @@ ZERO_IS_NONE = ("temperature", "max_steps", "tokens", "ema_decay", "save_every")
 LEVELS = {"middle": "medium"}
 MODULES: dict[str, Sequence[str]] = {
     "chat": ["chat"],
+    "clock": ["training.events"],
     "config": ["config", "errors", "data.samples"],
     "consolidation": ["memory.consolidation"],
     "curriculum": ["curriculum", "data.schema", "modeling.encoding"],
@@ -99,7 +100,7 @@ MODULES: dict[str, Sequence[str]] = {
     "launch": ["utils.launch"],
     "lock": ["utils.lock"],
     "losses": ["modeling.losses"],
-    "memory": ["memory", "memory.long_term", "memory.teachers", "memory.policies"],
+    "memory": ["memory", "memory.entries", "memory.long_term", "memory.teachers", "memory.policies"],
     "metrics": ["metrics", "statistics"],
     "model": ["modeling.base", "modeling.adapters", "utils.hardware"],
     "outcome": ["reporting.build", "utils.hardware"],
@@ -324,6 +325,8 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 def migrate_report(report: dict[str, Any]) -> dict[str, Any]:
     """Return a report in format 2; one of format 1 is converted, one of a later format refused with ICFTError."""
+    if not isinstance(report, dict):
+        raise ICFTError("report.json: it is not a report; restore the file, or run again in another folder")
     number = report.get("format", 1)
     if number > FORMAT:
         raise ICFTError(f"report.json has format {number}, this version reads up to {FORMAT}; upgrade icft-lite")

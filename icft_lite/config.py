@@ -226,7 +226,9 @@ class ICFTConfig(metaclass=AcceptsOldNames):
     consolidation: ConsolidationConfig = field(default_factory=ConsolidationConfig)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_settings(self, not_negative=("seed",))
+        if self.seed >= 2**32:
+            raise ICFTError(f"seed: {self.seed} is not possible; give a number below 2**32")
         if self.long_term.share + self.short_term.share >= 1:
             raise ICFTError(
                 f"long_term.share + short_term.share: {self.long_term.share} + {self.short_term.share} "
@@ -255,7 +257,12 @@ class ICFTConfig(metaclass=AcceptsOldNames):
         return build(cls, {**PRESETS[name], **given})._named(name)
 
     def replace(self, settings: Mapping[str, Any]) -> Self:
-        """Return a copy with other values for dotted names, e.g. `config.replace({"optim.max_tokens": 10_000})`."""
+        """Return a copy with other values for dotted names, e.g. `config.replace({"optim.max_tokens": 10_000})`.
+
+        It keeps `method`, which `dataclasses.replace` does not. Raises ICFTError for `method`: use `preset`.
+        """
+        if "method" in settings:
+            raise ICFTError(f"method: a copy cannot have another one; use ICFTConfig.preset({settings['method']!r})")
         flat = {**flatten(self.to_dict()), **flatten(rename_settings(settings))}
         return build(type(self), {name: value for name, value in flat.items() if name != "method"})._named(self.method)
 

@@ -80,6 +80,10 @@ def evaluate_run(folder: Path | str, data: DataBundle | Examples) -> dict[str, d
         model, tokenizer = load_run(folder)
         encoding = read_report(Path(folder))["config"]["encoding"]
         encoder = Encoder(tokenizer, encoding["max_length"], encoding["letter_options"], encoding["share_prompts"])
+    elif (Path(folder) / "run.json").exists():
+        raise ICFTError(
+            f"{folder}: this run is not finished (report.json is missing); resume it with `icft-lite train`"
+        )
     else:
         model, tokenizer = load_base(str(folder))
         encoder = Encoder(tokenizer)

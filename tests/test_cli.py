@@ -293,3 +293,38 @@ def test_the_readme_names_only_commands_that_exist():
     code = "".join(readme.split("```")[1::2])
     commands = {line.split()[1] for line in code.splitlines() if line.startswith("icft-lite ")}
     assert commands and commands <= set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "words, what",
+    [
+        (["compare", "--out", "c", "--seed", "7"], "--seed: `compare` trains several; use --seeds"),
+        (["compare", "--out", "c", "--set", "method=gold"], "--method: `compare` trains several; use --methods"),
+        (["evaluate", "tiny", "--test-ids", "ids.txt"], "--test-ids: the samples have a test of their own"),
+        (["train", "--out", "c", "--max-step", "5"], "--max-step is not an option; did you mean --max-steps?"),
+        (["train", "--out", "c", "--seed", "-1"], "seed: -1 is not possible; give 0 or more"),
+        (["train", "--out", "c", "--seed", "4294967296"], "seed: 4294967296 is not possible"),
+    ],
+)
+def test_settings_that_would_be_ignored_or_fail_late_are_refused(called, words, what, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == 2 and what in error_of(capsys) and not (tmp_path / "c").exists()
+
+
+def test_topics_are_text_whatever_they_look_like(called, write, tmp_path):
+    data = write("mine.jsonl", EXAMPLES)
+    general = write("general.jsonl", [{**example, "id": f"g{i}"} for i, example in enumerate(EXAMPLES)])
+    assert run("train", "--data", data, "--general", general, "--out", tmp_path / "o", "--topics", "2021,null") == 0
+    assert called["train_icft"][0][0].topics == ("2021", "null")
+
+
+def test_a_group_without_settings_in_yaml_is_empty(called, write, tmp_path):
+    data, config = write("mine.jsonl", EXAMPLES), write("c.yaml", "long_term:\noptim:\n  batch_size: 4\n")
+    general = write("general.jsonl", [{**example, "id": f"g{i}"} for i, example in enumerate(EXAMPLES)])
+    words = ["train", "--data", data, "--general", general, "--out", tmp_path / "o", "--config", config]
+    assert run(*words) == 0 and called["train_icft"][0][0] == ICFTConfig.from_dict({"optim.batch_size": 4})
+
+
+def test_an_interrupted_run_is_not_evaluated(write, tmp_path, capsys):
+    (tmp_path / "run.json").write_text("{}")
+    assert run("evaluate", tmp_path) == 2 and "this run is not finished" in error_of(capsys)

@@ -195,7 +195,7 @@ LESSON_IMPORTS = {
     "finished": ["export", "load_run"],
     "labelers": ["sample_lfs"],
     "losses": ["icft_losses", "pair_loss", "question_loss", "token_kl", "token_logprobs"],
-    "memory": ["LongTermMemory", "ShortTermMemory", "promote", "water_fill"],
+    "memory": ["Entry", "LongTermMemory", "ShortTermMemory", "mean_states", "promote", "water_fill"],
     "metrics": ["bwt", "forgetting", "mean_score", "normalise_answer", "paired_bootstrap", "retention"],
     "model": [
         "activate",
@@ -244,6 +244,20 @@ def test_a_name_of_0_1_in_a_module_that_still_exists_warns():
 
     with pytest.warns(OldNameWarning, match="icft_lite.curriculum.Drawer is now icft_lite.curriculum.PacedSampler"):
         assert curriculum.Drawer is curriculum.PacedSampler
+
+
+def test_each_module_of_0_1_can_be_imported():
+    old = {"clock", *compat.MODULES}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OldNameWarning)
+        for module in old:
+            importlib.import_module(f"icft_lite.{module}")
+    for key, new in compat.NAMES.items():
+        module, _, name = key.rpartition(".")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OldNameWarning)
+            found = getattr(importlib.import_module(f"icft_lite.{module}"), name)
+        assert getattr(found, "__name__", new) in (new, new.lower()), key
 
 
 def test_names_that_never_were_are_missing():

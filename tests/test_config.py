@@ -229,3 +229,10 @@ def test_the_profile_of_the_lessons(monkeypatch, profile, expected):
     if profile:
         monkeypatch.setenv("ICFT_PROFILE", profile)
     assert quick() is expected
+
+
+def test_a_copy_keeps_its_method_and_takes_no_other():
+    config = ICFTConfig.preset("qlora")
+    assert config.replace({"seed": 3}).method == "qlora"
+    with pytest.raises(ICFTError, match="preset"):
+        config.replace({"method": "icft"})

@@ -1,9 +1,12 @@
 """Several runs at a time: each gets its own settings, a failure stops them all, and the results are the same."""
 
 import json
+import signal
 import sys
+import threading
 import time
 
+import psutil
 import pytest
 import small_run
 from small_run import SETTINGS, small_bundle
@@ -196,3 +199,33 @@ def test_the_long_demo_differs_in_topics_tokens_consistency_weight_and_the_rate_
         assert {name for name in one if one[name] != other[name]} == {"topics", "optim.max_tokens", differs}
     assert FULL.keys() - DEMO.keys() == {"loss.consistency_weight"} and DEMO_QLORA.keys() == {"optim.learning_rate"}
     assert long[tmp_path / "qlora-0"].curriculum.order == "random", "which uses no pacing"
+
+
+def test_a_comparison_needs_questions(tmp_path):
+    settings = {"topics": "relevance", "optim.max_steps": 1}
+    with pytest.raises(ICFTError, match="no medical test question"):
+        compare(tmp_path, ["icft"], [0], settings, progress=False, jobs=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+def test_runs_are_stopped_when_the_comparison_is_terminated(monkeypatch, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "with open(sys.argv[1].removeprefix('--out='), 'w') as file: file.write(str(os.getpid()))\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.setattr(jobs, "TRAIN", [sys.executable, str(script)])
+    started = tmp_path / "one"
+
+    def terminate():
+        while not (started.exists() and started.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        run_jobs({started: ICFTConfig()}, 1, progress=False)
+    assert not psutil.pid_exists(int(started.read_text())) and signal.getsignal(signal.SIGTERM) == before

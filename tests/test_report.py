@@ -330,3 +330,19 @@ def test_value_that_json_cannot_hold_keeps_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"x": object()})
     assert json.loads(path.read_text(encoding="utf-8"))["u"] == "α"
+
+
+def test_a_relative_folder_is_no_hub_name(tmp_path, monkeypatch):
+    (tmp_path / "mods" / "foo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert "base_model: mods/foo" not in model_card({"base": "mods/foo"})
+    assert "base_model: mods/bar" in model_card({"base": "mods/bar"})
+
+
+def test_both_adapters_get_a_card(tmp_path):
+    for name in ("adapter", "adapter_fast"):
+        (tmp_path / name).mkdir()
+    write_report({"base": "tiny"}, tmp_path)
+    assert all(
+        "not medical advice" in (tmp_path / name / "README.md").read_text() for name in ("adapter", "adapter_fast")
+    )

@@ -202,6 +202,21 @@ def test_another_base_is_refused(done, bundle, monkeypatch):
         train(done[0], bundle)
 
 
+def test_a_damaged_run_json_is_named(bundle, tmp_path):
+    for text in ("{", "[]"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ICFTError, match=r"run\.json: cannot be read; restore"):
+            train_icft(SETTINGS, tmp_path, bundle, progress=False)
+
+
+def test_runtime_settings_of_a_dict_and_of_the_argument_are_merged(bundle, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(loop_module, "open_run", lambda *args: seen.append(args[3]) or {"done": True})
+    settings, runtime = {**SETTINGS, "runtime.save_steps": 2}, RuntimeConfig(micro_batches=3)
+    assert train_icft(settings, tmp_path, bundle, progress=False, runtime=runtime) == {"done": True}
+    assert seen == [RuntimeConfig(save_steps=2, micro_batches=3)]
+
+
 def test_a_folder_with_other_files_is_refused(bundle, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ICFTError, match="holds no run"):

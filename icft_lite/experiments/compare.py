@@ -76,11 +76,14 @@ def compare(
     }
     checked = ICFTConfig.from_dict(common)  # what a command line gives is text
     common = {name: value for name, value in flatten(checked.to_dict()).items() if name in common}
-    jobs = jobs or (default_jobs(len(configs), checked.model) if data is None else 1)
+    on_samples, data = data is None, (data or sample_bundle()).only(checked.topics)
+    for name, examples in (("medical", data.test), ("general", data.general_test)):
+        if examples is None or "question" not in examples["task"][:]:
+            raise ICFTError(f"data: there is no {name} test question, which comparisons need; choose other topics")
+    jobs = jobs or (default_jobs(len(configs), checked.model) if on_samples else 1)
     if jobs > 1:
         folders = {out / f"{method}-{seed}": config for (method, seed), config in configs.items()}
         run_jobs(folders, jobs, progress, runtime)
-    data = (data or sample_bundle()).only(checked.topics)
     if jobs == 1:
         from icft_lite.training.loop import train_icft
 

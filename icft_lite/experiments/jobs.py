@@ -7,6 +7,7 @@ the matrix products of a small model are too small to be split efficiently over 
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -108,7 +109,7 @@ def run_jobs(
             what = said.pop().removeprefix("icft-lite: ") if said else f"stopped with code {process.returncode}"
             raise ICFTError(f"{folder}: {what}")
 
-    with line, ThreadPoolExecutor(at_a_time) as pool:
+    with line, _sigterm_as_exception(), ThreadPoolExecutor(at_a_time) as pool:
         waiting = {pool.submit(train, folder, config) for folder, config in configs.items()}
         try:
             while waiting:
@@ -121,3 +122,20 @@ def run_jobs(
                 with contextlib.suppress(OSError):
                     process.terminate()
             raise
+
+
+@contextlib.contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit in the block, so that its runs are stopped too."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
+        yield
+        return
+
+    def leave(*_: object) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

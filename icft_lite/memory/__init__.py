@@ -12,6 +12,9 @@
 | `consolidation` | the slow adapter: its moving average and the choice of the interpolation coefficient |
 """
 
+from typing import Any
+
+from icft_lite.compat import moved
 from icft_lite.memory.entries import MemoryEntry
 from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.memory.policies import POLICIES, water_fill
@@ -29,3 +32,7 @@ __all__ = [
     "response_states",
     "water_fill",
 ]
+
+
+def __getattr__(name: str) -> Any:  # names of version 0.1
+    return moved("memory", name)

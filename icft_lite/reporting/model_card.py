@@ -1,7 +1,7 @@
 """The model card of an adapter: the README.md that the Hugging Face Hub shows."""
 
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -36,7 +36,7 @@ def model_card(report: Report) -> str:
     """Return the README.md of an adapter's folder, with the Hub's front matter. Contains no path of this machine."""
     report = to_plain(report)
     base = str(report.get("base") or "tiny")
-    tiny, on_hub = base == "tiny", bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base))
+    tiny, on_hub = base == "tiny", bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not Path(base).exists()
     base_name = format_cell(base if tiny or on_hub else PurePath(base).name)
     data = ModelCardData(
         base_model=base if on_hub else None,

@@ -41,8 +41,9 @@ def write_report(report: Report, out: Path | str) -> None:
             write_bytes(out / "losses.png", png(losses_figure(report)))
             parts.append("![The three losses by step](losses.png)")
     write_text(out / "report.md", "\n\n".join(parts) + "\n")
-    if (out / "adapter").is_dir():
-        write_text(out / "adapter" / "README.md", model_card(report))
+    for name in ("adapter", "adapter_fast"):
+        if (out / name).is_dir():
+            write_text(out / name / "README.md", model_card(report))
     write_json(out / "report.json", report)  # last: if report.json exists, so do all the others
 
 

@@ -51,7 +51,8 @@ def train_icft(
     """
     if not isinstance(config, ICFTConfig):
         settings, run_settings = split_settings(config)
-        config, runtime = ICFTConfig.from_dict(settings), runtime or RuntimeConfig.from_dict(run_settings)
+        config = ICFTConfig.from_dict(settings)
+        runtime = RuntimeConfig.from_dict({**(runtime.to_dict() if runtime else {}), **run_settings})
     runtime, paths, data = runtime or RuntimeConfig(), RunPaths(Path(out)), data.only(config.topics)
     init_processes()
     identity = run_identity(config, data)

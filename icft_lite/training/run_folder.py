@@ -9,6 +9,7 @@ import contextlib
 import json
 import shutil
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from icft_lite import __version__
@@ -64,7 +65,7 @@ def finished_report(paths: RunPaths, identity: dict[str, Any]) -> dict[str, Any]
         if out.exists() and any(one.name != LOCK and one.suffix != ".part" for one in out.iterdir()):
             raise ICFTError(f"{out}: is not empty and holds no run; choose another --out")
         return None
-    found, complete = json.loads(path.read_text(encoding="utf-8")), (out / "report.json").exists()
+    found, complete = read_run_file(path), (out / "report.json").exists()
     if found.get("format", 1) > FORMAT:
         raise ICFTError(
             f"{out}: holds a run of icft-lite {found.get('version')}, which is newer; upgrade icft-lite, "
@@ -78,6 +79,17 @@ def finished_report(paths: RunPaths, identity: dict[str, Any]) -> dict[str, Any]
     if different := differences(found, identity):
         raise ICFTError(f"{out}: holds another run ({different}); choose another --out, or delete that folder")
     return read_report(out) if complete else None
+
+
+def read_run_file(path: Path) -> dict[str, Any]:
+    """Return run.json. Raises ICFTError if it cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise ICFTError(f"{path}: cannot be read; restore the file, or choose another --out")
+    return found
 
 
 def differences(found: dict[str, Any], identity: dict[str, Any]) -> str:
@@ -120,7 +132,7 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any], prefix: str = ""
 def write_run_file(paths: RunPaths, identity: dict[str, Any], runtime: RuntimeConfig, events: Events) -> None:
     """Write run.json, with any runtime setting that has changed since the run was interrupted."""
     path = paths.out / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before = read_run_file(path) if path.exists() else {}
     changes, now = list(before.get("runtime_changes", [])), runtime.to_dict()
     old = before.get("runtime", now)
     if old != now:

@@ -9,11 +9,12 @@ import functools
 import re
 from argparse import Action
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
-from icft_lite.errors import ICFTError
+from icft_lite.errors import ICFTError, short_reason
 
 T = TypeVar("T")
 
@@ -98,6 +99,8 @@ def build(cls: type[T], flat: Mapping[str, Any]) -> T:
     types, prefix, parser = dict(setting_types(cls)), prefix_of(cls), _parser(cls)  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for name, value in flat.items():
+        if value is None and any(known.startswith(f"{name}.") for known in types):
+            continue  # a group without settings, as YAML has it when all its lines are comments
         if name not in types:
             raise ICFTError(f"settings: {prefix}{name} is not a setting; {_hint(name, types, prefix)}")
         if get_origin(types[name]) is tuple and isinstance(value, str):
@@ -131,6 +134,21 @@ def describe_type(kind: Any) -> str:
     if type(None) in get_args(kind):
         return f"{describe_type(get_args(kind)[0])}, or null"
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of a YAML file by dotted name. Raises ICFTError."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ICFTError(f"{path}: not YAML ({' '.join(str(error).split())}); fix the file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ICFTError(f"{path}: cannot be read ({short_reason(error)}); give a YAML file") from None
+    if not isinstance(values, dict):
+        raise ICFTError(f"{path}: it holds no settings; write lines of NAME: VALUE")
+    return flatten(values)
 
 
 class HelpFormatter(DefaultHelpFormatter):
