@@ -1,6 +1,7 @@
 """Several runs at a time: each gets its own settings, a failure stops them all, and the results are the same."""
 
 import json
+import os
 import signal
 import sys
 import threading
