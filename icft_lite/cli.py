@@ -336,9 +336,8 @@ def check_out(out: Path) -> None:
 
 
 def finished_run(name: str) -> Path:
-    """Return the folder of a finished run. Raises ICFTError if it holds none."""
-    if not (Path(name) / "report.json").is_file():
-        raise ICFTError(f"{name}: no finished run (report.json is missing); give the --out folder of one")
+    """Return the folder of a finished run. Raises ICFTError if it holds none that can be read."""
+    read_report(Path(name))
     return Path(name)
 
 
