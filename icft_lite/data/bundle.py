@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset
 
+from icft_lite.data.schema import SourceSummary
 from icft_lite.data.splits import select_indices
 from icft_lite.data.tables import column, hash_examples, hash_values
 from icft_lite.errors import ICFTError
@@ -32,6 +33,12 @@ class DataBundle:
     """From id to the index of the right response, where it is known. Only to evaluate weak labels, never to train."""
     posteriors: Mapping[str, Sequence[float]] | None = None
     """From id to a weak label for the pool, if the labels already exist."""
+    lfs: Sequence[Any] = ()
+    """Labelling functions (`weak.functions.LabelingFunction`) for the examples of the pool that `own_lfs` lacks."""
+    own_lfs: dict[str, Literal["samples", "pubmedqa"]] = field(default_factory=dict)
+    """From the id of a pool example to the data set that brings labelling functions for it (`weak.lfs`)."""
+    summaries: list[SourceSummary] = field(default_factory=list)
+    """What was understood of each source; for messages, not part of the content."""
     sources: dict[str, str] = field(default_factory=dict)
     """From each source, as the user named it, to the SHA-256 of its file; "" if it is not a file."""
 

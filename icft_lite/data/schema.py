@@ -1,8 +1,9 @@
 """The canonical example: its columns, and what its label means."""
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, Features, Value
@@ -15,6 +16,37 @@ RawRow = dict[str, Any]
 """One row of a file or of a Hub data set, in any accepted format."""
 Source = str | os.PathLike[str] | list[RawRow] | tuple[RawRow, ...]
 """A path, a Hub name (`owner/name[:config][@split]`), or a list of dicts."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a user wants a source to be read, where its content leaves a choice."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """From the name of a column that is read (such as `question`) to its name in the file: `--map question=Frage`."""
+    answers_from: Literal[0, 1] | None = None
+    """Number of the first option where answers are numbers: `--answers-from 1`. None: decided from the whole file."""
+    turns: Literal["last", "all"] = "last"
+    """Assistant turns of a conversation that become examples: the last one, or each of them: `--turns all`."""
+
+
+@dataclass
+class SourceSummary:
+    """What was understood of one source, decided over all its rows."""
+
+    name: str
+    """The source, as the user named it."""
+    shapes: dict[str, int] = field(default_factory=dict)
+    """From the name of a shape of rows (such as `question + choices`) to the number of rows that have it."""
+    answer_coding: str = ""
+    """How answers name an option: `text`, `letter`, `index from 0`, `index from 1`, or "" without options."""
+    columns_used: list[str] = field(default_factory=list)
+    columns_ignored: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    """From the reason why rows of the source are not used to their number."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know, one sentence each."""
+
 
 TEXT = Value("string")
 FEATURES = Features(
