@@ -16,6 +16,7 @@ from icft_lite.utils.config_parsing import build, check_settings, flatten, to_di
 Order = Literal["easy_to_hard", "hard_to_easy", "interleaved", "random"]
 Signal = Literal["loss", "ifd", "length", "entropy"]
 LabelModelName = Literal["dawid_skene", "majority_vote", "gold"]
+Metric = Literal["auto", "exact_match", "accuracy", "accuracy_norm"]
 PolicyName = Literal["surprise", "balanced", "reservoir", "ring", "herding"]
 
 
@@ -82,8 +83,8 @@ class OptimConfig:
 class LossConfig:
     """L_total = consistency_weight·L_consistency + task_weight·L_task + fine_tune_weight·L_fine-tune."""
 
-    consistency_weight: float = 0.1
-    """Weight of L_consistency: T²·KL(teacher ‖ fast adapter) on memory examples."""
+    consistency_weight: float = 0.4
+    """Weight of L_consistency: the mean of T²·KL(teacher ‖ fast adapter) over the tokens of memory examples."""
     consistency_tokens: Literal["all", "response"] = "all"
     """Tokens of memory examples that L_consistency covers: `all` includes prompts (never those of promoted examples).
     `all` retains far more, and costs cached states and output-head work for the prompts."""
@@ -193,10 +194,13 @@ class ConsolidationConfig:
     """Interpolate ΔW = B·A itself and reduce it to rank r by SVD. False: interpolate A and B separately, which is
     cheaper but gives a different ΔW (lesson 05)."""
     max_drop: float = 0.08
-    """Retention constraint: by how much the general validation score may fall below the base's."""
+    """Retention constraint: chance-corrected retention on general validation is at least 1 − max_drop."""
+    max_kl: float = 0.1
+    """Constraint in its place if the base is above chance on no general suite: KL(base ‖ tuned) on general validation
+    is at most this, in nats per token."""
 
     def __post_init__(self) -> None:
-        check_settings(self, not_negative=("max_drop",))
+        check_settings(self, positive=("max_kl",), not_negative=("max_drop",))
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,9 @@ class ICFTConfig(metaclass=AcceptsOldNames):
     """Name of the preset that this configuration started from; see `preset`."""
     seed: int = 0
     """Seeds adapters, plan, memory and generation. The base and the data do not depend on it."""
+    metric: Metric = "auto"
+    """Primary metric of questions with options, see `evaluate_suite`. `auto`: `exact_match` for `tiny`, `accuracy` for
+    every other model."""
     topics: tuple[str, ...] = ()
     """Medical topics to train and test on. Empty: all. General data is not restricted."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 from peft import PeftModel
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from icft_lite.config import Metric
 from icft_lite.data.schema import Example, Examples
 from icft_lite.metrics import key_fact_recall, token_f1
 from icft_lite.modeling.adapters import merged_adapter
+from icft_lite.modeling.base import TINY
 from icft_lite.modeling.encoding import Encoded, Encoder, encode_examples
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import score_responses
@@ -29,12 +32,14 @@ EXTRA_REPLY_TOKENS = 8
 TaskScore = dict[str, Any]
 """The scores of one task of a suite, as in report.json:
 
-metric: name of the primary metric (`exact_match`, `pairwise_accuracy`, `key_fact_recall` or `token_f1`). value: float,
-the unweighted mean over topics. n: number of examples. by_topic: {topic: {value, n, kind}}. items: {example id: value},
-on request. For questions also by_level: {level: value}; option_accuracy, option_chance (the mean of 1/k over questions
-with k options) and option_n (their number)."""
+metric: name of the primary metric (`exact_match`, `accuracy`, `accuracy_norm`, `pairwise_accuracy`, `key_fact_recall`,
+`token_f1` or `likelihood`). value: float, the unweighted mean over topics. chance: float, the mean over topics of what
+guessing scores. n: number of examples. by_topic: {topic: {value, chance, n, kind}}. items: {example id: value}, on
+request. by_level: {level: value}, where examples have levels. For questions also option_accuracy, option_chance (the
+mean of 1/k over questions with k options) and option_n (their number), and exact_match where it is not the primary
+metric. For replies also nll: mean negative log-likelihood per token of the reference, in nats."""
 SuiteScores = dict[str, TaskScore]
-"""The scores of one suite by task: `qa`, `preference`, `reply`. A task without examples is absent."""
+"""The scores of one suite by task: `qa`, `short_answer`, `preference`, `reply`. A task without examples is absent."""
 
 
 @dataclass
@@ -47,24 +52,26 @@ class Suite:
     """Their encodings, in the same order."""
     left_out: int = 0
     """Number of examples that are not evaluated because their question and responses are too long."""
+    letters: bool = False
+    """True if the options of questions are letters."""
 
     @classmethod
     def from_examples(cls, examples: Examples, encoder: Encoder, only_correct_option: bool = False) -> "Suite":
         """Encode canonical examples, and leave out those that are too long for the encoder.
 
         only_correct_option: drop the wrong options of questions. Exact match is the same and costs 1/k of the time for
-        k options, but there is no option accuracy.
+        k options, but there is no option accuracy. Lettered options all stay, because they are part of the prompt.
         """
         given = [dict(example) for example in examples]
-        if only_correct_option:
+        if only_correct_option and not encoder.letter_options:
             given = [_with_correct_option(example) for example in given]
         fitting, encoded, left_out = encode_examples(given, encoder)
-        return cls(list(fitting), encoded, len(left_out))
+        return cls(list(fitting), encoded, len(left_out), encoder.letter_options)
 
     def subset(self, keep: Callable[[Example], bool]) -> "Suite":
         """Return a suite of the examples for which `keep(example)` is true."""
         chosen = [i for i, example in enumerate(self.examples) if keep(example)]
-        return Suite([self.examples[i] for i in chosen], [self.encoded[i] for i in chosen])
+        return Suite([self.examples[i] for i in chosen], [self.encoded[i] for i in chosen], letters=self.letters)
 
 
 def is_short_answer(example: Example) -> bool:
@@ -79,22 +86,61 @@ def is_short_answer(example: Example) -> bool:
     )
 
 
-def summarize(
-    metric: str, values: Sequence[float], topics: Sequence[str], kinds: Sequence[str], **extras: Any
-) -> TaskScore:
-    """Average per-example values over topics: {metric, value, n, by_topic} and `extras`.
+def primary_metric(metric: Metric, model: PreTrainedModel | PeftModel) -> Metric:
+    """Return the metric of questions with options: `auto` is `exact_match` for `tiny` and `accuracy` for other models.
 
-    values, topics, kinds: one per example, at least one. `value` is the unweighted mean over the topics' means, so a
-    topic with few examples counts as much as one with many. by_topic: {topic: {value, n, kind}} in order of appearance;
-    the empty topic is called `all`. The kind of a topic is that of its first example.
+    `tiny` was trained to write answers exactly as the samples have them. A chat model answers in words of its own, so
+    its exact match is near 0 whatever it knows.
     """
-    by_topic = {}
-    for topic in dict.fromkeys(topics):
-        topic_values = [value for value, other in zip(values, topics) if other == topic]
-        kind = next(kind for kind, other in zip(kinds, topics) if other == topic)
-        by_topic[topic or "all"] = dict(value=float(np.mean(topic_values)), n=len(topic_values), kind=kind)
-    value = float(np.mean([score["value"] for score in by_topic.values()]))
-    return dict(metric=metric, value=value, n=len(values), by_topic=by_topic, **extras)
+    if metric != "auto":
+        return metric
+    return "exact_match" if model.config.name_or_path in ("tiny", str(TINY)) else "accuracy"
+
+
+def summarize(
+    metric: str,
+    values: Sequence[float],
+    examples: Sequence[Example],
+    chance: Sequence[float] | float = 0.0,
+    items: bool = False,
+    **extras: Any,
+) -> TaskScore:
+    """Average per-example values over topics: a TaskScore with `extras`.
+
+    values: one per example, at least one. chance: what guessing scores, for each example or for all. `value` is the
+    unweighted mean over the topics' means, so a topic with few examples counts as much as one with many. by_topic is in
+    order of appearance; the empty topic is called `all`. The kind of a topic is that of its first example.
+    """
+    chances = np.broadcast_to(chance, len(values))
+    groups: dict[str, list[int]] = {}
+    for i, example in enumerate(examples):
+        groups.setdefault(example["topic"] or "all", []).append(i)
+    by_topic = {
+        topic: dict(
+            value=float(np.mean([values[i] for i in group])),
+            chance=float(np.mean([chances[i] for i in group])),
+            n=len(group),
+            kind=examples[group[0]]["kind"],
+        )
+        for topic, group in groups.items()
+    }
+    value, mean_chance = (float(np.mean([score[key] for score in by_topic.values()])) for key in ("value", "chance"))
+    if levels := _by_level(metric, values, examples):
+        extras["by_level"] = levels
+    if items:
+        extras["items"] = {one["id"]: float(value) for one, value in zip(examples, values)}
+    return dict(metric=metric, value=value, chance=mean_chance, n=len(values), by_topic=by_topic, **extras)
+
+
+def _by_level(metric: str, values: Sequence[float], examples: Sequence[Example]) -> dict[str, float]:
+    levels: dict[str, list[int]] = {}
+    for i, example in enumerate(examples):
+        if example["level"]:
+            levels.setdefault(example["level"], []).append(i)
+    return {
+        level: summarize(metric, [values[i] for i in group], [{**examples[i], "level": ""} for i in group])["value"]
+        for level, group in levels.items()
+    }
 
 
 def evaluate_suite(
@@ -104,40 +150,53 @@ def evaluate_suite(
     adapter: str | None = None,
     encoder: Encoder | None = None,
     items: bool = False,
+    metric: Metric = "auto",
+    generate_replies: bool = True,
+    progress: bool = False,
 ) -> dict[str, SuiteScores]:
     """Evaluate a model on suites and return {suite: {task: scores}}; see `TaskScore` for the scores.
 
     | task | examples | metric |
     |---|---|---|
-    | `qa` | questions with a known answer, short free-form answers | greedy exact match; also option accuracy |
+    | `qa` | questions with options and a known answer | `metric`, see below |
+    | `short_answer` | short free-form answers | greedy exact match |
     | `preference` | pairs with a known better response | pairwise accuracy by mean log-probability per token |
     | `reply` | other free-form answers | key-fact recall; token F1 for all if any example lists no facts |
+
+    Metrics of questions with options: `exact_match` (greedy decoding writes the right option exactly), `accuracy` (the
+    right option has the largest summed log-probability), `accuracy_norm` (the largest per character of its text), or
+    `auto`, see `primary_metric`. The last three are those of lm-evaluation-harness, with the chat template and the end
+    of turn.
 
     suites: canonical examples or a Suite by name; None and empty ones are skipped. Examples with unknown labels are not
     evaluated. adapter: name of an adapter of a PeftModel, or "base" for none; None evaluates the model as it is.
     encoder: of suites that are not encoded yet and of generation, `Encoder(tokenizer)` by default. items: add the value
-    of each example. The model is left in eval mode.
+    of each example. generate_replies: False scores free replies by `likelihood` instead, exp(−NLL per token) of the
+    reference, which takes one forward pass. progress: show a progress bar. The model is left in eval mode.
     """
     encoder = encoder or Encoder(tokenizer)
     model.eval()
     if adapter is not None:
         with merged_adapter(model, None if adapter == "base" else adapter):
-            return evaluate_suite(model, tokenizer, suites, encoder=encoder, items=items)
+            return evaluate_suite(model, tokenizer, suites, None, encoder, items, metric, generate_replies, progress)
+    metric = primary_metric(metric, model)
+    encoded = {
+        name: given if isinstance(given, Suite) else Suite.from_examples(given, encoder)
+        for name, given in suites.items()
+        if given is not None and len(given.examples if isinstance(given, Suite) else given)
+    }
+    total = sum(len(suite.examples) for suite in encoded.values())
     out: dict[str, SuiteScores] = {}
-    for name, given in suites.items():
-        if given is None or not len(given.examples if isinstance(given, Suite) else given):
-            continue
-        suite = given if isinstance(given, Suite) else Suite.from_examples(given, encoder)
-        out[name] = {}
-        questions = suite.subset(_is_question)
-        pairs = suite.subset(lambda example: example["task"] == "pair" and example["label"] >= 0)
-        replies = suite.subset(lambda example: example["task"] == "response" and not is_short_answer(example))
-        if questions.examples:
-            out[name]["qa"] = _score_questions(model, questions, items)
-        if pairs.examples:
-            out[name]["preference"] = _score_pairs(model, pairs, items)
-        if replies.examples:
-            out[name]["reply"] = _score_replies(model, tokenizer, encoder, replies, items)
+    with tqdm(total=total, desc="scoring", unit="example", disable=not progress, delay=2, leave=False) as bar:
+        for name, suite in encoded.items():
+            out[name] = {}
+            for task, part in _tasks(suite).items():
+                if not part.examples:
+                    continue
+                if task == "reply" and generate_replies:
+                    out[name][task] = _score_replies(model, tokenizer, encoder, part, items, bar)
+                else:
+                    out[name][task] = _score_responses(model, task, part, metric, items, bar)
     return out
 
 
@@ -147,46 +206,48 @@ def _with_correct_option(example: Example) -> Example:
     return example
 
 
-def _is_question(example: Example) -> bool:
-    return (example["task"] == "question" and example["label"] >= 0) or is_short_answer(example)
+def _tasks(suite: Suite) -> dict[str, Suite]:
+    """Return the part of a suite that belongs to each task."""
+    return {
+        "qa": suite.subset(lambda example: example["task"] == "question" and example["label"] >= 0),
+        "short_answer": suite.subset(is_short_answer),
+        "preference": suite.subset(lambda example: example["task"] == "pair" and example["label"] >= 0),
+        "reply": suite.subset(lambda example: example["task"] == "response" and not is_short_answer(example)),
+    }
 
 
-def _topics_and_kinds(examples: Sequence[Example]) -> tuple[list[str], list[str]]:
-    return [example["topic"] for example in examples], [example["kind"] for example in examples]
-
-
-def _items(suite: Suite, values: Sequence[float], wanted: bool) -> dict[str, dict[str, float]]:
-    return {"items": {one["id"]: float(value) for one, value in zip(suite.examples, values)}} if wanted else {}
-
-
-def _score_questions(model: PreTrainedModel | PeftModel, suite: Suite, items: bool) -> TaskScore:
-    scores = score_responses(model, suite.encoded)
-    correct = [max(example["label"], 0) for example in suite.examples]
-    values = [float(score["greedy"][label]) for score, label in zip(scores, correct)]
+def _score_responses(
+    model: PreTrainedModel | PeftModel, task: str, suite: Suite, metric: Metric, items: bool, bar: tqdm
+) -> TaskScore:
+    """Score a task from the log-probabilities of its responses."""
+    scores, examples = score_responses(model, suite.encoded, on_batch=bar.update), suite.examples
+    if task == "reply":
+        nll = [-float(score["logp"][0] / score["tokens"][0]) for score in scores]
+        return summarize("likelihood", np.exp(-np.array(nll)), examples, items=items, nll=float(np.mean(nll)))
+    labels = [one["label"] for one in examples]
+    if task == "preference":
+        means = [score["logp"] / score["tokens"] for score in scores]
+        right = [float(mean[label] > mean[1 - label]) for mean, label in zip(means, labels)]
+        return summarize("pairwise_accuracy", right, examples, 0.5, items)
+    exact = [float(score["greedy"][max(label, 0)]) for score, label in zip(scores, labels)]
+    if task == "short_answer":
+        return summarize("exact_match", exact, examples, items=items)
     extras: dict[str, Any] = {}
-    with_options = [(score["logp"], label) for score, label in zip(scores, correct) if len(score["logp"]) > 1]
-    if with_options:
+    logps = [score["logp"] for score in scores]
+    if metric == "accuracy_norm" and not suite.letters:
+        logps = [logp / list(map(len, one["responses"])) for logp, one in zip(logps, examples)]
+    accuracy = [float(logp.argmax() == label) for logp, label in zip(logps, labels)]
+    chance = [1 / len(logp) for logp in logps]
+    if with_options := [i for i, logp in enumerate(logps) if len(logp) > 1]:
         extras = dict(
-            option_accuracy=float(np.mean([float(logp.argmax() == label) for logp, label in with_options])),
-            option_chance=float(np.mean([1 / len(logp) for logp, _ in with_options])),
+            option_accuracy=float(np.mean([accuracy[i] for i in with_options])),
+            option_chance=float(np.mean([chance[i] for i in with_options])),
             option_n=len(with_options),
         )
-    by_level = {}
-    for level in dict.fromkeys(example["level"] for example in suite.examples if example["level"]):
-        chosen = [i for i, example in enumerate(suite.examples) if example["level"] == level]
-        topics, kinds = _topics_and_kinds([suite.examples[i] for i in chosen])
-        by_level[level] = summarize("exact_match", [values[i] for i in chosen], topics, kinds)["value"]
-    if by_level:
-        extras["by_level"] = by_level
-    topics, kinds = _topics_and_kinds(suite.examples)
-    return summarize("exact_match", values, topics, kinds, **extras, **_items(suite, values, items))
-
-
-def _score_pairs(model: PreTrainedModel | PeftModel, suite: Suite, items: bool) -> TaskScore:
-    means = [score["logp"] / score["tokens"] for score in score_responses(model, suite.encoded)]
-    values = [float(mean[one["label"]] > mean[1 - one["label"]]) for mean, one in zip(means, suite.examples)]
-    topics, kinds = _topics_and_kinds(suite.examples)
-    return summarize("pairwise_accuracy", values, topics, kinds, **_items(suite, values, items))
+    if metric == "exact_match":
+        return summarize(metric, exact, examples, 0.0, items, **extras)
+    exact_match = summarize("exact_match", exact, examples)["value"]
+    return summarize(metric, accuracy, examples, chance, items, exact_match=exact_match, **extras)
 
 
 def _score_replies(
@@ -195,10 +256,13 @@ def _score_replies(
     encoder: Encoder,
     suite: Suite,
     items: bool,
+    bar: tqdm,
 ) -> TaskScore:
     longest = max(len(encoded.tokens) for encoded in suite.encoded)
     max_new_tokens = min(longest + EXTRA_REPLY_TOKENS, MAX_REPLY_TOKENS)
     replies = generate(model, tokenizer, encoder, suite.examples, max_new_tokens=max_new_tokens)
+    bar.update(len(replies))
+    nll = [-float(one["logp"][0] / one["tokens"][0]) for one in score_responses(model, suite.encoded)]
     metric = "key_fact_recall" if all(example["facts"] for example in suite.examples) else "token_f1"
     values = [
         key_fact_recall(reply, example["facts"])
@@ -206,5 +270,4 @@ def _score_replies(
         else token_f1(reply, example["responses"][0])
         for reply, example in zip(replies, suite.examples)
     ]
-    topics, kinds = _topics_and_kinds(suite.examples)
-    return summarize(metric, values, topics, kinds, **_items(suite, values, items))
+    return summarize(metric, values, suite.examples, items=items, nll=float(np.mean(nll)))

@@ -94,6 +94,11 @@ def test_averaging_a_and_b_separately_gives_another_change(two_adapters):
 # ---------------------------------------------------------------- choice of α
 
 
+def at_least(general):
+    """A constraint: a minimum general score."""
+    return lambda candidate: candidate["general"] >= general
+
+
 @pytest.fixture
 def from_base(adapted, shake):
     """(model, start, measured_alpha) of a stage that began at the bare base: at α, ΔW is α times the whole."""
@@ -119,7 +124,7 @@ def test_the_best_allowed_candidate_is_chosen(from_base, medical, chosen):
         model,
         start,
         lambda: dict(general=0.9 - 0.3 * measured_alpha(), medical=medical(measured_alpha())),
-        min_general=0.75,
+        allows=at_least(0.75),
         rank=RANK,
         scale=SCALE,
         alphas=alphas,
@@ -136,7 +141,7 @@ def test_the_search_ends_where_the_medical_score_falls(from_base):
         model,
         start,
         lambda: dict(general=0.9 - 0.3 * measured_alpha(), medical=measured_alpha()),
-        min_general=0.5,
+        allows=at_least(0.5),
         rank=RANK,
         scale=SCALE,
     )
@@ -154,7 +159,7 @@ def test_knowledge_lost_before_the_stage_is_recovered_by_the_search_from_the_bas
         now = deltas(adapter_tensors(model, "slow"))[0]
         return dict(general=1 - float(now.norm() / whole), medical=float((now * deltas(end)[0]).sum() / whole**2))
 
-    result = consolidate(model, start, score, 0.15, RANK, SCALE)
+    result = consolidate(model, start, score, at_least(0.15), RANK, SCALE)
     assert (result["origin"], result["alpha"]) == ("base", 0.83) and not result["refused"]
     torch.testing.assert_close(
         deltas(adapter_tensors(model, "slow")), [0.83 * one for one in deltas(end)], atol=1e-4, rtol=1e-3
@@ -164,7 +169,7 @@ def test_knowledge_lost_before_the_stage_is_recovered_by_the_search_from_the_bas
 
 def test_there_is_no_search_from_the_base_if_the_end_satisfies_the_constraint(two_adapters):
     model, start, _ = two_adapters
-    result = consolidate(model, start, lambda: dict(general=1.0, medical=1.0), 0.5, RANK, SCALE)
+    result = consolidate(model, start, lambda: dict(general=1.0, medical=1.0), at_least(0.5), RANK, SCALE)
     assert {c["origin"] for c in result["candidates"]} == {"start"} and result["alpha"] == 1
 
 
@@ -187,7 +192,7 @@ def test_the_change_is_extrapolated_while_general_knowledge_allows_it(from_base,
         model,
         start,
         lambda: dict(general=1.8 - measured_alpha(), medical=medical(measured_alpha())),
-        min_general=0.68,
+        allows=at_least(0.68),
         rank=RANK,
         scale=SCALE,
         extrapolation_alphas=EXTRAPOLATION_ALPHAS,
@@ -203,7 +208,7 @@ def test_there_is_no_extrapolation_if_the_end_violates_the_constraint(from_base)
         model,
         start,
         lambda: dict(general=1 - measured_alpha() / 2, medical=measured_alpha()),
-        min_general=0.6,
+        allows=at_least(0.6),
         rank=RANK,
         scale=SCALE,
         extrapolation_alphas=EXTRAPOLATION_ALPHAS,
@@ -217,7 +222,7 @@ def test_a_stage_without_an_allowed_candidate_is_refused(from_base):
         model,
         start,
         lambda: dict(general=0.9 if measured_alpha() < 1e-6 else 0.1, medical=measured_alpha()),
-        min_general=0.88,
+        allows=at_least(0.88),
         rank=RANK,
         scale=SCALE,
     )
@@ -227,7 +232,7 @@ def test_a_stage_without_an_allowed_candidate_is_refused(from_base):
 
 def test_every_layer_is_consolidated(two_adapters):
     model, start, end = two_adapters
-    consolidate(model, start, lambda: dict(general=1.0, medical=1.0), 0.5, RANK, SCALE, alphas=(0.5,))
+    consolidate(model, start, lambda: dict(general=1.0, medical=1.0), at_least(0.5), RANK, SCALE, alphas=(0.5,))
     assert len(lora_layers(model)) == len(start) // 2 == 28
     for tensor, a, b in zip(adapter_tensors(model, "slow"), start, end):
         assert not torch.equal(tensor, a) and not torch.equal(tensor, b)
@@ -240,7 +245,7 @@ def test_scores_may_be_negative(from_base):
         model,
         start,
         lambda: dict(general=-2 - measured_alpha(), medical=measured_alpha() - 9),
-        min_general=-2.72,
+        allows=at_least(-2.72),
         rank=RANK,
         scale=SCALE,
     )
@@ -249,6 +254,6 @@ def test_scores_may_be_negative(from_base):
 
 def test_the_result_has_the_documented_fields(from_base):
     model, start, measured_alpha = from_base
-    result = consolidate(model, start, lambda: dict(general=1.0, medical=measured_alpha()), 0.5, RANK, SCALE)
+    result = consolidate(model, start, lambda: dict(general=1.0, medical=measured_alpha()), at_least(0.5), RANK, SCALE)
     assert set(result) == set(ConsolidationResult.__annotations__)
     assert all(set(candidate) == set(Candidate.__annotations__) for candidate in result["candidates"])

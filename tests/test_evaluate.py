@@ -1,5 +1,7 @@
 """Evaluation: each metric, and its independence of the other examples of a suite."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ import icft_lite.evaluation as evaluation
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.samples import load_samples
-from icft_lite.evaluation import Suite, evaluate_suite, is_short_answer, summarize
+from icft_lite.evaluation import Suite, evaluate_suite, is_short_answer, primary_metric, summarize
 from icft_lite.finished_runs import evaluate_run
 from icft_lite.metrics import mean_score
 from icft_lite.modeling.adapters import adapter_tensors
@@ -44,9 +46,13 @@ def test_exact_match_in_one_pass_equals_exact_match_of_generated_text(base, enco
 
 
 def test_the_value_is_the_unweighted_mean_over_topics():
-    entry = summarize("m", [1, 1, 1, 0], ["a", "a", "a", "b"], ["rule", "rule", "rule", "fact"])
-    assert (entry["metric"], entry["value"], entry["n"]) == ("m", 0.5, 4)
-    assert entry["by_topic"] == {"a": dict(value=1, n=3, kind="rule"), "b": dict(value=0, n=1, kind="fact")}
+    examples = [dict(topic=topic, kind=kind, level="") for topic, kind in zip("aaab", ["rule"] * 3 + ["fact"])]
+    entry = summarize("m", [1, 1, 1, 0], examples, chance=[0.2, 0.3, 0.4, 0.5])
+    assert (entry["metric"], entry["value"], entry["n"], entry["chance"]) == ("m", 0.5, 4, pytest.approx(0.4))
+    assert entry["by_topic"] == {
+        "a": dict(value=1, chance=pytest.approx(0.3), n=3, kind="rule"),
+        "b": dict(value=0, chance=0.5, n=1, kind="fact"),
+    }
     assert mean_score({"qa": dict(value=0.5), "reply": dict(value=1.0)}) == 0.75
 
 
@@ -57,10 +63,51 @@ def test_option_accuracy_and_its_chance_level(base, encoder, row):
         row(id="b", task="question", prompt=capital, responses=["Gitega", "Paris"], label=1),
         row(id="c", prompt=capital, responses=["Gitega"]),
     ]  # the last one is free text, without options
-    qa = scores(base, examples, encoder)["qa"]
-    assert qa["option_accuracy"] == 0.5 and qa["option_n"] == 2
-    assert qa["option_chance"] == pytest.approx((1 / 4 + 1 / 2) / 2)
-    assert qa["items"] == {"a": 1, "b": 0, "c": 1} and qa["n"] == 3
+    found = scores(base, examples, encoder)
+    qa, chance = found["qa"], pytest.approx((1 / 4 + 1 / 2) / 2)
+    assert qa["option_accuracy"] == 0.5 and qa["option_n"] == 2 and qa["option_chance"] == chance
+    assert qa["items"] == {"a": 1, "b": 0} and (qa["metric"], qa["chance"]) == ("exact_match", 0)
+    assert found["short_answer"]["items"] == {"c": 1} and found["short_answer"]["metric"] == "exact_match"
+    qa = scores(base, examples, encoder, metric="accuracy")["qa"]
+    assert (qa["metric"], qa["value"], qa["chance"], qa["exact_match"]) == ("accuracy", 0.5, chance, 0.5)
+
+
+def test_accuracy_and_accuracy_norm_are_argmax_of_the_sum_and_of_the_sum_per_character(base, encoder, questions):
+    given = scores(base, questions, encoder, metric="accuracy")["qa"]["items"]
+    normed = scores(base, questions, encoder, metric="accuracy_norm")["qa"]["items"]
+    for one, score in zip(questions, score_responses(base[0], [encoder(one) for one in questions])):
+        characters = np.array([len(text) for text in one["responses"]])
+        assert given[one["id"]] == (score["logp"].argmax() == one["label"])
+        assert normed[one["id"]] == ((score["logp"] / characters).argmax() == one["label"])
+
+
+def test_the_metric_of_a_chat_model_is_accuracy_and_that_of_tiny_exact_match(base):
+    assert primary_metric("auto", base[0]) == "exact_match"
+    other = SimpleNamespace(config=SimpleNamespace(name_or_path="owner/name"))
+    assert primary_metric("auto", other) == "accuracy"
+    assert primary_metric("accuracy_norm", base[0]) == "accuracy_norm"
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "accuracy"])
+def test_lettered_options_all_stay_in_suites_of_validation(base, row, metric):
+    """With the right option only, its letter is always A, and a model that knows nothing scores well."""
+    letters = Encoder(base[1], letter_options=True)
+    capital = dict(task="question", prompt="Which city is the capital of Burundi?")
+    examples = [row(id=str(i), responses=["Paris", "Rome", "Gitega", "Lima"], label=i, **capital) for i in range(4)]
+    suite = Suite.from_examples(examples, letters, only_correct_option=True)
+    assert [len(one["responses"]) for one in suite.examples] == [4] * 4
+    complete = Suite.from_examples(examples, letters)
+    assert scores(base, suite, letters, metric=metric) == scores(base, complete, letters, metric=metric)
+
+
+def test_replies_can_be_scored_by_likelihood_without_generation(base, encoder, row, monkeypatch):
+    monkeypatch.setattr(evaluation, "generate", None)
+    long = "please go to the nearest cardiology clinic at once today"
+    entry = scores(base, [row(id="a", responses=[long])], encoder, generate_replies=False)["reply"]
+    (one,) = score_responses(base[0], [encoder(row(id="a", responses=[long]))])
+    nll = -one["logp"][0] / one["tokens"][0]
+    assert entry["metric"] == "likelihood" and entry["nll"] == pytest.approx(nll, rel=1e-6)
+    assert entry["value"] == pytest.approx(np.exp(-nll), rel=1e-6)
 
 
 def test_levels_are_means_over_their_topics(base, encoder, row):

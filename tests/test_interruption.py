@@ -44,7 +44,9 @@ METHOD = {name: value for name, value in SETTINGS.items() if not name.startswith
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr(loop_module, "write_report", lambda report, out: write_json(out / "report.json", report))
+    monkeypatch.setattr(
+        loop_module, "write_report", lambda report, out, problems: write_json(out / "report.json", report)
+    )
 
 
 def count_queries(monkeypatch):
@@ -120,7 +122,9 @@ def untouched(bundle, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "untouched"
     with pytest.MonkeyPatch.context() as patched:
         queries = count_queries(patched)
-        patched.setattr(loop_module, "write_report", lambda report, out: write_json(out / "report.json", report))
+        patched.setattr(
+            loop_module, "write_report", lambda report, out, problems: write_json(out / "report.json", report)
+        )
         train_icft({**METHOD, "runtime.save_steps": 1000}, out, bundle, progress=False)
     return out, queries
 

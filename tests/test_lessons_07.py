@@ -112,7 +112,7 @@ def test_the_choice_of_alpha_is_the_packages(book, adapted, shake):
     def score():
         return dict(general=draw.random(), medical=draw.random())
 
-    record = consolidate(model, start, score, min_general, 8, 2.0)
+    record = consolidate(model, start, score, lambda one: one["general"] >= min_general, 8, 2.0)
     space = dict(min_general=min_general)
     exec(function(book, "choice"), space)
     assert space["choice"](record) == record["alpha"] != 0

@@ -14,6 +14,7 @@ import yaml
 
 from icft_lite.errors import ICFTError
 from icft_lite.reporting import render
+from icft_lite.reporting.build import transfer_metrics
 from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure
 from icft_lite.reporting.model_card import model_card
 from icft_lite.reporting.render import print_table, write_comparison, write_report
@@ -22,7 +23,7 @@ from icft_lite.utils.io import write_json, write_text
 
 def example():
     by_topic = {"capitals": {"value": 0.8515, "n": 200, "kind": "fact"}}
-    score = {"metric": "exact match", "n": 620, "by_topic": by_topic}
+    score = {"metric": "exact_match", "n": 620, "by_topic": by_topic}
     pairs = {"metric": "pairwise accuracy", "value": 0.8812, "n": 150}
     losses = {
         "step": list(range(1, 31)),
@@ -85,7 +86,9 @@ def example():
                     "origin": "base",
                     "refused": False,
                     "svd_residual": 0.0123,
-                    "candidates": [{"alpha": 0.8, "origin": "base", "general": 0.8765, "medical": 0.7654}],
+                    "candidates": [
+                        {"alpha": 0.8, "origin": "base", "general": 0.8765, "medical": 0.7654, "kl": 0.0345}
+                    ],
                 },
             }
             for name in ("easy", "medium", "hard")
@@ -181,7 +184,7 @@ def test_every_value_is_shown(tmp_path):
         '| curriculum.signals | \\["loss"\\] |',
         "| micro\\_batches | 8 |",
         "| 1 | 7 | teacher\\_memory\\_mib | 0.00012 | null |",
-        "| easy | base | 0.800 | 0.876 | 0.765 | ← |",
+        "| easy | base | 0.800 | 0.876 | – | 0.035 | 0.765 | ← |",
         "| examples with a truncated context | 3 |",
         "| easy | 10 | 500 | 43 | 38 | 1,600 | 0.412 | 0.588 | 0.800 | no |",
     ):
@@ -264,7 +267,7 @@ def test_model_card(tmp_path):
     assert "\n# LoRA adapter for org/model-0.6B, method icft\n" in card and "{{" not in card
     sections = [line for line in card.splitlines() if line.startswith("## ")]
     assert sections == ["## Scores", "## Retention", "## Accuracy matrix"]
-    assert "| general | qa | all | exact match | 620 | 0.931 | 0.874 | -0.057 |" in card and card.endswith(" |\n")
+    assert "| general | qa | all | exact\\_match | 620 | 0.931 | 0.874 | -0.057 |" in card and card.endswith(" |\n")
     local = model_card({"base": "/home/someone/secret/my_model"})
     assert "someone" not in local and "base_model" not in local
     assert "for my\\_model, method" in local and "# base: my_model\n" in local, "markdown is escaped, code is not"
@@ -346,3 +349,25 @@ def test_both_adapters_get_a_card(tmp_path):
     assert all(
         "not medical advice" in (tmp_path / name / "README.md").read_text() for name in ("adapter", "adapter_fast")
     )
+
+
+def test_transfer_is_measured_only_where_stages_are_levels_in_their_order():
+    matrix = [[0.9, 0.1, 0.2, 0.3], [0.8, 0.7, 0.2, 0.3], [0.8, 0.6, 0.7, 0.3], [0.8, 0.5, 0.6, 0.7]]
+    found = transfer_metrics(matrix, ["easy", "medium", "hard"])
+    assert found["forgetting"] == pytest.approx((0.1 + 0.2 + 0.1) / 3)
+    assert transfer_metrics(matrix, ["hard", "medium", "easy"]) == {}, "stage 1 taught the last column"
+    assert transfer_metrics(matrix, ["random 1", "random 2", "random 3"]) == {}
+
+
+def test_what_fails_in_a_report_is_listed_and_costs_nothing_else(tmp_path, monkeypatch):
+    def fails(*args):
+        raise ValueError("no figure today")
+
+    for name in ("forgetting_figure", "model_card"):
+        monkeypatch.setattr(render, name, fails)
+    (tmp_path / "adapter").mkdir()
+    write_report(example(), tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert [line.partition(":")[0] for line in report["problems"]] == ["forgetting.png", "model card"]
+    assert all("no figure today" in line for line in report["problems"])
+    assert "## Losses" in (tmp_path / "report.md").read_text(encoding="utf-8") and (tmp_path / "losses.png").exists()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 
 import pytest
 from datasets import Dataset
@@ -9,16 +10,22 @@ from peft import PeftModel
 from small_run import cut
 
 import icft_lite
+import icft_lite.evaluation as evaluation
 from icft_lite.config import PRESETS, ICFTConfig, RuntimeConfig
 from icft_lite.data.samples import sample_bundle
 from icft_lite.data.sources import bundle_from_files
+from icft_lite.data.tables import to_dataset
 from icft_lite.errors import ICFTError
 from icft_lite.memory.consolidation import EXTRAPOLATION_ALPHAS
+from icft_lite.modeling.adapters import adapter_tensors
 from icft_lite.modeling.base import load_base
+from icft_lite.reporting import build as build_module
+from icft_lite.reporting import render as render_module
 from icft_lite.training import loop as loop_module
 from icft_lite.training import run_folder
 from icft_lite.training import stage as stage_module
 from icft_lite.training.loop import train_icft
+from icft_lite.training.prepare import balanced_subset
 from icft_lite.training.run_folder import run_identity
 from icft_lite.training.trainer import LOSSES
 from icft_lite.utils.io import write_json
@@ -62,7 +69,9 @@ def done(bundle, tmp_path_factory):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr(loop_module, "write_report", lambda report, out: write_json(out / "report.json", report))
+    monkeypatch.setattr(
+        loop_module, "write_report", lambda report, out, problems: write_json(out / "report.json", report)
+    )
 
 
 def weights(out, name="adapter"):
@@ -97,6 +106,38 @@ def test_the_report_has_every_key_that_other_modules_use(done):
     for name in ("report.md", "run.json", "items.json", "adapter/README.md"):
         assert (out / name).stat().st_size > 0
     assert list(out.glob("*.png")) and not (out / "state").exists()
+
+
+def test_a_finished_run_is_never_lost(bundle, tmp_path, monkeypatch):
+    """Generation that fails after training, sample replies and figures cost their part of the report only."""
+    generate = evaluation.generate
+
+    def works_before_training(model, *args, **kwargs):
+        if any(bool(B.any()) for B in adapter_tensors(model, "fast")[1::2]):
+            raise ICFTError("example x: need 157 tokens")
+        return generate(model, *args, **kwargs)
+
+    def fails(*args):
+        raise ValueError("bad sample")
+
+    monkeypatch.setattr(evaluation, "generate", works_before_training)
+    monkeypatch.setattr(build_module, "sample_replies", fails)
+    monkeypatch.setattr(render_module, "losses_figure", fails)
+    train(tmp_path / "run", bundle, {"optim.max_steps": 3})
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert [line.partition(":")[0] for line in report["problems"]] == ["reply scores", "sample replies", "losses.png"]
+    for when in ("before", "after"):
+        assert report["scores"][when]["medical"]["reply"]["metric"] == "likelihood", "the same metric before and after"
+        assert report["scores"][when]["medical"]["qa"]["metric"] == "exact_match"
+    assert report["samples"] == [] and (tmp_path / "run" / "adapter" / "README.md").exists()
+
+
+def test_validation_suites_are_capped_with_every_topic(row):
+    examples = to_dataset(row(id=str(i), topic="rare" if i % 50 == 0 else f"t{i % 3}") for i in range(1000))
+    chosen = balanced_subset(examples, 100)
+    counts = Counter(chosen["topic"])
+    assert len(chosen) == 100 and counts["rare"] == 20 and max(counts.values()) - 26 <= 1
+    assert chosen["id"] == balanced_subset(examples, 100)["id"] and len(balanced_subset(examples, 2000)) == 1000
 
 
 def test_every_part_of_the_method_was_active(done):

@@ -7,7 +7,7 @@ from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.memory.entries import MemoryEntry
 from icft_lite.memory.short_term import ShortTermMemory
 from icft_lite.modeling.encoding import Encoded
-from icft_lite.training.batches import StageBatches, new_item
+from icft_lite.training.batches import StageBatches, memory_item, new_item, normalizers
 from icft_lite.training.plan import num_tokens, plan_stage, plan_token_budget
 
 
@@ -152,6 +152,19 @@ def test_without_max_tokens_the_new_examples_are_passed_over_num_epochs_times():
     config = ICFTConfig.from_dict({"optim.num_epochs": 2, "long_term.share": 0.4, "short_term.share": 0.1})
     tokens, _ = plan_token_budget([[0, 1]], [encoded(30), encoded(10)], config)
     assert tokens == pytest.approx(2 * 40 / 0.5)
+
+
+def test_l_consistency_is_divided_by_the_tokens_that_it_sums_over(example):
+    """Its weight must not grow with the chat template: a long supervised prompt changes the sum, not the mean."""
+    short, long = (
+        Encoded([list(range(n))], [(0, i, i + 1, int(i == n - 2)) for i in range(n - 1)], 2) for n in (4, 40)
+    )
+    items = [
+        memory_item(MemoryEntry(example(id=str(i)), one, "general", states=torch.ones(len(one.tokens), 3)))
+        for i, one in enumerate((short, long))
+    ]
+    assert normalizers(items)["consistency"] == 3 + 39
+    assert normalizers(items[:1])["consistency"] == 3
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

@@ -35,7 +35,7 @@ FULL: dict[str, Any] = {
     "topics": ("terminology", "anatomy", "drug_class", "drug_use", "relevance", "reply"),
     "optim.max_tokens": 1_000_000,
     "curriculum.competence_end": 0.5,
-    "loss.consistency_weight": 0.07,
+    "loss.consistency_weight": 0.3,
 }
 """Settings of `make demo FULL=1`. With the default weight of L_consistency a run of this length retains more than the
 retention constraint demands; a smaller weight uses that margin for medicine."""

@@ -9,11 +9,11 @@ Within a stage the slow adapter is an exponential moving average of the fast one
     origin `base`    no change at all (ΔW = 0): α < 1 scales down everything that was learned so far
     end              the moving average of the fast adapter when the stage ended
 
-The retention constraint is a minimum score on general validation. Among the candidates that satisfy it, the one with
-the best medical validation score is chosen. If a stage began after general knowledge had been lost already, only the
-search from the base can recover it. With α > 1 from the base, the change is extrapolated beyond the end: where general
-knowledge is above the minimum, this improves medical scores without training (compare Zheng et al., 2024,
-"Weak-to-Strong Extrapolation", arXiv 2404.16792).
+The retention constraint is a minimum retention on general validation (`retention.RetentionConstraint`). Among the
+candidates that satisfy it, the one with the best medical validation score is chosen. If a stage began after general
+knowledge had been lost already, only the search from the base can recover it. With α > 1 from the base, the change is
+extrapolated beyond the end: where the constraint leaves room, this improves medical scores without training (compare
+Zheng et al., 2024, "Weak-to-Strong Extrapolation", arXiv 2404.16792).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +45,10 @@ class Candidate(TypedDict):
     """Score on general validation."""
     medical: float
     """Score on medical validation."""
+    retention: float | None
+    """Chance-corrected retention on general validation, where it was measured."""
+    kl: float | None
+    """KL(base ‖ tuned) on general validation, in nats per token, where it was measured."""
     svd_residual: float
     """The largest relative Frobenius error over the layers of the truncation to rank r."""
 
@@ -102,7 +106,7 @@ def consolidate(
     model: PeftModel,
     start: Sequence[torch.Tensor],
     score: Callable[[], Mapping[str, float]],
-    min_general: float,
+    allows: Callable[[Candidate], bool],
     rank: int,
     scale: float,
     exact: bool = True,
@@ -112,8 +116,8 @@ def consolidate(
 ) -> ConsolidationResult:
     """Choose the interpolation coefficient α, and set the adapter `slow` to the result.
 
-    The candidate with the best medical score among those whose general score is at least `min_general` (the retention
-    constraint) is chosen. Ties are broken by the general score. If no candidate satisfies the constraint, the stage is
+    The candidate with the best medical score among those that `allows` accepts (the retention constraint) is chosen.
+    Ties are broken by the general score. If no candidate satisfies the constraint, the stage is
     refused: the adapter returns to `start`. The search has up to two parts:
 
     1. Between start and end, over `alphas`, until the medical score falls below the best allowed one.
@@ -121,14 +125,15 @@ def consolidate(
        the end (α = 1) is the best candidate: from the base beyond the end, over `extrapolation_alphas`, until the
        constraint is violated. A lower medical score does not end this search, because one answer can cause it.
 
-    start: tensors of the slow adapter when the stage began. score(): {"general": …, "medical": …}, validation scores of
-    the adapter `slow`. exact, rank, scale: see `interpolate`. alphas: not empty, from the end (1.0) downwards.
+    start: tensors of the slow adapter when the stage began. score(): validation scores of the adapter `slow`, with the
+    keys `general` and `medical`, and `retention` or `kl` if `allows` reads them. exact, rank, scale: see `interpolate`.
+    alphas: not empty, from the end (1.0) downwards.
     """
     end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
     base = [0 * tensor if i % 2 else tensor for i, tensor in enumerate(end)]  # B = 0
     origins: dict[Origin, Sequence[torch.Tensor]] = {"start": start, "base": base}
     candidates: list[Candidate] = []
-    best = Candidate(alpha=0.0, origin="start", general=-inf, medical=-inf, svd_residual=0.0)
+    best = Candidate(alpha=0.0, origin="start", general=-inf, medical=-inf, retention=None, kl=None, svd_residual=0.0)
 
     def search(origin: Origin, alphas: Sequence[float], stop: Callable[[Candidate], bool]) -> None:
         nonlocal best
@@ -140,10 +145,12 @@ def consolidate(
                 origin=origin,
                 general=scores["general"],
                 medical=scores["medical"],
+                retention=scores.get("retention"),
+                kl=scores.get("kl"),
                 svd_residual=residual,
             )
             candidates.append(candidate)
-            if candidate["general"] >= min_general:
+            if allows(candidate):
                 best = max(best, candidate, key=lambda one: (one["medical"], one["general"]))
             if stop(candidate):
                 break
@@ -152,7 +159,7 @@ def consolidate(
         return candidate["medical"] < best["medical"]
 
     def is_violated(candidate: Candidate) -> bool:
-        return candidate["general"] < min_general
+        return not allows(candidate)
 
     search("start", alphas, stop=is_worse)
     if is_violated(candidates[0]):

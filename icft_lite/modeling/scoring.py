@@ -1,6 +1,6 @@
 """Scoring: log-probabilities of given responses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from icft_lite.modeling.packing import group_by_length, join_batch
 
 @torch.no_grad()
 def score_responses(
-    model: PreTrainedModel | PeftModel, encoded: Sequence[Encoded], max_tokens: int | None = None
+    model: PreTrainedModel | PeftModel,
+    encoded: Sequence[Encoded],
+    max_tokens: int | None = None,
+    on_batch: Callable[[int], object] = lambda n: None,
 ) -> list[dict[str, np.ndarray]]:
     """Return log-probabilities of every response of every example, one dict per example.
 
@@ -25,6 +28,7 @@ def score_responses(
     how examples are batched or padded (up to rounding).
 
     max_tokens: maximum number of tokens in one forward pass, padding included; default: `base.max_tokens_per_pass`.
+    on_batch: called after each pass with the number of examples in it, for progress bars.
     """
     scores: list[dict[str, np.ndarray]] = [{} for _ in encoded]
     weight, pad_id = head_weight(model), 0
@@ -44,6 +48,7 @@ def score_responses(
         sizes = [encoded[i].num_responses for i in group]
         for i, *values in zip(group, sums.split(sizes), counts.split(sizes), greedy.split(sizes)):
             scores[i] = dict(zip(("logp", "tokens", "greedy"), (value.numpy() for value in values)))
+        on_batch(len(group))
     return scores
 
 

@@ -11,10 +11,12 @@ from icft_lite import __version__
 from icft_lite.compat import FORMAT
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.schema import LEVELS
-from icft_lite.metrics import bwt, forgetting, fwt, mean_score, retention
+from icft_lite.metrics import bwt, forgetting, fwt, mean_score
 from icft_lite.modeling.adapters import adapter_tensors, use_adapter
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.losses import LOSSES
+from icft_lite.reporting.problems import Problems
+from icft_lite.retention import encode_for_kl, informative_topics, mean_kl, retention_interval
 from icft_lite.utils.hardware import peak_memory
 
 if TYPE_CHECKING:  # a report is built from what training returns, but needs none of its code
@@ -29,19 +31,24 @@ Levels = list[float | None]
 def build_report(
     prepared: "Prepared",
     results: "Sequence[StageResult]",
+    before: Mapping[str, Any],
     after: Mapping[str, Any],
     seconds: Mapping[str, float],
     runtime_changes: Sequence[Mapping[str, Any]] = (),
+    problems: Problems | None = None,
 ) -> dict[str, Any]:
     """Return the report of a run.
 
-    results: of all stages; after: scores of the slow adapter (`evaluation.evaluate_suite`); seconds: {phase: seconds};
-    runtime_changes: settings of RuntimeConfig that changed while the run was interrupted.
+    results: of all stages; before, after: scores of the base and of the slow adapter (`evaluation.evaluate_suite`,
+    with `items`); seconds: {phase: seconds}; runtime_changes: settings of RuntimeConfig that changed while the run was
+    interrupted; problems: collects the parts of the report that fail.
     """
-    config, before = prepared.config, prepared.baseline
+    config, problems = prepared.config, Problems() if problems is None else problems
     stages = [result.record for result in results]
     history = [dict(step, stage=number) for number, result in enumerate(results, 1) for step in result.history]
     matrix = [accuracy_by_level(before), *(result.levels for result in results)]
+    general = problems.attempt("retention", lambda: measure_retention(prepared, before, after)) or {}
+    samples = problems.attempt("sample replies", lambda: sample_replies(prepared)) or []
     return dict(
         format=FORMAT,
         method=config.method,
@@ -57,9 +64,10 @@ def build_report(
         },
         scores=dict(before=suite_scores(before), after=suite_scores(after)),
         validation=dict(before=suite_scores(before, "_validation"), after=suite_scores(after, "_validation")),
-        retention=general_retention(before, after),
+        retention=general.get("value"),
+        general_retention=general,
         accuracy_matrix=matrix,
-        **transfer_metrics(matrix),
+        **transfer_metrics(matrix, [stage["name"] for stage in stages]),
         cost=dict(
             seconds=sum(seconds.values()),
             tokens=sum(stage["tokens"] for stage in stages),
@@ -83,30 +91,62 @@ def build_report(
             "stage": [step["stage"] for step in history],
             **{name: [step.get(name) for step in history] for name in ("total", *LOSSES)},
         },
-        samples=sample_replies(prepared),
+        samples=samples,
+        problems=problems,
     )
 
 
 def accuracy_by_level(scores: Mapping[str, Any]) -> Levels:
     """Return [general, easy, medium, hard]: unweighted means over topics, None where absent."""
     general = mean_score(scores["general"]) if "general" in scores else None
-    levels = scores.get("medical", {}).get("qa", {}).get("by_level", {})
+    medical = scores.get("medical", {})
+    levels = (medical.get("qa") or medical.get("short_answer") or {}).get("by_level", {})
     return [general, *(levels.get(level) for level in LEVELS)]
 
 
 def suite_scores(scores: Mapping[str, Any], suffix: str = "") -> dict[str, Any]:
-    """Return the scores of the suites `general` and `medical`, or of those with a suffix (`_validation`)."""
-    return {name: scores[name + suffix] for name in ("general", "medical") if name + suffix in scores}
+    """Return the scores of the suites `general` and `medical`, or of those with a suffix (`_validation`).
+
+    Those of each example are left out: items.json has them.
+    """
+    return {
+        name: {
+            task: {key: value for key, value in score.items() if key != "items"}
+            for task, score in scores[name + suffix].items()
+        }
+        for name in ("general", "medical")
+        if name + suffix in scores
+    }
 
 
-def general_retention(before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
-    """Return the mean general score after ÷ before; None without a general test."""
-    return retention(mean_score(before["general"]), mean_score(after["general"])) if "general" in before else None
+def measure_retention(prepared: "Prepared", before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the retention of general knowledge on the tests; {} without general tests.
+
+    value, low, high: chance-corrected, with its 95 % interval (None if no suite is informative); drop: the mean loss in
+    score over topics; topics: their number; uninformative: the suites that take no part; kl: KL(base ‖ tuned) per
+    token in nats on the right answers of the tests; constraint: that of consolidation, in words.
+    """
+    if "general" not in before:
+        return {}
+    examples = prepared.suites["general"].examples
+    topics, uninformative = informative_topics(before["general"])
+    topic_of = {example["id"]: example["topic"] for example in examples}
+    found = retention_interval(before["general"], after["general"], topics, topic_of)
+    return dict(
+        **{name: value if math.isfinite(value) else None for name, value in found._asdict().items()},
+        topics=len(topics),
+        uninformative=uninformative,
+        kl=mean_kl(prepared.model, encode_for_kl(examples, prepared.encoder)),
+        constraint=prepared.constraint.describe() if prepared.config.consolidation.enabled else None,
+    )
 
 
-def transfer_metrics(matrix: Sequence[Levels]) -> dict[str, float]:
-    """Return bwt, fwt and forgetting of a run with a stage for each level, over the columns that have a test."""
-    if len(matrix) != len(matrix[0]):
+def transfer_metrics(matrix: Sequence[Levels], stages: Sequence[str]) -> dict[str, float]:
+    """Return bwt, fwt and forgetting over the columns that have a test; {} unless stages are the levels, in order.
+
+    The column of a level counts as learned in the stage of the same number, which is wrong for any other curriculum.
+    """
+    if list(stages) != list(LEVELS):
         return {}
     found = dict(bwt=bwt(matrix), fwt=fwt(matrix), forgetting=forgetting(matrix))
     return {name: value for name, value in found.items() if not math.isnan(value)}

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, method_label, png
 from icft_lite.reporting.model_card import model_card
+from icft_lite.reporting.problems import Problems
 from icft_lite.reporting.tables import (
     Report,
     comparison_tables,
@@ -23,28 +24,37 @@ BRIEF = ("Scores", "Retention", "Cost")
 """The tables of a report that `print_table` prints."""
 
 
-def write_report(report: Report, out: Path | str) -> None:
+def write_report(report: Report, out: Path | str, problems: Problems | None = None) -> None:
     """Write report.json, report.md and the figures losses.png and forgetting.png into the folder `out`.
 
-    Writes a model card too if `out`/adapter exists. Raises ICFTError if a file cannot be written; files that existed
-    before stay complete.
+    Writes a model card too if `out`/adapter exists. If one of the others fails, report.json is written all the same,
+    and lists it under `problems`. Raises ICFTError if report.json cannot be written; files that existed before stay
+    complete.
     """
-    out, report = Path(out), to_plain(report)
+    out, problems = Path(out), Problems() if problems is None else problems
+    problems.attempt("report.md", lambda: _write_pages(to_plain(report), out, problems))
+    for name in ("adapter", "adapter_fast"):
+        if (out / name).is_dir():
+            path = out / name / "README.md"
+            problems.attempt("model card", lambda path=path: write_text(path, model_card(to_plain(report))))
+    write_json(out / "report.json", to_plain({**report, "problems": problems}))  # last: it marks a complete run
+
+
+def _write_pages(report: Report, out: Path, problems: Problems) -> None:
+    """Write report.md and its figures."""
     facts = [f"{key} {format_cell(report[key])}" for key in ("method", "base", "seed") if key in report]
     parts = ["# Run" + escape_markdown(": " * bool(facts) + ", ".join(facts))]
     for table in report_tables(report):
         parts.append(to_markdown(table))
         if table.title == "Accuracy matrix":
-            write_bytes(out / "forgetting.png", png(forgetting_figure(report)))
+            problems.attempt(
+                "forgetting.png", lambda: write_bytes(out / "forgetting.png", png(forgetting_figure(report)))
+            )
             parts.append("![Accuracy after each stage](forgetting.png)")
         if table.title == "Losses" and (report.get("losses") or {}).get("step"):
-            write_bytes(out / "losses.png", png(losses_figure(report)))
+            problems.attempt("losses.png", lambda: write_bytes(out / "losses.png", png(losses_figure(report))))
             parts.append("![The three losses by step](losses.png)")
     write_text(out / "report.md", "\n\n".join(parts) + "\n")
-    for name in ("adapter", "adapter_fast"):
-        if (out / name).is_dir():
-            write_text(out / name / "README.md", model_card(report))
-    write_json(out / "report.json", report)  # last: if report.json exists, so do all the others
 
 
 def write_comparison(comparison: Report, out: Path | str) -> None:

@@ -113,6 +113,12 @@ def report_tables(report: Report, topics: bool = True) -> list[Table]:
             "Runtime settings that were changed when the run was resumed.",
         ),
         Table("Versions", ["name", "value"], list(_setting_rows(report.get("versions")))),
+        Table(
+            "Problems",
+            ["what failed"],
+            [[problem] for problem in report.get("problems") or []],
+            "Parts of the report that could not be made. The adapters are not affected.",
+        ),
     ]
     return [table for table in tables if table.rows]
 
@@ -138,24 +144,40 @@ def _score_rows(report: Report, topics: bool) -> Iterator[list[Any]]:
     for suite, tasks in (_get(report, "scores", "after") or {}).items():
         for task, after in tasks.items():
             before, metric = _get(report, "scores", "before", suite, task), after.get("metric")
-            yield _score_row([suite, task, "all"], metric, before, after)
-            if after.get("option_accuracy") is not None:
+            yield _score_row([suite, task, "all"], _with_chance(metric, after), before, after)
+            if after.get("option_accuracy") is not None and metric == "exact_match":
                 option_metric = f"option accuracy (chance {format_cell(after.get('option_chance'))})"
                 yield _score_row([suite, task, "all"], option_metric, before, after, "option_accuracy")
+            for key, name in (("exact_match", "exact match"), ("nll", "NLL per token of the reference, nats")):
+                if after.get(key) is not None:
+                    yield _score_row([suite, task, "all"], name, before, after, key)
             for topic, part in (after.get("by_topic") or {}).items() if topics else ():
                 name = f"{topic} ({part['kind']})" if part.get("kind") else topic
                 yield _score_row([suite, task, name], metric, _get(before, "by_topic", topic), part)
 
 
+def _with_chance(metric: Any, score: dict[str, Any]) -> Any:
+    return f"{metric} (chance {format_cell(score['chance'])})" if score.get("chance") else metric
+
+
 def _retention(report: Report) -> Table:
     meanings = dict(
-        retention="mean general score after ÷ before; 1: nothing was lost",
+        retention="general score above chance, after ÷ before; 1: nothing was lost",
         bwt="backward transfer; below 0: later stages reduced earlier scores",
         fwt="forward transfer; above 0: earlier stages helped later ones",
         forgetting="best earlier score − last score; 0: nothing was forgotten",
     )
     rows = [[key, report[key], meaning] for key, meaning in meanings.items() if report.get(key) is not None]
-    return Table("Retention", ["measure", "value", "meaning"], rows)
+    general = report.get("general_retention") or {}
+    if general.get("low") is not None:
+        interval = f"{general['low']:.3f} to {general['high']:.3f}"
+        rows.insert(1, ["95 % interval", interval, "of retention; bootstrap over questions"])
+        rows.insert(2, ["drop", general["drop"], "of the general score, mean over topics"])
+    if general.get("kl") is not None:
+        rows.append(["KL", general["kl"], "KL(base ‖ tuned) on general tests, nats per token; 0: no change"])
+    names = general.get("uninformative")
+    note = f"The base is not above chance on these suites, which take no part: {', '.join(names)}." if names else ""
+    return Table("Retention", ["measure", "value", "meaning"], rows, note)
 
 
 def _accuracy_matrix(report: Report) -> Table:
@@ -222,18 +244,18 @@ def _stages(report: Report) -> Table:
 def _candidates(report: Report) -> Table:
     identity = ("origin", "alpha")
     rows = [
-        [stage.get("name"), *_values(candidate, (*identity, "general", "medical"))]
+        [stage.get("name"), *_values(candidate, (*identity, "general", "retention", "kl", "medical"))]
         + ["←" if _values(candidate, identity) == _values(stage["consolidation"], identity) else ""]
         for stage in report.get("stages") or []
         for candidate in _get(stage, "consolidation", "candidates") or []
     ]
     return Table(
         "Consolidation: candidates of the line search over α",
-        ["stage", "origin", "α", "general", "medical", "chosen"],
+        ["stage", "origin", "α", "general", "retention", "KL", "medical", "chosen"],
         rows,
         "Scores are on validation data. α = 1 is the slow adapter at the end of the stage. α = 0 is the origin: the "
         "slow adapter at the start of the stage, or the base. The chosen candidate has the best medical score of those "
-        "that meet the retention constraint on the general score.",
+        "that meet the constraint: a minimum retention or, if no general suite is informative, a maximum KL.",
     )
 
 

@@ -108,16 +108,15 @@ class StageBatches(Dataset):
 def normalizers(items: Sequence[TrainingItem]) -> dict[str, float]:
     """Return what each loss of one optimizer step is divided by.
 
-    All three losses are then means per response token. L_fine-tune: the sum of token weights. L_task: the response
-    tokens of new and ring examples; those of a weak example are weighted by each response's posterior. L_consistency:
-    the response tokens of memory examples.
+    All three losses are then means per token. L_fine-tune: the sum of token weights. L_task: the response tokens of new
+    and ring examples; those of a weak example are weighted by each response's posterior. L_consistency: the tokens of
+    memory examples that have a teacher state, so that its weight does not depend on the length of the chat template.
     """
     new = [item for item in items if item.role != "memory"]
-    memory = [item for item in items if item.states is not None]
     return dict(
         fine_tune=_weighted_tokens(items, lambda item: item.token_weight),
         task=_weighted_tokens(new, lambda item: item.posterior),
-        consistency=_weighted_tokens(memory, lambda item: item.posterior),
+        consistency=float(sum(len(item.states) for item in items if item.states is not None)),
     )
 
 

@@ -11,9 +11,10 @@ from transformers import TrainerCallback
 from icft_lite.compat import split_settings
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.bundle import DataBundle
-from icft_lite.evaluation import evaluate_suite
+from icft_lite.data.overlap import save_seen
 from icft_lite.modeling.adapters import adapter_tensors, save_adapter, set_adapter_tensors
 from icft_lite.reporting.build import build_report
+from icft_lite.reporting.problems import Problems
 from icft_lite.reporting.render import write_report
 from icft_lite.training.checkpoint import (
     RunPaths,
@@ -24,7 +25,7 @@ from icft_lite.training.checkpoint import (
     stage_file,
 )
 from icft_lite.training.events import Events
-from icft_lite.training.prepare import Prepared, prepare
+from icft_lite.training.prepare import Prepared, evaluate_all, prepare
 from icft_lite.training.run_folder import clean_up, open_run, run_identity, runtime_changes
 from icft_lite.training.stage import StageResult, run_stage
 from icft_lite.utils.distributed import init_processes, on_main_process, rank
@@ -53,13 +54,15 @@ def train_icft(
         settings, run_settings = split_settings(config)
         config = ICFTConfig.from_dict(settings)
         runtime = RuntimeConfig.from_dict({**(runtime.to_dict() if runtime else {}), **run_settings})
-    runtime, paths, data = runtime or RuntimeConfig(), RunPaths(Path(out)), data.only(config.topics)
+    runtime, paths, whole = runtime or RuntimeConfig(), RunPaths(Path(out)), data
+    data = whole.only(config.topics)
     init_processes()
     identity = run_identity(config, data)
     events = Events(() if rank() else callbacks, progress and not rank())
     with contextlib.ExitStack() as lock:
         report = on_main_process(lambda: open_run(lock, paths, identity, runtime, events))
         if not report:
+            on_main_process(lambda: save_seen(paths.out, whole))
             report = run(prepare(config, data, runtime, paths, events), events)
     on_main_process(lambda: clean_up(paths))
     events.emit("on_run_end", report=report)
@@ -76,14 +79,7 @@ def run(prepared: Prepared, events: Events) -> dict[str, Any]:
         on_main_process(lambda: save_results(prepared, results, events))
         events.emit("on_stage_end", prepared=prepared, result=result)
         events.say(stage_line(stage.number, result))
-    with events.phase("evaluate"):
-        prepared.model.eval()
-        after = on_main_process(
-            lambda: evaluate_suite(
-                prepared.model, prepared.tokenizer, prepared.suites, "slow", prepared.encoder, items=True
-            )
-        )
-    return on_main_process(lambda: write_run(prepared, results, after, events))
+    return on_main_process(lambda: write_run(prepared, results, events))
 
 
 def steps_left(prepared: Prepared, results: list[StageResult]) -> int | None:
@@ -127,8 +123,11 @@ def load_results(prepared: Prepared, events: Events) -> list[StageResult]:
     return results
 
 
-def write_run(prepared: Prepared, results: list[StageResult], after: dict[str, Any], events: Events) -> dict[str, Any]:
-    """Save the adapters, write the report and return it. The report comes last: its presence means a complete run."""
+def write_run(prepared: Prepared, results: list[StageResult], events: Events) -> dict[str, Any]:
+    """Save the adapters, score the slow one, write the report and return it.
+
+    The adapters come first, and the report last: its presence means a complete run.
+    """
     paths, model = prepared.paths, prepared.model
     temporary = paths.state / "adapters"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -138,11 +137,28 @@ def write_run(prepared: Prepared, results: list[StageResult], after: dict[str, A
     for name in ("adapter", "adapter_fast"):
         shutil.rmtree(paths.out / name, ignore_errors=True)
         (temporary / name).replace(paths.out / name)
-    items = {suite: {task: part.pop("items", {}) for task, part in scores.items()} for suite, scores in after.items()}
-    report = build_report(prepared, results, after, events.seconds, runtime_changes(paths))
+    problems = Problems(events.say)
+    with events.phase("evaluate"):
+        before, after = score_tests(prepared, events, problems)
+    items = {suite: {task: part.get("items", {}) for task, part in scores.items()} for suite, scores in after.items()}
+    report = build_report(prepared, results, before, after, events.seconds, runtime_changes(paths), problems)
     write_json(paths.out / "items.json", items)
-    write_report(report, paths.out)
+    write_report(report, paths.out, problems)
     return report
+
+
+def score_tests(prepared: Prepared, events: Events, problems: Problems) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the scores (base, slow adapter) of all suites with those of each example.
+
+    If replies cannot be generated, they are scored by likelihood, before and after.
+    """
+    arguments = (prepared.model, prepared.tokenizer, prepared.suites)
+    common = (prepared.encoder, prepared.config.metric, events.progress)
+    scored = problems.attempt("reply scores", lambda: evaluate_all(*arguments, "slow", *common))
+    if scored is not None:
+        return prepared.baseline, scored
+    before, after = (evaluate_all(*arguments, adapter, *common, replies=False) for adapter in ("base", "slow"))
+    return before, after
 
 
 def stage_line(number: int, result: StageResult) -> str:

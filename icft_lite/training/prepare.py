@@ -1,5 +1,8 @@
 """Everything before the first stage: configuration and data → a frozen `Prepared`."""
 
+import itertools
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,26 +12,30 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.config import ICFTConfig, Metric, RuntimeConfig
 from icft_lite.curriculum import build_curriculum, score_difficulty
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.schema import LEVELS, Example
 from icft_lite.data.tables import column
 from icft_lite.errors import ICFTError
-from icft_lite.evaluation import Suite, evaluate_suite, is_short_answer
+from icft_lite.evaluation import Suite, evaluate_suite, is_short_answer, primary_metric
 from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.memory.rehearsal import seed_memory
 from icft_lite.memory.teachers import mean_states
 from icft_lite.modeling.adapters import add_adapters
 from icft_lite.modeling.base import dequantize_base, load_base
-from icft_lite.modeling.encoding import EncodedExamples, Encoder, encode_examples
+from icft_lite.modeling.encoding import Encoded, EncodedExamples, Encoder, encode_examples
 from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.reporting.build import accuracy_by_level
+from icft_lite.retention import RetentionConstraint, encode_for_kl
 from icft_lite.training.checkpoint import RunPaths
 from icft_lite.training.events import Events
 from icft_lite.training.examples import make_training_examples
 from icft_lite.training.plan import plan_token_budget
 from icft_lite.utils.distributed import on_main_process, process_device
+
+MAX_VALIDATION = 500
+"""Maximum number of examples in each validation suite."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,10 @@ class Prepared:
     """The part of the tests that is scored after every stage: questions, with their correct option only."""
     baseline: dict[str, Any]
     """Scores of the base on `suites`."""
+    constraint: RetentionConstraint
+    """What consolidation must satisfy, decided from the base's scores on general validation."""
+    kl_examples: Sequence[Encoded]
+    """General validation examples on which KL(base ‖ tuned) is measured; empty if retention constrains."""
     examples: Dataset
     """Training examples: trusted ones, and weak ones with posteriors."""
     encoded: EncodedExamples
@@ -103,16 +114,28 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
         encoder = Encoder(
             tokenizer, config.encoding.max_length, config.encoding.letter_options, config.encoding.share_prompts
         )
-        suites = encode_suites(data, encoder)
+        exact_match = primary_metric(config.metric, model) == "exact_match"
+        suites = encode_suites(data, encoder, exact_match)
         test_questions: dict[str, Suite] = {
-            name: Suite.from_examples(suites[name].examples, encoder, only_correct_option=True).subset(is_question)
+            name: Suite.from_examples(suites[name].examples, encoder, exact_match).subset(needs_no_generation)
             for name in ("general", "medical")
             if name in suites
         }
     with events.phase("evaluate"):
         events.say(f"base {config.model}: scoring {sum(len(suite.examples) for suite in suites.values())} examples")
-        model.eval()
-        baseline = on_main_process(lambda: evaluate_suite(model, tokenizer, suites, adapter="base", encoder=encoder))
+        baseline = on_main_process(
+            lambda: evaluate_all(model, tokenizer, suites, "base", encoder, config.metric, events.progress)
+        )
+        constraint = RetentionConstraint.from_base(
+            baseline.get("general_validation", {}), config.consolidation.max_drop, config.consolidation.max_kl
+        )
+        kl_examples: Sequence[Encoded] = ()
+        if config.consolidation.enabled and "general_validation" in suites:
+            if constraint.uninformative:
+                events.say(f"the base is not above chance on: {', '.join(constraint.uninformative)}")
+            events.say(f"constraint of consolidation: {constraint.describe()}")
+            if constraint.kind == "kl":
+                kl_examples = encode_for_kl(suites["general_validation"].examples, encoder)
     with events.phase("label"):
         examples, label_report = make_training_examples(data, config, model, encoder)
         examples, encoded, left_out = encode_examples(examples, encoder)
@@ -162,6 +185,8 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
         suites=suites,
         test_questions=test_questions,
         baseline=baseline,
+        constraint=constraint,
+        kl_examples=kl_examples,
         examples=examples,
         encoded=encoded,
         left_out=left_out,
@@ -180,24 +205,64 @@ def load_model(config: ICFTConfig, runtime: RuntimeConfig) -> tuple[PeftModel, P
     return add_adapters(base, config.adapter.rank, config.adapter.alpha, config.seed), tokenizer
 
 
-def encode_suites(data: DataBundle, encoder: Encoder) -> dict[str, Suite]:
-    """Return the suites that have examples. Questions of validation have only their correct option."""
+def encode_suites(data: DataBundle, encoder: Encoder, exact_match: bool) -> dict[str, Suite]:
+    """Return the suites that have examples.
+
+    Those of validation have at most MAX_VALIDATION examples, because every candidate of consolidation is scored on
+    them. exact_match: their questions have only the correct option, which exact match needs.
+    """
     examples = {
         "general_validation": data.general_validation,
         "medical_validation": data.validation,
         "general": data.general_test,
         "medical": data.test,
     }
-    return {
-        name: Suite.from_examples(some, encoder, only_correct_option="validation" in name)
-        for name, some in examples.items()
-        if some is not None and len(some)
-    }
+    suites = {}
+    for name, some in examples.items():
+        if some is not None and len(some):
+            for_validation = "validation" in name
+            chosen = balanced_subset(some, MAX_VALIDATION) if for_validation else some
+            suites[name] = Suite.from_examples(chosen, encoder, only_correct_option=for_validation and exact_match)
+    return suites
 
 
-def is_question(example: Example) -> bool:
-    """Return True for an example that is scored by exact match, which needs no generation."""
+def balanced_subset(examples: Dataset, size: int) -> Dataset:
+    """Return at most `size` examples in their order, about as many of each topic, at random but always the same."""
+    if len(examples) <= size:
+        return examples
+    topics, draw = column(examples, "topic"), random.Random(0)
+    groups: dict[str, list[int]] = {}
+    for i in draw.sample(range(len(examples)), len(examples)):
+        groups.setdefault(topics[i], []).append(i)
+    rounds = (i for turn in itertools.zip_longest(*groups.values()) for i in turn if i is not None)
+    return examples.select(sorted(itertools.islice(rounds, size)))
+
+
+def needs_no_generation(example: Example) -> bool:
+    """Return True for an example that is scored after every stage: a question or a short answer."""
     return example["task"] == "question" or is_short_answer(example)
+
+
+def evaluate_all(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    suites: Mapping[str, Suite],
+    adapter: str,
+    encoder: Encoder,
+    metric: Metric,
+    progress: bool,
+    replies: bool = True,
+) -> dict[str, Any]:
+    """Return the scores of all suites, with those of each example.
+
+    Free replies are generated for tests only, and only with `replies`; elsewhere they are scored by likelihood.
+    """
+    scores: dict[str, Any] = {}
+    for validation in (True, False):
+        part = {name: suite for name, suite in suites.items() if ("validation" in name) == validation}
+        generated = replies and not validation
+        scores |= evaluate_suite(model, tokenizer, part, adapter, encoder, True, metric, generated, progress)
+    return scores
 
 
 def make_memory(config: ICFTConfig, runtime: RuntimeConfig, model: PeftModel) -> LongTermMemory:

@@ -22,6 +22,7 @@ from icft_lite.memory.short_term import ShortTermMemory
 from icft_lite.metrics import mean_score
 from icft_lite.modeling.adapters import activate_adapter, adapter_tensors, copy_adapter
 from icft_lite.reporting.build import accuracy_by_level
+from icft_lite.retention import candidate_scores, mean_kl
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.checkpoint import load_state, save_state
 from icft_lite.training.events import Events
@@ -95,7 +96,9 @@ def run_stage(prepared: Prepared, stage: StagePlan, max_steps: int | None, event
     seconds = time.time() - began
     with events.phase("evaluate"):
         scores = on_main_process(
-            lambda: evaluate_suite(model, prepared.tokenizer, prepared.test_questions, "slow", prepared.encoder)
+            lambda: evaluate_suite(
+                model, prepared.tokenizer, prepared.test_questions, "slow", prepared.encoder, metric=config.metric
+            )
         )
     record = dict(
         name=stage.name,
@@ -186,25 +189,36 @@ def choose_alpha(
     if not (config.consolidation.enabled and {"general_validation", "medical_validation"} <= set(suites)):
         copy_adapter(model, "fast", "slow")
         return no_search(1.0)
-    general, medical = suites["general_validation"], suites["medical_validation"]
-    validation = dict(general=general, medical=trained_levels(medical, prepared, stage))
+    validation = dict(
+        general=suites["general_validation"], medical=trained_levels(suites["medical_validation"], prepared, stage)
+    )
+    constraint = prepared.constraint
 
     def score() -> dict[str, float]:
-        scores = on_main_process(
-            lambda: evaluate_suite(model, prepared.tokenizer, validation, adapter="slow", encoder=prepared.encoder)
-        )
-        means = {name: mean_score(one) for name, one in scores.items()}
+        def measure() -> dict[str, float]:
+            scores = evaluate_suite(
+                model,
+                prepared.tokenizer,
+                validation,
+                "slow",
+                prepared.encoder,
+                metric=config.metric,
+                generate_replies=False,
+            )
+            kl = mean_kl(model, prepared.kl_examples) if constraint.kind == "kl" else None
+            return candidate_scores(scores, constraint, kl)
+
+        means = on_main_process(measure)
         events.emit("on_candidate", scores=means)
         return means
 
-    min_general = mean_score(prepared.baseline["general_validation"]) - config.consolidation.max_drop
     # Only in the last stage: a later stage would have to recover the general knowledge that extrapolation loses.
     beyond = EXTRAPOLATION_ALPHAS if stage.number == len(prepared.stages) else ()
     return consolidate(
         model,
         start,
         score,
-        min_general,
+        constraint.allows,
         config.adapter.rank,
         config.adapter.alpha / config.adapter.rank,
         config.consolidation.exact,

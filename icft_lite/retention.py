@@ -1,0 +1,175 @@
+"""Retention of general knowledge: how it is measured, and what constrains consolidation.
+
+    retention = Σ (after − chance) ÷ Σ (before − chance)        over the topics of informative general suites
+
+A suite is a topic, or all topics of a task that have fewer than MIN_SUITE_SIZE examples. It is informative if the base
+scores above chance: the lower bound of the base's 95 % Wilson interval exceeds the chance level. Which suites are
+informative is decided from the base's scores, before training. Free replies take no part: their scores compare texts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from icft_lite.data.schema import Example, as_response
+from icft_lite.metrics import mean_score
+from icft_lite.modeling.adapters import use_adapter
+from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_pass
+from icft_lite.modeling.encoding import Encoded, Encoder, encode_examples
+from icft_lite.modeling.losses import token_kl
+from icft_lite.modeling.packing import group_by_length, join_batch
+from icft_lite.statistics import binomial_interval
+
+MIN_SUITE_SIZE = 50
+"""A general topic with fewer examples shares a suite with the other small topics of its task."""
+RETENTION_TASKS = ("qa", "short_answer", "preference")
+"""Tasks whose answers are right or wrong."""
+KL_EXAMPLES = 200
+"""Maximum number of examples on which KL(base ‖ tuned) is measured."""
+
+Topic = tuple[str, str]
+"""(task, topic) of general scores."""
+Scores = Mapping[str, Mapping[str, Any]]
+"""The scores of one suite by task, see `evaluation.SuiteScores`."""
+
+
+class Retention(NamedTuple):
+    """Chance-corrected retention with its percentile interval, and the mean drop in score over topics."""
+
+    value: float
+    low: float
+    high: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class RetentionConstraint:
+    """What a candidate of consolidation must satisfy. Fixed before training, from the base's validation scores."""
+
+    topics: tuple[Topic, ...]
+    """Topics of the informative general suites."""
+    uninformative: tuple[str, ...]
+    """The other suites, each with its score and chance level, in words."""
+    base: Scores
+    """Scores of the base on general validation."""
+    max_drop: float
+    max_kl: float
+
+    @property
+    def kind(self) -> Literal["retention", "kl"]:
+        """`retention`; `kl` if no suite is informative."""
+        return "retention" if self.topics else "kl"
+
+    @classmethod
+    def from_base(cls, base: Scores, max_drop: float, max_kl: float) -> "RetentionConstraint":
+        """Return the constraint that the base's scores on general validation allow."""
+        topics, uninformative = informative_topics(base)
+        return cls(tuple(topics), tuple(uninformative), base, max_drop, max_kl)
+
+    def measure(self, scores: Scores) -> float:
+        """Return the retention of a candidate with these scores on general validation; NaN if the kind is `kl`."""
+        return chance_corrected_retention(self.base, scores, self.topics)
+
+    def allows(self, candidate: Mapping[str, Any]) -> bool:
+        """Return whether a candidate with the keys `retention` and `kl` satisfies the constraint."""
+        if self.kind == "kl":
+            return candidate["kl"] <= self.max_kl
+        return candidate["retention"] >= 1 - self.max_drop
+
+    def describe(self) -> str:
+        """Return the constraint in words."""
+        if self.kind == "kl":
+            return f"KL(base ‖ tuned) ≤ {self.max_kl:g} nats per token, because no general suite is informative"
+        return f"retention ≥ {1 - self.max_drop:g} on general validation"
+
+
+def informative_topics(base: Scores) -> tuple[list[Topic], list[str]]:
+    """Return (the topics of informative suites, the other suites in words), from the base's general scores."""
+    suites: dict[tuple[str, str], list[str]] = {}
+    for task in RETENTION_TASKS:
+        for topic, part in base.get(task, {}).get("by_topic", {}).items():
+            suites.setdefault((task, topic if part["n"] >= MIN_SUITE_SIZE else "other topics"), []).append(topic)
+    topics: list[Topic] = []
+    uninformative: list[str] = []
+    for (task, name), members in suites.items():
+        parts = [base[task]["by_topic"][topic] for topic in members]
+        n = sum(part["n"] for part in parts)
+        value, chance = (sum(part["n"] * part[key] for part in parts) / n for key in ("value", "chance"))
+        if binomial_interval(round(value * n), n, method="wilson")[0] > chance:
+            topics += [(task, topic) for topic in members]
+        else:
+            name = members[0] if len(members) == 1 else name
+            uninformative.append(f"{name} ({base[task]['metric']} {value:.2f}, chance {chance:.2f}, n = {n})")
+    return topics, uninformative
+
+
+def chance_corrected_retention(base: Scores, after: Scores, topics: Sequence[Topic]) -> float:
+    """Return Σ (after − chance) ÷ Σ (base − chance) over `topics`; NaN without topics."""
+    above = np.array([_above_chance(scores, topics) for scores in (base, after)])
+    return float(above[1].sum() / above[0].sum()) if topics else float("nan")
+
+
+def retention_interval(
+    base: Scores,
+    after: Scores,
+    topics: Sequence[Topic],
+    topic_of: Mapping[str, str],
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Retention:
+    """Return retention over `topics` with a 95 % bootstrap interval over questions, resampled within their topics.
+
+    base, after: scores with `items`; topic_of: from id to topic. Both models are resampled together. NaN if there are
+    no topics.
+    """
+    rng, sums = np.random.default_rng(seed), np.zeros((2, n_resamples))
+    for task, topic in topics:
+        ids = [name for name in base[task]["items"] if (topic_of[name] or "all") == topic]
+        values = np.array([[scores[task]["items"][name] for name in ids] for scores in (base, after)])
+        draws = rng.integers(0, len(ids), (n_resamples, len(ids)))
+        sums += values[:, draws].mean(-1) - base[task]["by_topic"][topic]["chance"]
+    if not topics:
+        return Retention(*[float("nan")] * 4)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.nanquantile(sums[1] / sums[0], (0.025, 0.975))
+    drop = (np.subtract(_above_chance(base, topics), _above_chance(after, topics))).mean()
+    return Retention(chance_corrected_retention(base, after, topics), float(low), float(high), float(drop))
+
+
+def _above_chance(scores: Scores, topics: Sequence[Topic]) -> list[float]:
+    parts = [scores[task]["by_topic"][topic] for task, topic in topics]
+    return [part["value"] - part["chance"] for part in parts]
+
+
+def encode_for_kl(examples: Sequence[Example], encoder: Encoder) -> Sequence[Encoded]:
+    """Return up to KL_EXAMPLES examples as prompts with their right response, evenly spaced over the list."""
+    labelled = [one for one in examples if one["label"] >= 0]
+    step = max(1, -(-len(labelled) // KL_EXAMPLES))
+    return encode_examples([as_response(one) for one in labelled[::step]], encoder)[1]
+
+
+@torch.no_grad()
+def mean_kl(model: PeftModel, encoded: Sequence[Encoded], adapter: str = "slow") -> float:
+    """Return KL(base ‖ base with `adapter`) in nats, the mean over the supervised tokens; NaN without tokens."""
+    total, num_tokens, weight = 0.0, 0, head_weight(model)
+    for group in group_by_length(encoded, max_tokens_per_pass(weight.device)):
+        batch = join_batch([encoded[i] for i in group], 0, weight.device)
+        states = []
+        for name in (None, adapter):
+            with use_adapter(model, name):
+                states.append(hidden_states(model, batch)[batch["row"], batch["position"]])
+        total += float(token_kl(states[1], states[0], weight).sum())
+        num_tokens += len(states[0])
+    return total / num_tokens if num_tokens else float("nan")
+
+
+def candidate_scores(
+    scores: Mapping[str, Scores], constraint: RetentionConstraint, kl: float | None
+) -> dict[str, float]:
+    """Return what consolidation compares: mean `general` and `medical` validation scores, and `retention` or `kl`."""
+    means = {name: mean_score(scores[name]) for name in ("general", "medical")}
+    return means | (dict(retention=constraint.measure(scores["general"])) if kl is None else dict(kl=kl))
