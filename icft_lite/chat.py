@@ -17,15 +17,18 @@ from transformers import (
 )
 
 from icft_lite.compat import moved, read_report
+from icft_lite.errors import ICFTError
 from icft_lite.finished_runs import load_run
 from icft_lite.modeling.adapters import save_adapter, use_adapter
-from icft_lite.modeling.encoding import TooLong
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.training.events import RunCallback
 
 if TYPE_CHECKING:
     from icft_lite.training.prepare import Prepared
     from icft_lite.training.stage import StageResult
+
+MAX_NEW_TOKENS = 512
+"""Maximum number of tokens of a reply in a terminal chat, by default."""
 
 
 class ChatSession:
@@ -42,7 +45,7 @@ class ChatSession:
         stop: threading.Event | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
-        """Return the model's reply, or in parentheses why there is none: the question is too long.
+        """Return the model's reply, or in parentheses why there is none, such as a question that is too long.
 
         temperature: 0 decodes greedily. stop: once this event is set, generation ends after the next token, and the
         text so far is the reply. on_text: called with the whole text so far, after every word.
@@ -62,7 +65,7 @@ class ChatSession:
                 max_new_tokens=max_new_tokens,
                 **kwargs,
             )
-        except TooLong as error:
+        except ICFTError as error:
             return f"({error})"
         finally:
             self.turn += 1
@@ -90,13 +93,15 @@ def chat(
     folder: Path | str,
     temperature: float = 0.0,
     adapter: str = "adapter",
+    max_new_tokens: int = MAX_NEW_TOKENS,
     read: Callable[[str], str] = input,
     write: Callable[[str], object] = print,
 ) -> None:
     """Answer questions until an empty line or the end of the input. There is no history.
 
-    adapter: name of the adapter's folder in the run's folder. read and write: by default the terminal. Raises
-    ICFTError if `folder` has no finished run.
+    adapter: name of the adapter's folder in the run's folder. max_new_tokens: maximum length of a reply; the number of
+    positions of the model limits it too. read and write: by default the terminal. Raises ICFTError if `folder` has no
+    finished run.
     """
     session = ChatSession(*load_run(folder, adapter))
     write("Ask a question; an empty line ends the chat. For teaching and research, not medical advice.")
@@ -107,7 +112,7 @@ def chat(
             return
         if not question:
             return
-        write(session.reply(question, temperature))
+        write(session.reply(question, temperature, max_new_tokens))
 
 
 class SaveStageAdapters(RunCallback):

@@ -108,7 +108,7 @@ MODULES: dict[str, Sequence[str]] = {
     "processes": ["utils.distributed"],
     "progress": ["widgets.progress"],
     "pubmedqa": ["weak.lfs.pubmedqa"],
-    "readers": ["data.readers"],
+    "readers": ["data.readers", "data.files"],
     "records": ["data.schema", "data.formats"],
     "rehearsal": ["memory.rehearsal"],
     "report": ["reporting.render", "reporting.figures", "utils.io"],

@@ -44,8 +44,8 @@ class EncodingConfig:
     letter_options: bool = False
     """List options as A, B, C, … in the prompt and score the letter. False: score the text of each option."""
     share_prompts: bool = True
-    """Encode the options of a question after one copy of the prompt. Turn it off for models whose attention cannot
-    be masked."""
+    """Encode the options of a question after one copy of the prompt. Off for models in which the options would affect
+    each other (docs/models.md)."""
 
     def __post_init__(self) -> None:
         check_settings(self, positive=("max_length",))
@@ -298,8 +298,8 @@ class RuntimeConfig:
     micro_batches: int = 1
     """Forward passes that a process splits a step into. More of them need less memory. Gradients stay the same."""
     packing: bool = True
-    """Pack short sequences into one row, with a block-diagonal attention mask. Turn it off for models whose attention
-    cannot be masked."""
+    """Pack short sequences into one row, with a block-diagonal attention mask. Off for models in which the sequences
+    would affect each other (docs/models.md)."""
     dequantize_below_mib: int = 256
     """On a CPU, dequantize a 4-bit base once if it then takes at most this many MiB; bitsandbytes dequantizes a larger
     one again for every product. The products are the same."""

@@ -15,6 +15,9 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "data
 TOKENS, RANK = 1024, 32
 """Conditions of the estimate: tokens per forward pass, and the rank of the LoRA adapters."""
 
+STATES = 400_000
+"""Tokens of the long-term memory in the estimate of teacher states: 4,000 examples (the default) of 100 tokens."""
+
 Shape = tuple[int, int, int, int, int, int, int, int]
 """(hidden size, layers, MLP width, attention heads, key/value heads, head width, vocabulary size, embedding matrices:
 1 if the head is tied to the embeddings, else 2)."""
@@ -116,6 +119,11 @@ def format_lines(found: Mapping[str, Any]) -> Iterator[str]:
         verdict = "fits" if entry["fits"] else "does not fit"
         yield f"  {entry['model']:13} {entry['bytes'] / GIB:5.1f} GiB  {verdict}"
     yield f"Estimate: {found['formula']}."
+    sizes = [f"{4 * STATES * shape[0] / GIB:.1f} GiB ({name})" for name, shape in MODELS.items()]
+    yield (
+        f"Teacher states in fp32 of {STATES:,} tokens of the long-term memory: from {sizes[0]} to {sizes[-1]} on disk, "
+        f"for each of the two teachers. A run estimates its own before it computes any."
+    )
     yield "The embedded model, `tiny`, fits on every machine."
 
 

@@ -1,6 +1,7 @@
 """Errors that the user can fix, and what a command prints for any exception."""
 
 import errno
+import warnings
 
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
@@ -8,8 +9,25 @@ NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 class ICFTError(Exception):
     """An error that the user can fix.
 
-    The message is one line: what is wrong, where, how to fix it.
+    The message is one line: what is wrong, where, how to fix it. An example, such as a file that works, may follow it
+    on lines of its own.
     """
+
+    def __init__(self, message: str, example: str = "") -> None:
+        super().__init__(message)
+        self.example = example
+
+    def __str__(self) -> str:
+        return "\n\n".join(filter(None, [super().__str__(), self.example]))
+
+
+class ICFTWarning(UserWarning):
+    """Something that the user should know; the command line prints it as a note."""
+
+
+def warn(text: str) -> None:
+    """Warn with an ICFTWarning."""
+    warnings.warn(text, ICFTWarning, stacklevel=3)
 
 
 def short_reason(error: BaseException) -> str:
@@ -18,12 +36,13 @@ def short_reason(error: BaseException) -> str:
 
 
 def explain_error(error: Exception) -> tuple[str, int]:
-    """Return (message on one line, exit code) for any exception.
+    """Return (message on one line, with the example of an ICFTError below it, exit code) for any exception.
 
     The exit code is 2 for what the user can fix, and 1 for an unexpected exception.
     """
     if isinstance(error, ICFTError):
-        return " ".join(str(error).split()), 2
+        line = " ".join(str(error).removesuffix(error.example).split())
+        return "\n\n".join(filter(None, [line, error.example])), 2
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
         message = "no space left on the disk; free some space, then run the same command again to resume"
         return message, 2

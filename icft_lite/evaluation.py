@@ -21,6 +21,7 @@ from icft_lite.modeling.base import TINY
 from icft_lite.modeling.encoding import Encoded, Encoder, encode_examples
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import score_responses
+from icft_lite.modeling.self_check import check_model
 
 SHORT_ANSWER_WORDS = 8
 """Free-form references of at most this many words are scored by exact match, longer ones by token F1."""
@@ -174,7 +175,9 @@ def evaluate_suite(
     of each example. generate_replies: False scores free replies by `likelihood` instead, exp(−NLL per token) of the
     reference, which takes one forward pass. progress: show a progress bar. The model is left in eval mode.
     """
-    encoder = encoder or Encoder(tokenizer)
+    if encoder is None:
+        encoder = Encoder(tokenizer)
+        encoder.share_prompts = check_model(model, tokenizer, encoder.max_length).shared_prompts
     model.eval()
     if adapter is not None:
         with merged_adapter(model, None if adapter == "base" else adapter):

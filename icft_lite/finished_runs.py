@@ -1,6 +1,7 @@
 """Finished runs: load them, export them, evaluate them."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from icft_lite.compat import read_report, renamed_keywords
+from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.schema import Examples
-from icft_lite.errors import ICFTError
-from icft_lite.evaluation import evaluate_suite
+from icft_lite.errors import ICFTError, warn
+from icft_lite.evaluation import Suite, evaluate_suite
 from icft_lite.modeling.base import dequantize_base, load_base, load_tokenizer
 from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.self_check import check_model
+from icft_lite.utils.config_parsing import flatten
 
 
 @renamed_keywords(four_bit="load_in_4bit", unpack="dequantize")
@@ -70,22 +74,46 @@ def export(folder: Path | str, to: Path | str, merge: bool = False) -> Path:
     return to
 
 
-def evaluate_run(folder: Path | str, data: DataBundle | Examples) -> dict[str, dict[str, dict[str, Any]]]:
+def evaluate_run(
+    folder: Path | str,
+    data: DataBundle | Examples,
+    settings: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Score a finished run, or any model that `load_base` accepts, on the tests of a DataBundle or on examples.
 
-    Returns {suite: {task: {"metric", "value", "n", …}}} with the suites `general` and `medical`. Raises
-    ICFTError if the model cannot be loaded.
+    settings: of ICFTConfig by dotted name, in place of those of the run (of another model: the defaults), such as
+    `encoding.max_length`, `adapter.load_in_4bit` and `metric`. progress: show a progress bar. Examples that do not fit
+    `max_length` are left out, with a warning.
+
+    Returns {suite: {task: {"metric", "value", "n", …}}} with the suites `general` and `medical`. Raises ICFTError if
+    the model cannot be loaded, or no example fits.
     """
-    if (Path(folder) / "report.json").exists():
-        model, tokenizer = load_run(folder)
-        encoding = read_report(Path(folder))["config"]["encoding"]
-        encoder = Encoder(tokenizer, encoding["max_length"], encoding["letter_options"], encoding["share_prompts"])
-    elif (Path(folder) / "run.json").exists():
+    run = Path(folder)
+    if (run / "report.json").exists():
+        config = ICFTConfig.from_dict({**flatten(read_report(run)["config"]), **(settings or {})})
+        model, tokenizer = load_run(run, load_in_4bit=config.adapter.load_in_4bit)
+    elif (run / "run.json").exists():
         raise ICFTError(
             f"{folder}: this run is not finished (report.json is missing); resume it with `icft-lite train`"
         )
     else:
-        model, tokenizer = load_base(str(folder))
-        encoder = Encoder(tokenizer)
-    suites = {"general": getattr(data, "general_test", None), "medical": getattr(data, "test", data)}
-    return evaluate_suite(model, tokenizer, suites, encoder=encoder)
+        config = ICFTConfig.from_dict(settings or {})
+        model, tokenizer = load_base(str(folder), config.adapter.load_in_4bit)
+    limits = config.encoding
+    share_prompts = check_model(model, tokenizer, limits.max_length).shared_prompts and limits.share_prompts
+    encoder = Encoder(tokenizer, limits.max_length, limits.letter_options, share_prompts)
+    given: dict[str, Any] = {"general": getattr(data, "general_test", None), "medical": getattr(data, "test", data)}
+    suites = {
+        name: Suite.from_examples(examples, encoder)
+        for name, examples in given.items()
+        if examples is not None and len(examples)
+    }
+    problem = f"do not fit max_length = {limits.max_length} tokens; raise --max-length (encoding.max_length)"
+    if not any(suite.examples for suite in suites.values()):
+        count = sum(suite.left_out for suite in suites.values())
+        raise ICFTError(f"{folder}: nothing can be evaluated: all {count} examples {problem}")
+    for name, suite in suites.items():
+        if suite.left_out:
+            warn(f"{suite.left_out} of {suite.left_out + len(suite.examples)} {name} examples {problem}: left out")
+    return evaluate_suite(model, tokenizer, suites, encoder=encoder, metric=config.metric, progress=progress)

@@ -75,6 +75,10 @@ class Bootstrap(NamedTuple):
     p_value: float
 
 
+MIN_STRATUM = 5
+"""A topic with fewer questions is not resampled by itself: n questions give (n − 1) / n of the variance."""
+
+
 def paired_bootstrap(
     a: ArrayLike,
     b: ArrayLike,
@@ -89,7 +93,9 @@ def paired_bootstrap(
     several seeds to one question are not independent. The bootstrap resamples questions.
 
     topics: [n]. If given, the mean is the unweighted mean over topics, as in reports, and questions are resampled
-    within their topic (a stratified bootstrap).
+    within their topic (a stratified bootstrap). Where several topics have fewer than MIN_STRATUM questions, these
+    topics are resampled as wholes instead (a cluster bootstrap). With a topic for each question, that is the bootstrap
+    over questions.
 
     Raises ValueError if the sizes differ. Source: Efron and Tibshirani (1993); Koehn (2004).
     """
@@ -105,13 +111,17 @@ def paired_bootstrap(
             f"paired_bootstrap: got {strata.size} topics for {difference.size} questions; give one per question"
         )
     groups = [difference[strata == stratum] for stratum in np.unique(strata)]
-    observed = float(np.mean([group.mean() for group in groups]))
+    num_topics, observed = len(groups), float(np.mean([group.mean() for group in groups]))
+    small = np.array([group.mean() for group in groups if group.size < MIN_STRATUM])
+    if small.size > 1:
+        groups = [*(group for group in groups if group.size >= MIN_STRATUM), small]
+    weights = [group.size if group is small else 1 for group in groups]
     # The order of the draws is data: changing it changes every published interval and p-value.
     rng = np.random.default_rng(seed)
     resampled = np.zeros(n_resamples)
-    for group in groups:
+    for group, weight in zip(groups, weights):
         for i in range(n_resamples):  # one resample at a time: n_resamples × n indices may not fit in memory
-            resampled[i] += group[rng.integers(0, group.size, group.size)].mean() / len(groups)
+            resampled[i] += group[rng.integers(0, group.size, group.size)].mean() * weight / num_topics
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     extreme = min((resampled <= 0).sum(), (resampled >= 0).sum())
     return Bootstrap(observed, float(low), float(high), float(min(1.0, 2 * (extreme + 1) / (n_resamples + 1))))

@@ -20,7 +20,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from icft_lite.data.readers import read_jsonl
+from icft_lite.data.files import read_jsonl
 from icft_lite.data.samples import load_samples, samples_dir
 from icft_lite.evaluation import evaluate_suite
 from icft_lite.modeling.base import TINY, load_base

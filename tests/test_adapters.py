@@ -1,5 +1,7 @@
 """The two adapters: adding, activating, merging and saving them."""
 
+import json
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -112,6 +114,8 @@ def test_a_saved_adapter_loads_with_plain_peft(adapted, shake, tmp_path):
     shake(model, "slow")
     save_adapter(model, "slow", tmp_path / "adapter")
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {f.name for f in (tmp_path / "adapter").iterdir()}
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny", "not a folder of this machine"
     with use_adapter(model, "slow"):
         expected = logits(model)
     plain = PeftModel.from_pretrained(load_base("tiny")[0], str(tmp_path / "adapter"))

@@ -80,9 +80,8 @@ def test_prompt_and_responses_are_tokenized_in_one_call(example, monkeypatch):
 @pytest.mark.parametrize("template", [None, CHATML])
 def test_a_user_turn_is_split_around_its_content(template):
     chat = chat_format(template)
-    before, after = chat.user_turn_ids()
+    start, end = chat.user_turn()
     whole = chat.prompt_text([{"role": "user", "content": "Why?"}])
-    start, end = map(chat.tokenizer.decode, (before, after))
     assert start and end and whole.startswith(start) and whole.endswith(end)
     assert whole[len(start) : -len(end)].strip() == "Why?"
 
@@ -91,4 +90,4 @@ def test_a_user_turn_is_split_around_its_content(template):
 def test_a_template_that_does_not_write_the_user_text_once_has_no_user_turn(times):
     chat = chat_format("{% for m in messages %}<|user|>" + "{{ m['content'] }}" * times + "{% endfor %}")
     with pytest.raises(ICFTError, match=f"{times} times instead of once"):
-        chat.user_turn_ids()
+        chat.user_turn()

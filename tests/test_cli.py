@@ -12,7 +12,9 @@ import pytest
 
 from icft_lite import cli
 from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.data.overlap import save_seen
 from icft_lite.errors import ICFTError
+from icft_lite.weak.files import EXAMPLE
 
 EXAMPLES = [{"prompt": f"question {i}?", "completion": f"reply {i}"} for i in range(30)]
 FROM_FILE = {"seed": 1, "optim.learning_rate": 1e-3, "optim.batch_size": 50, "runtime.save_steps": 2}
@@ -38,6 +40,8 @@ def called(monkeypatch):
 
     doubles = {}
     stand_in("training.loop", "train_icft")
+    stand_in("check", "check_fit", {"refusal": None})
+    stand_in("check", "format_lines", [])
     stand_in("finished_runs", "evaluate_run", {"medical": {"qa": {"metric": "accuracy", "value": 0.5, "n": 10}}})
     stand_in("chat", "chat")
     stand_in("finished_runs", "export")
@@ -150,7 +154,8 @@ def test_demo_compare_chat_and_export(called, tmp_path, capsys):
     assert settings == {"optim.max_tokens": "9"} and kwargs == {"jobs": 2, "runtime": RuntimeConfig(save_steps=3)}
     assert json.loads(capsys.readouterr().out) == {"methods": {}}
     (tmp_path / "report.json").write_text("{}")
-    assert run("chat", tmp_path) == 0 and called["chat"] == ((tmp_path,), {})
+    assert run("chat", tmp_path) == 0 and called["chat"] == ((tmp_path,), {"max_new_tokens": 512})
+    assert run("chat", tmp_path, "--max-new-tokens", 9) == 0 and called["chat"][1] == {"max_new_tokens": 9}
     assert run("export", tmp_path, "--to", tmp_path / "new", "--merge") == 0
     assert called["export"] == ((tmp_path, tmp_path / "new"), {"merge": True})
 
@@ -172,6 +177,65 @@ def test_evaluate_scores_only_what_a_run_held_out(called, write, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"data": {"sources": bundle.sources}}))
     assert run("evaluate", tmp_path, "--data", data) == 0
     assert set(called["evaluate_run"][0][1]["id"]) == set(bundle.test["id"])
+
+
+def test_evaluate_scores_only_what_a_run_has_not_seen_in_any_format(called, write, tmp_path, capsys):
+    data, general = (
+        write("mine.jsonl", EXAMPLES),
+        write("g.jsonl", [{"prompt": f"{i}?", "completion": "x"} for i in range(9)]),
+    )
+    run(
+        "train", "--data", data, "--general", general, "--out", tmp_path / "run", "--test-ids", write("ids", "mine-4\n")
+    )
+    bundle = called["train_icft"][1]["data"]
+    save_seen(tmp_path, bundle)
+    (tmp_path / "report.json").write_text(json.dumps({"data": {"sources": bundle.sources}}))
+    other = write(
+        "other.tsv", "answer\tquestion\n" + "".join(f"{one['completion']}\t{one['prompt']}\n" for one in EXAMPLES)
+    )
+    for source in (data, other):
+        assert run("evaluate", tmp_path, "--data", source) == 0
+        assert called["evaluate_run"][0][1]["prompt"][:] == ["question 3?"]
+        assert "icft-lite: note: 29 of 30 examples are left out" in capsys.readouterr().err
+
+
+def test_evaluate_passes_the_settings_of_its_options(called, write):
+    data = write("mine.jsonl", EXAMPLES)
+    options = ["--no-4bit", "--max-length", 99, "--metric", "accuracy_norm"]
+    assert run("evaluate", "tiny", "--data", data, *options) == 0
+    given = {"adapter.load_in_4bit": False, "encoding.max_length": 99, "metric": "accuracy_norm"}
+    assert called["evaluate_run"][0][2] == given and ICFTConfig.from_dict(given).metric == "accuracy_norm"
+    assert run("evaluate", "tiny", "--data", data) == 0 and called["evaluate_run"][0][2] == {}
+
+
+def test_reading_options_reach_the_data_and_not_the_settings(called, write, tmp_path):
+    rows = [{"Frage": f"Teil {i}?", "Optionen": ["Herz", "Haut", "Ohr"], "Antwort": 1 + i % 2} for i in range(20)]
+    data, lfs = write("de.jsonl", rows), write("lfs.py", EXAMPLE)
+    config = write("c.yaml", f"map:\n  question: Frage\n  choices: Optionen\nlfs: [{lfs}]\nanswers_from: 0\nseed: 3\n")
+    options = ["--config", config, "--map", "answer=Antwort", "--answers-from", 1]
+    assert run("train", "--data", data, "--general", "samples", "--out", tmp_path / "o", *options) == 0
+    (config, _), kwargs = called["train_icft"]
+    assert config == ICFTConfig.from_dict({"seed": 3}) and kwargs["data"].lfs[0].name == "base_choice"
+    assert {one["responses"][one["label"]] for one in kwargs["data"].trusted} == {"Herz", "Haut"}
+    assert run("evaluate", "tiny", "--data", data, "--map", "question=Frage,choices=Optionen,answer=Antwort",
+               "--answers-from", 0) == 0  # fmt: skip
+    assert set(called["evaluate_run"][0][1]["label"]) == {1, 2}
+
+
+def test_train_shows_what_it_understood_before_it_trains(called, write, tmp_path, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "icft_lite.check")
+    rows = [*EXAMPLES, *({"prompt": "long " * 300 + f"{i}?", "completion": "x"} for i in range(5))]
+    data, general = (
+        write("mine.jsonl", rows),
+        write("g.jsonl", [{**one, "id": f"g{i}"} for i, one in enumerate(EXAMPLES)]),
+    )
+    called["stand_in"]("training.loop", "train_icft", ICFTError("the run starts"))
+    assert run("train", "--data", data, "--general", general, "--out", tmp_path / "o") == 2
+    shown = capsys.readouterr()
+    assert "the run starts" in shown.err and "35 prompt + completion" in shown.out
+    table = {line.split()[0]: line.split() for line in shown.out.splitlines() if line and line[0] != " "}
+    held_out = sum(int(table[role][-1]) for role in ("trusted", "validation", "test"))
+    assert held_out == 5 and table["general_memory"][1] == "24" and "max_length = 512" in shown.out
 
 
 def test_evaluate_scores_a_run_on_its_own_topics(called, tmp_path):
@@ -203,7 +267,7 @@ def test_evaluate_scores_a_run_on_its_own_topics(called, tmp_path):
         (["train", "--out", "OUT", "--nonsense"], "--nonsense is not an option; see --help"),
         (["train", "--out", "OUT", "--method", "magic"], "method: 'magic' is unknown; choose one of icft, qlora"),
         (["train"], "--out is missing"),
-        ([], "give a command: doctor, demo, train"),
+        ([], "give a command: doctor, demo, check, train"),
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["demo", "--seeds", "0"], "--seeds: '0' is not possible; give a whole number above 0"),
         (["compare", "--out", "OUT", "--jobs", "x"], "--jobs: 'x' is not possible; give a whole number above 0"),
@@ -217,6 +281,19 @@ def test_evaluate_scores_a_run_on_its_own_topics(called, tmp_path):
         (["chat", "nowhere"], "no finished run"),
         (["export", "nowhere", "--to", "OUT"], "no finished run"),
         (["evaluate", "tiny", "--data", "gone.csv"], "no such file"),
+        (["evaluate", "tiny", "--data", "GOOD", "--max-length", "0"], "--max-length: '0' is not possible"),
+        (
+            ["evaluate", "tiny", "--data", "GOOD", "--turns", "first"],
+            "turns: 'first' is not possible; give last or all",
+        ),
+        (
+            ["train", "--data", "GOOD", "--out", "OUT", "--answers-from", "a"],
+            "answers_from: 'a' is not possible; give 0",
+        ),
+        (["train", "--data", "GOOD", "--out", "OUT", "--map", "prompt=Frage"], "there is no such column"),
+        (["train", "--data", "GOOD", "--out", "OUT", "--test-ids", "IDS"], "1 of its 2 ids are in none of"),
+        (["train", "--data", "GOOD", "--out", "OUT", "--lfs", "BROKEN"], "fix the file"),
+        (["chat", "nowhere", "--max-new-tokens", "x"], "--max-new-tokens: 'x' is not possible"),
     ],
 )
 def test_wrong_input_gives_one_line_and_exit_code_2(called, write, tmp_path, capsys, words, message):
@@ -225,6 +302,7 @@ def test_wrong_input_gives_one_line_and_exit_code_2(called, write, tmp_path, cap
         "GOOD": write("good.jsonl", EXAMPLES),
         "BROKEN": write("broken.jsonl", good * 6 + "{oops\n"),
         "LIST": write("list.yaml", "- a\n"),
+        "IDS": write("ids.txt", "good-3\ngood-99\n"),
         "NOYAML": write("no.yaml", "a: [1\nb: 2"),
         "OUT": tmp_path / "out",
     }
@@ -254,7 +332,7 @@ def test_errors_of_a_run(called, write, tmp_path, capsys, error, code, message):
 
 
 def test_future_warnings_of_other_libraries_are_not_shown(called, tmp_path, capsys):
-    def chat(run):
+    def chat(run, **options):
         warnings.warn("this name goes in version 6", FutureWarning, stacklevel=1)
         warnings.warn("this is about your run", stacklevel=1)
 

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 from small_run import SETTINGS, small_bundle
 
 import icft_lite
+from icft_lite import chat as chat_module
 from icft_lite import cli, compat
 from icft_lite.compat import OldNameWarning, migrate_report, read_report
 from icft_lite.config import ICFTConfig, RuntimeConfig
@@ -47,7 +49,9 @@ def interrupted(tmp_path):
 def test_a_finished_run_of_0_1_has_a_report_in_the_present_format(finished):
     old, new = json.loads((finished / "report.json").read_text()), read_report(finished)
     assert "format" not in old and new["format"] == compat.FORMAT
-    assert ICFTConfig.from_dict(new["config"]).to_dict() == new["config"]
+    now = ICFTConfig.from_dict(new["config"]).to_dict()
+    now["consolidation"].pop("max_kl")  # new in 0.2
+    assert now.pop("metric") == "auto" and now == new["config"]
     assert new["config"]["optim"]["batch_size"] == old["config"]["rows"]
     assert old["config"]["temperature"] == 0.0 and new["config"]["loss"]["temperature"] is None
     assert RuntimeConfig.from_dict(new["runtime"]).save_steps == old["config"]["save_every"]
@@ -82,7 +86,7 @@ def test_a_finished_run_of_0_1_answers_and_is_exported(finished, tmp_path):
 
 def test_the_command_line_takes_finished_runs_of_0_1(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", iter(["Is the femur a bone?", ""]).__next__)
-    monkeypatch.setattr("icft_lite.chat.chat.__defaults__", (0.0, "adapter", lambda prompt: input(), print))
+    monkeypatch.setattr(chat_module, "chat", partial(chat_module.chat, read=lambda prompt: input()))
     assert cli.main(["chat", str(finished)]) == 0
     assert cli.main(["export", str(finished), "--to", str(tmp_path / "new")]) == 0
     assert (tmp_path / "new" / "adapter_model.safetensors").exists()
@@ -91,10 +95,12 @@ def test_the_command_line_takes_finished_runs_of_0_1(finished, tmp_path, monkeyp
 
 def test_a_finished_run_of_0_1_is_complete_for_the_same_settings_and_refused_for_others(finished, capsys):
     before = (finished / "report.json").read_bytes()
-    report = train_icft(SETTINGS, finished, small_bundle())
+    report = train_icft({**SETTINGS, "loss.consistency_weight": 0.1}, finished, small_bundle())
     assert report == read_report(finished) and "complete" in capsys.readouterr().out
     with pytest.raises(ICFTError, match=r"another run \(other config: adapter.rank\)"):
-        train_icft({**SETTINGS, "adapter.rank": 3}, finished, small_bundle(), progress=False)
+        train_icft(
+            {**SETTINGS, "loss.consistency_weight": 0.1, "adapter.rank": 3}, finished, small_bundle(), progress=False
+        )
     assert (finished / "report.json").read_bytes() == before
 
 
@@ -124,7 +130,7 @@ def test_files_of_a_later_format_are_refused(finished):
 def test_each_old_setting_has_a_new_name_that_exists():
     names = {name for name, _ in setting_types(ICFTConfig)}
     assert set(compat.SETTINGS.values()) <= names
-    assert names - set(compat.SETTINGS.values()) == {"model", "seed", "topics"}, "these have kept their names"
+    assert names - set(compat.SETTINGS.values()) == {"model", "seed", "topics", "metric", "consolidation.max_kl"}
     assert set(compat.RUNTIME_SETTINGS.values()) == {name for name, _ in setting_types(RuntimeConfig)}
 
 

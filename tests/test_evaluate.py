@@ -1,5 +1,6 @@
 """Evaluation: each metric, and its independence of the other examples of a suite."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -222,8 +223,9 @@ def test_gold_labels_are_used_only_by_the_label_model_gold(adapted, encoder, row
     assert len(examples) == 10 and report["accuracy"] == 1
     correct = {name: options[gold[name]] for name, options in zip(pool["id"], pool["responses"])}
     assert all(most_likely_response(one) == correct[one["id"]] and max(one["posterior"]) == 1 for one in examples)
-    weak, report = make_training_examples(data, ICFTConfig(), adapted[0], encoder)
-    without_gold, _ = make_training_examples(DataBundle(pool=pool), ICFTConfig(), adapted[0], encoder)
+    own_lfs = dict.fromkeys(pool["id"], "samples")
+    weak, report = make_training_examples(replace(data, own_lfs=own_lfs), ICFTConfig(), adapted[0], encoder)
+    without_gold, _ = make_training_examples(DataBundle(pool=pool, own_lfs=own_lfs), ICFTConfig(), adapted[0], encoder)
     assert [one["posterior"] for one in weak] == [one["posterior"] for one in without_gold]
     assert all(sum(one["posterior"]) == pytest.approx(1) for one in weak)
     assert len(weak) + report["dropped_unvoted"] == 10

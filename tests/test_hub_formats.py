@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from icft_lite.data.readers import read_sources
 from icft_lite.data.schema import COLUMNS
 from icft_lite.data.sources import bundle_from_files
 from icft_lite.data.splits import read_examples
@@ -39,8 +40,12 @@ PUBMEDQA = dict(
 )
 
 
+FROM_ZERO = {**MEDMCQA, "id": "first", "opa": "gall bladder", "cop": 0}
+"""A row that settles that options are counted from 0, as on the Hub."""
+
+
 def read(row):
-    return read_examples([row])[0]
+    return read_examples([row, FROM_ZERO])[0] if "cop" in row else read_examples([row])[0]
 
 
 def test_medmcqa_becomes_a_question_with_its_subject_as_topic():
@@ -64,12 +69,14 @@ def test_a_repeated_option_is_used_once_and_the_label_follows():
 def test_rows_without_two_options_or_without_the_right_one_are_skipped():
     same = {**MEDMCQA, "id": "b", **dict.fromkeys(("opa", "opb", "opc", "opd"), "all")}
     nothing = {**MEDMCQA, "id": "c", "opc": None}
-    assert read_examples([same, nothing, MEDMCQA])["id"][:] == ["a1"]
+    (found,) = read_sources([[same, nothing, MEDMCQA, FROM_ZERO]])
+    assert found.examples["id"][:] == ["a1", "first"]
+    assert found.summary.left_out == {"fewer than two different options": 1, "the right option is empty": 1}
 
 
-def test_the_numbering_of_the_original_release_is_refused():
-    with pytest.raises(ICFTError, match="example 2: cop is 4, expected 0 to 3 .* subtract 1"):
-        read_examples([MEDMCQA, {**MEDMCQA, "id": "b", "cop": 4}])
+def test_the_numbering_of_the_original_release_is_recognized():
+    rows = [{**MEDMCQA, "cop": 3}, {**MEDMCQA, "id": "b", "opd": "the last", "cop": 4}]
+    assert [example["responses"][example["label"]] for example in read_examples(rows)] == ["pancreas", "the last"]
 
 
 def test_the_conclusion_of_pubmedqa_is_an_extra_column():
@@ -87,15 +94,18 @@ def test_a_text_in_place_of_the_contexts_of_pubmedqa_is_an_error_of_one_line():
 
 
 def test_jsonl_and_parquet_give_the_same_examples(write, tmp_path):
-    for name, row in (("medmcqa", MEDMCQA), ("pubmedqa", {**PUBMEDQA, "context": {"contexts": ["x", "y"]}})):
+    rows = {"medmcqa": [MEDMCQA, FROM_ZERO], "pubmedqa": [{**PUBMEDQA, "context": {"contexts": ["x", "y"]}}]}
+    for name, found in rows.items():
         path = tmp_path / f"{name}.parquet"
-        pa.parquet.write_table(pa.Table.from_pylist([row]), path)
-        assert read_examples(path).to_list() == read_examples(write(f"{name}.jsonl", [row])).to_list()
+        pa.parquet.write_table(pa.Table.from_pylist(found), path)
+        assert read_examples(path).to_list() == read_examples(write(f"{name}.jsonl", found)).to_list()
 
 
 def test_both_in_one_bundle(write):
     """Labelled examples of MedMCQA are trusted; those of PubMedQA are the pool, and their labels are pool_gold."""
-    mcq = write("mcq.jsonl", [{**MEDMCQA, "id": f"m{i}", "question": f"Question {i}?"} for i in range(10)])
+    mcq = write(
+        "mcq.jsonl", [{**MEDMCQA, "id": f"m{i}", "question": f"Question {i}?", "cop": i % 4} for i in range(10)]
+    )
     pub = write("pub.jsonl", [{**PUBMEDQA, "pubid": i, "context": {"contexts": [f"Ward {i}."]}} for i in range(10)])
     ids = write("ids.txt", "m8\nm9\n8\n9\n")
     data = bundle_from_files([mcq, pub], ["samples"], ids)

@@ -164,10 +164,10 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
             "    return -(-tokens // max(1, int(usable / per_token)))",
         ],
         [
-            "def from_medqa(one): return dict(question=one['question'], choices=list(one['options'].values()))",
-            "def from_medqa(one):\n    return dict(question=one['question'], choices=list(one['options'].values()),\n"
-            "                answer=one['answer_idx'])",
-            "def from_medqa(one): return one",
+            "def convert(one): return dict(question=one['stem'], choices=list(one['alternatives'].values()))",
+            "def convert(one):\n    return dict(question=one['stem'], choices=list(one['alternatives'].values()),\n"
+            "                answer=one['key'])",
+            "def convert(one): return one",
         ],
         [
             "def questions(half): return int((1.96 / half) ** 2 / 4)",

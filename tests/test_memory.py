@@ -1,16 +1,20 @@
 """Short-term and long-term memory: replay, retention, promotion and the choice of teachers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from icft_lite.data.samples import load_samples
+from icft_lite.errors import ICFTError
 from icft_lite.memory import LongTermMemory, ShortTermMemory, is_confident, promote, response_states, teachers
 from icft_lite.memory.entries import NOT_ENCODED
-from icft_lite.memory.teachers import choose_teachers, mean_states, response_logp, rounding_error
+from icft_lite.memory.teachers import check_space, choose_teachers, mean_states, response_logp, rounding_error
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import head_weight
 from icft_lite.modeling.encoding import Encoded, Encoder
+from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.training.batches import memory_item
 
@@ -268,3 +272,21 @@ def test_ties_are_broken_in_favor_of_the_base(remembered, monkeypatch):
     model, memory = remembered
     monkeypatch.setattr(teachers, "on_main_process", lambda work: [-1.0] * len(memory))
     assert memory.refresh(model) == {"memory": 0, "base": 1}
+
+
+@pytest.mark.parametrize("where, fix", [("disk", "runtime.teacher_dtype=bfloat16"), ("memory", "long_term.size")])
+def test_states_that_do_not_fit_are_refused_before_any_is_computed(remembered, tmp_path, monkeypatch, where, fix):
+    model, memory = remembered
+    tokens = sum(len(entry.encoded.tokens) for entry in memory.entries)
+    size = tokens * 192 * 4
+    monkeypatch.setattr(teachers, "response_states", lambda *args: pytest.fail("the states were computed"))
+    monkeypatch.setattr(teachers.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * size - 1))
+    monkeypatch.setattr(teachers.psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * size - 1))
+    cache = OutputCache(model, tmp_path / "cache" if where == "disk" else None, 0 if where == "disk" else 2**30)
+    with pytest.raises(ICFTError, match=f"with {tokens} tokens of 192 × 4 bytes .* GiB of {where}, but .*{fix}"):
+        memory.refresh(model, cache)
+    monkeypatch.setattr(teachers.psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * size))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "states-base-1.safetensors").write_bytes(b"x")  # of a run that is resumed
+    text = check_space([entry.encoded for entry in memory.entries], 192, cache, torch.float32)
+    assert text.endswith("memory-mapped from the run's folder") if where == "disk" else text == ""

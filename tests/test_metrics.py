@@ -174,6 +174,26 @@ def test_bootstrap_by_topic_gives_topics_equal_weight():
         metrics.paired_bootstrap(a, b, topics=["one"])
 
 
+@pytest.mark.parametrize("per_topic", [1, 2, 4])
+def test_bootstrap_with_few_questions_per_topic_resamples_topics(per_topic):
+    """Resampling within topics of one question gives an interval of width zero, and p = 0."""
+    rng = np.random.default_rng(4)
+    a, b = rng.random(200) < 0.75, rng.random(200) < 0.65
+    topics = np.repeat(np.arange(200 // per_topic), per_topic)
+    means = (a.astype(float) - b).reshape(-1, per_topic).mean(1)
+    half = 1.96 * means.std() / math.sqrt(means.size)
+    result = metrics.paired_bootstrap(a, b, topics, n_resamples=2000)
+    assert result.difference == pytest.approx(means.mean())
+    assert (result.low, result.high) == pytest.approx((means.mean() - half, means.mean() + half), abs=0.02)
+    same = metrics.paired_bootstrap(a, a.copy()[::-1], topics, n_resamples=2000)
+    assert same.low < 0 < same.high and same.p_value > 0.05
+    mixed = [*topics[:100], *["large"] * 100]
+    weighted = metrics.paired_bootstrap(a, b, mixed, n_resamples=500)
+    in_topics = (a.astype(float) - b)[:100].reshape(-1, per_topic).mean(1)
+    expected = np.mean([*in_topics, (a.astype(float) - b)[100:].mean()])
+    assert weighted.difference == pytest.approx(expected) and weighted.low < expected < weighted.high
+
+
 def test_expected_calibration_error():
     probs = np.array([[0.95, 0.05]] * 4 + [[0.45, 0.55]] * 2)
     error = metrics.expected_calibration_error(probs, np.array([0, 0, 0, 1, 1, 1]))

@@ -6,9 +6,9 @@ import bitsandbytes
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_model import logits, small_model
+from small_model import family_model, logits, small_model
 from transformers import (
-    CohereConfig,
+    FalconH1Config,
     Gemma2Config,
     GraniteConfig,
     LlamaConfig,
@@ -24,12 +24,13 @@ from icft_lite.modeling.base import (
     TINY,
     check_head,
     dequantize_base,
+    head_factor,
     head_weight,
     hidden_states,
     load_base,
     model_fingerprint,
 )
-from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.packing import join_batch
 from icft_lite.modeling.scoring import score_responses
@@ -109,8 +110,6 @@ def test_other_families_load_and_score_like_plain_transformers(base, shake, exam
     "config, settings, reason",
     [
         (Gemma2Config, dict(head_dim=16, final_logit_softcapping=30.0), "final_logit_softcapping = 30"),
-        (CohereConfig, dict(logit_scale=0.0625), "logit_scale"),
-        (GraniteConfig, dict(logits_scaling=8.0), "logits_scaling"),
         (PhiConfig, {}, "without bias"),
     ],
 )
@@ -119,9 +118,51 @@ def test_heads_that_the_losses_do_not_support_are_refused(config, settings, reas
         check_head(small_model(config, **settings))
 
 
+def test_a_soft_cap_is_found_under_any_name():
+    with pytest.raises(ICFTError, match=r"logits_soft_cap = 30"):
+        check_head(family_model("RecurrentGemma"))
+
+
+def test_a_soft_cap_in_a_nested_configuration_is_found():
+    model = family_model("Gemma 3 multimodal")
+    check_head(model)
+    model.lm_head.register_forward_hook(lambda module, args, output: 30 * torch.tanh(output / 30))
+    model.config.text_config.final_logit_softcapping = 30.0
+    with pytest.raises(ICFTError, match="final_logit_softcapping = 30"):
+        check_head(model)
+
+
+def test_a_head_that_changes_its_logits_in_code_of_its_own_is_refused():
+    model = small_model(LlamaConfig)
+    model.lm_head.register_forward_hook(lambda module, args, output: output * 0.5)
+    with pytest.raises(ICFTError, match="in its own code"):
+        check_head(model)
+
+
 def test_heads_that_scale_by_one_or_cap_nothing_are_accepted():
     check_head(small_model(Gemma2Config, head_dim=16, final_logit_softcapping=None))
     check_head(small_model(GraniteConfig, logits_scaling=1.0))
+
+
+MAMBA = dict(mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=16, mamba_n_groups=1, head_dim=16)
+
+
+@pytest.mark.parametrize(
+    "model, factor",
+    [
+        (lambda: family_model("Granite"), 1 / 8),
+        (lambda: family_model("Cohere"), 0.0625),
+        (lambda: small_model(FalconH1Config, lm_head_multiplier=0.5, **MAMBA), 0.5),
+    ],
+)
+def test_heads_that_multiply_their_logits_give_the_log_probabilities_of_plain_transformers(model, factor):
+    model = model()
+    check_head(model)
+    assert head_factor(model) == pytest.approx(factor)
+    ids = [1, 40, 300, 77, 901]
+    encoded = Encoded([ids], [(0, i, target, 0) for i, target in enumerate(ids[1:])], 1)
+    expected = logits(model, ids)[0, :-1].log_softmax(-1)[range(4), ids[1:]].sum()
+    assert score_responses(model, [encoded])[0]["logp"][0] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_an_unsupported_head_is_refused_on_loading(base, tmp_path):

@@ -326,7 +326,7 @@ def test_lesson_00_accepts_its_solutions_and_rejects_wrong_ones():
     data = sample_bundle()
     pool = [dict(example) for example in data.pool]
     candidates = [
-        dict(alpha=alpha, general=general, medical=medical)
+        dict(alpha=alpha, general=general, retention=general, medical=medical)
         for alpha, general, medical in ((1.0, 0.70, 0.95), (0.7, 0.93, 0.90), (0.4, 0.95, 0.90), (0.2, 0.97, 0.80))
     ]
     stages = [
@@ -340,7 +340,7 @@ def test_lesson_00_accepts_its_solutions_and_rejects_wrong_ones():
         icft=dict(stages=stages),
         candidates=candidates,
         gold=[data.pool_gold[example["id"]] for example in pool],
-        min_general=0.92,
+        min_retention=0.92,
     )
     wrong = [
         ["def retained(b, a): return b - a", "def retained(b, a): return b / a", "def retained(b, a): return 1.0"],
@@ -352,9 +352,9 @@ def test_lesson_00_accepts_its_solutions_and_rejects_wrong_ones():
             "    return starts.index(True) if 'itis' in example['prompt'] and any(starts) else ABSTAIN",
         ],
         [
-            "def choose(candidates, min_general): return 1.0",
-            "def choose(candidates, min_general): return max(candidates, key=lambda c: c['medical'])['alpha']",
-            "def choose(candidates, min_general): return max(candidates, key=lambda c: c['general'])['alpha']",
+            "def choose(candidates, min_retention): return 1.0",
+            "def choose(candidates, min_retention): return max(candidates, key=lambda c: c['medical'])['alpha']",
+            "def choose(candidates, min_retention): return max(candidates, key=lambda c: c['general'])['alpha']",
         ],
     ]
     source = next(path for path in SOURCES if path.stem == "00_start_here")

@@ -266,7 +266,7 @@ def commands(page):
 @pages([page for page in GUIDES if commands(page)])
 def test_commands_that_are_shown_are_understood(page):
     for arguments in commands(page):
-        cli.build_parser(arguments[0]).parse_args(cli._write_lists(arguments))  # raises for an unknown option
+        cli.build_parser(arguments[0]).parse_args(cli.write_lists(arguments))  # raises for an unknown option
 
 
 def test_commands_are_found_in_the_readme():

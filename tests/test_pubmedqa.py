@@ -8,7 +8,8 @@ import pytest
 
 from icft_lite.data.splits import read_pubmedqa
 from icft_lite.errors import ICFTError
-from icft_lite.weak.label_models import ABSTAIN
+from icft_lite.weak.functions import apply_lfs
+from icft_lite.weak.label_models import ABSTAIN, MajorityVote
 from icft_lite.weak.lfs import pubmedqa
 from icft_lite.weak.lfs.pubmedqa import MAYBE, NO, YES, pubmedqa_weak_labels
 
@@ -64,6 +65,16 @@ def test_invalid_examples_raise_a_one_line_error():
     assert len(posteriors) == 3 and "accuracy" not in report and "accuracy" not in report["lfs"][0]
 
 
+def test_few_examples_do_not_get_full_confusion():
+    """Three conclusions that all functions agree on are not enough to be certain."""
+    texts = ["Tea was safe and effective.", "Tea was not effective.", "Tea may be effective in selected patients."]
+    posteriors, report = pubmedqa_weak_labels(
+        [make_example("Is tea effective?", text, i) for i, text in enumerate(texts)]
+    )
+    assert np.argmax(posteriors, 1)[:2].tolist() == [YES, NO] and np.max(posteriors) < 0.995
+    assert "(3 examples): 3 votes per labelling function are too few" in report["notes"][0]
+
+
 @real
 def test_weak_labels_are_better_than_the_majority_class_on_the_test_part(capsys):
     train, test = read_pubmedqa(RELEASE)
@@ -90,3 +101,12 @@ def test_gold_labels_and_published_predictions_are_not_read():
     unlabelled = [{name: example[name] for name in names} for example in train]
     assert pubmedqa_weak_labels(unlabelled)[0] == posteriors
     assert not [name for name in train.column_names if "pred" in name or "decision" in name]
+
+
+def test_the_label_model_of_a_run_is_used():
+    texts = ["Tea was effective.", "Tea was not effective.", "Tea was safe but it was not effective."] * 10
+    train = [make_example("Is tea effective?", text, i) for i, text in enumerate(texts)]
+    posteriors, report = pubmedqa_weak_labels(train, model="majority_vote")
+    shares = MajorityVote().predict_proba(apply_lfs(pubmedqa.pubmedqa_lfs(), train), 3)
+    assert report["label_model"] == "majority_vote" and np.allclose(posteriors, shares)
+    assert not np.allclose(pubmedqa_weak_labels(train)[0], shares)

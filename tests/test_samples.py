@@ -80,13 +80,12 @@ def test_jsonl_json_csv_parquet_and_a_list_give_the_same_examples(write, tmp_pat
             "topic": "organs",
             "question": "Which organ pumps, then?",
             "choices": ["heart", "ear"],
-            "answer": 0,
+            "answer": "heart",
             "facts": ["heart"],
         },
     ]
     table = tmp_path / "t.parquet"
-    texts = [{**row, "answer": str(row["answer"])} for row in rows]
-    pa.parquet.write_table(pa.Table.from_pylist(texts), table)
+    pa.parquet.write_table(pa.Table.from_pylist(rows), table)
     text = (
         "id,topic,question,choices,answer,facts\n"
         "a,organs,Which organ filters blood?,heart|kidney|lung,kidney,kidney|blood\n"
@@ -108,7 +107,7 @@ BAD = [
     ("a.jsonl", '{"prompt": "", "completion": "x"}\n', "line 1: prompt is empty"),
     ("a.jsonl", '{"prompt": "x", "chosen": "a"}\n', "line 1: rejected is missing"),
     ("a.jsonl", json.dumps({**QUESTION, "answer": "spleen"}) + "\n", "line 1: answer 'spleen' is not among"),
-    ("a.jsonl", json.dumps({**QUESTION, "answer": 3}) + "\n", "line 1: answer 3 is not among"),
+    ("a.jsonl", json.dumps({**QUESTION, "answer": 4}) + "\n", "line 1: answer 4 is not among"),
     ("a.jsonl", json.dumps({**QUESTION, "choices": ["a", "a"]}) + "\n", "line 1: choices"),
     ("a.jsonl", json.dumps({**QUESTION, "choices": "kidney"}) + "\n", "line 1: choices"),
     ("a.jsonl", json.dumps({**GOOD, "level": "trivial"}) + "\n", "line 1: level is 'trivial'"),
@@ -188,7 +187,7 @@ def test_what_any_file_of_a_bundle_holds_out_is_not_trained_on(write):
     general = write("general.csv", "prompt,completion\n" + "".join(f"q{i},r{i}\n" for i in range(40)))
     bundle = bundle_from_files([labelled, pool], [general])
     held = set(bundle.validation["prompt"]) | set(bundle.test["prompt"])
-    sizes = {name: len(part) for name, part in vars(bundle).items() if part is not None}
+    sizes = {name: len(part) for name, part in vars(bundle).items() if hasattr(part, "column_names")}
     assert sizes == {
         "trusted": 80,
         "validation": 10,
@@ -197,8 +196,6 @@ def test_what_any_file_of_a_bundle_holds_out_is_not_trained_on(write):
         "general_memory": 32,
         "general_validation": 4,
         "general_test": 4,
-        "pool_gold": 0,
-        "sources": 3,
     }
     assert not held & set(bundle.pool["prompt"]) and set(bundle.pool["label"]) == {-1}
     assert set(bundle.trusted["domain"]) == {"medical"} and set(bundle.general_test["domain"]) == {"general"}

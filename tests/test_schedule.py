@@ -1,5 +1,7 @@
 """The plan of a stage and its batches: reproducible, counted correctly, independent of the number of micro-batches."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from icft_lite.memory.entries import MemoryEntry
 from icft_lite.memory.short_term import ShortTermMemory
 from icft_lite.modeling.encoding import Encoded
 from icft_lite.training.batches import StageBatches, memory_item, new_item, normalizers
+from icft_lite.training.loop import steps_left
 from icft_lite.training.plan import num_tokens, plan_stage, plan_token_budget
 
 
@@ -165,6 +168,24 @@ def test_l_consistency_is_divided_by_the_tokens_that_it_sums_over(example):
     ]
     assert normalizers(items)["consistency"] == 3 + 39
     assert normalizers(items[:1])["consistency"] == 3
+
+
+@pytest.mark.parametrize(
+    "share, max_steps, expected",
+    [(0.0, 20, [10, 10, 0]), (0.0, 1, [1, 0, 0]), (1.0, 20, [0, 0, 20]), (0.8, 20, [2, 2, 16]), (0.8, 2, [1, 1, 0])],
+)
+def test_max_steps_are_divided_by_the_shares_also_if_a_stage_has_none(share, max_steps, expected):
+    config = ICFTConfig.from_dict(
+        {"optim.max_tokens": 10_000, "optim.max_steps": max_steps, "curriculum.last_stage_share": share}
+    )
+    tokens, shares = plan_token_budget([range(30), range(30), range(60)], NEW, config)
+    stages = [SimpleNamespace(share=share) for share in shares]
+    prepared, results = SimpleNamespace(config=config, stages=stages), []
+    for stage in stages:
+        limit = steps_left(prepared, results)
+        steps = plan(config, memory=[], tokens=tokens * stage.share, max_steps=limit)[0] if limit else []
+        results.append(SimpleNamespace(record=dict(steps=len(steps))))
+    assert [result.record["steps"] for result in results] == expected
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

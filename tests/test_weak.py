@@ -2,12 +2,21 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import concatenate_datasets
 
-from icft_lite.errors import ICFTError
+from icft_lite.config import ICFTConfig
+from icft_lite.data.bundle import DataBundle
+from icft_lite.data.samples import sample_bundle
+from icft_lite.data.tables import to_dataset
+from icft_lite.errors import ICFTError, explain_error
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.training.examples import check_pool, make_training_examples
+from icft_lite.training.loop import train_icft
 from icft_lite.weak import (
     ABSTAIN,
     DawidSkene,
@@ -20,6 +29,9 @@ from icft_lite.weak import (
     labeling_function,
     lf_analysis,
 )
+from icft_lite.weak.files import EXAMPLE, load_lfs
+from icft_lite.weak.lfs.common import base_choice
+from icft_lite.weak.pool import PRIOR_STRENGTH
 
 crowdkit = pytest.importorskip("crowdkit.aggregation")
 ACCURACIES = np.array([0.9, 0.8, 0.7, 0.6, 0.55, 0.15])
@@ -215,7 +227,7 @@ def test_labeling_functions_vote_and_are_checked():
         make_example(3, ("one",)),
     ]
     votes = apply_lfs([longest, abstaining], examples)
-    assert votes.dtype == np.int8 and votes.tolist() == [[1, -1], [0, -1], [-1, -1], [-1, -1]]
+    assert votes.dtype == np.int32 and votes.tolist() == [[1, -1], [0, -1], [-1, -1], [-1, -1]]
 
     @labeling_function("beyond")
     def out_of_range(example):
@@ -225,11 +237,13 @@ def test_labeling_functions_vote_and_are_checked():
     def broken(example):
         return example["no such column"]
 
-    with pytest.raises(ICFTError, match="beyond, example r0: voted 2; return an index into the example's 2 responses"):
+    with pytest.raises(
+        ICFTError, match=r"beyond, example r0: voted 2; return the index \(int\) of one of the example's 2 responses"
+    ):
         apply_lfs([out_of_range], examples)
     with pytest.raises(ICFTError, match="broken, example r0: KeyError.*; fix the function"):
         apply_lfs([broken], examples)
-    with pytest.raises(ICFTError, match="'abstaining' is used twice"):
+    with pytest.raises(ICFTError, match="'abstaining' is used 2 times"):
         apply_lfs([abstaining, abstaining], examples)
 
 
@@ -290,3 +304,267 @@ def test_label_pool_uses_full_confusion_for_fixed_labels():
 def test_weak_supervision_imports_neither_torch_nor_datasets():
     code = "import sys, icft_lite.weak as weak; print(sorted({'torch', 'datasets'} & set(sys.modules)), weak.ABSTAIN)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[] -1\n"
+
+
+# ---------------------------------------------------------------- few voters, few examples
+
+
+def draw_votes(seed, n, k, accuracies, coverage=1.0):
+    """Return (votes [n, m], truth [n]) of independent LFs with k options each."""
+    return simulate(n, seed, k, np.array(accuracies), np.full(len(accuracies), coverage))[::2]
+
+
+def label(votes, k, responses=None, **settings):
+    """Return (posteriors [n, k] of the examples with votes, their truth mask, report)."""
+    task = "pair" if responses == "pair" else "question"
+    options = [responses if isinstance(responses, tuple) else [f"{i} {c}" for c in range(k)] for i in range(len(votes))]
+    return label_pool([make_example(i, one, task=task) for i, one in enumerate(options)], votes, **settings)
+
+
+SMALL_POOLS = {
+    "one voter": (dict(n=20, k=4, accuracies=[0.75]), None),
+    "two voters, one of them at chance": (dict(n=20, k=4, accuracies=[0.75, 0.3]), None),
+    "random votes": (dict(n=40, k=4, accuracies=[0.25] * 5), None),
+    "three voters on pairs": (dict(n=30, k=2, accuracies=[0.8, 0.7, 0.6]), "pair"),
+    "random votes on pairs": (dict(n=30, k=2, accuracies=[0.5] * 3), "pair"),
+    "seven voters, three fixed labels": (
+        dict(n=60, k=3, accuracies=[0.7, 0.7, 0.6, 0.6, 0.5, 0.5, 0.4], coverage=0.7),
+        ("yes", "no", "maybe"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_POOLS)
+def test_labels_of_small_pools_are_not_overconfident(name):
+    """Over 40 seeds. Without a prior, random votes get labels with a mean confidence of 0.8."""
+    arguments, responses = SMALL_POOLS[name]
+    confidence, correct, majority = [], [], []
+    for seed in range(40):
+        votes, truth = draw_votes(seed, **arguments)
+        posteriors, _ = label(votes, arguments["k"], responses)
+        shares = MajorityVote().predict_proba(votes, arguments["k"])
+        for posterior, share, answer in zip(posteriors, shares, truth):
+            if posterior:
+                confidence.append(max(posterior))
+                correct.append(int(np.argmax(posterior)) == answer)
+                majority.append(int(share.argmax()) == answer)
+    assert np.mean(confidence) <= np.mean(correct) + 0.1
+    assert np.mean(correct) >= np.mean(majority) - 0.02
+
+
+@pytest.mark.parametrize("k, one, two", [(2, 0.75, 0.9), (4, 0.625, 0.893)])
+@pytest.mark.parametrize("model", ["dawid_skene", "majority_vote"])
+def test_one_or_two_voters_never_make_a_label_certain(k, one, two, model):
+    """However many examples there are, and also if the two always agree: copies do that as well."""
+    votes, _ = draw_votes(0, 500, k, [0.9])
+    posteriors, report = label(votes, k, model=model)
+    assert np.allclose(np.max(posteriors, 1), one) and (np.argmax(posteriors, 1) == votes[:, 0]).all()
+    assert report["fits"][0]["model"] == "equal accuracies"
+    assert report["notes"][0].startswith("weak labels of question/t (500 examples): 1 labelling function with")
+    second = votes.copy()
+    second[::2] = ABSTAIN
+    posteriors, report = label(np.concatenate([votes, second], 1), k, model=model)
+    assert np.allclose(np.max(posteriors, 1)[1::2], two, atol=1e-3) and "2 labelling functions" in report["notes"][0]
+
+
+def test_exact_copies_count_as_one_voter():
+    votes, _ = draw_votes(0, 300, 4, [0.6, 0.6])
+    two, copied = (label(votes[:, columns], 4) for columns in ([0, 1], [0, 1, 0, 0, 1]))
+    assert two[0] == copied[0] and [fit["model"] for fit in copied[1]["fits"]] == ["equal accuracies"]
+
+
+def test_full_confusion_needs_enough_votes():
+    for n, kind in ((100, "one-coin"), (300, "full confusion")):
+        votes, truth = simulate_full(n=n)[:2]
+        posteriors, report = label(votes, 3, ("yes", "no", "maybe"), gold=truth)
+        assert report["fits"][0]["model"] == kind
+        assert report["accuracy"] > 0.7 and report["ece"] < 0.15
+        assert ("notes" in report) == (kind == "one-coin")
+    assert "80 votes per labelling function are too few" in label(votes[:100], 3, ("yes", "no", "maybe"))[1]["notes"][0]
+
+
+def test_the_prior_fades_with_the_number_of_votes():
+    votes, options, _ = simulate(n=20_000)
+    plain, with_prior = (DawidSkene(one_coin=True, prior_strength=s).fit(votes, options) for s in (0, PRIOR_STRENGTH))
+    assert np.abs(plain.accuracies - with_prior.accuracies).max() < 0.005
+
+
+def test_a_topic_per_example_is_one_fit():
+    votes, truth = draw_votes(3, 200, 4, [0.8, 0.7, 0.6])
+    pool = [make_example(i, [f"{i} {c}" for c in range(4)], topic=f"topic {i}") for i in range(200)]
+    posteriors, report = label_pool(pool, votes, gold=truth)
+    assert [(fit["topic"], fit["n"]) for fit in report["fits"]] == [("other topics", 200)] and report["accuracy"] > 0.75
+
+
+# ---------------------------------------------------------------- what a labelling function may return
+
+
+@pytest.mark.parametrize("vote", [True, np.True_, None, 0.0, "a"])
+def test_a_vote_that_is_no_index_is_refused(vote):
+    lf = labeling_function("rule")(lambda example: vote)
+    with pytest.raises(ICFTError) as error:
+        apply_lfs([lf], [make_example(0)])
+    assert f"rule, example r0: voted {vote!r}; return the index (int)" in str(error.value)
+    assert "ABSTAIN (-1)" in str(error.value)
+
+
+def test_votes_may_exceed_127():
+    lfs = [labeling_function("last")(lambda example: np.int64(len(example["responses"]) - 1))]
+    assert apply_lfs(lfs, [make_example(0, [str(i) for i in range(300)])]).tolist() == [[299]]
+
+
+# ---------------------------------------------------------------- files of labelling functions
+
+
+QUESTIONS = [
+    ("Which organ filters the blood of waste?", ["the kidney that filters waste", "the ear", "the eye"]),
+    ("What treats a bacterial infection?", ["rest", "an antibiotic against bacterial infection"]),
+    ("What is the colour of bile?", ["red", "green"]),
+]
+
+
+def test_the_example_in_the_message_labels_questions(write):
+    lfs = load_lfs(write("mine.py", EXAMPLE))
+    assert [lf.name for lf in lfs] == ["base_choice", "shares_words"]
+    pool = [
+        {**make_example(i, responses), "prompt": prompt, "base_scores": [0.0] * (len(responses) - 1) + [1.0]}
+        for i, (prompt, responses) in enumerate(QUESTIONS)
+    ]
+    assert apply_lfs(lfs, pool).tolist() == [[2, 0], [1, 1], [1, ABSTAIN]]
+
+
+def test_lfs_are_read_in_order_and_a_list_named_lfs_decides(write):
+    code = """
+from icft_lite import labeling_function
+@labeling_function
+def second(example): return 1
+@labeling_function(source="mine")
+def first(example): return 0
+again = first
+"""
+    lfs = load_lfs(write("a.py", code))
+    assert [(lf.name, lf.source, lf(make_example(0))) for lf in lfs] == [("second", "general", 1), ("first", "mine", 0)]
+    assert [lf.name for lf in load_lfs(write("b.py", code + "LFS = [first]\n"))] == ["first"]
+
+
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        ("x = 1\ndef f(:\n", "mine.py:2: invalid syntax"),
+        ("x = 1\n\ny = x / 0\n", "mine.py:3: ZeroDivisionError: division by zero"),
+        ("import no_such_module_here\n", "mine.py:1: ModuleNotFoundError"),
+        ("open('no such file')\n", "mine.py:1: FileNotFoundError"),
+        ("def longest(example): return 0\n", "mine.py: no labelling function; write @labeling_function above each"),
+        ("LFS = [len]\n", "mine.py: LFS contains <built-in function len>; write @labeling_function above"),
+        (
+            "from icft_lite import labeling_function as lf\na = lf('x')(min)\nb = lf('x')(max)\n",
+            "mine.py: the name 'x' is used 2 times",
+        ),
+        ("from icft_lite import labeling_function as lf\nlf()(1)(2)\n", "mine.py:2: TypeError"),
+    ],
+)
+def test_a_file_without_usable_functions_is_refused(write, code, message):
+    with pytest.raises(ICFTError) as error:
+        load_lfs(write("mine.py", code))
+    text = str(error.value).removesuffix(error.value.example)
+    assert message in text and "\n" not in text.strip()
+    assert ("@labeling_function\ndef shares_words" in str(error.value)) == ("no labelling function" in message)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(ICFTError, match="absent.py: No such file or directory; give a Python file"):
+        load_lfs(tmp_path / "absent.py")
+    (tmp_path / "binary.py").write_bytes(b"\xff\xfe")
+    with pytest.raises(ICFTError, match="binary.py: not a text in UTF-8; give a Python file"):
+        load_lfs(tmp_path / "binary.py")
+
+
+def test_the_command_line_prints_the_example_as_it_is(write):
+    with pytest.raises(ICFTError) as error:
+        load_lfs(write("mine.py", "x = 1\n"))
+    message, code = explain_error(error.value)
+    line, example = message.split("\n\n", 1)
+    assert code == 2 and line.endswith("A file that works:") and "\n" not in line and example == EXAMPLE
+
+
+def test_the_functions_are_part_of_what_identifies_the_data(write):
+    one, same, other = (
+        load_lfs(write(name, EXAMPLE + end)) for name, end in (("a.py", ""), ("b.py", ""), ("c.py", "#"))
+    )
+    hashes = [DataBundle(lfs=lfs).content_hash() for lfs in (one, same, other, one[:1])]
+    assert hashes[0] == hashes[1] != hashes[2] and hashes[0] != hashes[3]
+    assert DataBundle().content_hash() == {}
+
+    @labeling_function
+    def rule(example):
+        return 0
+
+    before = rule
+
+    @labeling_function
+    def rule(example):
+        return 1
+
+    assert DataBundle(lfs=[before]).content_hash() != DataBundle(lfs=[rule]).content_hash()
+
+
+# ---------------------------------------------------------------- which functions label which examples
+
+
+def questions(make, n=12, prefix="q"):
+    """Return n unlabelled questions; the right option, the second, shares a word with the question."""
+    return to_dataset(
+        make(
+            id=f"{prefix}{i}",
+            task="question",
+            topic="drugs",
+            prompt=f"What does preparation{i} lower?",
+            responses=[f"pain {i}", f"what preparation{i} lowers", f"fever {i}"],
+            label=-1,
+        )
+        for i in range(n)
+    )
+
+
+def test_a_pool_without_functions_is_refused_with_a_working_example(example, tmp_path, monkeypatch):
+    data, out = DataBundle(pool=questions(example)), tmp_path / "run"
+    monkeypatch.setattr("icft_lite.training.loop.prepare", lambda *args: pytest.fail("the base is loaded"))
+    with pytest.raises(ICFTError) as error:
+        train_icft(ICFTConfig(), out, data, progress=False)
+    assert "12 examples have no label (the first is q0)" in str(error.value) and "--lfs FILE.py" in str(error.value)
+    assert error.value.example == EXAMPLE and not out.exists(), "the same folder can be used with --lfs"
+    labelled = [
+        replace(data, posteriors={"q0": [0.1, 0.8, 0.1]}),
+        replace(data, own_lfs={f"q{i}": "samples" for i in range(12)}),
+        replace(data, lfs=[base_choice]),
+    ]
+    for one in labelled:
+        check_pool(one, ICFTConfig())
+    check_pool(replace(data, pool_gold={f"q{i}": 1 for i in range(12)}), ICFTConfig.preset("gold"))
+    with pytest.raises(ICFTError, match="gold label of example q0 is not known"):
+        check_pool(data, ICFTConfig.preset("gold"))
+    with pytest.raises(ICFTError, match="lfs: they would label nothing.* leave out --lfs"):
+        check_pool(replace(labelled[1], lfs=[base_choice]), ICFTConfig())
+
+
+def test_examples_are_labelled_by_the_functions_of_their_data_set(adapted, example, write):
+    encoder = Encoder(adapted[1], 64)
+    lfs = load_lfs(write("mine.py", EXAMPLE))
+    own = sample_bundle()
+    bundled = own.pool.select(range(0, 900, 90))
+    data = DataBundle(pool=questions(example), lfs=lfs)
+    examples, report = make_training_examples(data, ICFTConfig(), adapted[0], encoder)
+    assert [lf["lf"] for lf in report["lfs"]] == ["base_choice", "shares_words"]
+    assert [fit["model"] for fit in report["fits"]] == ["equal accuracies"]
+    assert all(max(one["posterior"]) < 0.95 for one in examples)
+    assert report["lfs"][0]["coverage"] == 1 and report["lfs"][1]["coverage"] == 1
+    long = example(id="long", task="question", prompt="word " * 80, responses=["a", "b"], label=-1)
+    mixed = concatenate_datasets([bundled, questions(example), to_dataset([long])])
+    both, joined = make_training_examples(
+        replace(data, pool=mixed, own_lfs=own.own_lfs), ICFTConfig(), adapted[0], encoder
+    )
+    alone = make_training_examples(DataBundle(pool=bundled, own_lfs=own.own_lfs), ICFTConfig(), adapted[0], encoder)[0]
+    posteriors = {one["id"]: one["posterior"] for one in both}
+    assert posteriors == {one["id"]: pytest.approx(one["posterior"]) for part in (alone, examples) for one in part}
+    assert joined["too_long"] == ["long"] and joined["num_examples"] == 22
+    assert len(joined["lfs"]) == 23 and len(joined["fits"]) == 2 and joined["notes"]

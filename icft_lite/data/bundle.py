@@ -62,7 +62,7 @@ class DataBundle:
     def content_hash(self) -> dict[str, str]:
         """Return the SHA-256 of each role's examples, as hex: what identifies the data of a run.
 
-        The keys are the roles that are not None, and `pool_gold` and `posteriors` if they are not empty. A hash
+        The keys are the roles that are not None, and `pool_gold`, `posteriors` and `lfs` if they are not empty. A hash
         depends on the canonical examples and their order, not on paths, file formats or `sources`. Examples are read
         in batches, so that the memory needed does not grow with their number.
         """
@@ -71,4 +71,6 @@ class DataBundle:
         for name, values in (("pool_gold", self.pool_gold), ("posteriors", self.posteriors)):
             if values:
                 hashes[name] = hash_values(values)
+        if self.lfs:
+            hashes["lfs"] = hash_values({str(i): lf.identity for i, lf in enumerate(self.lfs)})
         return hashes

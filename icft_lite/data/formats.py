@@ -1,188 +1,335 @@
-"""The generic input formats: one raw row is converted to the canonical example that every other module reads."""
+"""The shapes of raw rows, and how a row of each shape becomes canonical examples.
 
-import json
-import re
-from typing import Any, Literal
+A shape is a set of columns. The first shape of SHAPES whose columns all have a value is the row's.
+"""
 
-from icft_lite.data.schema import FORMER_LEVELS, LEVELS, Example, RawRow
+from collections.abc import Callable
+from functools import lru_cache
+
+from icft_lite.data.answers import ANSWER_COLUMNS, AnswerColumn, decide_coding, is_absent
+from icft_lite.data.conversations import (
+    Turn,
+    find_replies,
+    join_turns,
+    read_pair,
+    read_text,
+    read_turns,
+    split_dialogue,
+    text_or_turns,
+)
+from icft_lite.data.corpora import pubmedqa
+from icft_lite.data.rows import (
+    CHOICES,
+    CONVERSATIONS,
+    OPTIONAL,
+    PROMPTS,
+    QUESTIONS,
+    REPLIES,
+    VERDICTS,
+    Answer,
+    Row,
+    Tally,
+    option_columns,
+    parse_cell,
+    read_choices,
+    read_option_columns,
+)
+from icft_lite.data.schema import FORMER_LEVELS, LEVELS, Example, RawRow, ReadOptions
 from icft_lite.errors import ICFTError
 
-Format = Literal["messages", "question", "pair", "response"]
 FORMATS = (
     "prompt + completion, messages, question + choices (+ answer), prompt + chosen + rejected, "
     "or prompt + response_a + response_b"
 )
-"""The generic formats, as error messages list them."""
+"""The most common shapes, as error messages list them."""
 KINDS = ("rule", "fact")
-Turns = list[dict[str, Any]]
-"""Turns of a conversation, each with role and content."""
+WINNERS = {
+    **dict.fromkeys(("a", "model_a", "response_a", "conversation_a"), 0),
+    **dict.fromkeys(("b", "model_b", "response_b", "conversation_b"), 1),
+    **dict.fromkeys(("tie", "tie (bothbad)"), -1),
+}
+GUESSES = {
+    "question": "frage pregunta domanda pergunta query q problem user goal sentence ctx title text patient",
+    "answer": "antwort respuesta risposta resposta réponse reponse reply a target solution correct_answer",
+    "choices": "antworten optionen opciones alternatives candidates endings",
+}
+"""From a column that is read to names that columns with this content often have."""
 
 
-def generic_format(row: RawRow) -> Format | None:
-    """Return which generic format a row's columns have; None if they have none."""
-    filled = _filled(row)
-    if "messages" in filled:
-        return "messages"
-    if "choices" in row:
-        return "question"
-    if filled & {"chosen", "rejected", "response_a", "response_b"}:
-        return "pair"
-    if {"completion", "prompt"} & set(row):
-        return "response"
+# ---------------------------------------------------------------- shapes
+
+
+Converter = Callable[[Row, tuple[str, ...]], list[Example]]
+"""Converts a row, of which the tuple names the columns of its shape, to the columns that depend on the shape."""
+
+
+def _from_canonical(row: Row, columns: tuple[str, ...]) -> list[Example]:
+    """Return a row that is a canonical example already."""
+    for name in ("label", "posterior"):
+        row.take(name)
+    history = row.take("history")
+    return [
+        {
+            "task": row.text("task"),
+            "prompt": row.text("prompt"),
+            "history": read_turns(history, "history", row.where, row.tally.notes) if history else [],
+            "responses": [read_text(text, "a response", row.where) for text in row.take("responses")],
+            "label": int(row.take("label")),
+            "posterior": row.take("posterior") or [],
+        }
+    ]
+
+
+def _from_pair(row: Row, columns: tuple[str, ...]) -> list[Example]:
+    *prompts, first, second = columns
+    prompt: list[Turn] = []
+    if prompts:
+        prompt = _read_prompt(row, prompts[0], split_dialogue(row.values[prompts[0]]))
+    replies = {name: row.take(name) for name in (first, second)}
+    history, last, responses = read_pair(prompt, replies, row.where, row.tally.notes)
+    label = 0 if first == "chosen" else -1
+    if label == -1 and (winner := row.take("winner")) is not None:
+        if str(winner).lower() not in WINNERS:
+            raise ICFTError(f"{row.where}: winner is {winner!r}, expected model_a, model_b or tie; rename it")
+        label = WINNERS[str(winner).lower()]
+        if label == -1:
+            row.tally.left_out["the winner is a tie"] += 1
+            return []
+    return [{"task": "pair", "prompt": last, "history": history, "responses": responses, "label": label}]
+
+
+def _from_conversation(row: Row, columns: tuple[str, ...]) -> list[Example]:
+    (name,) = columns
+    where = f"{row.where} (id {row.values['id']})" if "id" in row.values else row.where
+    found = read_turns(parse_cell(row.take(name), where), name, where, row.tally.notes)
+    replies = find_replies(_with_system(row, found), name, where, row.tally.notes)
+    if not _is_good(row):
+        return []
+    return [
+        {"task": "response", "prompt": prompt, "history": history, "responses": [reply], "label": 0}
+        for history, prompt, reply in (replies if row.options.turns == "all" else replies[-1:])
+    ]
+
+
+def _from_response(row: Row, columns: tuple[str, ...]) -> list[Example]:
+    prompt, reply = columns
+    notes, where = row.tally.notes, row.where
+    start = _read_prompt(row, prompt)
+    end = text_or_turns(row.take(reply), "assistant", reply, where, notes)
+    if end[0]["role"] != "assistant":
+        raise ICFTError(f"{where}: {reply} must begin with an assistant turn; correct its roles")
+    history, last, response = find_replies([*start, *end], reply, where, notes)[-1]
+    if not _is_good(row):
+        return []
+    example: Example = {"task": "response", "prompt": last, "history": history, "responses": [response], "label": 0}
+    if columns == ("question", "answer"):  # MedQuAD, from its authors or from Kaggle
+        example |= {
+            "entity": row.optional_text("entity", "focus", "focus_area"),
+            "topic": row.optional_text("topic", "qtype"),
+        }
+    return [example]
+
+
+def _from_question(row: Row, columns: tuple[str, ...]) -> list[Example]:
+    question, *rest = columns
+    prompt = _read_prompt(row, question)
+    options = read_choices(row, rest[0]) if rest[0] in CHOICES else read_option_columns(row)
+    example: Example = {
+        "task": "question",
+        "prompt": prompt[-1]["content"],
+        "history": prompt[:-1],
+        "responses": options.texts,
+        "label": -1,
+        "topic": row.optional_text("topic", "subject", "subject_name"),
+    }
+    if "cop" in row.values:  # MedMCQA
+        example["domain"] = row.optional_text("domain") or "medical"
+    for name in ANSWER_COLUMNS:
+        value = row.take(name)
+        if value is not None and not is_absent(value, options):
+            row.answers.append(Answer(name, value, options))
+    if len(options.texts) < 2:
+        row.tally.left_out["fewer than two different options"] += 1
+        return []
+    return [example]
+
+
+SHAPES: tuple[tuple[Converter, tuple[tuple[str, ...], ...]], ...] = (
+    (_from_canonical, (("task",), ("prompt",), ("responses",), ("label",))),
+    (_from_pair, (PROMPTS, ("chosen",), ("rejected",))),
+    (_from_pair, (("chosen",), ("rejected",))),
+    (_from_pair, (PROMPTS, ("response_a",), ("response_b",))),
+    (_from_pair, (("conversation_a",), ("conversation_b",))),
+    (_from_conversation, (CONVERSATIONS,)),
+    (_from_question, (QUESTIONS, CHOICES)),
+    (_from_response, (PROMPTS, REPLIES)),
+)
+"""For each shape its converter and its columns, of each of which alternatives are given, preferred ones first."""
+
+
+@lru_cache(4096)
+def find_shape(filled: frozenset[str], present: frozenset[str]) -> tuple[Converter, tuple[str, ...]] | None:
+    """Return (converter, columns) of the first shape whose columns all have a value; None if there is none.
+
+    filled: the columns with a value. present: all columns of the row. A question whose options have a column each comes
+    before a question with a free answer.
+    """
+    for convert, parts in SHAPES:
+        if convert is _from_response and filled & (columns := option_columns(present)).keys():
+            if question := next((name for name in QUESTIONS if name in filled), None):
+                return _from_question, (question, *columns)
+        found = tuple(next((name for name in part if name in filled), "") for part in parts)
+        if all(found):
+            return convert, found
     return None
+
+
+# ---------------------------------------------------------------- rows
+
+
+def convert_row(raw: RawRow, where: str, options: ReadOptions, tally: Tally) -> tuple[list[Example], list[Answer], str]:
+    """Return (canonical examples, answers, name of the shape) of one raw row.
+
+    A conversation of which all replies are used has an example for each of them; a row that is left out has none. The
+    id is "" if the row has none. The label of a question is −1 until the coding of its answers is known. Raises
+    ICFTError if the row has no shape or a value is invalid.
+    """
+    if not isinstance(raw, dict):
+        raise ICFTError(f"{where}: found a {type(raw).__name__}, expected an object with named columns")
+    extra: Example = {}
+    convert: Converter = _from_question
+    columns: tuple[str, ...] = ("question", "choices")
+    if pubmedqa.matches(raw):
+        tally.used.update(raw.keys() & pubmedqa.COLUMNS)
+        tally.present.update(dict.fromkeys(raw))
+        tally.headers.add(tuple(raw))
+        row = Row(pubmedqa.convert(raw), where, ReadOptions(), Tally())
+        shape = "PubMedQA"
+        extra = {pubmedqa.CONCLUSION: str(raw.get(pubmedqa.CONCLUSION) or "")}
+    else:
+        row = Row(raw, where, options, tally)
+        if (found := find_shape(frozenset(row.values), frozenset(row.keys))) is None:
+            raise _no_shape(row)
+        convert, columns = found
+        shape = " + ".join(columns)
+        if convert is _from_canonical and (conclusion := row.take(pubmedqa.CONCLUSION)):
+            extra = {pubmedqa.CONCLUSION: conclusion}
+    examples = [_add_optional(row, example) | extra for example in convert(row, columns)]
+    row.check_unused()
+    tally.shapes[shape] += 1
+    return examples, row.answers, shape
 
 
 def normalize_example(row: RawRow, where: str, default_id: str | int) -> Example:
     """Return one raw row as a canonical example, a dict with the columns of FEATURES.
 
-    Formats:
-
-        prompt, completion                  a response
-        messages                            a conversation that ends with the response
-        question, choices (, answer)        answer: a choice's text, letter or index; absent: unlabelled
-        prompt, chosen, rejected            a labelled pair
-        prompt, response_a, response_b      an unlabelled pair
-
-    Optional columns: id, domain, topic, level, context, kind, entity, facts. Former names of levels (FORMER_LEVELS) are
-    accepted.
-
-    where: what error messages start with, such as the file and the line. default_id: the id of a row that has none.
-    Raises ICFTError if the row has none of these formats or a value is invalid.
+    An answer is read as if the row were the whole data set. where: what error messages start with. default_id: the id
+    of a row that has none. Raises ICFTError if the row has no known shape, is left out, or a value is invalid.
     """
-    if not isinstance(row, dict):
-        raise ICFTError(f"{where}: found a {type(row).__name__}, expected an object with named columns")
-    filled = _filled(row)
-    history: Turns = []
-    label, task = 0, "response"
-    match generic_format(row):
-        case "messages":
-            history, prompt, reply = _read_messages(row["messages"], where)
-            responses = [reply]
-        case "question":
-            task = "question"
-            history, prompt = _read_prompt(row, "question" if "question" in filled else "prompt", where)
-            choices = _read_list(row, "choices", where)
-            responses = [read_text({"a choice": choice}, "a choice", where) for choice in choices]
-            if len(responses) < 2 or len(set(responses)) < len(responses):
-                raise ICFTError(f"{where}: choices are {responses}, expected two or more different texts; fix them")
-            label = answer_index(row.get("answer"), responses, where)
-        case "pair":
-            task = "pair"
-            names = ("chosen", "rejected") if filled & {"chosen", "rejected"} else ("response_a", "response_b")
-            label = 0 if names[0] == "chosen" else -1
-            history, prompt = _read_prompt(row, "prompt", where)
-            responses = [read_text(row, name, where) for name in names]
-        case "response":
-            history, prompt = _read_prompt(row, "prompt", where)
-            responses = [read_text(row, "completion", where)]
-        case None:
-            found = ", ".join(map(str, row)) or "(none)"
-            raise ICFTError(f"{where}: columns {found} fit no format; rename them to {FORMATS}")
-    level = _check_name(FORMER_LEVELS.get(str(row.get("level")), row.get("level")), "level", LEVELS, where)
-    kind = _check_name(row.get("kind"), "kind", KINDS, where)
-    facts = [str(fact) for fact in _read_list(row, "facts", where)] if "facts" in filled else []
+    tally = Tally()
+    examples, answers, _ = convert_row(row, where, ReadOptions(), tally)
+    if not examples:
+        raise ICFTError(f"{where}: {', '.join(tally.left_out)}; use another example")
+    example = examples[-1]
+    for answer in answers:
+        column = AnswerColumn(answer.column, None)
+        column.add(0, answer.value, answer.options, where)
+        example["label"] = max(column.readings[decide_coding([column])][0], -1)
+    return {**example, "id": example["id"] or str(default_id)}
+
+
+def _add_optional(row: Row, example: Example) -> Example:
+    """Return the example with all columns of FEATURES; those that its shape does not set are read from the row."""
+    level, kind = row.optional_text("level"), row.optional_text("kind")
+    texts = {name: example.get(name) or row.optional_text(name) for name in ("domain", "topic", "context", "entity")}
+    facts = [read_text(fact, "a fact", row.where) for fact in row.read_list("facts")] if "facts" in row.values else []
     return {
-        "id": str(row["id"]) if "id" in filled else str(default_id),
-        "task": task,
-        **{name: _optional_text(row.get(name)) for name in ("domain", "topic", "context", "entity")},
-        "level": level,
-        "prompt": prompt,
-        "history": history,
-        "responses": responses,
-        "label": label,
+        "id": row.optional_text("id"),
         "posterior": [],
+        **example,
+        **texts,
+        "level": _check_name(FORMER_LEVELS.get(level, level), "level", LEVELS, row.where),
+        "kind": _check_name(kind, "kind", KINDS, row.where),
         "facts": facts,
-        "kind": kind,
     }
 
 
-def answer_index(answer: Any, choices: list[str], where: str) -> int:
-    """Return the index of `answer` among `choices`; −1 if there is no answer (None, an empty cell, NaN).
-
-    Text is looked up as a choice, then as a letter, then as an index from 0. A number is an index. Raises ICFTError if
-    the answer is none of these.
-    """
-    if answer is None or answer == "" or answer != answer:  # NaN differs from itself
-        return -1
-    key, folded = str(answer).strip(), [choice.casefold() for choice in choices]
-    if isinstance(answer, str):
-        if key in choices:
-            return choices.index(key)
-        if folded.count(key.casefold()) == 1:
-            return folded.index(key.casefold())
-        if re.fullmatch("[A-Za-z]", key) and ord(key.upper()) - ord("A") < len(choices):
-            return ord(key.upper()) - ord("A")
-    if not isinstance(answer, bool) and re.fullmatch(r"\d+(\.0)?", key) and float(key) < len(choices):
-        return int(float(key))
-    raise ICFTError(
-        f"{where}: answer {answer!r} is not among its choices {choices}; give a choice's text, letter or index (from 0)"
-    )
-
-
-def read_text(row: RawRow, name: str, where: str) -> str:
-    """Return the text of a column without surrounding spaces.
-
-    A list of messages gives the content of its last one; a number is written as text. Raises ICFTError for anything
-    else, and for an empty text.
-    """
-    value = row.get(name)
-    if isinstance(value, list) and value and isinstance(value[-1], dict):
-        value = value[-1].get("content")
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
-        value = str(value)
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    state = "is missing" if value is None else "is empty" if isinstance(value, str) else "is not text"
-    raise ICFTError(f"{where}: {name} {state}; give it some text, or remove this example")
-
-
-def _filled(row: RawRow) -> set[str]:
-    """Return the columns that have a value."""
-    return {name for name, value in row.items() if value is not None and value != ""}
-
-
-def _optional_text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _check_name(value: Any, column: str, names: tuple[str, ...], where: str) -> str:
-    """Return the value if it is one of `names`; "" if there is none. Raises ICFTError for any other value."""
-    value = value or ""
+def _check_name(value: str, column: str, names: tuple[str, ...], where: str) -> str:
+    """Return the value if it is one of `names` or empty. Raises ICFTError for any other value."""
     if value not in ("", *names):
         *others, last = names
         raise ICFTError(f"{where}: {column} is {value!r}; use {', '.join(others)} or {last}, or remove it")
     return value
 
 
-def _read_prompt(row: RawRow, name: str, where: str) -> tuple[Turns, str]:
-    """Return (earlier turns, last user turn) of a prompt that is a text or a list of messages."""
-    if isinstance(row.get(name), list):
-        history, prompt, _ = _read_messages([*row[name], {"role": "assistant", "content": "-"}], where)
-        return history, prompt
-    return [], read_text(row, name, where)
+def _read_prompt(row: Row, name: str, turns: list[Turn] | None = None) -> list[Turn]:
+    """Return the turns of a prompt, with the columns instruction and input joined to the last one.
+
+    turns: those of the column `name` if they are known already. Raises ICFTError if the last one is not by the user.
+    """
+    turns = turns or text_or_turns(row.values[name], "user", name, row.where, row.tally.notes)
+    row.take(name)
+    if turns[-1]["role"] != "user":
+        raise ICFTError(f"{row.where}: {name} ends with the role {turns[-1]['role']}; it must end with a user turn")
+    parts = {part: row.text(part) for part in ("instruction", "input") if part in row.values and part != name}
+    content = [parts.get("instruction", ""), turns[-1]["content"], parts.get("input", "")]
+    return _with_system(row, [*turns[:-1], {"role": "user", "content": "\n\n".join(filter(None, content))}])
 
 
-def _read_messages(messages: Any, where: str) -> tuple[Turns, str, str]:
-    """Return (earlier turns, last user turn, the reply to it)."""
-    messages = _read_list({"messages": messages}, "messages", where)
-    turns: Turns = [{"role": m.get("role"), "content": m.get("content")} for m in messages if isinstance(m, dict)]
-    if len(turns) < len(messages) or [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
+def _with_system(row: Row, turns: list[Turn]) -> list[Turn]:
+    """Return the turns with the text of the column system in front."""
+    if system := row.optional_text("system", "system_prompt"):
+        return join_turns([{"role": "system", "content": system}, *turns], row.tally.notes)
+    return turns
+
+
+def _is_good(row: Row) -> bool:
+    """Return False for a reply that the source marks as bad, and count it. Raises ICFTError for an unclear mark."""
+    verdict = row.take(*VERDICTS)
+    if verdict is None:
+        return True
+    word = str(verdict).strip().lower()
+    if word not in ("true", "false"):
+        name = next(name for name in VERDICTS if name in row.used)
         raise ICFTError(
-            f"{where}: messages must be objects with role and content, of which the last two are by user and assistant"
+            f"{row.where}: {name} is {verdict!r}, expected true for a good reply or false for a bad one; write it so, "
+            f"or read the file without it (--map unused={name})"
         )
-    for turn in turns:
-        turn["content"] = read_text(turn, "content", where)
-    return turns[:-2], turns[-2]["content"], turns[-1]["content"]
+    if word == "false":
+        row.tally.left_out["the reply is marked as bad"] += 1
+    return word == "true"
 
 
-def _read_list(row: RawRow, name: str, where: str) -> list[Any]:
-    """Return a list; the cell of a CSV may hold a JSON list or texts joined by |."""
-    value = row[name]
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.lstrip().startswith("[") else value.split("|")
-        except json.JSONDecodeError:
-            pass
-    if not isinstance(value, list):
-        raise ICFTError(f"{where}: {name} must be a list (in a CSV: a JSON list, or texts joined by |)")
-    return value
+def _no_shape(row: Row) -> ICFTError:
+    """Return the error for a row without a shape: the value that is missing, or a mapping that could fix it."""
+    source = {name: column for column, name in row.names.items()}
+    shape_columns = {name for _, parts in SHAPES for part in parts for name in part}
+    present = frozenset(row.keys)
+    match = find_shape(present, present)
+    columns = match[1] if match else ()
+    if not match and present & shape_columns and present <= shape_columns.union(OPTIONAL):
+        shares = [sum(not present.isdisjoint(part) for part in parts) / len(parts) for _, parts in SHAPES]
+        closest = SHAPES[max(range(len(SHAPES)), key=lambda i: (shares[i], i))][1]
+        columns = tuple(next((name for name in part if name in present), part[0]) for part in closest)
+    for name in columns:
+        if name not in row.values:
+            try:
+                read_text(row.keys.get(name), name, row.where)
+            except ICFTError as error:
+                return error
+    if wrong := [f"{name}={column}" for name, column in row.options.columns.items() if column not in row.names]:
+        return ICFTError(
+            f"{row.where}: there is no such column as in --map {wrong[0]}; the columns are {', '.join(row.names)}"
+        )
+    guesses = {
+        target: next((source[name] for name in row.values if name.casefold() in (target, *words.split())), "")
+        for target, words in GUESSES.items()
+    }
+    answered = {*REPLIES, *(ANSWER_COLUMNS if guesses["choices"] else ())}
+    for target, names in (("question", set(PROMPTS)), ("answer", answered)):
+        guesses[target] = "" if names & row.values.keys() else guesses[target] or "COLUMN"
+    mapping = ",".join(f"{target}={name}" for target, name in guesses.items() if name)
+    return ICFTError(
+        f"{row.where}: columns {', '.join(map(str, row.names)) or '(none)'} fit no format; name those that are read, "
+        f"such as --map {mapping} (in Python ReadOptions(columns=…)), or rename them to {FORMATS}"
+    )

@@ -1,204 +1,199 @@
-"""Files, Hub data sets and lists of dicts, read as one Dataset of canonical examples.
+"""The sources of a command, read as Datasets of canonical examples.
 
-Rows are streamed, so that a million of them fit in memory. Every error that the user can fix is an ICFTError of one
-line: which file, which line, what is wrong, how to fix it.
+Rows are streamed and read once, so that a million of them fit in memory. What depends on all rows, such as the coding
+of answers, is decided at the end. Every error that the user can fix is an ICFTError of one line: which file, which
+line, what is wrong, how to fix it.
 """
 
-import csv
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 
-from icft_lite.data.corpora import medmcqa, medquad, pubmedqa
-from icft_lite.data.formats import normalize_example
-from icft_lite.data.schema import FEATURES, Example, RawRow, Source, source_name
-from icft_lite.data.tables import BATCH, to_dataset
+from icft_lite.data.answers import EMPTY, AnswerColumn, Coding, could_be_letters, decide_coding, fill_labels
+from icft_lite.data.corpora import pubmedqa
+from icft_lite.data.files import RawRows, open_source
+from icft_lite.data.formats import convert_row
+from icft_lite.data.rows import CONVERSATIONS, Tally, column_names
+from icft_lite.data.schema import Example, ReadOptions, Source, SourceSummary, source_name
+from icft_lite.data.tables import from_table, to_table
 from icft_lite.errors import ICFTError
 
-HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+?)(?::([\w.-]+))?(?:@([\w.-]+))?")
-"""owner/name[:config][@split]"""
-CORPORA = (medmcqa, pubmedqa, medquad)
-"""The data sets that are recognized by their columns."""
-RawRows = Iterator[tuple[str, int | str, RawRow]]
-"""(where, index, raw row) of each row. `where` starts error messages; a row without an id is named by the index."""
 
-csv.field_size_limit(2**24)  # the default, 131,072 characters, is less than a long context
+@dataclass
+class ReadSource:
+    """One source after reading: its canonical examples, and what was understood of it."""
+
+    examples: Dataset
+    summary: SourceSummary
 
 
-def read_source(source: Source, domain: str = "", split: str | None = None) -> Dataset:
-    """Return one path, Hub name or list of dicts as a Dataset of canonical examples.
+def read_sources(
+    sources: Sequence[Source],
+    domain: str | Sequence[str] = "",
+    split: str | None = None,
+    options: ReadOptions = ReadOptions(),  # noqa: B008 - it is frozen
+) -> list[ReadSource]:
+    """Return the sources of one command, with one answer coding for all that have the same columns.
 
-    domain: for rows that name none. split: of a Hub data set. Raises ICFTError.
+    domain: for rows that name none; one for all sources, or one for each. split: of Hub data sets. Ids that are made
+    for rows without one are unique over the sources.
+
+    Raises ICFTError if a source cannot be read, a row has no shape, an id occurs twice in a source, answers have no
+    coding or more than one, or a column that `options` names is in no source.
     """
-    examples = _unique_examples(source, domain, split)
-    if (first := next(examples, None)) is None:
-        raise ICFTError(f"{source_name(source)}: no examples in it; give at least one")
-    return to_dataset(chain([first], examples), extra=[name for name in first if name not in FEATURES])
-
-
-def is_hub_name(source: str | os.PathLike[str]) -> bool:
-    """Return True if `source` can only be a Hub name: owner/name, no file suffix that is read, no such path."""
-    path = Path(source)
-    return not path.exists() and path.suffix.lower() not in READERS and bool(HUB_NAME.fullmatch(str(source)))
-
-
-def read_ids(path: str | os.PathLike[str]) -> set[str]:
-    """Return the ids in a file: a JSON object or list, or ids separated by white space. Raises ICFTError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ICFTError(f"{path}: test ids cannot be read ({type(error).__name__}); give a text or JSON file") from None
-    try:
-        return set(map(str, json.loads(text)))
-    except (json.JSONDecodeError, TypeError):
-        return set(text.split())
-
-
-def read_jsonl(path: Path) -> RawRows:
-    """Yield (where, line number, row) of a JSONL file. Raises ICFTError for a broken line."""
-    with path.open("rb") as file:  # bytes: only \n ends a line, so that numbers agree with every editor
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield f"{path} line {number}", number, json.loads(line.decode("utf-8-sig"))
-                except json.JSONDecodeError as error:
-                    raise ICFTError(
-                        f"{path} line {number}: broken JSON ({error.msg}, column {error.colno}); fix that line"
-                    ) from None
-                except UnicodeDecodeError:
-                    raise ICFTError(f"{path} line {number}: not UTF-8; save the file as UTF-8") from None
-
-
-def _unique_examples(source: Source, domain: str, split: str | None) -> Iterator[Example]:
-    """Yield the canonical examples. Raises ICFTError if two of them have the same id."""
-    seen = set()
-    for where, example in _canonical_examples(source, domain, split):
-        name = example["id"]
-        if name in seen:
-            first = next(place for place, other in _canonical_examples(source, domain, split) if other["id"] == name)
-            raise ICFTError(f"{where}: id {name!r} is already used at {first}; give each example its own id")
-        seen.add(name)
-        yield example
-
-
-def _canonical_examples(source: Source, domain: str, split: str | None) -> Iterator[tuple[str, Example]]:
-    """Yield (where, canonical example)."""
-    name, rows = _open(source, split)
-    id_counts: Counter[str] = Counter()
-    for where, index, raw in rows:
-        row = _convert(raw, where)
-        if row is None:
-            continue
-        example = normalize_example(row, where, f"{name}-{index}")
-        example["domain"], example["topic"] = example["domain"] or domain, example["topic"] or name
-        pubmedqa.add_conclusion(example, row)
-        medquad.number_repeated_id(example, row, id_counts)
-        yield where, example
-
-
-def _convert(row: RawRow, where: str) -> RawRow | None:
-    """Return a row of a known data set in a generic format, any other row unchanged; None if it is unusable."""
-    if isinstance(row, dict) and "choices" not in row:
-        for corpus in CORPORA:
-            if corpus.matches(row):
-                return corpus.convert(row, where)
-    return row
-
-
-def _open(source: Source, split: str | None) -> tuple[str, RawRows]:
-    """Return (name, rows) of a source; the name is the topic of rows that have none, and starts their ids."""
-    if isinstance(source, list | tuple):
-        # "row" starts the ids: a different word would change every id, and with it every random draw.
-        return "row", ((f"example {number}", number, row) for number, row in enumerate(source, 1))
-    if is_hub_name(source):
-        return str(source), _read_hub(str(source), split)
-    path = Path(source)
-    if not path.is_file():
-        state = "a folder, not a file" if path.is_dir() else "no such file"
-        raise ICFTError(f"{source}: {state}; give a {', '.join(READERS)} file, or owner/name on the Hub")
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ICFTError(f"{source}: files of this kind are not read; give {', '.join(READERS)}")
-    return path.stem, reader(path)
-
-
-def _read_json(path: Path) -> RawRows:
-    """Yield the rows of a JSON list, or of PubMedQA's original release."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        data = json.loads(text) if text.strip() else []
-    except json.JSONDecodeError as error:
+    domains = [domain] * len(sources) if isinstance(domain, str) else domain
+    given = Counter(str(Path(one).resolve()) for one in sources if isinstance(one, str | os.PathLike))
+    if repeated := [path for path, number in given.items() if number > 1]:
+        raise ICFTError(f"{repeated[0]}: the same source is given more than once; give it once")
+    names: Counter[str] = Counter()
+    parts = [_Part(source, name, split, options, names) for source, name in zip(sources, domains, strict=True)]
+    columns = {str(name).strip() for part in parts for header in part.tally.headers for name in header}
+    if missing := [f"{name}={column}" for name, column in options.columns.items() if column.strip() not in columns]:
         raise ICFTError(
-            f"{path} line {error.lineno}: broken JSON ({error.msg}, column {error.colno}); fix that line"
-        ) from None
-    except UnicodeDecodeError:
-        raise ICFTError(f"{path}: not UTF-8; save the file as UTF-8") from None
-    if isinstance(data, list):
-        yield from ((f"{path} item {number}", number, row) for number, row in enumerate(data, 1))
-    elif pubmedqa.is_release(data):
-        yield from pubmedqa.read_release(data, path)
-    else:
-        raise ICFTError(f"{path}: neither a list of objects nor PubMedQA's release; save one object a line as .jsonl")
+            f"{source_name(sources[0])}: there is no such column as in --map {missing[0]}; the columns are "
+            f"{', '.join(sorted(columns))}"
+        )
+    groups: dict[tuple[frozenset[str], str, str], list[AnswerColumn]] = {}
+    for part in parts:
+        for (shape, name), column in part.answers.items():
+            groups.setdefault((frozenset(part.column_names()), shape, name), []).append(column)
+    codings = {id(column): coding for group in groups.values() for coding in [decide_coding(group)] for column in group}
+    return [part.finish(codings) for part in parts]
 
 
-def _read_csv(path: Path) -> RawRows:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader, end = csv.DictReader(file, strict=True), 1
-            for row in reader:
-                start, end = end + 1, reader.line_num  # a quoted cell may contain several lines
-                if None in row:
-                    raise ICFTError(
-                        f"{path} line {start}: more cells than the header has; quote texts that contain commas"
-                    )
-                yield f"{path} line {start}", start, row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ICFTError(f"{path}: not a UTF-8 CSV ({error}); save it again as CSV UTF-8") from None
+def read_source(
+    source: Source,
+    domain: str = "",
+    split: str | None = None,
+    options: ReadOptions = ReadOptions(),  # noqa: B008 - it is frozen
+) -> Dataset:
+    """Return one source as a Dataset of canonical examples; see `read_sources`."""
+    return read_sources([source], domain, split, options)[0].examples
 
 
-def _read_parquet(path: Path) -> RawRows:
-    try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(BATCH):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path} row {number}", number, row
-    except pa.ArrowInvalid as error:
-        reason = str(error).splitlines()[0]
-        raise ICFTError(f"{path}: not a Parquet file ({reason}); write it again") from None
+class _Part:
+    """One source while its command is read: its table, whose labels are unknown until `finish`."""
 
+    def __init__(
+        self, source: Source, domain: str, split: str | None, options: ReadOptions, names: Counter[str]
+    ) -> None:
+        """Read the source. names: how many sources before have each name; it is updated."""
+        self.source, self.domain, self.split, self.options = source, domain, split, options
+        self.name = source_name(source)
+        self.tally = Tally()
+        self.answers: dict[tuple[str, str], AnswerColumn] = {}
+        topic, rows = open_source(source, split)
+        names[topic] += 1
+        self.topic, self.prefix = topic, topic if names[topic] == 1 else f"{topic}#{names[topic]}"
+        try:
+            self.table = to_table(self._unique(rows), [pubmedqa.CONCLUSION])
+        except UnicodeEncodeError:
+            raise self._find_surrogate() from None
 
-def _read_hub(name: str, split: str | None) -> RawRows:
-    match = HUB_NAME.fullmatch(name)
-    assert match is not None, "is_hub_name has checked the name"
-    repository, config, own_split = match.groups()
-    try:
-        if not os.environ.get("HF_HUB_OFFLINE"):  # one short request: without network, load_dataset retries for long
-            from huggingface_hub import HfApi
+    def finish(self, codings: Mapping[int, Coding]) -> ReadSource:
+        """Return the source with its labels. codings: of each answer column, by its `id`."""
+        labels = np.array(self.table["label"].to_numpy())
+        found: dict[str, str] = {}
+        for (_, name), column in self.answers.items():
+            found[name] = coding = codings[id(column)]
+            if (i := fill_labels(labels, column, coding)) is not None:
+                where = next(islice(self._again(), i, None))[0]
+                raise ICFTError(f"{where}: {' and '.join(found)} name different choices; correct one of them")
+            if could_be_letters(column, coding):
+                self.tally.notes[f"{name} is a letter and an option's text; it is read as text"] += len(column.rows)
+        table = self.table.set_column(self.table.column_names.index("label"), "label", pa.array(labels))
+        left_out = self.tally.left_out
+        if empty := int((labels == EMPTY).sum()):
+            left_out["the right option is empty"] = empty
+            table = table.filter(labels != EMPTY)
+        if not len(table):
+            reasons = "".join(f"; {number} left out: {reason}" for reason, number in left_out.items())
+            raise ICFTError(f"{self.name}: no examples in it{reasons}; give at least one")
+        if table[pubmedqa.CONCLUSION].null_count == len(table):
+            table = table.drop_columns(pubmedqa.CONCLUSION)
+        one_coding = len(set(found.values())) == 1
+        notes = [f"{note} (count: {number})" for note, number in self.tally.notes.items()]
+        if self.prefix != self.topic:
+            notes.append(
+                f"ids of rows without one begin with {self.prefix}, since another source is named {self.topic}"
+            )
+        shown = self.column_names()
+        summary = SourceSummary(
+            name=self.name,
+            shapes=dict(self.tally.shapes),
+            answer_coding=", ".join(dict.fromkeys(c if one_coding else f"{c} ({name})" for name, c in found.items())),
+            columns_used=[shown[name] for name in self.tally.present if name in self.tally.used],
+            columns_ignored=[shown[name] for name in self.tally.present if name not in self.tally.used],
+            left_out=left_out,
+            notes=notes,
+        )
+        return ReadSource(from_table(table), summary)
 
-            HfApi().dataset_info(repository, timeout=10)
-        rows = load_dataset(repository, config, split=split or own_split or "train")
-    except Exception as error:  # its class depends on the HTTP library underneath
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ICFTError(
-            f"{name}: no such file, and the Hub did not provide it ({reason}); check the path, the name and the network"
-        ) from error
-    for number, row in enumerate(rows, 1):
-        yield f"{name} row {number}", number, row
+    def column_names(self) -> dict[str, str]:
+        """Return, for each column by the name under which it is read, the name that the summary shows."""
+        mapped = tuple(self.options.columns.items())
+        shown: dict[str, str] = {}
+        for header in self.tally.headers:
+            for column, name in column_names(header, mapped).items():
+                plain = str(column).strip()
+                shown[name] = plain if plain.casefold() == name.casefold() else f"{plain} as {name}"
+        return shown
 
+    def _find_surrogate(self) -> ICFTError:
+        """Return the error for half of a surrogate pair, which is no character and cannot be stored."""
+        for where, example in self._again():
+            try:
+                json.dumps(example, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                return ICFTError(
+                    f"{where}: {ascii(error.object[error.start])} is half of a character (a lone surrogate); remove it"
+                )
+        raise AssertionError("reading the source again gives the same rows")
 
-READERS: dict[str, Callable[[Path], RawRows]] = {
-    ".jsonl": read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
-"""From a file's suffix to the function that reads it."""
+    def _again(self) -> Iterator[tuple[str, Example]]:
+        """Read the source once more, to find the place of an example."""
+        return self._examples(open_source(self.source, self.split)[1], Tally(), {})
+
+    def _unique(self, rows: RawRows) -> Iterator[Example]:
+        """Yield the canonical examples. Raises ICFTError if two of them have the same id."""
+        seen = set()
+        for where, example in self._examples(rows, self.tally, self.answers):
+            name = example["id"]
+            if name in seen:
+                first = next(place for place, other in self._again() if other["id"] == name)
+                raise ICFTError(f"{where}: id {name!r} is already used at {first}; give each example its own id")
+            seen.add(name)
+            yield example
+
+    def _examples(
+        self, rows: RawRows, tally: Tally, answers: dict[tuple[str, str], AnswerColumn]
+    ) -> Iterator[tuple[str, Example]]:
+        """Yield (where, canonical example). What is seen goes to `tally`, answers to `answers`."""
+        counts: Counter[str] = Counter()
+        index = 0
+        for where, number, raw in rows:
+            examples, found, shape = convert_row(raw, where, self.options, tally)
+            for turn, example in enumerate(examples, 1):
+                example["id"] = example["id"] or f"{self.prefix}-{number}"
+                example["domain"], example["topic"] = example["domain"] or self.domain, example["topic"] or self.topic
+                if {"focus", "qtype"} <= raw.keys():  # MedQuAD numbers the rows of each institute from 1
+                    counts[example["id"]] += 1
+                    if (count := counts[example["id"]]) > 1:
+                        example["id"] += f"#{count}"
+                if self.options.turns == "all" and shape in CONVERSATIONS:
+                    example["id"] += f"/turn{turn}"
+                yield where, example
+            for answer in found if examples else ():
+                key = (shape, answer.column)
+                if key not in answers:
+                    answers[key] = AnswerColumn(answer.column, self.options.answers_from)
+                answers[key].add(index, answer.value, answer.options, where)
+            index += len(examples)

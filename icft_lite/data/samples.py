@@ -5,9 +5,9 @@ from pathlib import Path
 from datasets import Dataset
 
 from icft_lite.data.bundle import DataBundle
-from icft_lite.data.formats import answer_index
-from icft_lite.data.readers import read_jsonl
+from icft_lite.data.files import read_jsonl
 from icft_lite.data.splits import read_examples
+from icft_lite.data.tables import column
 from icft_lite.errors import ICFTError
 
 SAMPLE_FILES = {
@@ -42,25 +42,27 @@ def pool_gold() -> dict[str, int]:
 
     Only to evaluate weak labels, never to train.
     """
-    responses = {example["id"]: example["responses"] for example in load_samples("medical_pool")}
+    pool = set(column(load_samples("medical_pool"), "id"))
     return {
-        row["id"]: answer_index(row["answer"], responses[row["id"]], where)
+        row["id"]: row["answer"]
         for path in sorted((samples_dir() / "gold").glob("*.jsonl"))
-        for where, _, row in read_jsonl(path)
-        if row["id"] in responses
+        for _, _, row in read_jsonl(path)
+        if row["id"] in pool
     }
 
 
 def sample_bundle() -> DataBundle:
     """Return the bundled samples as a DataBundle."""
+    pool = load_samples("medical_pool")
     return DataBundle(
         trusted=load_samples("medical_train"),
-        pool=load_samples("medical_pool"),
+        pool=pool,
         validation=load_samples("medical_validation"),
         test=load_samples("medical_test"),
         general_memory=load_samples("general_memory"),
         general_validation=load_samples("general_validation"),
         general_test=load_samples("general_test"),
         pool_gold=pool_gold(),
+        own_lfs=dict.fromkeys(column(pool, "id"), "samples"),
         sources={"samples": ""},
     )

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset, Features, Value
 
 Example = dict[str, Any]
@@ -14,8 +15,8 @@ Examples = Dataset | Sequence[Example]
 """Canonical examples, as functions accept them."""
 RawRow = dict[str, Any]
 """One row of a file or of a Hub data set, in any accepted format."""
-Source = str | os.PathLike[str] | list[RawRow] | tuple[RawRow, ...]
-"""A path, a Hub name (`owner/name[:config][@split]`), or a list of dicts."""
+Source: TypeAlias = str | os.PathLike[str] | list[RawRow] | tuple[RawRow, ...] | Dataset | pd.DataFrame
+"""A path, a Hub name (`owner/name[:config][@split]`), a list of dicts, a Dataset or a DataFrame."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,10 @@ FORMER_LEVELS = {"middle": "medium"}  # data: the name in older files
 
 def source_name(source: Source) -> str:
     """Return the name of a source in messages and in DataBundle.sources."""
-    return str(source) if isinstance(source, str | os.PathLike) else f"a list of {len(source)} examples"
+    if isinstance(source, str | os.PathLike):
+        return str(source)
+    kind = "list" if isinstance(source, list | tuple) else type(source).__name__
+    return f"a {kind} of {len(source)} examples"
 
 
 def best_response(example: Example) -> int:

@@ -2,153 +2,205 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, Literal
 
+import numpy as np
 from datasets import Dataset
 
-from icft_lite.data.bundle import MEDICAL_ROLES, DataBundle
+from icft_lite.data.bundle import GENERAL_ROLES, DataBundle
 from icft_lite.data.corpora import pubmedqa
+from icft_lite.data.overlap import content_hashes
+from icft_lite.data.readers import ReadSource, read_sources
 from icft_lite.data.samples import load_samples, sample_bundle
-from icft_lite.data.schema import Source, source_name
-from icft_lite.data.splits import (
-    check_unique_ids,
-    concatenate,
-    group_hashes,
-    read_examples,
-    select_indices,
-    split_source,
-)
-from icft_lite.data.tables import column
-from icft_lite.errors import ICFTError
+from icft_lite.data.schema import ReadOptions, Source, source_name
+from icft_lite.data.splits import Splits, check_unique_ids, concatenate, select_indices, split_sources
+from icft_lite.data.tables import column, iter_columns
+from icft_lite.errors import ICFTError, warn
 
 SAMPLES = "samples"
 """The name of the bundled samples, among sources."""
 
 
 def bundle_from_files(
-    data: Sequence[Source], general: Sequence[Source], test_ids: str | os.PathLike[str] | None = None, seed: int = 0
+    data: Sequence[Source],
+    general: Sequence[Source],
+    test_ids: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    options: ReadOptions = ReadOptions(),
+    lfs: Sequence[Any] = (),
 ) -> DataBundle:
-    """Return the user's sources as a DataBundle, each split by `split_source`.
+    """Return the user's sources as a DataBundle, split by `split_sources`.
 
-    data, general: medical and general sources: paths, Hub names, lists of dicts, or `samples`. test_ids: a file with
-    the ids of the medical test examples. seed: of the split.
+    data, general: medical and general sources: paths, Hub names, lists of dicts, Datasets, DataFrames, or `samples`.
+    test_ids: a file with the ids of the medical test examples. seed: of the split. options: how to read the sources.
+    lfs: labelling functions for unlabelled medical examples.
 
     Unlabelled medical examples are the pool. PubMedQA's whole training part is in the pool, with its labels in
-    `pool_gold`, because it is there to be labelled weakly. A training example is left out if its group is held out in
-    another source. Unlabelled general examples are left out.
+    `pool_gold`, because it is there to be labelled weakly. Unlabelled general examples are in `general_memory`, where
+    the base answers them. Preference pairs cannot be there. What is left out is counted in `summaries`.
 
     Raises ICFTError if a source cannot be read or split, an id occurs twice, or no medical example is labelled.
     """
-    trains, validations, tests = _split_sources(data, "medical", test_ids, seed)
-    pools, gold = _move_pubmedqa_labels(trains)
-    memories, general_validations, general_tests = _split_sources(general, "general", None, seed)
+    medical, others = ([one for one in sources if not _is_samples(one)] for sources in (data, general))
+    domains = ["medical"] * len(medical) + ["general"] * len(others)
+    reads = read_sources([*medical, *others], domains, None, options)
+    medical_splits = _split(medical, reads[: len(medical)], test_ids, seed)
+    general_splits = _split(others, reads[len(medical) :], None, seed)
+    pools, gold, own_lfs = _move_pubmedqa_labels([splits["train"] for splits in medical_splits])
+    memories = [
+        _memory_part(splits["train"], read) for splits, read in zip(general_splits, reads[len(medical) :], strict=True)
+    ]
     found: dict[str, list[Dataset | None]] = {
-        "trusted": [_select_labelled(part) for part in pools],
-        "pool": [_select_unlabelled(part) for part in pools],
-        "validation": validations,
-        "test": tests,
-        "general_memory": [_select_labelled(part) for part in memories],
-        "general_validation": general_validations,
-        "general_test": general_tests,
+        "trusted": [_select(part, lambda task, label: label >= 0) for part in pools],
+        "pool": [_select(part, lambda task, label: label < 0) for part in pools],
+        "validation": [splits["validation"] for splits in medical_splits],
+        "test": [splits["test"] for splits in medical_splits],
+        "general_memory": memories,
+        "general_validation": [splits["validation"] for splits in general_splits],
+        "general_test": [splits["test"] for splits in general_splits],
     }
-    if SAMPLES in (*data, *general):
+    if any(map(_is_samples, (*data, *general))):
         samples = sample_bundle()
         for role, parts in found.items():
-            if SAMPLES in (data if role in MEDICAL_ROLES else general):
+            if any(map(_is_samples, general if role in GENERAL_ROLES else data)):
                 parts.append(getattr(samples, role))
-        if SAMPLES in data:
+        if any(map(_is_samples, data)):
             gold |= samples.pool_gold
+            own_lfs |= samples.own_lfs
     roles = {role: concatenate([part for part in parts if part is not None]) for role, parts in found.items()}
     if roles["validation"] is None:
-        raise ICFTError(f"{', '.join(map(source_name, data))}: no labelled examples; some are needed for validation")
+        raise ICFTError(
+            f"{', '.join(map(source_name, data))}: no labelled examples; some are needed for validation: add a file "
+            f"with answers, and name labelling functions for the others with --lfs FILE.py"
+        )
     check_unique_ids([examples for examples in roles.values() if examples is not None])
-    return DataBundle(**roles, pool_gold=gold, sources={source_name(one): file_hash(one) for one in (*data, *general)})
+    return DataBundle(
+        **roles,
+        pool_gold=gold,
+        lfs=tuple(lfs),
+        own_lfs=own_lfs,
+        summaries=[read.summary for read in reads],
+        sources={source_name(one): file_hash(one) for one in (*data, *general)},
+    )
 
 
 def evaluation_examples(
     sources: Sequence[Source],
     test_ids: str | os.PathLike[str] | None = None,
     trained_on: Mapping[str, str] = MappingProxyType({}),
+    options: ReadOptions = ReadOptions(),
+    seen: np.ndarray | None = None,
 ) -> Dataset:
     """Return the examples of `sources` to evaluate a model on.
 
-    Of PubMedQA, and of each file that the run was trained on, they are the test part; of any other source all labelled
-    examples. trained_on: DataBundle.sources of the run. Raises ICFTError if a source cannot be read, its test part is
-    unknown, or no example is labelled.
+    Of PubMedQA, and with `test_ids`, they are the test part; of any other source all labelled examples. Examples that
+    the model has seen are left out. A warning gives their number, and that of unlabelled examples.
+
+    seen: hashes of what a run has seen (`overlap.load_seen`). Only the content counts, not the name or format of a
+    file. trained_on: DataBundle.sources of a run without such hashes; the test parts of these files are used.
+
+    Raises ICFTError if a source cannot be read, its test part is unknown, or no example is left.
     """
-    parts: list[Dataset | None] = []
-    for source in sources:
-        if source == SAMPLES:
-            parts.append(load_samples("medical_test"))
-            continue
-        examples = read_examples(source, domain="medical")
-        seen = source_name(source) in trained_on or file_hash(source) in set(trained_on.values()) - {""}
-        if test_ids or seen or pubmedqa.has_conclusions(examples):
-            examples = split_source(source, "medical", test_ids)["test"]
-            if examples is None:
+    files = [one for one in sources if not _is_samples(one)]
+    reads = read_sources(files, "medical", None, options)
+    known = {} if seen is not None else trained_on
+    parts: list[Dataset | None] = [load_samples("medical_test")] if len(files) < len(sources) else []
+    wants_test = [
+        bool(test_ids) or pubmedqa.has_conclusions(read.examples) or _is_known(source, known)
+        for source, read in zip(files, reads, strict=True)
+    ]
+    tests = _split(
+        [one for one, wanted in zip(files, wants_test) if wanted],
+        [one for one, wanted in zip(reads, wants_test) if wanted],
+        test_ids,
+    )
+    for source, read, wanted in zip(files, reads, wants_test, strict=True):
+        examples: Dataset | None = read.examples
+        if wanted:
+            examples = tests.pop(0)["test"]
+            if examples is None and not test_ids:
                 raise ICFTError(
                     f"{source_name(source)}: which examples are its test part is unknown; give --test-ids, or put "
                     f"{pubmedqa.TEST_IDS_FILE} next to it"
                 )
-        parts.append(_select_labelled(examples))
-    if not (labelled := [part for part in parts if part is not None]):
-        raise ICFTError(f"{', '.join(map(source_name, sources))}: no labelled examples to evaluate on; add answers")
-    return concatenate(labelled)
+        labelled = _select(examples, lambda task, label: label >= 0)
+        if unlabelled := _size(examples) - _size(labelled):
+            warn(f"{source_name(source)}: {unlabelled} examples without an answer are not evaluated")
+        parts.append(labelled)
+    names = ", ".join(map(source_name, sources))
+    if (found := concatenate([part for part in parts if part is not None])) is None:
+        raise ICFTError(f"{names}: no labelled examples to evaluate on; add answers")
+    if seen is None:
+        return found
+    new = select_indices(found, np.flatnonzero(~np.isin(content_hashes(found), seen)).tolist())
+    if new is None:
+        raise ICFTError(f"{names}: all prompts are in the run's training or validation part; give a file with others")
+    if count := len(found) - len(new):
+        warn(f"{count} of {len(found)} examples are left out: the run's training or validation part has their prompts")
+    return new
 
 
 def file_hash(source: Source) -> str:
-    """Return the SHA-256 of a file's bytes as hex; "" for `samples`, Hub names and lists."""
-    if source == SAMPLES or not isinstance(source, str | os.PathLike) or not Path(source).is_file():
+    """Return the SHA-256 of a file's bytes as hex; "" for anything else."""
+    if _is_samples(source) or not isinstance(source, str | os.PathLike) or not Path(source).is_file():
         return ""
     with Path(source).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _split_sources(
-    sources: Sequence[Source], domain: str, test_ids: str | os.PathLike[str] | None, seed: int
-) -> tuple[list[Dataset | None], list[Dataset | None], list[Dataset | None]]:
-    """Return the train, validation and test parts of the sources, without the samples.
-
-    A group that is in the test part of any source is in no other part; one in a validation part is in no train part.
-    """
-    parts = [split_source(source, domain, test_ids, seed) for source in sources if source != SAMPLES]
-    test = {group for part in parts for group in group_hashes(part["test"])}
-    held_out = test | {group for part in parts for group in group_hashes(part["validation"])}
-    trains = [_drop_groups(part["train"], held_out) for part in parts]
-    return trains, [_drop_groups(part["validation"], test) for part in parts], [part["test"] for part in parts]
+def _is_samples(source: Source) -> bool:
+    return isinstance(source, str) and source == SAMPLES
 
 
-def _drop_groups(examples: Dataset | None, groups: set[bytes]) -> Dataset | None:
-    """Return the examples that are in none of the groups; None if there are none."""
+def _is_known(source: Source, trained_on: Mapping[str, str]) -> bool:
+    """Return True if a run's record of its sources has this one, by name or by content of the file."""
+    return source_name(source) in trained_on or file_hash(source) in set(trained_on.values()) - {""}
+
+
+def _split(
+    sources: Sequence[Source],
+    reads: Sequence[ReadSource],
+    test_ids: str | os.PathLike[str] | None,
+    seed: int = 0,
+) -> list[Splits]:
+    return [split.datasets() for split in split_sources(sources, reads, test_ids, seed)]
+
+
+def _memory_part(examples: Dataset | None, read: ReadSource) -> Dataset | None:
+    """Return the general examples that can be in the long-term memory, and count the others in the summary."""
+    usable = _select(examples, lambda task, label: task != "pair")
+    if pairs := _size(examples) - _size(usable):
+        read.summary.left_out["preference pairs of general data: the long-term memory has none"] = pairs
+    return usable
+
+
+def _select(examples: Dataset | None, keep: Callable[[str, int], bool]) -> Dataset | None:
+    """Return the examples for which `keep(task, label)` is true; None if there are none."""
     if examples is None:
         return None
-    return select_indices(examples, [i for i, group in enumerate(group_hashes(examples)) if group not in groups])
+    values = iter_columns(examples, "task", "label")
+    return select_indices(examples, [i for i, (task, label) in enumerate(values) if keep(task, label)])
 
 
-def _select_labelled(examples: Dataset | None) -> Dataset | None:
-    """Return the examples whose label is known; None if there are none."""
-    if examples is None:
-        return None
-    return select_indices(examples, [i for i, label in enumerate(column(examples, "label")) if label >= 0])
+def _size(examples: Dataset | None) -> int:
+    return 0 if examples is None else len(examples)
 
 
-def _select_unlabelled(examples: Dataset | None) -> Dataset | None:
-    """Return the examples whose label is unknown; None if there are none."""
-    if examples is None:
-        return None
-    return select_indices(examples, [i for i, label in enumerate(column(examples, "label")) if label < 0])
-
-
-def _move_pubmedqa_labels(parts: Sequence[Dataset | None]) -> tuple[list[Dataset | None], dict[str, int]]:
-    """Return the parts with PubMedQA's labels replaced by −1, and those labels by id."""
+def _move_pubmedqa_labels(
+    parts: Sequence[Dataset | None],
+) -> tuple[list[Dataset | None], dict[str, int], dict[str, Literal["samples", "pubmedqa"]]]:
+    """Return the parts with PubMedQA's labels replaced by −1, those labels by id, and DataBundle.own_lfs."""
     hidden: list[Dataset | None] = []
     gold: dict[str, int] = {}
+    own_lfs: dict[str, Literal["samples", "pubmedqa"]] = {}
     for part in parts:
         if part is not None and pubmedqa.has_conclusions(part):
             labels = zip(column(part, "id"), column(part, "label"), strict=True)
             gold |= {name: label for name, label in labels if label >= 0}
+            own_lfs |= dict.fromkeys(column(part, "id"), "pubmedqa")
             part = Dataset.from_dict({**part.to_dict(), "label": [-1] * len(part)}, features=part.features)
         hidden.append(part)
-    return hidden, gold
+    return hidden, gold, own_lfs

@@ -1,16 +1,22 @@
 """Read sources, and split them into train, validation and test without leaks."""
 
 import hashlib
+import json
 import os
-from collections.abc import Sequence
-from typing import cast
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from icft_lite.data.corpora import pubmedqa
-from icft_lite.data.readers import is_hub_name, read_ids, read_source
-from icft_lite.data.schema import Examples, Source, source_name
+from icft_lite.data.files import is_hub_name
+from icft_lite.data.readers import ReadSource, read_sources
+from icft_lite.data.schema import Examples, ReadOptions, Source, SourceSummary, source_name
 from icft_lite.data.tables import column, iter_columns
 from icft_lite.errors import ICFTError
 
@@ -20,9 +26,42 @@ HELD_OUT_SHARE = 0.1
 """The share of the labelled groups that becomes the validation part, and the test part."""
 PUBMEDQA_VALIDATION_SHARE = 0.2
 """The share of the groups of PubMedQA's release that becomes the validation part, besides its published test part."""
+COMMON_SHARE = 0.5
+"""A context or first turn that at least this share of a source's examples have is an instruction: it identifies no
+group."""
+TURN = re.compile(r"/turn\d+$")
+"""End of the id of one turn; the id before it names the conversation."""
+PARTS = ("train", "validation", "test")
 
 Splits = dict[str, Dataset | None]
 """The parts `train`, `validation` and `test` of a source. A part without examples is None."""
+
+
+@dataclass
+class Split:
+    """How one source is split."""
+
+    examples: Dataset
+    groups: list[bytes]
+    """Group of each example, see `group_hashes`."""
+    parts: list[str]
+    """Part of each example: one of PARTS, or "" if it is left out."""
+    summary: SourceSummary
+    """What was understood of the source. Examples that are left out are counted there."""
+
+    def leave_out(self, chosen: Callable[[int], bool], reason: str) -> None:
+        """Leave out the examples whose index is `chosen`."""
+        for i in range(len(self.parts)):
+            if self.parts[i] and chosen(i):
+                self.parts[i] = ""
+                self.summary.left_out[reason] = self.summary.left_out.get(reason, 0) + 1
+
+    def datasets(self) -> Splits:
+        """Return the parts as Datasets."""
+        return {
+            name: select_indices(self.examples, [i for i, part in enumerate(self.parts) if part == name])
+            for name in PARTS
+        }
 
 
 def read_examples(
@@ -31,35 +70,41 @@ def read_examples(
     domain: str = "",
     split: str | None = None,
     require: str | Sequence[str] | None = None,
+    options: ReadOptions = ReadOptions(),
 ) -> Dataset:
     """Return one or several sources as a Dataset of canonical examples (FEATURES).
 
-    source: a .jsonl, .json, .csv or .parquet path, a Hub name (`owner/name[:config][@split]`), a list of dicts, or a
-    list of paths and names. MedMCQA, PubMedQA and MedQuAD are recognized by their columns; PubMedQA adds the column
-    `long_answer`. domain: for examples that name none. split: of a Hub data set; of a file, `train`, `validation` or
-    `test` as `split_source` makes them. require: a task, or several, that every example must have.
+    source: a path, a Hub name (`owner/name[:config][@split]`), a list of dicts, a Dataset, a DataFrame, or a list of
+    paths and names, which have one answer coding. MedMCQA, PubMedQA and MedQuAD are recognized by their columns;
+    PubMedQA adds the column `long_answer`. domain: for examples that name none. split: of a Hub data set; of a file,
+    `train`, `validation` or `test` as `split_source` makes them. require: a task, or several, that every example must
+    have. options: how to read columns, answers and conversations.
 
     Raises ICFTError if a source cannot be read, has no such split or another task, or if an id occurs twice.
     """
-    if isinstance(source, list | tuple) and source and not isinstance(source[0], dict):
-        sources = cast(Sequence[Source], source)
-        return concatenate([read_examples(one, domain=domain, split=split, require=require) for one in sources])
-    if split and isinstance(source, str | os.PathLike) and not is_hub_name(source):
-        examples = split_source(source, domain=domain).get(split)
-        if examples is None:
+    many = isinstance(source, list | tuple) and bool(source) and not isinstance(source[0], dict)
+    sources = cast(Sequence[Source], source) if many else [cast(Source, source)]
+    parts = []
+    for one in sources if split else ():
+        if not isinstance(one, str | os.PathLike) or is_hub_name(one):
+            parts += [read.examples for read in read_sources([one], domain, split, options)]
+            continue
+        part = split_source(one, domain, options=options).get(cast(str, split))
+        if part is None:
             raise ICFTError(
-                f"{source}: it has no split {split!r}; a file has train, validation and test "
+                f"{one}: it has no split {split!r}; a file has train, validation and test "
                 f"(PubMedQA: with {pubmedqa.TEST_IDS_FILE} next to it)"
             )
-    else:
-        examples = read_source(cast(Source, source), domain, split)
-    if require:
-        name = source_name(cast(Source, source))
-        wanted = (require,) if isinstance(require, str) else tuple(require)
-        for number, task in enumerate(column(examples, "task"), 1):
+        parts.append(part)
+    parts = parts or [read.examples for read in read_sources(sources, domain, None, options)]
+    wanted = (require,) if isinstance(require, str) else tuple(require or ())
+    for one, examples in zip(sources, parts, strict=True):
+        for number, task in enumerate(column(examples, "task") if wanted else (), 1):
             if task not in wanted:
-                raise ICFTError(f"{name}: example {number} is a {task}; only {', '.join(wanted)} can be used here")
-    return examples
+                raise ICFTError(
+                    f"{source_name(one)}: example {number} is a {task}; only {', '.join(wanted)} can be used here"
+                )
+    return cast(Dataset, concatenate(parts))
 
 
 def read_pubmedqa(
@@ -71,58 +116,144 @@ def read_pubmedqa(
     part is None. Raises ICFTError as `split_source` does.
     """
     parts = split_source(path, domain="medical", test_ids=test_ids)
-    return concatenate([part for part in (parts["train"], parts["validation"]) if part is not None]), parts["test"]
+    rest = concatenate([part for part in (parts["train"], parts["validation"]) if part is not None])
+    return cast(Dataset, rest), parts["test"]
 
 
 def split_source(
-    source: Source, domain: str = "", test_ids: str | os.PathLike[str] | None = None, seed: int = 0
+    source: Source,
+    domain: str = "",
+    test_ids: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    options: ReadOptions = ReadOptions(),
 ) -> Splits:
-    """Return the train, validation and test parts of one source: 80, 10 and 10 % of its labelled groups.
+    """Return the train, validation and test parts of one source, as `split_sources` makes them."""
+    (split,) = split_sources([source], read_sources([source], domain, None, options), test_ids, seed)
+    return split.datasets()
 
-    A group is all examples with the same entity, else with the same context, else with the same prompt. A group is in
-    one part only, so that nothing tested is trained on. The order of the groups' hashes decides their parts, so the
-    split does not depend on the order of the examples. Unlabelled examples are in train, unless their group is held
-    out.
 
-    test_ids: a file with the ids of the test examples, instead of a random test part. PubMedQA's original release has
-    a test part only with `test_ids` or with test_ground_truth.json next to it; 20 % of its other groups are for
-    validation.
+def split_sources(
+    sources: Sequence[Source],
+    reads: Sequence[ReadSource],
+    test_ids: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> list[Split]:
+    """Return how each source is split into train, validation and test: 80, 10 and 10 % of its labelled groups.
 
-    Raises ICFTError if the source cannot be read, has only one or two labelled groups, or has none of the test ids.
+    A group (see `group_hashes`) is in one part only, so that nothing tested is trained on; a group that one source
+    holds out is in no train part of another. The order of the groups' hashes decides their parts, so the split does
+    not depend on the order of the examples. Unlabelled examples are in train, unless their group is held out. Examples
+    that are left out are counted in the source's summary.
+
+    reads: the sources as `read_sources` returns them. test_ids: a file with the ids of all test examples, instead of
+    random test parts. PubMedQA's original release has a test part only with `test_ids` or with test_ground_truth.json
+    next to it; 20 % of its other groups are for validation.
+
+    Raises ICFTError if a source has only one or two labelled groups, or if a test id is in none of them.
     """
-    examples = read_examples(source, domain=domain)
+    ids = _test_ids(sources, reads, test_ids)
+    splits = [
+        _split(source, read, own, has_test_ids=bool(test_ids), seed=seed)
+        for source, read, own in zip(sources, reads, ids, strict=True)
+    ]
+    test = {key for split in splits for key in _keys(split, "test")}
+    held_out = test | {key for split in splits for key in _keys(split, "validation")}
+    for split in splits:
+        for part, keys in (("train", held_out), ("validation", test)):
+            inside = [name == part and group in keys for name, group in zip(split.parts, split.groups, strict=True)]
+            split.leave_out(inside.__getitem__, "another source holds out their group")
+    return splits
+
+
+def _split(source: Source, read: ReadSource, ids: set[str], has_test_ids: bool, seed: int) -> Split:
+    """Return the split of one source by itself. ids: those of its test examples."""
+    examples = read.examples
     from_release = pubmedqa.is_from_release(source, examples)
-    if from_release and test_ids is None:
-        test_ids = pubmedqa.published_test_ids(source)
-    ids = read_ids(test_ids) if test_ids else set()
     labels, groups = column(examples, "label"), group_hashes(examples, seed)
     in_test = [name in ids for name in column(examples, "id")] if ids else [False] * len(examples)
-    if test_ids and not any(in_test):
-        raise ICFTError(f"{test_ids}: none of its ids is in {source_name(source)}; give the ids of test examples there")
     fixed = {group for group, chosen in zip(groups, in_test, strict=True) if chosen}
     free = {group for group, label in zip(groups, labels, strict=True) if label >= 0} - fixed
-    if 0 < len(free) < 3:
+    if 0 < len(free) < 3 and not has_test_ids:
         raise ICFTError(
             f"{source_name(source)}: {len(free)} different labelled prompts; at least 3 are needed to hold some out"
         )
     order = sorted(free)
     share = PUBMEDQA_VALIDATION_SHARE if from_release else HELD_OUT_SHARE
-    size = min(MAX_HELD_OUT_GROUPS, max(1, round(len(order) * share)))
-    test_size = 0 if from_release or ids else size
-    test, validation = set(order[:test_size]), set(order[test_size : test_size + size])
-    indices: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for i, (chosen, label, group) in enumerate(zip(in_test, labels, groups, strict=True)):
-        if chosen or group in test:
-            part = "test"
-        elif group in validation:
-            part = "validation"
-        elif group in fixed:
-            continue
-        else:
-            part = "train"
-        if label >= 0 or part == "train":
-            indices[part].append(i)
-    return {part: select_indices(examples, chosen) for part, chosen in indices.items()}
+    size = min(MAX_HELD_OUT_GROUPS, max(1, round(len(order) * share))) if len(order) > 2 else 0
+    test_size = 0 if from_release or ids or has_test_ids else size
+    held_out = dict.fromkeys(order[:test_size], "test")
+    held_out |= dict.fromkeys(order[test_size : test_size + size], "validation")
+    parts = ["test" if chosen else held_out.get(group, "train") for chosen, group in zip(in_test, groups, strict=True)]
+    split = Split(examples, groups, parts, read.summary)
+    split.leave_out(lambda i: groups[i] in fixed and not in_test[i], "a test example is in their group")
+    split.leave_out(lambda i: labels[i] < 0 and parts[i] != "train", "without an answer, and in a held-out group")
+    return split
+
+
+def _test_ids(
+    sources: Sequence[Source], reads: Sequence[ReadSource], path: str | os.PathLike[str] | None
+) -> list[set[str]]:
+    """Return the ids of the test examples of each source.
+
+    Raises ICFTError if an id of the file `path` is in none of the sources. Ids of rows that a reader leaves out cannot
+    be told from misspelt ones, so there may be as many unknown ids as such rows.
+    """
+    given = read_test_ids(path) if path else set()
+    names_of = [column(read.examples, "id") if given else [] for read in reads]
+    named = [{name: given & {name, TURN.sub("", name)} for name in names} for names in names_of]
+    own = [{name for name, ids in one.items() if ids} for one in named]
+    if missing := sorted(given.difference(*(ids for one in named for ids in one.values()))):
+        names = ", ".join(map(source_name, sources))
+        if len(missing) == len(given):
+            raise ICFTError(
+                f"{path}: none of its ids is in {names}; give ids of examples there (found {', '.join(missing[:3])})"
+            )
+        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        text = f"{path}: {len(missing)} of its {len(given)} ids are in none of {names} ({shown})"
+        if len(missing) > sum(sum(read.summary.left_out.values()) for read in reads):
+            raise ICFTError(f"{text}; correct or remove them")
+        reads[0].summary.notes.append(f"{text}; their rows may be among those that are left out.")
+    for i, (source, read) in enumerate(zip(sources, reads, strict=True)):
+        published = pubmedqa.published_test_ids(source) if pubmedqa.is_from_release(source, read.examples) else None
+        if published and not own[i]:
+            own[i] = read_test_ids(published) & set(column(read.examples, "id"))
+            if not own[i]:
+                raise ICFTError(f"{published}: none of its ids is in {source_name(source)}; remove it, or fix it")
+    return own
+
+
+def read_test_ids(path: str | os.PathLike[str]) -> set[str]:
+    """Return the ids in a file: a JSON object from ids, a list of ids or of objects with `id`, or an id on each line.
+
+    A line may be a JSON object with `id` too. Raises ICFTError.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ICFTError(f"{path}: test ids cannot be read ({type(error).__name__}); give a text or JSON file") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    found = _parsed(text)
+    if isinstance(found, dict) and "id" not in found:
+        found = list(found)
+    items = found if isinstance(found, list) else [_parsed(line) if line[0] == "{" else line for line in lines]
+    ids = {_id(item.get("id") if isinstance(item, dict) else item) for item in items}
+    if None in ids or not ids:
+        raise ICFTError(f"{path}: no test ids were found; give a JSON list of ids, or one id on each line")
+    return cast(set[str], ids)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _id(value: Any) -> str | None:
+    """Return an id as the text that examples have; None if it is no id. A number equals its text."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, str | int | float) else None
 
 
 def concatenate(parts: Sequence[Dataset]) -> Dataset | None:
@@ -140,20 +271,48 @@ def check_unique_ids(parts: Sequence[Examples]) -> None:
         seen |= ids
 
 
-def group_hashes(examples: Examples | None, seed: int = 0) -> list[bytes]:
-    """Return the group of each example as a hash of 32 bytes; [] for None.
+def group_hashes(examples: Examples, seed: int = 0) -> list[bytes]:
+    """Return the group of each example of one source as a hash of 32 bytes.
 
     Examples of one group must not be in two parts of a split: those with the same entity, else with the same context,
-    else with the same turns. Case and white space are ignored. Sorted, the hashes are a random order that `seed` sets.
+    else those of one conversation (the turns of one begin with the turns of the other), else with the same turns. A
+    context or a first turn that at least COMMON_SHARE of the examples have is an instruction, and is not counted. Case
+    and white space are ignored. Sorted, the hashes are a random order that `seed` sets.
     """
-    if examples is None:
-        return []
-    keys = (
-        entity or context or " ".join([*(turn["content"] for turn in history), prompt])
-        for entity, context, prompt, history in iter_columns(examples, "entity", "context", "prompt", "history")
-    )
-    # The text that is hashed decides every split: changing it changes what is held out.
-    return [hashlib.sha256(f"{seed}:{' '.join(key.lower().split())}".encode()).digest() for key in keys]
+
+    def digest(key: str) -> bytes:
+        # The text that is hashed decides every split: changing it changes what is held out.
+        return hashlib.sha256(f"{seed}:{' '.join(key.lower().split())}".encode()).digest()
+
+    keys: list[list[bytes]] = []  # of each example, from the widest group to the narrowest
+    known: set[bytes] = set()
+    for entity, context, prompt, history in iter_columns(examples, "entity", "context", "prompt", "history"):
+        if entity:
+            keys.append([digest(entity)])
+            continue
+        chain = [digest(turns) for turns in _user_turns(history, prompt)]
+        known.add(chain[-1])
+        if context:
+            chain.insert(0, digest(context))
+            known.add(chain[0])
+        keys.append(chain)
+    counts = Counter(key for chain in keys if len(chain) > 1 for key in set(chain) & known)
+    common = {key for key, count in counts.items() if count > 1 and count >= COMMON_SHARE * len(keys)}
+    return [next((key for key in chain if key in known and key not in common), chain[-1]) for chain in keys]
+
+
+def _user_turns(history: Sequence[dict[str, str]], prompt: str) -> Iterator[str]:
+    """Yield the conversation up to each user turn; the last one is the whole."""
+    texts: list[str] = []
+    for turn in history:
+        texts.append(turn["content"])
+        if turn["role"] == "user":
+            yield " ".join(texts)
+    yield " ".join([*texts, prompt])
+
+
+def _keys(split: Split, part: str) -> Iterator[bytes]:
+    return (group for group, name in zip(split.groups, split.parts, strict=True) if name == part)
 
 
 def select_indices(examples: Dataset, indices: Sequence[int]) -> Dataset | None:

@@ -23,12 +23,22 @@ _encode_json = json.JSONEncoder(
 
 def to_dataset(examples: Iterable[Example], extra: Iterable[str] = ()) -> Dataset:
     """Return canonical examples as a Dataset; `extra` names further columns, of text."""
+    return from_table(to_table(examples, extra))
+
+
+def to_table(examples: Iterable[Example], extra: Iterable[str] = ()) -> pa.Table:
+    """Return canonical examples as an Arrow table; `extra` names further columns, of text."""
     schema = Features(FEATURES | {name: TEXT for name in extra}).arrow_schema
     examples, batches = iter(examples), []
     while batch := list(islice(examples, BATCH)):
         batches.append(pa.RecordBatch.from_pylist(batch, schema))
+    return pa.Table.from_batches(batches, schema)
+
+
+def from_table(table: pa.Table) -> Dataset:
+    """Return a table of `to_table` as a Dataset."""
     # The fingerprint is random, since the one that Dataset computes pickles every example.
-    return Dataset(pa.Table.from_batches(batches, schema), fingerprint=uuid4().hex[:16])
+    return Dataset(table, fingerprint=uuid4().hex[:16])
 
 
 def column(examples: Examples, name: str) -> list[Any]:

@@ -18,7 +18,8 @@ from icft_lite.data.schema import Example
 from icft_lite.errors import ICFTError
 from icft_lite.memory.entries import NOT_ENCODED, MemoryEntry, Source
 from icft_lite.memory.policies import POLICIES, water_fill
-from icft_lite.memory.teachers import choose_teachers, rounding_error
+from icft_lite.memory.teachers import check_space, choose_teachers, rounding_error
+from icft_lite.modeling.base import head_weight
 from icft_lite.modeling.encoding import Encoded, TooLong, supervise_prompt
 from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.utils.distributed import on_main_process
@@ -105,12 +106,14 @@ class LongTermMemory:
     def refresh(self, model: PeftModel, cache: OutputCache | None = None) -> dict[str, float]:
         """Choose the teacher of each entry and store its states (`teachers.choose_teachers`).
 
-        Returns the share of entries per teacher, {"memory": share, "base": share}; {} for an empty memory.
+        Returns the share of entries per teacher, {"memory": share, "base": share}; {} for an empty memory. Raises
+        ICFTError if the states do not fit (`teachers.check_space`).
         """
         if not self.entries:
             return {}
-        encoded = [entry.encoded for entry in self.entries]
-        for entry, choice in zip(self.entries, choose_teachers(model, encoded, cache, self.teacher_dtype)):
+        encoded, store = [entry.encoded for entry in self.entries], cache or OutputCache(model)
+        on_main_process(lambda: check_space(encoded, head_weight(model).shape[1], store, self.teacher_dtype))
+        for entry, choice in zip(self.entries, choose_teachers(model, encoded, store, self.teacher_dtype)):
             entry.teacher, entry.states = choice
         share = sum(entry.teacher == "memory" for entry in self.entries) / len(self.entries)
         return {"memory": share, "base": 1 - share}

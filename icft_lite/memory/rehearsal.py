@@ -5,6 +5,7 @@ Pseudo-rehearsal (Robins, 1995) replaces missing general data by data that the b
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 import torch
@@ -16,8 +17,8 @@ from icft_lite.data.tables import iter_examples
 from icft_lite.memory.long_term import OFFER_BATCH_SIZE, LongTermMemory
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import head_weight
-from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.generation import generate
+from icft_lite.modeling.encoding import Encoder, encode_examples
+from icft_lite.modeling.generation import generate, generate_ids, stop_token_ids
 from icft_lite.utils.distributed import on_main_process
 
 MIN_TEMPLATE_PROMPTS = 5
@@ -59,18 +60,20 @@ def answer_with_base(
     """Yield examples as the memory stores them: each with one response (task `response`).
 
     It is the correct response, or the greedy reply of the active model where the label is unknown (−1). Preference
-    pairs are left out. Examples are read and answered in batches, so `given` may be larger than memory.
+    pairs are left out, and examples without an answer that do not fit `max_length`. Examples are read and answered in
+    batches, so `given` may be larger than memory.
     """
     remaining = iter_examples(given)
     while batch := [dict(example) for example in islice(remaining, OFFER_BATCH_SIZE)]:
-        if unanswered := [example for example in batch if example["label"] < 0]:
-            replies = on_main_process(lambda: generate(model, tokenizer, encoder, unanswered))
+        unanswered, _, _ = encode_examples([example for example in batch if example["label"] < 0], encoder)
+        if unanswered:
+            replies = on_main_process(partial(generate, model, tokenizer, encoder, unanswered))
             for example, reply in zip(unanswered, replies):
                 example.update(responses=[reply], label=0, task="response")
         yield from (
             {**example, "task": "response", "responses": [example["responses"][example["label"]]], "label": 0}
             for example in batch
-            if example["task"] != "pair"
+            if example["task"] != "pair" and example["label"] >= 0
         )
 
 
@@ -86,36 +89,36 @@ def generate_self_prompts(
 ) -> list[Example]:
     """Let the active model generate prompts and answer them (pseudo-rehearsal; Robins, 1995).
 
-    The model continues an empty user turn, as in Magpie (Xu et al., 2024). Prompts are sampled at temperature 1 from
-    `seed` and do not affect random numbers elsewhere; answers are greedy.
+    The model continues an empty user turn, as in Magpie (Xu et al., 2024), until it writes what the chat template
+    writes after the user's text. Prompts are sampled at temperature 1 among the 50 most likely tokens, from `seed`, and
+    do not affect random numbers elsewhere; answers are greedy.
 
-    count: prompts to sample, rounded up to a multiple of `batch_size` where it is larger. Duplicates, unfinished
-    prompts, and examples with a text for which `blocked(text)` is true are discarded, so fewer may be returned.
-    batch_size: sequences generated together. max_tokens: maximum number of tokens of a prompt; an answer has at most
-    half as many. Returns canonical examples with ids `self-0`, `self-1`, ….
+    count: prompts to sample. Duplicates, unfinished prompts, and examples with a text for which `blocked(text)` is true
+    are discarded, so fewer may be returned. batch_size: sequences generated together. max_tokens: maximum number of
+    tokens of a prompt; an answer has at most half as many. Returns canonical examples with ids `self-0`, `self-1`, ….
     """
-    start, (stop, *_) = encoder.chat_format.user_turn_ids()
+    chat_format = encoder.chat_format
+    before, after = chat_format.user_turn()
+    (start,) = chat_format.token_ids([before])
+    end, stop_ids, settings = after.strip(), stop_token_ids(model, chat_format), {}
+    if found := chat_format.control.search(end):
+        end = end[: found.end()]
+        stop_ids = [*stop_ids, tokenizer.convert_tokens_to_ids(found[0])]
+    else:  # the template ends the user's turn with plain text
+        settings = dict(stop_strings=[end], tokenizer=tokenizer)
     prompts: dict[str, None] = {}  # a set in order of generation
     device = head_weight(model).device
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        for _ in range(0, count, batch_size):
-            ids = torch.tensor([start] * min(batch_size, count), device=device)
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                use_cache=True,
-                max_new_tokens=max_tokens,
-                eos_token_id=[tokenizer.eos_token_id, stop],
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            for generated in out[:, len(start) :].tolist():
-                if stop in generated:
-                    prompt = tokenizer.decode(generated[: generated.index(stop)], skip_special_tokens=True).strip()
-                    if prompt and not blocked(prompt):
-                        prompts[prompt] = None
-    examples = [_unanswered(n, prompt) for n, prompt in enumerate(prompts)]
+        for done in range(0, count, batch_size):
+            ids = torch.tensor([start] * min(batch_size, count - done), device=device)
+            sampling = dict(do_sample=True, top_k=50, max_new_tokens=max_tokens, **settings)
+            for generated in generate_ids(model, ids, torch.ones_like(ids), stop_ids, **sampling):
+                prompt, finished, _ = tokenizer.decode(generated).partition(end)
+                prompt = chat_format.special.sub("", prompt).strip()
+                if finished and prompt and not blocked(prompt):
+                    prompts[prompt] = None
+    examples, _, _ = encode_examples([_unanswered(n, prompt) for n, prompt in enumerate(prompts)], encoder)
     answers = generate(model, tokenizer, encoder, examples, max_new_tokens=max_tokens // 2, batch_size=batch_size)
     return [
         {**example, "responses": [answer]}

@@ -5,15 +5,18 @@ base with the slow adapter, whichever gives the stored response the higher likel
 cached: the frozen head turns them into the teacher's logits, so training needs no second forward pass.
 """
 
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
 
+from icft_lite.errors import ICFTError
 from icft_lite.memory.entries import MemoryEntry, Teacher
 from icft_lite.modeling.adapters import adapter_tensors, use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_pass
@@ -25,6 +28,7 @@ from icft_lite.utils.distributed import on_main_process
 
 ADAPTERS: dict[Teacher, str | None] = {"base": None, "memory": "slow"}
 """The adapter of each teacher. Ties are broken by this order."""
+GIB = 2**30
 
 
 class TeacherChoice(NamedTuple):
@@ -65,6 +69,33 @@ def choose_teachers(
         best = max(candidates, key=lambda teacher: candidates[teacher][1][i])
         choices.append(TeacherChoice(best, candidates[best][0][i]))
     return choices
+
+
+def check_space(encoded: Sequence[Encoded], hidden: int, cache: OutputCache, dtype: torch.dtype) -> str:
+    """Estimate the size of the teacher states of examples; return a sentence about it if they are not held in memory.
+
+    hidden: values per token. Raises ICFTError if the states do not fit the memory or the disk. There are two teachers,
+    and the old files of one are removed only after the new ones are written.
+    """
+    tokens = sum(len(one.tokens) for one in encoded)
+    size = tokens * hidden * dtype.itemsize
+    text = (
+        f"teacher states: {len(encoded)} examples with {tokens} tokens of {hidden} × {dtype.itemsize} bytes "
+        f"take {size / GIB:.2g} GiB per teacher"
+    )
+    in_memory = cache.folder is None or size <= cache.max_memory_bytes
+    needs = {"memory": (2 * size, psutil.virtual_memory().available)} if in_memory else {}
+    if cache.folder is not None:
+        existing = next(path for path in (cache.folder, *cache.folder.parents) if path.exists())
+        written = sum(path.stat().st_size for path in cache.folder.glob("states-*"))
+        needs["disk"] = 3 * size, shutil.disk_usage(existing).free + written
+    for where, (needed, free) in needs.items():
+        if needed > free:
+            raise ICFTError(
+                f"{text}, and the run needs {needed / GIB:.2g} GiB of {where}, but {free / GIB:.2g} GiB are free; "
+                f"lower long_term.size, or set loss.consistency_tokens=response or runtime.teacher_dtype=bfloat16"
+            )
+    return "" if in_memory else f"{text}; they are memory-mapped from the run's folder"
 
 
 def rounding_error(model: PeftModel, entries: Sequence[MemoryEntry]) -> float:

@@ -7,38 +7,69 @@ The adapter `fast` is trained by gradient descent (short-term memory). The adapt
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from icft_lite.errors import ICFTError
+from icft_lite.modeling.base import backbone
 
 
 def add_adapters(model: PreTrainedModel, rank: int = 32, alpha: int = 64, seed: int = 0) -> PeftModel:
     """Add two LoRA adapters, `fast` (active) and `slow`, to every linear layer except the output head.
 
     Both have the same A, drawn from `seed`, and B = 0, so the model's outputs do not change. Random numbers outside
-    this function are not affected.
+    this function are not affected. Raises ICFTError if PEFT cannot add adapters to the model.
     """
+    targets, others = linear_layers(model)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # data: PEFT's name
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules=targets,
+        exclude_modules=others or None,
         task_type="CAUSAL_LM",
     )
-    devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices):
+    devices, kind = list(range(torch.cuda.device_count())), model.config.model_type
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out")  # PEFT sets it for the transposed layers of GPT-2
         torch.manual_seed(seed)
-        model = get_peft_model(model, config, adapter_name="fast", autocast_adapter_dtype=True)
-        model.add_adapter("slow", config)
+        try:
+            model = get_peft_model(model, config, adapter_name="fast", autocast_adapter_dtype=True)
+            model.add_adapter("slow", config)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise ICFTError(
+                f"model: PEFT cannot add LoRA adapters to every linear layer of {kind}; choose another base"
+            ) from error
     for config in model.peft_config.values():
         config.target_modules = sorted(config.target_modules)  # the order of a set differs from process to process
     copy_adapter(model, "fast", "slow")
     activate_adapter(model, "fast")
     return model
+
+
+def linear_layers(model: PreTrainedModel) -> tuple[list[str], list[str]]:
+    """Return (the names of the linear layers of the text transformer, without their paths; layers to exclude).
+
+    The latter are full names of layers elsewhere, such as a vision tower, that have one of these names. Text never
+    passes through them, so they get no gradient. Names that PEFT gives to fused experts when it loads an adapter are
+    left out: `gate_proj` of a shared expert would be loaded as another layer.
+    """
+    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+    inside = set(backbone(model).modules())
+    targets = {name.rpartition(".")[2] for name, layer in linear.items() if layer in inside}
+    others = [name for name, layer in linear.items() if layer not in inside and name.rpartition(".")[2] in targets]
+    loaded = LoraConfig(target_modules=targets)
+    convert_peft_config_for_transformers(loaded, model, None)
+    return sorted(targets & set(loaded.target_modules)), others
 
 
 def lora_layers(model: PeftModel) -> dict[str, LoraLayer]:
@@ -164,7 +195,8 @@ def save_adapter(model: PeftModel, name: str, folder: str | Path) -> None:
     PEFT writes adapters that are not called `default` to a subfolder; their files are moved up to `folder`.
     """
     folder = Path(folder)
-    model.save_pretrained(folder, selected_adapters=[name], safe_serialization=True)
+    # save_embedding_layers=False: PEFT would look for the base on the Hub to see whether its embeddings were resized.
+    model.save_pretrained(folder, selected_adapters=[name], safe_serialization=True, save_embedding_layers=False)
     for file in (folder / name).iterdir():
         file.replace(folder / file.name)
     (folder / name).rmdir()

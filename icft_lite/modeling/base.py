@@ -10,24 +10,32 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.integrations.bitsandbytes import Bnb4bitDeserialize
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
 
 from icft_lite.compat import renamed_keywords
-from icft_lite.errors import ICFTError
+from icft_lite.errors import ICFTError, short_reason
 from icft_lite.utils.hardware import hardware
 
 TINY = Path(__file__).parent.parent / "tiny"
 """Folder of the embedded base model."""
 HASHED_BYTES = 2**22
 """How many bytes at the start and at the end of a weight file `model_fingerprint` hashes."""
+HEAD_FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
+"""Settings by which some families multiply (1) or divide (−1) their logits; `hidden_states` has the factor."""
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -70,31 +78,38 @@ def load_base(
     """Load a causal language model, frozen and in eval mode, and its tokenizer.
 
     name: `tiny` (the embedded model), a folder with a saved model, or a Hub name. load_in_4bit: quantize the weights to
-    NF4 with double quantization (Dettmers et al., 2023, "QLoRA"). device: "cpu" or "cuda"; default: the GPU if there is
-    one. Computes in `hardware()["dtype"]` on a GPU, in float32 on a CPU.
-    Returns (model, tokenizer). Raises ICFTError if the model cannot be loaded, its output head is not supported, or its
-    layers cannot be used in 4 bits on a CPU.
+    NF4 with double quantization (Dettmers et al., 2023, "QLoRA"). Weights that are stored in 4 bits are used as they
+    are, or dequantized if it is False. device: "cpu" or "cuda"; default: the GPU if there is one. Computes in
+    `hardware()["dtype"]` on a GPU, in float32 on a CPU.
+    Returns (model, tokenizer). Raises ICFTError if the model cannot be loaded, its architecture, quantization or output
+    head is not supported, or its layers cannot be used in 4 bits on a CPU.
     """
     hf_logging.disable_progress_bar()
     machine = hardware()
     device = device or machine["device"]
     dtype = getattr(torch, machine["dtype"]) if device != "cpu" else torch.float32
     tokenizer = load_tokenizer(name)
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+    path = str(TINY) if name == "tiny" else name
+    with _loading_errors(name):
+        config = AutoConfig.from_pretrained(path)
+    stored_in_4bit, settings = check_architecture(name, config), dict[str, Any]()
+    if load_in_4bit and not stored_in_4bit:  # as None, the setting would hide how stored weights are quantized
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
     with _loading_errors(name):
         model = AutoModelForCausalLM.from_pretrained(
-            str(TINY) if name == "tiny" else name,
-            dtype=dtype,
-            device_map={"": device},
-            quantization_config=quantization if load_in_4bit else None,
-            use_safetensors=True,
+            path, dtype=dtype, device_map={"": device}, use_safetensors=True, **settings
         )
-    check_head(model)
-    check_four_bit(model)
+    model.name_or_path = model.config.name_or_path = (
+        name  # an adapter's configuration names its base: `tiny`, not a folder of this machine
+    )
     model.requires_grad_(False).eval()
     model.config.use_cache = False
+    if not load_in_4bit:  # the weights may be stored in 4 bits
+        model = dequantize_base(model)
+    check_four_bit(model)
+    check_head(model)
     return model, tokenizer
 
 
@@ -109,12 +124,25 @@ def dequantize_base(model: PreTrainedModel, max_bytes: float = math.inf) -> PreT
     """
     if not getattr(model, "is_quantized", False) or model.num_parameters() * model.dtype.itemsize > max_bytes:
         return model
+    transposed = [name for name, layer in model.named_modules() if getattr(layer, "source_cls", None) is Conv1D]
     verbosity = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()  # `dequantize` would log the dtype
     try:
-        return model.dequantize()
+        model = model.dequantize()
     finally:
         hf_logging.set_verbosity(verbosity)
+    for name in transposed:  # GPT-2 stores its weights as [in, out]; `dequantize` leaves them as [out, in]
+        linear = model.get_submodule(name)
+        layer = Conv1D(linear.out_features, linear.in_features)
+        layer.weight, layer.bias = nn.Parameter(linear.weight.T.contiguous()), linear.bias
+        model.set_submodule(name, layer)
+    if conversions := getattr(model, "_weight_conversions", None):  # `save_pretrained` reverts them; not this one
+        model._weight_conversions = [
+            one
+            for one in conversions
+            if not any(isinstance(step, Bnb4bitDeserialize) for step in getattr(one, "operations", ()))
+        ]
+    return model.requires_grad_(False)
 
 
 @contextlib.contextmanager
@@ -122,60 +150,116 @@ def _loading_errors(name: str) -> Iterator[None]:
     """Turn the exceptions of transformers into an ICFTError of one line."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each architecture and each missing package fails in its own way
         raise ICFTError(
-            f"model {name!r}: cannot be loaded ({first_line}); use `tiny`, a folder with a saved model, "
+            f"model {name!r}: cannot be loaded ({short_reason(error)}); use `tiny`, a folder with a saved model, "
             f"or a Hub name while online"
         ) from error
 
 
-def check_head(model: PreTrainedModel) -> None:
-    """Raise ICFTError if the logits are not exactly weight·hidden, as the losses on cached states require."""
-    config, head = model.config, model.get_output_embeddings()
-    for setting, neutral in (("final_logit_softcapping", None), ("logit_scale", None), ("logits_scaling", 1.0)):
-        value = getattr(config, setting, None)
-        if value is not None and value != neutral and value != 1.0:
-            raise ICFTError(
-                f"model: {config.model_type} scales or caps its logits ({setting} = {value}), "
-                f"which the losses do not support; choose another base"
-            )
-    if head is None or getattr(head, "bias", None) is not None:
+def check_architecture(name: str, config: PreTrainedConfig) -> bool:
+    """Return whether the weights are stored in 4 bits by bitsandbytes.
+
+    Raises ICFTError for a model that is no causal language model, and for any other stored quantization.
+    """
+    if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = "an encoder-decoder model" if config.is_encoder_decoder else "no causal language model"
         raise ICFTError(
-            f"model: {config.model_type} has no linear output head without bias, "
-            f"which the losses require; choose another base"
+            f"model {name!r}: {config.model_type} is {kind}; choose a decoder-only model with an output head "
+            f"(one that AutoModelForCausalLM loads)"
+        )
+    stored = getattr(config, "quantization_config", None)
+    if stored is None:
+        return False
+    stored = stored if isinstance(stored, dict) else stored.to_dict()
+    if stored.get("load_in_4bit"):
+        return True
+    method = stored.get("quant_method", "an unknown format")
+    bits = " in 8 bits" if stored.get("load_in_8bit") else ""
+    raise ICFTError(
+        f"model {name!r}: its weights are stored quantized ({method}{bits}), which icft_lite does not train on; "
+        f"use the model's unquantized version (it is quantized to 4 bits on loading), or one stored in 4 bits by "
+        f"bitsandbytes"
+    )
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Raise ICFTError if the logits are not exactly factor·weight·hidden, as the losses on cached states require.
+
+    It compares the model's own logits with such products, on hidden states that are large enough to show a soft cap.
+    """
+    head, kind = model.get_output_embeddings(), model.config.model_type
+    if head is None or getattr(head, "bias", None) is not None or backbone(model) is model:
+        raise ICFTError(
+            f"model: {kind} has no linear output head without bias, which the losses require; choose another base"
+        )
+    states: list[torch.Tensor] = []
+
+    def enlarge(module: nn.Module, args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state * 64
+        states.append(output.last_hidden_state * head_factor(model))
+        return output
+
+    hook = backbone(model).register_forward_hook(enlarge)
+    try:
+        ids = torch.arange(4, 8, device=head.weight.device)[None]
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+        raise ICFTError(
+            f"model: {kind} cannot be run ({short_reason(error)}); try --no-4bit (load_in_4bit=False), "
+            f"or choose another base"
+        ) from error
+    finally:
+        hook.remove()
+    expected = (states[0] @ head.weight.T).float()
+    if (logits - expected).norm() > 0.02 * expected.norm():  # 16-bit products differ by less than 0.01
+        settings = model.config.get_text_config().to_dict()
+        names = [f"{key} = {value}" for key, value in settings.items() if "logit" in key and value not in (None, 1.0)]
+        raise ICFTError(
+            f"model: {kind} scales or caps its logits ({', '.join(names) or 'in its own code'}), "
+            f"which the losses do not support; choose another base"
         )
 
 
 def check_four_bit(model: PreTrainedModel) -> None:
-    """Raise ICFTError if a 4-bit layer on a CPU would compute wrong results; turn off a harmful CPU fast path."""
+    """Raise ICFTError if no layer of a 4-bit model is in 4 bits, or if one would compute wrong results on a CPU.
+
+    Set all 4-bit layers to compute in the model's dtype (weights that are stored in 4 bits name another one), and turn
+    off a harmful fast path of CPUs.
+    """
     # bitsandbytes 0.50.2 with torch 2.13.0, measured on a CPU with AVX512: weights whose rows have 32, 80, 96 or 160
     # values are stored correctly, but products with them are 20 to 40 % off (the error of NF4 itself: 9 %). The kernel
     # assumes in_features // 64 scales per row, whereas each scale covers 64 values regardless of rows. Widths of 64,
     # 128, 192, 320, 512, 576 and 896 are correct.
-    for name, layer in model.named_modules():
-        weight = getattr(layer, "weight", None)
-        if (
-            weight is not None
-            and hasattr(weight, "quant_state")
-            and weight.device.type == "cpu"
-            and layer.in_features % 64
-        ):
+    layers = {
+        name: layer for name, layer in model.named_modules() if hasattr(getattr(layer, "weight", None), "quant_state")
+    }
+    if getattr(model, "is_quantized", False) and not layers:
+        raise ICFTError(
+            f"model: {model.config.model_type} has no layer that bitsandbytes can hold in 4 bits; "
+            f"use --no-4bit (load_in_4bit=False)"
+        )
+    for name, layer in layers.items():
+        if layer.weight.device.type == "cpu" and layer.in_features % 64:
             raise ICFTError(
                 f"model: layer {name} has {layer.in_features} input features, which is not a multiple of 64, and "
                 f"bitsandbytes computes such layers wrongly in 4 bits on a CPU; use --no-4bit (load_in_4bit=False)"
             )
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            # On CPUs with AVX512-BF16, bitsandbytes 0.50.2 (nn/modules.py) repacks the weights permanently at the first
-            # inference. Later training steps get wrong gradients through the repacked weights: in all but the last
-            # layer they were off by 60 to 100 % (measured on an AMD EPYC of 2024).
-            layer.support_avx512bf16_for_cpu = False
+        # On CPUs with AVX512-BF16, bitsandbytes 0.50.2 (nn/modules.py) repacks the weights permanently at the first
+        # inference. Later training steps get wrong gradients through the repacked weights: in all but the last
+        # layer they were off by 60 to 100 % (measured on an AMD EPYC of 2024).
+        layer.support_avx512bf16_for_cpu = False
+        layer.compute_dtype = model.dtype
 
 
 def backbone(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Return the transformer below the output head, adapters included."""
+    """Return the text transformer below the output head, adapters included."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return base.base_model
+    decoder = base.get_decoder()
+    return decoder if decoder is not base else getattr(base, "model", base)
 
 
 def max_tokens_per_pass(device: torch.device | str) -> int:
@@ -191,15 +275,42 @@ def head_weight(model: PreTrainedModel | PeftModel) -> torch.Tensor:
     return model.get_output_embeddings().weight
 
 
+def head_factor(model: PreTrainedModel | PeftModel) -> float:
+    """Return the number by which the model multiplies weight·hidden to get its logits: 1.0 for most families."""
+    settings = model.config.get_text_config()
+    values = {name: getattr(settings, name, None) for name in HEAD_FACTORS}
+    return math.prod(value ** HEAD_FACTORS[name] for name, value in values.items() if value)
+
+
 def hidden_states(model: PreTrainedModel | PeftModel, batch: Mapping[str, Any]) -> torch.Tensor:
     """Return the final hidden states (after the last norm) of a batch from `packing.join_batch`.
 
-    Shape [rows, length, hidden], in the dtype that the model computes in.
+    They are multiplied by `head_factor`, so that logits are the product with `head_weight`. Shape [rows, length,
+    hidden], in the dtype that the model computes in.
     """
-    mask = batch["attention_mask"]
+    mask, transformer = batch["attention_mask"], backbone(model)
     if mask.is_floating_point():  # additive mask (packing, shared prompts): attention requires its own dtype
-        dtype = backbone(model).dtype
-        mask = mask.to(dtype).clamp_min(torch.finfo(dtype).min)
-    return backbone(model)(
-        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch.get("position_ids"), use_cache=False
-    ).last_hidden_state
+        mask = mask.to(transformer.dtype).clamp_min(torch.finfo(transformer.dtype).min)
+        mask = layer_masks(transformer.config, mask, batch["position_ids"])
+    kwargs = {"position_ids": batch["position_ids"]} if "position_ids" in batch else {}  # some families take none
+    states = transformer(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False, **kwargs).last_hidden_state
+    factor = head_factor(model)
+    return states if factor == 1 else states * factor
+
+
+def layer_masks(
+    config: PreTrainedConfig, mask: torch.Tensor, position_ids: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Return the additive mask [rows, 1, length, length] as the model's layers need it.
+
+    A mask of our own replaces the model's, and with it the sliding window: layers that have one attend to the last
+    `sliding_window` positions only. Models with both kinds of layers take a dict, by the names in `layer_types`.
+    """
+    window = getattr(config, "sliding_window", None)
+    if not window or mask.shape[-1] <= window:
+        return mask
+    distance = position_ids[:, :, None] - position_ids[:, None]
+    sliding = mask.masked_fill((distance >= window)[:, None], torch.finfo(mask.dtype).min)
+    if not getattr(config, "layer_types", None):
+        return sliding
+    return {"full_attention": mask, "sliding_attention": sliding}

@@ -26,6 +26,10 @@ class TooLong(ICFTError):
     """Raised if the prompt without its context, and the response, do not fit `max_length`."""
 
 
+class SpecialTokenInText(ICFTError):
+    """Raised if a text of an example contains a special token, which the model would read as such."""
+
+
 @dataclass
 class Encoded:
     """One encoded example, to be joined with others by `packing.join_batch`."""
@@ -53,10 +57,13 @@ class Encoded:
 class Encoder:
     """Encode canonical examples (`schema.FEATURES`) with the tokenizer's chat template.
 
-    max_length: in tokens, for prompt and response together. The *context* of a longer example
-    is truncated at its end. Prompt and response are never truncated.
+    max_length: in tokens. One rule decides what is trained on, scored and generated from: an example is used if its
+    prompt and its longest response, end of turn included, fit `max_length`. The *context* of a longer example is
+    truncated at its end, so that they do. Prompt and response are never truncated. Replies are generated from the same
+    prompt, and may be longer than the response, up to the positions that the model has.
 
     letter_options: list a question's options in the prompt as A, B, C, …; the responses are the letters.
+    At most 26 options.
 
     share_prompts: encode a question's options (or a pair's responses) as one sequence, after one copy of the prompt.
     Each response attends to the prompt and to itself, at the positions that it would have alone. All log-probabilities
@@ -76,13 +83,15 @@ class Encoder:
         self.max_length, self.letter_options, self.share_prompts = max_length, letter_options, share_prompts
 
     def __call__(self, example: Example) -> Encoded:
-        """Encode one example. Raises TooLong if it does not fit without its context."""
+        """Encode one example.
+
+        Raises TooLong if it does not fit without its context, SpecialTokenInText if it contains a special token, and
+        ICFTError if the chat template refuses it or its lettered options cannot be distinguished.
+        """
         letters = self.letter_options and example["task"] == "question"
-        texts = LETTERS[: len(example["responses"])] if letters else example["responses"]
-        prompt, responses = self.chat_format.encode(self._messages(example, example.get("context") or ""), texts)
+        prompt, responses, truncated = self._fit(example, letters)
         if letters:
-            return self._encode_letters(example, prompt, responses)
-        prompt, truncated = self._fit_prompt(example, prompt, max(map(len, responses)))
+            return _encode_letters(example, prompt, responses, truncated)
         if self.share_prompts and len(responses) > 1:
             return _share_prompt(prompt, responses, truncated)
         tokens = [
@@ -92,44 +101,76 @@ class Encoder:
         ]
         return Encoded([prompt + response for response in responses], tokens, len(responses), truncated=truncated)
 
-    def prompt_ids(self, example: Example, room: int = 0) -> tuple[list[int], bool]:
-        """Return the token ids of the prompt, and whether the context was truncated.
+    def prompt_ids(self, example: Example) -> tuple[list[int], bool]:
+        """Return the token ids of an example's prompt, and whether the context was truncated.
 
-        room: tokens of `max_length` to leave for a response. Raises TooLong if the prompt does not fit without its
-        context.
+        It is the prompt of the encoded example. Raises what encoding it raises.
         """
-        ids = self.chat_format.prompt_ids(self._messages(example, example.get("context") or ""))
-        return self._fit_prompt(example, ids, room)
+        prompt, _, truncated = self._fit(example, self.letter_options and example["task"] == "question")
+        return prompt, truncated
 
-    def _messages(self, example: Example, context: str) -> list[dict[str, str]]:
-        return example_messages(example, context, self.letter_options)
-
-    def _fit_prompt(self, example: Example, ids: list[int], room: int) -> tuple[list[int], bool]:
-        """Return what `prompt_ids` returns, given the ids of the whole prompt."""
-        limit = self.max_length - room
-        if len(ids) <= limit:
-            return ids, False
-        (context,) = self.chat_format.token_ids([example.get("context") or ""])
-        size = len(context)
-        while size and len(ids) > limit:  # again if the shorter context is not tokenized as before
-            size = max(0, size - (len(ids) - limit))
-            start = self.tokenizer.decode(context[:size]).rstrip("\ufffd ")  # a cut character decodes to U+FFFD
-            ids = self.chat_format.prompt_ids(self._messages(example, start))
-        if len(ids) > limit:
-            raise TooLong(
-                f"example {example['id']}: prompt and response need {len(ids) + room} tokens, "
-                f"but max_length is {self.max_length}; raise max_length or shorten the example"
+    def _fit(self, example: Example, letters: bool) -> tuple[list[int], list[list[int]], bool]:
+        """Return the ids of the prompt and of each response, and whether the context was truncated."""
+        if found := self.chat_format.special_tokens_in(example):
+            column, token = found[0]
+            raise SpecialTokenInText(
+                f"example {example['id']}: {column} contains {token!r}, which is a special token of this model; "
+                f"remove it from the text"
             )
-        return ids, True
+        texts = self._letters(example) if letters else example["responses"]
+        context, context_ids = example.get("context") or "", None
+        prompt, responses = self._encode(example, context, texts)
+        while (excess := len(prompt) + max(map(len, responses), default=0) - self.max_length) > 0:
+            if context_ids is None:
+                (context_ids,) = self.chat_format.token_ids([context])
+            if not context_ids:
+                raise TooLong(
+                    f"example {example['id']}: prompt and response need {self.max_length + excess} tokens, "
+                    f"but max_length is {self.max_length}; raise max_length or shorten the example"
+                )
+            # More than once if the shorter context is not tokenized as before. A cut character decodes to U+FFFD.
+            context_ids = context_ids[: max(0, len(context_ids) - excess)]
+            start = self.tokenizer.decode(context_ids, clean_up_tokenization_spaces=False).rstrip("\ufffd ")
+            prompt, responses = self._encode(example, start, texts)
+        if letters:
+            prompt, responses = self._distinguish(example, prompt, responses)
+        return prompt, responses, context_ids is not None
 
-    def _encode_letters(self, example: Example, prompt: list[int], answers: list[list[int]]) -> Encoded:
-        """Encode a question with lettered options: all options are single tokens at the end of the prompt."""
-        # The most likely letter and the end of turn follow, as in a conversation, but are not trained on.
-        weights = example.get("posterior") or []
-        best = max(range(len(weights)), key=weights.__getitem__) if weights else max(example["label"], 0)
-        prompt, truncated = self._fit_prompt(example, prompt, len(answers[best]))
-        tokens = [(0, len(prompt) - 1, ids[0], number) for number, ids in enumerate(answers)]
-        return Encoded([prompt + answers[best]], tokens, len(answers), truncated=truncated)
+    def _encode(self, example: Example, context: str, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        try:
+            return self.chat_format.encode(example_messages(example, context, self.letter_options), texts)
+        except ICFTError as error:
+            raise ICFTError(f"example {example['id']}: {error}") from error
+
+    def _letters(self, example: Example) -> str:
+        """Return the letters of a question's options, at least two."""
+        number = len(example["responses"])
+        if number > len(LETTERS):
+            raise ICFTError(
+                f"example {example['id']}: has {number} options, but only {len(LETTERS)} letters name options; "
+                f"remove options, or set letter_options to false"
+            )
+        return LETTERS[: max(number, 2)]
+
+    def _distinguish(
+        self, example: Example, prompt: list[int], answers: list[list[int]]
+    ) -> tuple[list[int], list[list[int]]]:
+        """Move the tokens that all letters start with, such as a space, to the prompt, and drop a letter too many.
+
+        Raises ICFTError if the next token does not distinguish the letters.
+        """
+        shared = 0
+        while len({tuple(ids[: shared + 1]) for ids in answers}) == 1 and shared < len(answers[0]):
+            shared += 1
+        prompt, answers = prompt + answers[0][:shared], [ids[shared:] for ids in answers]
+        firsts = [tuple(ids[:1]) for ids in answers]
+        if len(set(firsts)) < len(firsts):
+            same = "".join(LETTERS[i] for i, first in enumerate(firsts) if firsts.count(first) > 1)
+            raise ICFTError(
+                f"example {example['id']}: the tokenizer of {self.tokenizer.name_or_path or 'this model'} does not "
+                f"distinguish the letters {same} by their first token; set letter_options to false"
+            )
+        return prompt, answers[: len(example["responses"])]
 
 
 class EncodedExamples(Sequence[Encoded]):
@@ -166,19 +207,33 @@ def encode_examples(examples: Examples, encoder: Encoder) -> tuple[Examples, Enc
     """Encode the examples that fit `max_length`; leave the others out.
 
     Returns (the examples that fit, their encodings, the ids of the others). Prompts and responses are never truncated,
-    so an example that does not fit is left out as a whole.
+    so an example that does not fit is left out as a whole. Raises SpecialTokenInText, with the number of such examples,
+    if any contains a special token.
     """
-    fitting, encoded, left_out = [], EncodedExamples(), []
+    fitting, encoded, left_out, unsafe = [], EncodedExamples(), [], []
     for i, example in enumerate(iter_examples(examples)):
         try:
             encoded.append(encoder(example))
             fitting.append(i)
         except TooLong:
             left_out.append(example["id"])
+        except SpecialTokenInText as error:
+            unsafe.append(error)
+    if unsafe:
+        raise SpecialTokenInText(f"{unsafe[0]} ({len(unsafe)} examples with special tokens)")
     if left_out:
         is_list = isinstance(examples, list)
         examples = [examples[i] for i in fitting] if is_list else examples.select(np.array(fitting, int))
     return examples, encoded, left_out
+
+
+def _encode_letters(example: Example, prompt: list[int], answers: list[list[int]], truncated: bool) -> Encoded:
+    """Encode a question with lettered options: all options are single tokens at the end of the prompt."""
+    # The most likely letter and the end of turn follow, as in a conversation, but are not trained on.
+    weights = example.get("posterior") or []
+    best = max(range(len(weights)), key=weights.__getitem__) if weights else max(example["label"], 0)
+    tokens = [(0, len(prompt) - 1, ids[0], number) for number, ids in enumerate(answers)]
+    return Encoded([prompt + answers[best]], tokens, len(answers), truncated=truncated)
 
 
 def supervise_prompt(encoded: Encoded) -> Encoded:

@@ -1,15 +1,18 @@
 """Generation: replies of a model to canonical examples, or to one question in plain text."""
 
+import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.data.schema import Example
 from icft_lite.modeling.base import head_weight
-from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.chat_format import ChatFormat
+from icft_lite.modeling.encoding import Encoder, TooLong
 
 
 @torch.no_grad()
@@ -26,38 +29,80 @@ def generate(
 ) -> list[str]:
     """Return the model's reply to the prompt of each example, without special tokens and surrounding spaces.
 
-    temperature: 0 decodes greedily; above 0 samples, with `seed`. Generation stops at the end of turn, or after
-    `max_new_tokens` tokens. kwargs: passed to the model's own `generate`, for example `stopping_criteria`.
-    Raises TooLong if a prompt without its context, plus `max_new_tokens`, exceeds the encoder's `max_length`.
+    temperature: 0 decodes greedily; above 0 samples from the whole distribution (no top-k, no top-p), with `seed`.
+    Settings of the model's own generation_config, such as a repetition penalty, do not apply. Generation stops at the
+    end of turn, after `max_new_tokens` tokens, or at the last position that the model has. kwargs: passed to the
+    model's own `generate`, for example `stopping_criteria`.
+    Raises TooLong if a prompt without its context does not fit: never for an example that the encoder encodes, as long
+    as its `max_length` is at most the number of positions.
     """
-    prompts = [encoder.prompt_ids(example, room=max_new_tokens)[0] for example in examples]
-    order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
+    prompts = [encoder.prompt_ids(example)[0] for example in examples]
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    limits = [int(min(max_new_tokens, positions - len(ids))) for ids in prompts]
+    for example, prompt, limit in zip(examples, prompts, limits):
+        if limit < 1:
+            raise TooLong(
+                f"example {example['id']}: its prompt has {len(prompt)} tokens and leaves no room for a reply, because "
+                f"the model has {positions} positions; shorten the prompt"
+            )
+    order = sorted(range(len(examples)), key=lambda i: (limits[i], len(prompts[i])))
     replies, device = [""] * len(examples), head_weight(model).device
-    sampling = dict(do_sample=True, temperature=temperature) if temperature else dict(do_sample=False)
+    sampling = dict(do_sample=True, temperature=temperature, top_k=0) if temperature else dict(do_sample=False)
+    stop_ids = stop_token_ids(model, encoder.chat_format)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in range(0, len(order), batch_size):
-            group = order[start : start + batch_size]
-            longest = max(len(prompts[i]) for i in group)
-            ids = torch.zeros(len(group), longest, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for row, i in enumerate(group):  # padded on the left, because new tokens are appended on the right
-                ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i])
-                mask[row, longest - len(prompts[i]) :] = 1
-            output = model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                use_cache=True,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-                **sampling,
-                **kwargs,
-            )
-            texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
-            for i, text in zip(group, texts):
-                replies[i] = text.strip()
+        for limit, members in groupby(order, key=limits.__getitem__):
+            same_limit = list(members)
+            for start in range(0, len(same_limit), batch_size):
+                group = same_limit[start : start + batch_size]
+                longest = max(len(prompts[i]) for i in group)
+                ids = torch.zeros(len(group), longest, dtype=torch.long)
+                mask = torch.zeros_like(ids)
+                for row, i in enumerate(group):  # padded on the left, because new tokens are appended on the right
+                    ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i])
+                    mask[row, longest - len(prompts[i]) :] = 1
+                output = generate_ids(
+                    model, ids.to(device), mask.to(device), stop_ids, max_new_tokens=limit, **sampling, **kwargs
+                )
+                for i, new_ids in zip(group, output):
+                    replies[i] = encoder.chat_format.reply_text(new_ids, stop_ids)
     return replies
+
+
+def generate_ids(
+    model: PreTrainedModel | PeftModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    stop_ids: Sequence[int],
+    **settings: Any,
+) -> list[list[int]]:
+    """Return the token ids that the model generates after each row of `input_ids` [rows, length].
+
+    A row ends with the first of `stop_ids`, if the model generates one. settings: of transformers' GenerationConfig.
+    What they leave out has the default of transformers, whatever the model's own generation_config says.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    own, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        output = base.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            use_cache=True,
+            eos_token_id=list(stop_ids) or None,
+            pad_token_id=stop_ids[0] if stop_ids else 0,
+            **settings,
+        )
+    finally:
+        base.generation_config = own
+    rows = output[:, input_ids.shape[1] :].tolist()
+    ends = (next((n for n, token in enumerate(row, 1) if token in stop_ids), len(row)) for row in rows)
+    return [row[:end] for row, end in zip(rows, ends)]
+
+
+def stop_token_ids(model: PreTrainedModel | PeftModel, chat_format: ChatFormat) -> list[int]:
+    """Return the token ids that end a reply of a model: those of its chat format and of its generation_config."""
+    own = model.generation_config.eos_token_id
+    return sorted({*chat_format.stop_ids, *(own if isinstance(own, list) else [own])} - {None})
 
 
 def generate_reply(
@@ -70,7 +115,8 @@ def generate_reply(
     """Return the model's reply to one question in plain text.
 
     encoder: default: `max_length` is the tokenizer's `model_max_length`, which `finished_runs.load_run` sets to the
-    length that the run was trained with. kwargs: passed to `generate`. Raises TooLong if the question does not fit.
+    length that the run was trained with. kwargs: passed to `generate`. Raises TooLong if the question does not fit, and
+    SpecialTokenInText if it contains a special token.
     """
     example = dict(id="question", task="response", context="", prompt=question, history=[], responses=[""])
     encoder = encoder or Encoder(tokenizer, tokenizer.model_max_length)

@@ -57,6 +57,7 @@ def build_report(
         config=config.to_dict(),
         runtime=prepared.runtime.to_dict(),
         runtime_changes=list(runtime_changes),
+        model_notes=list(prepared.capabilities.notes),
         versions={
             "python": platform.python_version(),
             "icft-lite": __version__,

@@ -101,7 +101,12 @@ def report_tables(report: Report, topics: bool = True) -> list[Table]:
             "Each draw of an example counts. An example counts once for each sequence that it takes.",
         ),
         Table("Settings", ["name", "value"], list(_setting_rows(report.get("config")))),
-        Table("Runtime settings", ["name", "value"], list(_setting_rows(report.get("runtime")))),
+        Table(
+            "Runtime settings",
+            ["name", "value"],
+            list(_setting_rows(report.get("runtime"))),
+            ". ".join(report.get("model_notes") or []),
+        ),
         Table(
             "Runtime changes",
             ["after stage", "step", "setting", "before", "after"],

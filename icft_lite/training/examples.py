@@ -1,6 +1,6 @@
 """From a data bundle to training examples: labelled ones as they are, those of the weak pool with posteriors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,39 @@ from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder, encode_examples
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.utils.distributed import on_main_process
-from icft_lite.weak.functions import apply_lfs
+from icft_lite.weak.files import EXAMPLE
+from icft_lite.weak.functions import LabelingFunction, apply_lfs, check_names
 from icft_lite.weak.lfs.pubmedqa import pubmedqa_weak_labels
 from icft_lite.weak.lfs.samples import sample_lfs
 from icft_lite.weak.pool import label_pool
+
+Labels = tuple[list[list[float]], dict[str, Any]]
+"""A posterior for each example ([] where nothing voted), and a report."""
+
+
+def check_pool(data: DataBundle, config: ICFTConfig) -> None:
+    """Raise ICFTError if the pool cannot be labelled. It takes no model, so a run calls it first."""
+    ids = column(data.pool, "id") if data.pool is not None else []
+    if config.weak.label_model == "gold":
+        if missing := [name for name in ids if name not in data.pool_gold]:
+            raise ICFTError(
+                f"weak.label_model: the gold label of example {missing[0]} is not known; choose dawid_skene"
+            )
+        return
+    others = [name for name in ids if name not in data.own_lfs] if data.posteriors is None else []
+    if others and not data.lfs:
+        raise ICFTError(
+            f"{len(others)} examples have no label (the first is {others[0]}) and no labelling functions; write "
+            "functions that vote on them and add --lfs FILE.py (in Python: DataBundle.lfs), or leave these examples "
+            "out. A file that works for questions with options:",
+            EXAMPLE,
+        )
+    check_names(data.lfs)
+    if data.lfs and not others:
+        raise ICFTError(
+            f"lfs: they would label nothing, because none of the {len(ids)} unlabelled examples needs them (posteriors "
+            "are given, or the data set brings labelling functions); leave out --lfs"
+        )
 
 
 def make_training_examples(
@@ -29,15 +58,19 @@ def make_training_examples(
 
     Examples of the pool get a posterior from labelling functions and `weak.label_model`; those that no function voted
     on are dropped. The report's `uncertain_questions` is the number of weak questions that still have two options or
-    more; L_task is 0 on the others. With `weak.soft_labels` off, every question and pair becomes its most likely
+    more; L_task is 0 on the others. Its `too_long` has the ids of pool examples that do not fit `max_length`: they are
+    left out before any function votes. With `weak.soft_labels` off, every question and pair becomes its most likely
     response.
+
+    Raises ICFTError as `check_pool` and `label_weak_pool` do.
     """
+    check_pool(data, config)
     parts: list[Dataset] = []
     report: dict[str, Any] = {}
     if data.trusted is not None:
         parts.append(data.trusted.select_columns(list(COLUMNS)))
     if data.pool is not None and len(data.pool):
-        pool = encode_examples(list(iter_examples(data.pool)), encoder)[0]
+        pool, _, too_long = encode_examples(list(iter_examples(data.pool)), encoder)
         posteriors, report = on_main_process(lambda: label_weak_pool(data, pool, config, model, encoder))
         for example, posterior in zip(pool, posteriors, strict=True):
             example["posterior"] = [float(p) for p in posterior]
@@ -45,6 +78,7 @@ def make_training_examples(
         least = 0.0 if config.encoding.letter_options else config.weak.min_posterior
         weak = to_dataset(drop_improbable_options(example, least) for example in pool if example["posterior"])
         parts.append(weak)
+        report["too_long"] = too_long
         report["uncertain_questions"] = sum(
             task == "question" and len(posterior) > 1
             for task, posterior in zip(column(weak, "task"), column(weak, "posterior"), strict=True)
@@ -75,32 +109,50 @@ def drop_improbable_options(example: Example, min_posterior: float) -> Example:
 
 def label_weak_pool(
     data: DataBundle, pool: list[Example], config: ICFTConfig, model: PeftModel, encoder: Encoder
-) -> tuple[Sequence[Sequence[float]], dict[str, Any]]:
+) -> Labels:
     """Return a posterior for each example of the pool ([] where nothing voted), and a report on the labels.
 
-    The gold labels of the pool are read by `weak.label_model=gold` and to score the labels, by nothing else.
-    Raises ICFTError if gold labels are wanted and not known.
+    Examples of a data set that brings labelling functions (`data.own_lfs`) are labelled by these, the others by
+    `data.lfs`. The gold labels of the pool are read by `weak.label_model=gold` and to score labels, by nothing else.
+    Raises ICFTError if a labelling function fails.
     """
     gold = {example["id"]: data.pool_gold[example["id"]] for example in pool if example["id"] in data.pool_gold}
-    if config.weak.label_model == "gold":
-        if missing := [example["id"] for example in pool if example["id"] not in gold]:
-            raise ICFTError(
-                f"weak.label_model: the gold label of example {missing[0]} is not known; choose dawid_skene"
-            )
+    label_model = config.weak.label_model
+    if label_model == "gold":
         exact = [np.eye(len(example["responses"]))[gold[example["id"]]].tolist() for example in pool]
         return exact, dict(label_model="gold", num_examples=len(pool), dropped_unvoted=0, accuracy=1.0, ece=0.0)
     if data.posteriors is not None:
-        given = data.posteriors
-        unvoted = sum(example["id"] not in given for example in pool)
-        return (
-            [given.get(example["id"], []) for example in pool],
-            dict(label_model="given", num_examples=len(pool), dropped_unvoted=unvoted),
-        )
-    if all(example.get("long_answer") for example in pool):
-        test = list(iter_examples(data.test)) if data.test is not None else []
-        return pubmedqa_weak_labels(pool, test if test and all(one.get("long_answer") for one in test) else None)
-    with use_adapter(model, None):
-        for example, scores in zip(pool, option_scores(model, pool, encoder), strict=True):
-            example["base_scores"] = scores.tolist()
-    lfs = sample_lfs()
-    return label_pool(pool, apply_lfs(lfs, pool), config.weak.label_model, lfs, gold)
+        given = [[float(p) for p in data.posteriors.get(example["id"], [])] for example in pool]
+        return given, dict(label_model="given", num_examples=len(pool), dropped_unvoted=sum(not p for p in given))
+
+    def by_votes(examples: list[Example], lfs: Sequence[LabelingFunction]) -> Labels:
+        with use_adapter(model, None):
+            for example, scores in zip(examples, option_scores(model, examples, encoder), strict=True):
+                example["base_scores"] = scores.tolist()
+        return label_pool(examples, apply_lfs(lfs, examples), label_model, lfs, gold)
+
+    def pubmedqa(examples: list[Example]) -> Labels:
+        test = [example for example in iter_examples(data.test or []) if example.get("long_answer")]
+        return pubmedqa_weak_labels(examples, test, label_model)
+
+    label: dict[str, Callable[[list[Example]], Labels]] = {
+        "samples": lambda examples: by_votes(examples, sample_lfs()),
+        "pubmedqa": pubmedqa,
+        "lfs": lambda examples: by_votes(examples, data.lfs),
+    }
+    posteriors: list[list[float]] = [[] for _ in pool]
+    reports = []
+    for name, labeller in label.items():
+        members = [i for i, example in enumerate(pool) if data.own_lfs.get(example["id"], "lfs") == name]
+        if members:
+            found, report = labeller([pool[i] for i in members])
+            reports.append(report)
+            for i, posterior in zip(members, found, strict=True):
+                posteriors[i] = posterior
+    if len(reports) == 1:
+        return posteriors, reports[0]
+    joined: dict[str, Any] = {
+        key: sum((report.get(key, []) for report in reports), []) for key in ("fits", "notes", "lfs")
+    }
+    unvoted = sum(not posterior for posterior in posteriors)
+    return posteriors, dict(joined, label_model=label_model, num_examples=len(pool), dropped_unvoted=unvoted)

@@ -25,6 +25,7 @@ from icft_lite.training.checkpoint import (
     stage_file,
 )
 from icft_lite.training.events import Events
+from icft_lite.training.examples import check_pool
 from icft_lite.training.prepare import Prepared, evaluate_all, prepare
 from icft_lite.training.run_folder import clean_up, open_run, run_identity, runtime_changes
 from icft_lite.training.stage import StageResult, run_stage
@@ -57,6 +58,7 @@ def train_icft(
     runtime, paths, whole = runtime or RuntimeConfig(), RunPaths(Path(out)), data
     data = whole.only(config.topics)
     init_processes()
+    check_pool(data, config)  # before the folder holds a run: with other data it would be another one
     identity = run_identity(config, data)
     events = Events(() if rank() else callbacks, progress and not rank())
     with contextlib.ExitStack() as lock:
@@ -83,13 +85,16 @@ def run(prepared: Prepared, events: Events) -> dict[str, Any]:
 
 
 def steps_left(prepared: Prepared, results: list[StageResult]) -> int | None:
-    """Return the next stage's part of `max_steps`: at least one step, as long as any are left; None without a limit."""
+    """Return the next stage's part of `max_steps`; None without a limit.
+
+    It is at least one step, as long as any are left, unless the stage has no share of the tokens.
+    """
     total = prepared.config.optim.max_steps
     if total is None:
         return None
     left = total - sum(result.record["steps"] for result in results)
     shares = [stage.share for stage in prepared.stages[len(results) :]]
-    return min(left, max(1, round(left * shares[0] / sum(shares))))
+    return min(left, max(1, round(left * shares[0] / sum(shares)))) if shares[0] else 0
 
 
 def save_results(prepared: Prepared, results: list[StageResult], events: Events) -> None:

@@ -46,7 +46,8 @@ def plan_token_budget(
     """Return the tokens of a run and each stage's share of them.
 
     The tokens are `optim.max_tokens`, else `optim.num_epochs` passes over the new examples. The last stage's share is
-    `curriculum.last_stage_share`; the others divide the rest in proportion to their examples.
+    `curriculum.last_stage_share`; the others divide the rest in proportion to their examples. A stage with a share of 0
+    is not trained.
     """
     before = [len(stage) for stage in stages[:-1]]
     tokens: float | None = config.optim.max_tokens

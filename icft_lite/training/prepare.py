@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,11 +21,12 @@ from icft_lite.errors import ICFTError
 from icft_lite.evaluation import Suite, evaluate_suite, is_short_answer, primary_metric
 from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.memory.rehearsal import seed_memory
-from icft_lite.memory.teachers import mean_states
+from icft_lite.memory.teachers import check_space, mean_states
 from icft_lite.modeling.adapters import add_adapters
-from icft_lite.modeling.base import dequantize_base, load_base
+from icft_lite.modeling.base import dequantize_base, head_weight, load_base
 from icft_lite.modeling.encoding import Encoded, EncodedExamples, Encoder, encode_examples
 from icft_lite.modeling.output_cache import OutputCache
+from icft_lite.modeling.self_check import Capabilities, check_model
 from icft_lite.reporting.build import accuracy_by_level
 from icft_lite.retention import RetentionConstraint, encode_for_kl
 from icft_lite.training.checkpoint import RunPaths
@@ -72,6 +73,8 @@ class Prepared:
     model: PeftModel
     """The base with adapters `fast` and `slow`."""
     tokenizer: PreTrainedTokenizerBase
+    capabilities: Capabilities
+    """What the model's architecture supports. `runtime` and `encoder` follow it."""
     encoder: Encoder
     cache: OutputCache
     suites: dict[str, Suite]
@@ -110,9 +113,16 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
     set_seed(config.seed)
     with events.phase("load"):
         model, tokenizer = load_model(config, runtime)
+        capabilities = on_main_process(lambda: check_model(model, tokenizer, config.encoding.max_length))
+        for note in capabilities.notes:
+            events.say(note)
+        runtime = replace(runtime, packing=runtime.packing and capabilities.packing)
         cache = OutputCache(model, paths.cache, runtime.teacher_memory_mib * 2**20)
         encoder = Encoder(
-            tokenizer, config.encoding.max_length, config.encoding.letter_options, config.encoding.share_prompts
+            tokenizer,
+            config.encoding.max_length,
+            config.encoding.letter_options,
+            config.encoding.share_prompts and capabilities.shared_prompts,
         )
         exact_match = primary_metric(config.metric, model) == "exact_match"
         suites = encode_suites(data, encoder, exact_match)
@@ -138,7 +148,10 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
                 kl_examples = encode_for_kl(suites["general_validation"].examples, encoder)
     with events.phase("label"):
         examples, label_report = make_training_examples(data, config, model, encoder)
+        for note in label_report.get("notes", []):
+            events.say(note)
         examples, encoded, left_out = encode_examples(examples, encoder)
+        left_out += label_report.pop("too_long", [])
         if left_out:
             events.say(
                 f"{len(left_out)} training examples do not fit encoding.max_length="
@@ -170,6 +183,10 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
             )
             topics = {entry.example["topic"] for entry in memory.entries}
             events.say(f"long-term memory: {len(memory)} examples from {len(topics)} topics")
+            if config.loss.consistency_weight:
+                entries, hidden = [entry.encoded for entry in memory.entries], head_weight(model).shape[1]
+                if note := on_main_process(lambda: check_space(entries, hidden, cache, memory.teacher_dtype)):
+                    events.say(note)
     with events.phase("difficulty"):
         difficulty = score_difficulty(examples, model, encoded, config.curriculum.signals, cache)
         stages = plan_stages(config, column(examples, "level"), difficulty, encoded)
@@ -180,6 +197,7 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
         paths=paths,
         model=model,
         tokenizer=tokenizer,
+        capabilities=capabilities,
         encoder=encoder,
         cache=cache,
         suites=suites,

@@ -191,6 +191,7 @@ class ICFTTrainer(Trainer):
         record = self._record()
         if "empty" in inputs:
             return sum(tensor.sum() for tensor in self.trainable) * 0.0
+        model.eval()  # Trainer has set train mode, in which the base's own dropout would be noise in L_consistency
         hidden = hidden_states(model, inputs)
         losses = icft_losses(
             hidden,
@@ -208,7 +209,9 @@ class ICFTTrainer(Trainer):
         record["total"] = record.get("total", 0) + total.detach()
         if self.norms_every and self.step % self.norms_every == 0:
             for name in LOSSES:
-                grads = torch.autograd.grad(weighted[name], self.trainable, retain_graph=True)
+                grads = torch.autograd.grad(
+                    weighted[name], self.trainable, retain_graph=True, materialize_grads=True
+                )  # zeros where a family's code reads a layer's weight without its adapter
                 before = record.setdefault("gradients", {}).get(name)
                 record["gradients"][name] = grads if before is None else torch._foreach_add(before, grads)
         return (total, hidden) if return_outputs else total

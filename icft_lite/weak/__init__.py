@@ -1,10 +1,11 @@
 """Weak supervision: labelling functions vote on an unlabelled pool, and a label model turns votes into posteriors.
 
-    votes = apply_lfs(lfs, pool)                          # int8 [n, m]; −1 = abstain
+    votes = apply_lfs(lfs, pool)                          # int32 [n, m]; −1 = abstain
     posteriors, report = label_pool(pool, votes, lfs=lfs)
 
-`functions` defines labelling functions, `label_models` the label models, `pool` joins both. `lfs` has the labelling
-functions of the bundled samples and of PubMedQA. Importing this package loads neither torch nor datasets.
+`functions` defines labelling functions, `files` reads them from a file, `label_models` has the label models, and `pool`
+labels a pool. `lfs` has the labelling functions of the bundled samples and of PubMedQA. Importing this package loads
+neither torch nor datasets.
 """
 
 from icft_lite.metrics import expected_calibration_error

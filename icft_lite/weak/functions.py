@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,17 @@ class LabelingFunction:
     """The domain or resource that the function uses, for reports."""
     task: Literal["question", "pair"] | None = None
     """The function abstains on examples of any other task; None: no restriction."""
+    code: str = ""
+    """Source code that identifies the function; by default that of the function itself, where Python can find it."""
+
+    @property
+    def identity(self) -> list[str]:
+        """What distinguishes the votes of this function from those of another: its name, task and source code."""
+        code = self.code
+        if not code:
+            with contextlib.suppress(OSError, TypeError):  # typed into a console, or not a function
+                code = inspect.getsource(self.function)
+        return [self.name, self.task or "", code]
 
     def __call__(self, example: Example) -> int:
         """Return the vote on one example; ABSTAIN if the example is of another task."""
@@ -72,18 +85,23 @@ def _name_of(function: VoteFunction) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
+def check_names(lfs: Sequence[LabelingFunction], where: str = "labelling functions") -> None:
+    """Raise ICFTError if two labelling functions have the same name."""
+    for name, count in Counter(lf.name for lf in lfs).items():
+        if count > 1:
+            raise ICFTError(f"{where}: the name {name!r} is used {count} times; give each function its own name")
+
+
 def apply_lfs(lfs: Sequence[LabelingFunction], examples: Examples) -> np.ndarray:
-    """Return the votes of every labelling function on every example, int8 [n, m].
+    """Return the votes of every labelling function on every example, int32 [n, m].
 
     Examples with a single response need no label: every LF abstains on them without being called.
 
     Raises ICFTError if two LFs have the same name, or if an LF raises an exception or returns anything but an index
     into the example's responses or ABSTAIN.
     """
-    duplicates = [name for name, count in Counter(lf.name for lf in lfs).items() if count > 1]
-    if duplicates:
-        raise ICFTError(f"labelling functions: the name {duplicates[0]!r} is used twice; give each its own name")
-    votes = np.full((len(examples), len(lfs)), ABSTAIN, np.int8)
+    check_names(lfs)
+    votes = np.full((len(examples), len(lfs)), ABSTAIN, np.int32)
     for i, example in enumerate(examples):
         n_responses = len(example["responses"])
         for j, lf in enumerate(lfs if n_responses > 1 else ()):
@@ -92,9 +110,11 @@ def apply_lfs(lfs: Sequence[LabelingFunction], examples: Examples) -> np.ndarray
                 vote = lf(example)
             except Exception as error:
                 raise ICFTError(f"{where}: {type(error).__name__}: {error}; fix the function") from error
-            if not isinstance(vote, int | np.integer) or not ABSTAIN <= vote < n_responses:
+            # A bool is an int for Python, but True is never meant as the second response.
+            is_index = isinstance(vote, int | np.integer) and not isinstance(vote, bool)
+            if not is_index or not ABSTAIN <= vote < n_responses:
                 raise ICFTError(
-                    f"{where}: voted {vote!r}; return an index into the example's {n_responses} responses, "
+                    f"{where}: voted {vote!r}; return the index (int) of one of the example's {n_responses} responses, "
                     "or ABSTAIN (-1)"
                 )
             votes[i, j] = vote

@@ -15,6 +15,14 @@ from icft_lite.errors import ICFTError
 ABSTAIN = -1
 """The vote of a labelling function that does not vote."""
 TINY = 1e-10  # avoids log(0) and is too small to change an estimate
+MIN_VOTERS = 3
+"""The error rates of single LFs are identifiable from this many different voters on."""
+PRIOR_SKILL = 0.5
+"""Chance-corrected accuracy of an LF before its votes are compared with others: (accuracy − 1/k) / (1 − 1/k)."""
+MIN_SKILL = 0.05
+"""The smallest prior skill: it lets votes break ties, and is too small for confidence."""
+PRIOR_PAIRS = 10
+"""Weight of PRIOR_SKILL, as a number of pairs of votes."""
 
 
 def all_abstained(votes: ArrayLike) -> np.ndarray:
@@ -23,6 +31,14 @@ def all_abstained(votes: ArrayLike) -> np.ndarray:
     There is no evidence about the label of such an example, so training leaves it out.
     """
     return (check_votes(votes) == ABSTAIN).all(1)
+
+
+def distinct_voters(votes: ArrayLike) -> np.ndarray:
+    """Return a mask, bool [m], of the LFs that vote at all, and not exactly as an LF before them does."""
+    votes = check_votes(votes)
+    first = np.zeros(votes.shape[1], bool)
+    first[np.unique(votes, axis=1, return_index=True)[1]] = True
+    return first & (votes != ABSTAIN).any(0)
 
 
 class MajorityVote:
@@ -61,6 +77,12 @@ class DawidSkene:
     probability a_j, and otherwise votes uniformly for one of the other k_i − 1 options of example i. The prior is
     uniform.
 
+    `prior_strength` adds pseudo-votes to each LF's votes in the M-step (MAP estimation with a Dirichlet prior), so that
+    few votes do not lead to posteriors near 1. All LFs have the same prior accuracy, see `prior_accuracy`. An LF that
+    votes exactly like another does not count. With fewer than MIN_VOTERS other LFs, every LF keeps the prior accuracy:
+    a single vote then has the posterior 0.75 at most for two options and 0.63 for four, two equal votes 0.90 and 0.89.
+    0 is maximum likelihood, as published.
+
     Source: Dawid and Skene (1979); Zhang et al. (2016) for one coin.
     """
 
@@ -71,10 +93,13 @@ class DawidSkene:
     prior: np.ndarray
     """float64 [k], after `fit` with full confusion: the class prior."""
 
-    def __init__(self, one_coin: bool = False, n_iter: int = 100, tol: float = 1e-6) -> None:
+    def __init__(
+        self, one_coin: bool = False, n_iter: int = 100, tol: float = 1e-6, prior_strength: float = 0.0
+    ) -> None:
         """Set up the model; EM stops after `n_iter` iterations, or when no posterior changes by `tol` or more."""
-        self.one_coin, self.n_iter, self.tol = one_coin, n_iter, tol
-        self._votes_in_fit: np.ndarray | None = None  # bool [m]: whether the LF votes on any example of the fit
+        self.one_coin, self.n_iter, self.tol, self.prior_strength = one_coin, n_iter, tol, prior_strength
+        self._prior_accuracy = 0.0
+        self._counted: np.ndarray | None = None  # bool [m]: whether the votes of the LF count
 
     def fit(self, votes: ArrayLike, n_options: ArrayLike) -> Self:
         """Fit the model on votes, int [n, m], and return self.
@@ -83,48 +108,55 @@ class DawidSkene:
         vote beyond an example's options, a matrix without any vote, or, with full confusion, examples that differ in
         their number of options.
         """
-        ballots, available = _one_hot(votes, n_options)
-        voted = ballots.any((1, 2))
-        ballots, available = ballots[voted], available[voted]
-        if not len(ballots):
+        all_ballots, available = _one_hot(votes, n_options)
+        voted = all_ballots.any((1, 2))
+        all_ballots, available = all_ballots[voted], available[voted]
+        if not len(all_ballots):
             raise ICFTError("votes: no labelling function votes on any example; write one that does")
         if not self.one_coin and not available.all():
             raise ICFTError(
                 "n_options: full confusion needs the same number of options in all examples; use one_coin=True"
             )
-        self._votes_in_fit = np.asarray(ballots.any((0, 2)))
+        voters = distinct_voters(votes)
+        self._counted = voters if self.prior_strength else np.asarray(all_ballots.any((0, 2)))
+        ballots = all_ballots * self._counted[:, None]
         posterior = _normalize(ballots.sum(1), available)
-        for _ in range(self.n_iter):
+        if self.prior_strength:
+            self._prior_accuracy = prior_accuracy(ballots, available)
+            self._m_step(np.zeros_like(ballots), posterior)  # without votes, this sets the prior
+            posterior = self._e_step(ballots, available)
+        identifiable = not self.prior_strength or voters.sum() >= MIN_VOTERS
+        for _ in range(self.n_iter if identifiable else 0):
             previous = posterior
             self._m_step(ballots, posterior)
             posterior = self._e_step(ballots, available)
             if np.abs(posterior - previous).max() < self.tol:
                 break
-        expected_right = np.einsum("njc,nc->j", ballots, posterior)
+        expected_right = np.einsum("njc,nc->j", all_ballots, posterior)
         with np.errstate(invalid="ignore"):
-            self.accuracies = expected_right / ballots.sum((0, 2))
+            self.accuracies = expected_right / all_ballots.sum((0, 2))
         return self
 
     def predict_proba(self, votes: ArrayLike, n_options: ArrayLike) -> np.ndarray:
         """Return posteriors, float64 [n, k_max].
 
-        Examples without votes get a uniform posterior over their options. Votes of an LF that did not vote in `fit`
+        Examples without votes get a uniform posterior over their options. Votes of an LF that did not count in `fit`
         are ignored. Raises ICFTError before `fit`, for invalid votes, or for another number of LFs, or of options
         with full confusion, than in `fit`.
         """
         ballots, available = _one_hot(votes, n_options)
-        if self._votes_in_fit is None:
+        if self._counted is None:
             raise ICFTError("DawidSkene: the model is not fitted; call fit before predict_proba")
-        if ballots.shape[1] != len(self._votes_in_fit):
+        if ballots.shape[1] != len(self._counted):
             raise ICFTError(
-                f"votes: {ballots.shape[1]} columns, but the model was fitted on {len(self._votes_in_fit)}; "
+                f"votes: {ballots.shape[1]} columns, but the model was fitted on {len(self._counted)}; "
                 "apply the same labelling functions"
             )
         if not self.one_coin and available.shape[1] != len(self.prior):
             raise ICFTError(
                 f"n_options: {available.shape[1]}, but the model was fitted on {len(self.prior)}; use the same number"
             )
-        ballots = ballots * self._votes_in_fit[:, None]
+        ballots = ballots * self._counted[:, None]
         posterior = self._e_step(ballots, available)
         no_votes = ~ballots.any((1, 2))
         posterior[no_votes] = _normalize(ballots[no_votes].sum(1), available[no_votes])
@@ -132,13 +164,17 @@ class DawidSkene:
 
     def _m_step(self, ballots: np.ndarray, posterior: np.ndarray) -> None:
         """Re-estimate the error rates, and the prior with full confusion, from the posteriors [n, k_max]."""
+        strength, expected = self.prior_strength, self._prior_accuracy
         if self.one_coin:
-            accuracy = np.einsum("njc,nc->j", ballots, posterior) / np.maximum(ballots.sum((0, 2)), 1)
+            right = np.einsum("njc,nc->j", ballots, posterior) + strength * expected
+            accuracy = right / np.maximum(ballots.sum((0, 2)) + strength, 1)
             self._coin_accuracy = accuracy.clip(TINY, 1 - TINY)
             return
-        counts = np.einsum("nc,njv->jcv", posterior, ballots) + TINY
+        n, k = posterior.shape
+        pseudo = np.where(np.eye(k), expected, (1 - expected) / (k - 1)) * strength / k
+        counts = np.einsum("nc,njv->jcv", posterior, ballots) + pseudo + TINY
         self.confusion = counts / counts.sum(2, keepdims=True)
-        prior = posterior.mean(0) + TINY
+        prior = posterior.mean(0) + strength / (k * n) + TINY
         self.prior = prior / prior.sum()
 
     def _e_step(self, ballots: np.ndarray, available: np.ndarray) -> np.ndarray:
@@ -154,6 +190,25 @@ class DawidSkene:
         log_joint = np.where(available, log_joint, -np.inf)
         joint = np.exp(log_joint - log_joint.max(1, keepdims=True))
         return joint / joint.sum(1, keepdims=True)
+
+
+def prior_accuracy(ballots: np.ndarray, available: np.ndarray) -> float:
+    """Return the accuracy of an average LF that its agreement with the others supports, before EM.
+
+    Two one-coin LFs of skill s (chance-corrected accuracy) agree s² more often than by chance, chance-corrected. The
+    skill is estimated from the pooled agreement of all pairs of votes, less two standard errors under chance, and lies
+    between MIN_SKILL and PRIOR_SKILL: agreement may lower it, but not raise it, because LFs that copy each other agree
+    as well.
+
+    ballots: [n, m, k_max]; available: [n, k_max]
+    """
+    counts, chance = ballots.sum(1), 1 / available.sum(1)
+    pairs = counts.sum(1) * (counts.sum(1) - 1) / 2
+    excess = ((counts * (counts - 1) / 2).sum(1) - pairs * chance).sum()
+    excess -= 2 * np.sqrt((pairs * chance * (1 - chance)).sum())
+    squared = (excess + PRIOR_PAIRS * PRIOR_SKILL**2) / ((pairs * (1 - chance)).sum() + PRIOR_PAIRS)
+    skill = np.sqrt(np.clip(squared, MIN_SKILL**2, PRIOR_SKILL**2))
+    return float(chance.mean() + skill * (1 - chance.mean()))
 
 
 def check_votes(votes: ArrayLike) -> np.ndarray:

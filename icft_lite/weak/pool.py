@@ -13,22 +13,37 @@ from numpy.typing import ArrayLike
 from icft_lite.errors import ICFTError
 from icft_lite.metrics import expected_calibration_error
 from icft_lite.weak.functions import LabelingFunction, lf_analysis, to_records
-from icft_lite.weak.label_models import DawidSkene, MajorityVote, all_abstained, check_votes
+from icft_lite.weak.label_models import (
+    ABSTAIN,
+    MIN_VOTERS,
+    DawidSkene,
+    MajorityVote,
+    all_abstained,
+    check_votes,
+    distinct_voters,
+)
 
 if TYPE_CHECKING:  # the schema imports `datasets`, which takes seconds and is not needed for votes
     from icft_lite.data.schema import Example, Examples
 
 MIN_TOPIC_SIZE = 150
 """A topic with fewer examples shares its label model with the other small topics of its task."""
+PRIOR_STRENGTH = 30.0
+"""Pseudo-votes of each LF at the prior accuracy. The labels of 5 LFs that vote at random on 40 questions of 4 options
+have a mean confidence of 0.34 with 30, 0.36 with 20, and 0.78 without a prior."""
+VOTES_PER_CELL = 20
+"""Full confusion needs this many votes per LF for each of the k² entries of its confusion matrix."""
 
+LabelModel = Literal["dawid_skene", "majority_vote"]
 LabelReport = dict[str, Any]
 """A report on weak labels, ready for JSON.
 
     label_model       str      "dawid_skene" or "majority_vote"
     num_examples      int      size of the pool
     dropped_unvoted   int      examples on which no labelling function votes
-    fits              list     one dict per fitted model: task, topic, n (examples), model ("full confusion", "one-coin"
-                               or "majority vote")
+    fits              list     one dict per fitted model: task, topic, n (examples), model ("full confusion",
+                               "one-coin", "equal accuracies" or "majority vote")
+    notes             list     sentences on what limits the labels; absent without any
     lfs               list     with `lfs`: lf_analysis as records, one dict per labelling function
     accuracy, ece     float    with `gold`: of the posteriors, on the examples whose gold label is known
     by_topic          dict     with `gold`: {"task/topic": {"n": int, "accuracy": float}}
@@ -38,7 +53,7 @@ LabelReport = dict[str, Any]
 def label_pool(
     pool: Examples,
     votes: ArrayLike,
-    model: Literal["dawid_skene", "majority_vote"] = "dawid_skene",
+    model: LabelModel = "dawid_skene",
     lfs: Sequence[LabelingFunction] | None = None,
     gold: Mapping[str, int] | ArrayLike | None = None,
 ) -> tuple[list[list[float]], LabelReport]:
@@ -49,8 +64,7 @@ def label_pool(
 
     The accuracy of a labelling function differs by topic (a table of drugs contains nothing about bones). Dawid–Skene
     is therefore fitted per task and topic where a topic has at least 150 examples; the smaller topics of a task share
-    one fit. The model uses full confusion where all examples of a fit have the same labels (yes/no/maybe; for pairs:
-    the first or the second is better), and one coin otherwise.
+    one fit. `fit_label_model` chooses the model of each fit.
 
     votes: int [n, m] from `apply_lfs`. lfs: only for the report. gold: dict from id to index, or int [n] with −1 for
     unknown; only adds accuracy and ECE to the report.
@@ -66,24 +80,25 @@ def label_pool(
         raise ICFTError(f"label model: {model!r} is unknown; choose dawid_skene or majority_vote")
     unvoted = all_abstained(votes)
     posteriors: list[list[float]] = [[] for _ in examples]
-    fits = []
+    fits, notes = [], []
     for (task, topic), members in _group_by_topic(examples).items():
         index = [i for i in members if not unvoted[i]]
         if not index:
             continue
         n_options = np.array([len(examples[i]["responses"]) for i in index])
         same_labels = task == "pair" or len({tuple(examples[i]["responses"]) for i in index}) == 1
-        label_model = MajorityVote() if model == "majority_vote" else DawidSkene(one_coin=not same_labels)
-        probs = label_model.fit(votes[index], n_options).predict_proba(votes[index], n_options)
+        fitted, kind, remarks = fit_label_model(votes[index], n_options, same_labels, model)
+        probs = fitted.predict_proba(votes[index], n_options)
         for i, k, p in zip(index, n_options, probs):
             posteriors[i] = p[:k].tolist()
-        kind = "majority vote" if model == "majority_vote" else "full confusion" if same_labels else "one-coin"
         fits.append({"task": task, "topic": topic, "n": len(index), "model": kind})
+        notes += [f"weak labels of {task}/{topic} ({len(index)} examples): {remark}" for remark in remarks]
     report: LabelReport = {
         "label_model": model,
         "num_examples": len(examples),
         "dropped_unvoted": int(unvoted.sum()),
         "fits": fits,
+        **({"notes": notes} if notes else {}),
     }
     if isinstance(gold, Mapping):
         gold = [gold.get(example["id"], -1) for example in examples]
@@ -95,6 +110,41 @@ def label_pool(
         if known:
             report |= _score_labels([examples[i] for i in known], [posteriors[i] for i in known], gold[known])
     return posteriors, report
+
+
+def fit_label_model(
+    votes: np.ndarray, n_options: ArrayLike, same_labels: bool, model: LabelModel = "dawid_skene"
+) -> tuple[DawidSkene | MajorityVote, str, list[str]]:
+    """Return a label model that is fitted on votes, its kind as in LabelReport, and notes on what limits it.
+
+    same_labels: the labels mean the same in every example (yes/no/maybe; for pairs: the first or the second is better).
+    Dawid–Skene then uses full confusion if there are enough votes, otherwise one coin. With fewer than MIN_VOTERS LFs
+    that vote differently, all LFs count as equally accurate, whatever `model` is.
+
+    votes: int [n, m]; n_options: int or int [n]. Raises ICFTError as DawidSkene.fit does.
+    """
+    voters = int(distinct_voters(votes).sum())
+    if voters < MIN_VOTERS:
+        note = (
+            f"{voters} labelling function{'s' * (voters != 1)} with votes of their own; accuracies can be "
+            f"estimated from {MIN_VOTERS} on, so all count as equally accurate and no label is certain"
+        )
+        one_coin = DawidSkene(one_coin=True, prior_strength=PRIOR_STRENGTH)
+        return one_coin.fit(votes, n_options), "equal accuracies", [note]
+    if model == "majority_vote":
+        return MajorityVote().fit(votes, n_options), "majority vote", []
+    found = (votes != ABSTAIN).sum() / voters
+    k = int(np.max(n_options))
+    needed = VOTES_PER_CELL * k**2
+    full = same_labels and found >= needed
+    notes = []
+    if same_labels and not full:
+        notes.append(
+            f"{found:.0f} votes per labelling function are too few to estimate which of the {k} labels it confuses "
+            f"({needed} needed); each has one accuracy"
+        )
+    fitted = DawidSkene(one_coin=not full, prior_strength=PRIOR_STRENGTH).fit(votes, n_options)
+    return fitted, "full confusion" if full else "one-coin", notes
 
 
 def _group_by_topic(examples: Sequence[Example]) -> dict[tuple[str, str], list[int]]:

@@ -72,7 +72,7 @@ from icft_lite import (
     train_icft,
 )
 from icft_lite.experiments.compare import DEMO, DEMO_QLORA, summarize_run
-from icft_lite.metrics import mean_score, retention
+from icft_lite.metrics import retention
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, png
@@ -262,9 +262,9 @@ print("less than half of the general score retained:", theirs["retention"] < 0.5
 # %% [markdown]
 # **Consolidation.** At a stage's end the slow adapter is chosen on the line between what it was before the stage
 # (**interpolation coefficient** α = 0) and what it is now (α = 1). A *line search* tries several α. It takes the
-# candidate with the best medical score among those whose general score is at most `consolidation.max_drop` below the
-# base's: this is the **retention constraint**. *Validation* questions decide, a third set that is held out for such
-# choices, never the test's.
+# candidate with the best medical score among those whose **retention**, the general score divided by the base's, is at
+# least 1 − `consolidation.max_drop`: this is the **retention constraint**. *Validation* questions decide, a third set
+# that is held out for such choices, never the test's.
 
 # %% [markdown]
 # **Predict.** Part of ICFT's training goes to memory examples, and consolidation limits what it changes. How much will
@@ -344,9 +344,9 @@ stages[["new_examples", "promoted", "evicted", "memory_examples", "teacher", "al
 # %%
 candidates = icft["stages"][-1]["consolidation"]["candidates"]
 max_drop = icft["config"]["consolidation"]["max_drop"]
-min_general = mean_score(icft["validation"]["before"]["general"]) - max_drop
-print(f"minimum general score allowed: {min_general:.3f}")
-pd.DataFrame(candidates)[["origin", "alpha", "general", "medical"]].round(3)
+min_retention = 1 - max_drop
+print(f"minimum retention allowed: {min_retention:.3f}")
+pd.DataFrame(candidates)[["origin", "alpha", "general", "retention", "medical"]].round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -484,15 +484,15 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def choose(candidates, min_general):
-    """candidates: dicts with "alpha", "general" and "medical". Of those whose general score is at least `min_general`,
-    the alpha of the best medical score (ties are broken by the general score); 0.0 if none is."""
+def choose(candidates, min_retention):
+    """candidates: dicts with "alpha", "general", "retention" and "medical". Of those whose retention is at least
+    `min_retention`, the alpha of the best medical score (ties are broken by the general score); 0.0 if none is."""
     return ...
 
 
 records = [stage["consolidation"] for stage in icft["stages"]]
 wanted = [record["alpha"] for record in records] + [0.0]
-answers = [choose(record["candidates"], min_general) for record in records] + [choose(candidates, min_general=1.1)]
+answers = [choose(record["candidates"], min_retention) for record in records] + [choose(candidates, min_retention=2)]
 if ... in answers:
     print("Your turn.")
 else:
@@ -508,8 +508,8 @@ else:
 # <details><summary>Solution</summary>
 #
 # ```python
-# def choose(candidates, min_general):
-#     allowed = [one for one in candidates if one["general"] >= min_general]
+# def choose(candidates, min_retention):
+#     allowed = [one for one in candidates if one["retention"] >= min_retention]
 #     if not allowed:
 #         return 0.0
 #     return max(allowed, key=lambda one: (one["medical"], one["general"]))["alpha"]

@@ -605,8 +605,8 @@ print(f"moving average of A and B against that of B·A: off by {off:.1%}")
 #
 # The line runs from the long-term memory at the stage's start (α = 0) to the slow adapter now (α = 1), in exact
 # ΔW. Along it medical skill grows and general skill falls. Values of α that are tried are **candidates**. ICFT takes
-# the one with the best medical score among those whose general score is at most `consolidation.max_drop` below the
-# base's (the **retention constraint**).
+# the one with the best medical score among those whose retention, the general score divided by the base's, is at least
+# 1 − `consolidation.max_drop` (the **retention constraint**).
 #
 # **Predict.** Is the fall as steep at first as it is later? And what is the SVD's residual here? (The start is the
 # base: ΔW = 0.)
@@ -627,8 +627,9 @@ candidates.round(3)
 
 # %%
 set_slow(end)
-min_general = scores["base"]["general"] - config.consolidation.max_drop
-record = consolidate(model, start, score, min_general, rank=32, scale=2.0, base_alphas=())
+min_general = scores["base"]["general"] * (1 - config.consolidation.max_drop)
+record = consolidate(model, start, score, lambda one: one["general"] >= min_general, rank=32, scale=2.0,
+                     base_alphas=())
 print(f"chosen: {record['alpha']}, after {len(record['candidates'])} candidates")
 
 # %%

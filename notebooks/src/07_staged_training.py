@@ -129,8 +129,8 @@ for name in ("trusted", "pool", "test", "general_memory", "general_test"):
 
 # %% [markdown]
 # `runtime.save_steps: 5` saves the state of the run every five steps (by default, about once a minute).
-# `consolidation.max_drop: 0.15` is generous: it lets the general score fall by 0.15, so that something is learned in so
-# short a time.
+# `consolidation.max_drop: 0.15` is generous: it lets 15 % of the general score be lost, so that something is learned in
+# so short a time.
 #
 # **Predict.** At the very first step, L_consistency is zero. Why? And will it stay there?
 
@@ -217,7 +217,7 @@ print("sources add up:", all(sum(s.values()) == n for s, n in zip(stages["memory
 # ### The line search
 #
 # Consolidation searches from the new long-term adapter (α = 1) towards the old one (0). If the new one violates the
-# **retention constraint** (at least the base's general score less `max_drop`), it also searches towards the base (0).
+# **retention constraint** (general score ÷ the base's ≥ 1 − `max_drop`), it also searches towards the base (0).
 # Each candidate is scored on *validation* questions; a search ends once the medical score is below that of the best
 # allowed candidate so far. The best allowed candidate is taken. Where the run's end is best, the search from the base
 # continues beyond it, up to 1.2 or until the constraint is violated.
@@ -225,7 +225,8 @@ print("sources add up:", all(sum(s.values()) == n for s, n in zip(stages["memory
 # **Predict.** Along the line, which curve falls, which rises?
 
 # %%
-min_general = mean_score(report["validation"]["before"]["general"]) - SETTINGS["consolidation.max_drop"]
+min_retention = 1 - SETTINGS["consolidation.max_drop"]
+min_general = min_retention * mean_score(report["validation"]["before"]["general"])
 with rc_context(RC):
     figure = Figure(figsize=(10, 3.2))
     axes = figure.subplots(1, 3, sharey=True)
@@ -254,7 +255,7 @@ Image(png(figure), width=900)
 # NBVAL_CHECK_OUTPUT
 def choice(record):
     """The best medical score that meets the retention constraint; ties are broken by the general score."""
-    allowed = [one for one in record["candidates"] if one["general"] >= min_general]
+    allowed = [one for one in record["candidates"] if one["retention"] >= min_retention]
     return max(allowed, key=lambda one: (one["medical"], one["general"]))["alpha"] if allowed else 0.0
 
 

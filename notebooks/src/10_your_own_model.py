@@ -856,21 +856,22 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 2 · A third format (medium, 8 minutes)
+# ### 2 · A format of your own (medium, 8 minutes)
 #
-# MedQA (USMLE questions) comes as `question`, `options`, a dict from letter to text, and `answer_idx`, a letter. Turn
-# one of its examples into one that the package reads.
+# The package reads the formats of common data sets: MedQA's `options` and `answer_idx`, for example, or ARC's
+# `answerKey`. A file of your own may have any other. Here is one with `stem`, `alternatives` (a dict from letter to
+# text) and `key`, a letter. Turn one of its examples into one that the package reads.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def from_medqa(example):
+def convert(example):
     """A dict with "question", "choices" (texts) and "answer" (the right one's text)."""
     return ...
 
 
-usmle = [dict(question="Which organ makes bile?", options=dict(A="pancreas", B="liver", C="spleen"), answer_idx="B"),
-         dict(question="Which vitamin do we make in sunlight?", options=dict(C="A", B="B", A="D"), answer_idx="A")]
-answers = [from_medqa(example) for example in usmle]
+exam = [dict(stem="Which organ makes bile?", alternatives=dict(A="pancreas", B="liver", C="spleen"), key="B"),
+        dict(stem="Which vitamin do we make in sunlight?", alternatives=dict(C="A", B="B", A="D"), key="A")]
+answers = [convert(example) for example in exam]
 if ... in answers:
     print("Your turn.")
 else:
@@ -883,17 +884,17 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `example["options"].values()` are the texts. Give the answer's text, not its letter: "A" is itself an option of the
-# second question.
+# `example["alternatives"].values()` are the texts. Give the answer's text, not its letter: "A" is itself an option of
+# the second question.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def from_medqa(example):
-#     options = example["options"]
-#     answer = options[example["answer_idx"]]
-#     return dict(question=example["question"], choices=list(options.values()), answer=answer)
+# def convert(example):
+#     options = example["alternatives"]
+#     answer = options[example["key"]]
+#     return dict(question=example["stem"], choices=list(options.values()), answer=answer)
 # ```
 #
 # </details>

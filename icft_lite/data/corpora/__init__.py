@@ -1,1 +1,1 @@
-"""Known data sets: one module for each, which recognizes its rows and converts them to a generic format."""
+"""Data sets with a structure of their own: a module recognizes their rows and converts them to a shape of `formats`."""

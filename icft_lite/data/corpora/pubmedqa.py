@@ -15,9 +15,11 @@ from typing import Any
 
 from datasets import Dataset
 
-from icft_lite.data.schema import Example, RawRow, Source
+from icft_lite.data.schema import RawRow, Source
 
 CHOICES = ["yes", "no", "maybe"]
+COLUMNS = frozenset(("pubid", "question", "context", "long_answer", "final_decision"))
+"""The columns that are read, as on the Hub."""
 CONCLUSION = "long_answer"
 """The extra column with the conclusion of the abstract."""
 TEST_IDS_FILE = "test_ground_truth.json"
@@ -25,15 +27,22 @@ TEST_IDS_FILE = "test_ground_truth.json"
 
 
 def matches(row: RawRow) -> bool:
-    """Return True for a row with the columns of PubMedQA on the Hub."""
-    wanted = {"question", "context", "final_decision"} <= set(row)
-    return wanted and isinstance(row["context"], dict) and "contexts" in row["context"]
+    """Return True for a row with the columns of PubMedQA on the Hub. No single column makes a row PubMedQA."""
+    context = row.get("context")
+    return "question" in row and isinstance(context, dict) and "contexts" in context
 
 
-def convert(row: RawRow, where: str) -> RawRow:
+def convert(row: RawRow) -> RawRow:
     """Return a row of PubMedQA on the Hub as question, choices and answer."""
-    contexts, conclusion = row["context"]["contexts"], row.get("long_answer")
-    return _question(row.get("pubid"), row["question"], contexts, row["final_decision"], conclusion)
+    return {
+        "id": row.get("pubid"),
+        "question": row["question"],
+        "context": "\n".join(row["context"]["contexts"] or []),
+        "choices": CHOICES,
+        "answer": row.get("final_decision"),
+        "domain": "medical",
+        "topic": "pubmedqa",
+    }
 
 
 def is_release(data: Any) -> bool:
@@ -42,16 +51,19 @@ def is_release(data: Any) -> bool:
 
 
 def read_release(data: dict[str, RawRow], path: Path) -> Iterator[tuple[str, str, RawRow]]:
-    """Yield (where, id, row as question, choices and answer) of the original release."""
+    """Yield (where, id, row as on the Hub) of the original release."""
     for key, row in data.items():
-        contexts, conclusion = row.get("CONTEXTS") or [], row.get("LONG_ANSWER")
-        yield f"{path} id {key}", key, _question(key, row["QUESTION"], contexts, row.get("final_decision"), conclusion)
-
-
-def add_conclusion(example: Example, row: RawRow) -> None:
-    """Add the column `long_answer` to the canonical example of a row that has it."""
-    if CONCLUSION in row:
-        example[CONCLUSION] = str(row[CONCLUSION] or "")
+        yield (
+            f"{path} id {key}",
+            key,
+            {
+                "pubid": key,
+                "question": row["QUESTION"],
+                "context": {"contexts": row.get("CONTEXTS")},
+                "long_answer": row.get("LONG_ANSWER"),
+                "final_decision": row.get("final_decision"),
+            },
+        )
 
 
 def has_conclusions(examples: Dataset) -> bool:
@@ -70,16 +82,3 @@ def published_test_ids(source: Source) -> Path | None:
         return None
     path = Path(source).parent / TEST_IDS_FILE
     return path if path.is_file() else None
-
-
-def _question(example_id: Any, question: Any, contexts: list[str], answer: Any, conclusion: Any) -> RawRow:
-    return {
-        "id": example_id,
-        "question": question,
-        "context": "\n".join(contexts),
-        "choices": CHOICES,
-        "answer": answer,
-        "domain": "medical",
-        "topic": "pubmedqa",
-        CONCLUSION: conclusion,
-    }

@@ -3,7 +3,8 @@
 The functions read `prompt` (the question) and `long_answer` (the conclusion) of an example and nothing else. They were
 written on the half of the expert-labelled questions that is not the test part.
 
-The labels mean the same in every example, so the label model is Dawid–Skene with full confusion. It counts an
+The labels mean the same in every example, so the label model is Dawid–Skene, with full confusion on the 500 examples of
+the training part. It counts an
 abstention as a missing vote and would learn nothing from a function that only ever votes "no". Most of the functions
 below therefore vote both "yes" and "no".
 """
@@ -18,7 +19,8 @@ from icft_lite.errors import ICFTError
 from icft_lite.metrics import expected_calibration_error
 from icft_lite.statistics import binomial_interval
 from icft_lite.weak.functions import LabelingFunction, apply_lfs, labeling_function, lf_analysis, to_records
-from icft_lite.weak.label_models import ABSTAIN, DawidSkene, MajorityVote
+from icft_lite.weak.label_models import ABSTAIN, MajorityVote
+from icft_lite.weak.pool import LabelModel, fit_label_model
 
 YES, NO, MAYBE = 0, 1, 2
 LABELS = ("yes", "no", "maybe")
@@ -201,7 +203,7 @@ def pubmedqa_lfs() -> list[LabelingFunction]:
 
 
 def pubmedqa_weak_labels(
-    train_examples: Examples, test_examples: Examples | None = None
+    train_examples: Examples, test_examples: Examples | None = None, model: LabelModel = "dawid_skene"
 ) -> tuple[list[list[float]], dict[str, Any]]:
     """Fit the label model on `train_examples` and, if given, score it on `test_examples`.
 
@@ -211,7 +213,8 @@ def pubmedqa_weak_labels(
     Returns (posteriors, report): a list [yes, no, maybe] for each training example, and a dict with
 
         fitted_on         int     number of training examples
-        label_model       str     "dawid_skene"
+        label_model       str     `model`
+        notes             list    sentences on what limits the labels; absent without any
         lfs               list    lf_analysis as records, on the test examples if given, else without accuracy on the
                                   training examples
         n, accuracy, ece          on the test examples, of the label model's posteriors
@@ -231,13 +234,15 @@ def pubmedqa_weak_labels(
         if tuple(example["responses"]) != LABELS:
             raise ICFTError(f"example {example['id']}: responses {example['responses']}; they must be yes, no, maybe")
     votes = apply_lfs(lfs, train_examples)
-    model = DawidSkene().fit(votes, len(LABELS))
-    posteriors = model.predict_proba(votes, len(LABELS)).tolist()
-    report: dict[str, Any] = {"fitted_on": len(votes), "label_model": "dawid_skene"}
+    fitted, _, notes = fit_label_model(votes, len(LABELS), True, model)
+    posteriors = fitted.predict_proba(votes, len(LABELS)).tolist()
+    report: dict[str, Any] = {"fitted_on": len(votes), "label_model": model}
+    if notes:
+        report["notes"] = [f"weak labels of PubMedQA ({len(votes)} examples): {note}" for note in notes]
     if not test_examples:
         return posteriors, {**report, "lfs": to_records(lf_analysis(votes, lfs))}
     votes, gold = apply_lfs(lfs, test_examples), np.array([example["label"] for example in test_examples])
-    probs = model.predict_proba(votes, len(LABELS))
+    probs = fitted.predict_proba(votes, len(LABELS))
     correct = probs.argmax(1) == gold
     majority = MajorityVote().predict_proba(votes, len(LABELS))
     return posteriors, {

@@ -23,6 +23,7 @@ from icft_lite.data.schema import Example
 from icft_lite.errors import ICFTError
 from icft_lite.weak.functions import LabelingFunction, labeling_function
 from icft_lite.weak.label_models import ABSTAIN
+from icft_lite.weak.lfs.common import base_choice
 
 Entry = dict[str, str]
 """One row of a reference table, by column name, in lower case."""
@@ -302,13 +303,6 @@ def phrase_book(example: Example) -> int:
     prompt = _padded(example["prompt"])
     wants = {entry["wants"] for entry in reference("phrases") if _padded(entry["phrase"]) in prompt}
     return _only_match(example, ADVICE_PATTERNS[wants.pop()]) if len(wants) == 1 else ABSTAIN
-
-
-@labeling_function(source="model")
-def base_choice(example: Example) -> int:
-    """Vote for the zero-shot choice of the base, where the example has `base_scores` (one per response)."""
-    scores = example.get("base_scores")
-    return int(np.argmax(scores)) if scores else ABSTAIN
 
 
 def sample_lfs() -> list[LabelingFunction]:

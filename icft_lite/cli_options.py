@@ -1,0 +1,244 @@
+"""Options of the `icft-lite` command: what each command accepts, and what a command line gives. No heavy imports."""
+
+import difflib
+import json
+import re
+from argparse import ArgumentError
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_origin
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
+
+from icft_lite.config import PRESETS, ICFTConfig, RuntimeConfig
+from icft_lite.errors import ICFTError
+from icft_lite.utils.config_parsing import describe_type, flatten, read_settings, setting_types
+
+if TYPE_CHECKING:  # the schema imports `datasets`, which takes seconds
+    from icft_lite.data.schema import ReadOptions
+
+SHORT = {"max_steps": "optim.max_steps", "max_length": "encoding.max_length"}
+"""Options that are short for a setting."""
+READING = ("lfs", "answers_from", "turns")
+"""Options that say how files are read, besides --map."""
+OTHER_OPTIONS = (
+    "data general test-ids map answers-from turns lfs out method methods max-steps max-length no-4bit config set"
+).split()
+"""Options that are no settings, as suggestions for a misspelt one."""
+FILES = "data files, Hub names, or `samples` (the default)"
+
+
+def _out(sub: ArgumentParser, text: str = "folder of the run", **options: Any) -> None:
+    sub.add_argument("--out", metavar="DIR", help=text, **options)
+
+
+def json_option(sub: ArgumentParser) -> None:
+    """Add --json."""
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _jobs(sub: ArgumentParser) -> None:
+    text = "runs at a time. Default: one per core for the embedded model, 1 for others and on a GPU"
+    sub.add_argument("--jobs", type=PositiveInt | None, metavar="N", help=text)
+
+
+def _many(sub: ArgumentParser, option: str, text: str, metavar: str = "FILE") -> None:
+    sub.add_argument(option, nargs="+", action="extend", metavar=metavar, help=text)
+
+
+def _reading(sub: ArgumentParser, lfs: bool = True) -> None:
+    """Add the options that say how files are read. Those of `ReadOptions` and --lfs may be in --config too."""
+    sub.add_argument("--test-ids", metavar="FILE", help="ids of the test examples: JSON, or one on each line")
+    text = "columns with other names in the files, for example question=Frage,answer=Antwort"
+    sub.add_argument("--map", metavar="NAME=COLUMN,…", help=text)
+    sub.add_argument("--answers-from", metavar="N", help="number of the first option where answers are numbers: 0 or 1")
+    sub.add_argument("--turns", metavar="TURNS", help="assistant turns of a conversation to use: last (default) or all")
+    if lfs:
+        _many(sub, "--lfs", "Python files with labelling functions for unlabelled examples", "FILE.py")
+
+
+def demo_options(sub: ArgumentParser) -> None:
+    """Add the options of `demo`."""
+    _out(sub, default="runs/demo")
+    sub.add_argument("--seeds", type=PositiveInt, default=1, metavar="N", help="number of seeds; above 1: all presets")
+    sub.add_argument("--full", action="store_true", help="train longer, on more topics")
+    _jobs(sub)
+
+
+def train_options(sub: ArgumentParser) -> None:
+    """Add the options of `train` that are no settings."""
+    _many(sub, "--data", FILES)
+    _many(sub, "--general", f"data that must not be forgotten: {FILES}")
+    _reading(sub)
+    _out(sub, required=True)
+    sub.add_argument("--method", metavar="NAME", help=f"preset of the settings: {', '.join(PRESETS)} (default: icft)")
+
+
+def check_options(sub: ArgumentParser) -> None:
+    """Add the options of `check`."""
+    sub.add_argument("files", nargs="+", metavar="FILE", help="data files or Hub names, as for `train --data`")
+    _many(sub, "--general", "general data files, as for `train`")
+    _reading(sub)
+    text = "its tokenizer is used: `tiny` (the default), a folder or a Hub name"
+    sub.add_argument("--model", metavar="NAME", help=text)
+    _config(sub)
+    json_option(sub)
+
+
+def evaluate_options(sub: ArgumentParser) -> None:
+    """Add the options of `evaluate`."""
+    sub.add_argument("dir", metavar="DIR", help="a run's folder, a model's folder, a Hub name, or `tiny`")
+    _many(sub, "--data", FILES)
+    _reading(sub, lfs=False)
+    _no_4bit(sub)
+    sub.add_argument("--max-length", type=PositiveInt, metavar="N", help="maximum number of tokens of an example")
+    text = f"primary metric of questions with options: {describe_type(setting_kinds()['metric'])}"
+    sub.add_argument("--metric", metavar="NAME", help=f"{text}. Defaults of both: those of the run, or of `train`")
+    json_option(sub)
+
+
+def chat_options(sub: ArgumentParser) -> None:
+    """Add the options of `chat`."""
+    run_folder_option(sub)
+    text = "maximum number of tokens of a reply"
+    sub.add_argument("--max-new-tokens", type=PositiveInt, default=512, metavar="N", help=text)
+
+
+def compare_options(sub: ArgumentParser) -> None:
+    """Add the options of `compare` that are no settings."""
+    sub.add_argument(
+        "--methods",
+        nargs="+",
+        default=["icft", "qlora"],
+        metavar="METHOD",
+        help=f"presets, separated by spaces or commas: {', '.join(PRESETS)}",
+    )
+    sub.add_argument("--seeds", type=PositiveInt, default=3, metavar="N", help="number of seeds for each method")
+    _out(sub, "folder of the runs and the comparison", required=True)
+    _jobs(sub)
+    json_option(sub)
+
+
+def run_folder_option(sub: ArgumentParser) -> None:
+    """Add the folder of a run."""
+    sub.add_argument("dir", metavar="DIR", help="folder of a finished run")
+
+
+def export_options(sub: ArgumentParser) -> None:
+    """Add the options of `export`."""
+    run_folder_option(sub)
+    sub.add_argument("--to", required=True, metavar="DIR2", help="a new folder")
+    sub.add_argument("--merge", action="store_true", help="write whole weights with the adapter merged, not in 4 bits")
+
+
+def _config(sub: ArgumentParser) -> None:
+    sub.add_argument("--config", metavar="FILE.yaml", help="settings, nested or with dotted names")
+    text = "one setting; overrides --config and other options. In `compare`, presets override it"
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+
+
+def _no_4bit(sub: ArgumentParser) -> None:
+    sub.add_argument("--no-4bit", action="store_true", help="short for --adapter.load_in_4bit false")
+
+
+def config_options(sub: ArgumentParser, settings: bool) -> None:
+    """Add the options of settings: --config and --set, and with `settings` one for each."""
+    _config(sub)
+    sub.add_argument("--max-steps", type=PositiveInt | None, metavar="N", help="short for --optim.max_steps")
+    _no_4bit(sub)
+    if settings:
+        sub.add_class_arguments(ICFTConfig)
+        sub.add_class_arguments(RuntimeConfig, "runtime")
+
+
+# --- what a command line gives
+
+
+def given_settings(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that a command line gives, by dotted name: --config, then options, then --set.
+
+    Those that say how files are read (`map.NAME`, `answers_from`, `turns`, `lfs`) are among them; `take_reading` takes
+    them out. Raises ICFTError.
+    """
+    args = parser.parse_args(argv, defaults=False)
+    given = args[args.command].as_dict()
+    known = {*setting_kinds(), *READING}
+    settings = read_settings(Path(given["config"])) if given.get("config") else {}
+    settings |= {name: value for name, value in flatten(given).items() if name in known}
+    if given.get("method"):
+        settings["method"] = given["method"]
+    for name, equals, value in (text.partition("=") for text in (given.get("map") or "").split(",") if text):
+        if not equals:
+            raise ICFTError(f"--map {name}: write it as NAME=COLUMN, for example --map question=Frage,answer=Antwort")
+        settings[f"map.{name.strip()}"] = value.strip()
+    settings |= {setting: given[name] for name, setting in SHORT.items() if given.get(name)}
+    if given.get("no_4bit"):
+        settings["adapter.load_in_4bit"] = False
+    for text in given.get("set", []):
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ICFTError(f"--set {text}: write it as NAME=VALUE")
+        settings[name.strip()] = value.strip()
+    return settings
+
+
+def take_reading(settings: dict[str, Any]) -> "tuple[ReadOptions, list[Path]]":
+    """Take the settings that say how files are read out of `settings`; return them and the files of --lfs.
+
+    Raises ICFTError.
+    """
+    from icft_lite.data.schema import ReadOptions
+
+    columns = {name: str(settings.pop(name)) for name in list(settings) if name.startswith("map.")}
+    lfs, answers_from, turns = (settings.pop(name, None) for name in READING)
+    for name, value, allowed in (("answers_from", answers_from, ("0", "1")), ("turns", turns, ("last", "all"))):
+        if value is not None and str(value) not in allowed:
+            raise ICFTError(f"{name}: {value!r} is not possible; give {' or '.join(allowed)}")
+    options = ReadOptions(
+        {name.removeprefix("map."): column for name, column in columns.items()},
+        None if answers_from is None else 1 if str(answers_from) == "1" else 0,
+        turns or "last",
+    )
+    return options, [Path(one) for one in ([lfs] if isinstance(lfs, str) else lfs or [])]
+
+
+def setting_kinds() -> dict[str, Any]:
+    """Return {name: type} of all settings, with those of RuntimeConfig as `runtime.…`."""
+    return {**dict(setting_types(ICFTConfig)), **dict(setting_types(RuntimeConfig, "runtime."))}
+
+
+def write_lists(argv: Sequence[str]) -> list[str]:
+    """Return the command line with lists as jsonargparse reads them: `--topics a,b` becomes `--topics=[a,b]`."""
+    lists = {f"--{name}" for name, kind in setting_types(ICFTConfig) if get_origin(kind) is tuple}
+    out: list[str] = []
+    for word in argv:
+        if out and out[-1] in lists and not word.startswith("-"):
+            word = f"{out.pop()}={word}"
+        option, equals, value = word.partition("=")
+        items = ", ".join(json.dumps(item.strip()) for item in value.split(",") if item.strip())
+        out.append(f"{option}=[{items}]" if option in lists and equals and value[:1] != "[" else word)
+    return out
+
+
+def argument_error(error: ArgumentError, commands: Iterable[str]) -> str:
+    """Return jsonargparse's message as one line that names the option."""
+    text, kinds = " ".join(str(error).split()), setting_kinds()
+    if found := re.match(r'Parser key "([\w.]+)": (.*)$', text):
+        name, reason = found.groups()
+        value = re.search(r"(?:Got|Given) value: (.*)$|base 10: '(.*?)'|PositiveInt: (\S+) does", reason)
+        groups = {kind.partition(".")[0] for kind in kinds if "." in kind}
+        expected = "a YAML file of this group" if name in groups else "a whole number above 0"  # of --seeds, --jobs, …
+        expected = describe_type(kinds[name]) if name in kinds else expected
+        option = name if name in kinds else name.replace("_", "-")
+        return f"--{option}: {value[value.lastindex or 0] if value else ''!r} is not possible; give {expected}"
+    if found := re.match(r"unrecognized arguments: --([\w.-]+)", text):
+        near = difflib.get_close_matches(found[1], [*kinds, *OTHER_OPTIONS], 1)
+        return f"--{found[1]} is not an option; {f'did you mean --{near[0]}?' if near else 'see --help'}"
+    if text.startswith('expected "command"'):
+        return f"give a command: {', '.join(commands)}; see --help"
+    if found := re.match(r"the following arguments are required: (.*)", text):
+        names = [name.rpartition(".")[2] for name in found[1].split(", ")]
+        shown = {"dir": "DIR", "files": "FILE"}
+        return f"{', '.join(shown.get(name, f'--{name}') for name in names)} is missing; see --help"
+    return f"{text}; see --help"

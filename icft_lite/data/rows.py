@@ -1,0 +1,230 @@
+"""One raw row: the names of its columns, which of them have a value, and which are used."""
+
+import ast
+import io
+import json
+import re
+import tokenize
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from icft_lite.data.answers import ABSENT, ANSWER_COLUMNS, EMPTY, LETTERS, Options
+from icft_lite.data.conversations import read_text, shorten
+from icft_lite.data.schema import FEATURES, RawRow, ReadOptions
+from icft_lite.errors import ICFTError
+
+PROMPTS = ("prompt", "question", "instruction", "input", "question_stem")
+QUESTIONS = ("question", "prompt", "instruction", "question_stem")
+REPLIES = ("completion", "response", "output", "answer")
+CHOICES = ("choices", "options")
+CONVERSATIONS = ("messages", "conversations", "conversation")
+VERDICTS = ("label", "desirable")
+"""Columns that say whether a reply is good, as in the data of KTO."""
+OPTION = re.compile(r"(?:(op|option|choice|ending)[_ ]?)?([a-j]|\d\d?)", re.IGNORECASE)
+"""The column of one option: opa, A, option_a, option1. A number alone is not."""
+MEANINGFUL = frozenset(
+    """label rating score weight winner winner_model_a winner_model_b winner_tie desirable correct is_correct
+    correct_answer gold reward preference preferred better answerKey answer_key answer_idx answer_index cop history
+    final_decision choices options chosen rejected system system_prompt instruction input""".split()
+)
+"""Columns that change what an example means: a shape uses them, or the row is refused."""
+OPTIONAL = ("id", "domain", "topic", "level", "context", "kind", "entity", "facts")
+KNOWN = MEANINGFUL.union(PROMPTS, REPLIES, CONVERSATIONS, OPTIONAL, ANSWER_COLUMNS, FEATURES).union(
+    ("chosen", "rejected", "response_a", "response_b", "conversation_a", "conversation_b", "subject", "subject_name"),
+    ("focus", "focus_area", "qtype"),
+)
+"""Names of columns that are recognized whatever their case."""
+
+
+@dataclass
+class Tally:
+    """What was seen while the rows of a source were read."""
+
+    shapes: Counter[str] = field(default_factory=Counter)
+    headers: set[tuple[str, ...]] = field(default_factory=set)
+    """The columns of each row."""
+    used: set[str] = field(default_factory=set)
+    """Columns that were read, with the names under which they are read, as in `present`."""
+    present: dict[str, None] = field(default_factory=dict)
+    """Columns that have a value in some row, in the order of their first occurrence."""
+    notes: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class Answer(NamedTuple):
+    """An answer as the source has it: its column, its value, and the options that it names one of."""
+
+    column: str
+    value: Any
+    options: Options
+
+
+class Row:
+    """One raw row: its columns that have a value, and which of them are used."""
+
+    def __init__(self, raw: RawRow, where: str, options: ReadOptions, tally: Tally) -> None:
+        self.where, self.options, self.tally = where, options, tally
+        try:
+            self.names = column_names(tuple(raw), tuple(options.columns.items()))
+        except ICFTError as error:
+            raise ICFTError(f"{where}: {error}") from None
+        tally.headers.add(tuple(raw))
+        self.keys = {name: raw[source] for source, name in self.names.items()}
+        self.values = {
+            name: value for name, value in self.keys.items() if value is not None and value != "" and value == value
+        }
+        self.used: set[str] = set()
+        self.answers: list[Answer] = []
+
+    def take(self, *columns: str) -> Any:
+        """Return the value of the first of the columns that has one, and mark it as used; None if none has."""
+        for name in columns:
+            if name in self.values:
+                self.used.add(name)
+                return self.values[name]
+        return None
+
+    def text(self, name: str) -> str:
+        """Return the text of a column that must have one."""
+        return read_text(self.take(name), name, self.where)
+
+    def optional_text(self, *columns: str) -> str:
+        """Return the text of the first of the columns that has a value; "" if none has, or if it is a word of ABSENT.
+
+        A list of texts is joined by blank lines.
+        """
+        if self.values.keys().isdisjoint(columns):
+            return ""
+        value = self.take(*columns)
+        if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+            self.tally.notes[f"{columns[0]} is a list of texts, which are joined by blank lines"] += 1
+            value = "\n\n".join(value)
+        if isinstance(value, str):
+            return "" if value in ABSENT else value
+        if value == []:
+            return ""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ICFTError(f"{self.where}: {columns[0]} is {shorten(value)}; give it a text, or remove it")
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+    def read_list(self, name: str) -> list[Any]:
+        """Return the list in a column; the cell of a CSV may hold a list, or texts joined by |."""
+        value = parse_cell(self.take(name), self.where)
+        if not isinstance(value, list):
+            raise ICFTError(f"{self.where}: {name} must be a list (in a CSV: a JSON list, or texts joined by |)")
+        return value
+
+    def check_unused(self) -> None:
+        """Record which columns were used. Raises ICFTError if one that changes the meaning was not."""
+        self.tally.used.update(self.used)
+        self.tally.present.update(dict.fromkeys(self.values))
+        for name in self.values.keys() - self.used:
+            if is_meaningful(name) and self.values[name] != []:
+                column = next(column for column, read_as in self.names.items() if read_as == name)
+                raise ICFTError(
+                    f"{self.where}: column {column} ({shorten(self.values[name])}) changes what an example means, and "
+                    f"is not read together with {', '.join(sorted(self.used))}; remove it, or read the file without it "
+                    f"(--map unused={column})"
+                )
+
+
+@lru_cache(4096)
+def is_meaningful(name: str) -> bool:
+    """Return True for a column that changes what an example means, such as a rating or one option."""
+    match = OPTION.fullmatch(name)
+    return name in MEANINGFUL or (match is not None and bool(match[1] or match[2].isalpha()))
+
+
+@lru_cache(4096)
+def column_names(columns: tuple[str, ...], mapped: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Return, for each column of a source, the name under which it is read: without spaces around it, in known case.
+
+    mapped: (name that is read, column) pairs. A column that one of them replaces is read as `NAME (replaced)`. Raises
+    ICFTError if two columns have the same name.
+    """
+    known = {name.casefold(): name for name in KNOWN}
+    chosen = {column.strip(): name for name, column in mapped}
+    plain = {column: str(column).strip() for column in columns}
+    targets = {chosen[name] for name in plain.values() if name in chosen}
+    names: dict[str, str] = {}
+    for column, name in plain.items():
+        read_as = chosen.get(name) or known.get(name.casefold(), name)
+        if name not in chosen and read_as in targets:
+            read_as += " (replaced)"
+        if read_as in names.values():
+            raise ICFTError(f"two columns are named {read_as}; rename one of them")
+        names[column] = read_as
+    return names
+
+
+def option_columns(names: Iterable[str]) -> dict[str, int]:
+    """Return the columns of two or more options with the same beginning, such as opa and opb, and their positions."""
+    families: dict[str, dict[str, int]] = {}
+    for name in names:
+        if (match := OPTION.fullmatch(name)) and (match[1] or match[2].isalpha()):
+            number = int(match[2]) if match[2].isdigit() else ord(match[2].lower()) - ord("a")
+            families.setdefault((match[1] or "").lower(), {})[name] = number
+    largest = max(families.values(), key=len, default={})
+    first = min(largest.values(), default=0) if any(name[-1].isdigit() for name in largest) else 0
+    ordered = sorted(largest.items(), key=lambda item: item[1])
+    return {name: number - first for name, number in ordered} if len(largest) > 1 else {}
+
+
+def read_choices(row: Row, name: str) -> Options:
+    """Return the options in one column: a list, an object from labels to texts, or texts and labels as ARC has them."""
+    cell = row.values[name]
+    value, labels = parse_cell(row.take(name), row.where), None
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        value = {key: [one.get(key) for one in value] for key in ("text", "label")}
+    if isinstance(value, dict) and {"text", "label"} <= value.keys():
+        value, labels = value["text"], value["label"]
+    elif isinstance(value, dict):
+        filled = {key: text for key, text in value.items() if text is not None}
+        value, labels = list(filled.values()), list(filled)
+    if not isinstance(value, list) or (labels is not None and len(labels) != len(value)):
+        raise ICFTError(f"{row.where}: {name} must be a list (in a CSV: a JSON list, or texts joined by |)")
+    texts = [str(one).lower() if isinstance(one, bool) else read_text(one, "a choice", row.where) for one in value]
+    if len(texts) < 2 or len(set(texts)) < len(texts):
+        raise ICFTError(f"{row.where}: choices are {texts}, expected two or more different texts; fix them")
+    return Options(texts, [str(label) for label in labels] if labels else LETTERS, from_text=isinstance(cell, str))
+
+
+def read_option_columns(row: Row) -> Options:
+    """Return the options in one column each. Empty and repeated ones are left out, as MedMCQA has hundreds of them."""
+    texts: list[str] = []
+    columns = option_columns(row.keys)
+    positions = [EMPTY] * (max(columns.values()) + 1)
+    for name, position in columns.items():
+        if str(row.values.get(name, "")).strip():
+            text = row.text(name)
+            texts += [] if text in texts else [text]
+            positions[position] = texts.index(text)
+    return Options(texts, positions=positions)
+
+
+def parse_cell(value: Any, where: str) -> Any:
+    """Return what the cell of a CSV holds: a JSON or Python list or object, a list of texts joined by |, or a text."""
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith(("[", "{")):
+        return value.split("|")
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        pass
+    try:
+        kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(value.strip()).readline)]
+        kinds = [kind for kind in kinds if kind not in (tokenize.NL, tokenize.NEWLINE)]
+        joined = (tokenize.STRING, tokenize.STRING) in zip(kinds, kinds[1:], strict=False)
+        found = ast.literal_eval(value.strip())
+    except (SyntaxError, ValueError, tokenize.TokenError):
+        joined, found = True, None
+    if joined:
+        raise ICFTError(
+            f"{where}: {shorten(value)} is neither a JSON list nor a Python list, but perhaps a NumPy array; save the "
+            f"table again with lists (array.tolist()), or as Parquet"
+        )
+    return found

@@ -1,0 +1,226 @@
+"""Splits: groups, test ids over several files, what is left out, and what a run has seen of a file."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from icft_lite.data.overlap import load_seen, save_seen
+from icft_lite.data.schema import ReadOptions
+from icft_lite.data.sources import bundle_from_files, evaluation_examples
+from icft_lite.data.splits import split_source
+from icft_lite.errors import ICFTError, ICFTWarning
+
+
+def replies(n, name="Term", **columns):
+    return [{"prompt": f"What is {name} {i}?", "completion": f"It is {name} {i}.", **columns} for i in range(n)]
+
+
+def questions(n, answer=0, **columns):
+    choices = ["heart", "lung", "skin"]
+    return [
+        {"question": f"Where is part {i}?", "choices": choices, "answer": answer, "id": f"q{i}", **columns}
+        for i in range(n)
+    ]
+
+
+def ids(part):
+    return set() if part is None else set(part["id"])
+
+
+# --- groups
+
+
+def rows(n, **columns):
+    return [
+        {"id": f"{i}", "completion": "x", **{name: column(i) for name, column in columns.items()}} for i in range(n)
+    ]
+
+
+def conversation(i):
+    texts = ["Be brief.", f"Question {i % 6}?", "Yes.", f"And {i % 15}?", "No."]
+    roles = ["system", "user", "assistant", "user", "assistant"]
+    return [{"role": role, "content": text} for role, text in zip(roles, texts)]
+
+
+@pytest.mark.parametrize(
+    "examples, validation, test",
+    [
+        (
+            rows(30, prompt=lambda i: f"Question {i}?", context=lambda i: f"Abstract {i % 10} says so."),
+            {6, 16, 26},
+            {8, 18, 28},
+        ),
+        (rows(30, prompt=lambda i: f"Question {i}?", entity=lambda i: f"Drug {i % 12}"), {5, 17, 29}, {6, 18}),
+        (rows(30, prompt=lambda i: f"Question {i % 20}?"), {5, 19, 25}, {1, 16, 21}),
+        ([{"id": f"{i}", "messages": conversation(i)} for i in range(30)], {8, 9, 29}, {13, 20, 23}),
+    ],
+    ids=["context", "entity", "prompt", "turns"],
+)
+def test_the_splits_of_version_0_2_0_do_not_change(examples, validation, test):
+    parts = split_source(examples)
+    assert {int(name) for name in ids(parts["validation"])} == validation
+    assert {int(name) for name in ids(parts["test"])} == test
+
+
+@pytest.mark.parametrize("instructions", [1, 2])
+def test_prompts_under_one_instruction_are_split_by_prompt(instructions):
+    texts = ["You are a doctor. Answer the question.", "You are a nurse. Be brief."][:instructions]
+    examples = [{**one, "context": texts[i % instructions]} for i, one in enumerate(replies(40))]
+    parts = split_source(examples)
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == [32, 4, 4]
+
+
+def test_passages_stay_groups_beside_a_common_instruction():
+    passages = [{**one, "context": f"Note {i // 4}: well."} for i, one in enumerate(replies(20, "Note"))]
+    common = replies(30, "Term", context="Answer truthfully.")
+    parts = split_source(passages + common)
+    for i in range(5):
+        assert sum(f"Note {i}: well." in part["context"] for part in parts.values()) == 1
+    assert all("Answer truthfully." in part["context"] for part in parts.values())
+
+
+def test_all_turns_of_a_conversation_are_in_one_part_whatever_they_begin_with(write):
+    def talk(i):
+        texts = ["Hello", "Hello, how can I help?", f"What is drug {i}?", "A pill.", "Really?", "Yes."]
+        return {"messages": [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]}
+
+    def own(i):
+        return {"messages": [{"role": "user", "content": f"What is drug {i}?"}, *talk(i)["messages"][3:]]}
+
+    for make, turns in ((own, 2), (talk, 3)):
+        parts = split_source(write("talks.jsonl", [make(i) for i in range(30)]), options=ReadOptions(turns="all"))
+        assert sum(map(len, parts.values())) == 30 * turns
+        sides = []
+        for part in parts.values():
+            texts = [" ".join([*(turn["content"] for turn in one["history"]), one["prompt"]]) for one in part]
+            sides.append({found[0] for text in texts if (found := re.search(r"drug \d+", text))})
+        assert all(sides) and sum(map(len, sides)) == 30
+
+
+# --- test ids
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["1\n22\nc d\n", '["1", "22", "c d"]', '[1, 22.0, "c d"]', '[{"id": 1}, {"id": "22"}, {"id": "c d", "x": 0}]']
+    + ['{"1": "yes", "22": "no", "c d": "no"}', '{"id": 1}\n{"id": 22}\n{"id": "c d"}\n', "\ufeff1\r\n22\r\nc d\r\n"],
+)
+def test_ids_are_matched_over_all_files_together(write, content):
+    one = write("one.jsonl", [{**row, "id": i} for i, row in enumerate(replies(20))])
+    two = write("two.jsonl", [{**row, "id": ["c d", "22", "z"][i]} for i, row in enumerate(replies(3, "Word"))])
+    three = write("three.jsonl", replies(20, "Sign"))
+    bundle = bundle_from_files([one, two, three], [replies(10, "Fact")], write("ids", content))
+    assert ids(bundle.test) == {"1", "22", "c d"}, "no other file has a random test part"
+    assert len(bundle.validation) == 2 + 2 and len(bundle.trusted) == 43 - 3 - 4
+
+
+def test_misspelt_ids_are_named(write):
+    data = [write("a.jsonl", replies(20)), write("b.jsonl", replies(20, "Word"))]
+    with pytest.raises(ICFTError, match=r"ids.txt: 2 of its 3 ids are in none of .*a.jsonl, .*b.jsonl \(b-99, x\)"):
+        bundle_from_files(data, ["samples"], write("ids.txt", "a-2\nb-99\nx\n"))
+    with pytest.raises(ICFTError, match=r"none of its ids is in .*b.jsonl; .*found x"):
+        bundle_from_files(data, ["samples"], write("ids.txt", "x\n"))
+    with pytest.raises(ICFTError, match="no test ids were found"):
+        bundle_from_files(data, ["samples"], write("ids.json", "[null]"))
+
+
+def test_an_id_of_a_row_that_is_left_out_is_no_typo(write):
+    rows = [{**row, "id": i, "label": i != 3} for i, row in enumerate(replies(20))]
+    bundle = bundle_from_files([write("kto.jsonl", rows)], [], write("ids.txt", "3\n4\n"))
+    (summary,) = bundle.summaries
+    assert ids(bundle.test) == {"4"} and "(3)" in summary.notes[-1]
+
+
+def test_an_id_of_a_conversation_names_all_its_turns(write):
+    turns = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd")]
+    rows = [
+        {"id": f"c{i}", "messages": [{**turn, "content": f"{turn['content']} {i}"} for turn in turns]} for i in range(9)
+    ]
+    options = ReadOptions(turns="all")
+    bundle = bundle_from_files([write("c.jsonl", rows)], [], write("ids.txt", "c4\n"), options=options)
+    assert ids(bundle.test) == {"c4/turn1", "c4/turn2"}
+
+
+def release(n):
+    row = {"CONTEXTS": ["It was measured."], "final_decision": "yes"}
+    return {
+        str(i): {**row, "QUESTION": f"Does {i} help?", "CONTEXTS": [f"We saw {i}."], "LONG_ANSWER": f"Yes, {i}."}
+        for i in range(n)
+    }
+
+
+def test_pubmedqa_keeps_its_published_test_part_next_to_other_files(write):
+    path = write("ori_pqal.json", json.dumps(release(20)))
+    published = write("test_ground_truth.json", json.dumps(dict.fromkeys(map(str, range(10)), "yes")))
+    mine = write("mine.jsonl", replies(20))
+    bundle = bundle_from_files([path, mine], [])
+    assert ids(bundle.test) >= set(map(str, range(10))) and len(bundle.test) == 12
+    assert ids(bundle_from_files([path, mine], [], published).test) == set(map(str, range(10)))
+    bundle = bundle_from_files([path, mine], [], write("ids.txt", "mine-1\nmine-2\n"))
+    assert ids(bundle.test) == {*map(str, range(10)), "mine-1", "mine-2"}
+    assert bundle.own_lfs == dict.fromkeys(ids(bundle.pool), "pubmedqa")
+
+
+# --- roles and summaries
+
+
+def test_unlabelled_general_examples_may_enter_the_memory_and_pairs_are_counted():
+    pairs = [{"prompt": f"Which {i}?", "chosen": "this", "rejected": "that", "id": f"p{i}"} for i in range(10)]
+    general = [*questions(20), *[{**one, "id": f"u{i}"} for i, one in enumerate(questions(30, None)[20:])], *pairs]
+    bundle = bundle_from_files([replies(20)], [general])
+    memory = bundle.general_memory
+    assert {f"u{i}" for i in range(10)} <= ids(memory) and set(memory["task"]) == {"question"}
+    assert sorted(set(memory["label"])) == [-1, 0] and min(bundle.general_test["label"]) == 0
+    assert bundle.summaries[1].left_out == {"preference pairs of general data: the long-term memory has none": 8}
+
+
+def test_what_is_left_out_is_in_the_summary_of_its_source(write):
+    labelled = write("a.jsonl", [{**one, "id": f"a{i}"} for i, one in enumerate(questions(100))])
+    pool = write("b.jsonl", questions(150, None))
+    bundle = bundle_from_files([labelled, pool], [], lfs=["a function"])
+    assert [one.left_out for one in bundle.summaries] == [{}, {"another source holds out their group": 20}]
+    assert len(bundle.pool) == 130 and bundle.lfs == ("a function",) and not bundle.own_lfs
+    same = [{**one, "entity": f"part {i % 10}", "answer": None if i % 3 else 0} for i, one in enumerate(questions(60))]
+    bundle = bundle_from_files([same], [], write("ids.txt", "q0\n"))
+    assert bundle.summaries[0].left_out == {
+        "a test example is in their group": 5,
+        "without an answer, and in a held-out group": 4,
+    }
+
+
+def test_the_pool_of_the_samples_has_the_labelling_functions_of_the_samples():
+    bundle = bundle_from_files([questions(30, None), "samples"], [])
+    assert {bundle.own_lfs.get(name) for name in bundle.pool["id"]} == {"samples", None}
+    assert not ids(bundle.pool) - bundle.own_lfs.keys() - {f"q{i}" for i in range(30)}
+
+
+# --- what a run has seen
+
+
+def test_a_file_that_was_saved_in_another_format_has_the_test_part_of_the_run(write, tmp_path):
+    original = replies(60, context="You are a doctor.")
+    trained = write("train.jsonl", original)
+    bundle = bundle_from_files([trained], [replies(20, "Fact")], seed=3)
+    save_seen(tmp_path, bundle)
+    with (tmp_path / "other.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerow(["output", "input", "instruction"])
+        writer.writerows([one["completion"], one["prompt"].upper(), one["context"]] for one in original[::-1])
+    joined = [{"prompt": f"{one['context']}\n\n{one['prompt']}", "response": one["completion"]} for one in original]
+    seen = load_seen(tmp_path)
+    for source in (trained, tmp_path / "other.csv", write("other.json", json.dumps(joined))):
+        with pytest.warns(ICFTWarning, match="54 of 60 examples are left out"):
+            found = evaluation_examples([source], seen=seen)
+        assert set(found["responses"][i][0] for i in range(6)) == {one["responses"][0] for one in bundle.test}
+    assert len(evaluation_examples([replies(10, "New")], seen=seen)) == 10
+    known = [{"prompt": one["prompt"], "context": one["context"], "completion": "x"} for one in bundle.trusted]
+    with pytest.raises(ICFTError, match="all prompts are in the run's training or validation part"):
+        evaluation_examples([known], seen=seen)
+    assert load_seen(tmp_path / "gone") is None
+
+
+def test_examples_without_an_answer_are_not_evaluated_silently():
+    with pytest.warns(ICFTWarning, match="a list of 30 examples: 10 examples without an answer are not evaluated"):
+        assert len(evaluation_examples([questions(20) + questions(30, None)[20:]])) == 20
