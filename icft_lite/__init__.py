@@ -25,6 +25,7 @@ _HOME = {
     "LongTermMemory": "memory.long_term",
     "MajorityVote": "weak.label_models",
     "PRESETS": "config",
+    "ReadOptions": "data.schema",
     "RuntimeConfig": "config",
     "ShortTermMemory": "memory.short_term",
     "add_adapters": "modeling.adapters",
@@ -37,6 +38,7 @@ _HOME = {
     "label_pool": "weak.pool",
     "labeling_function": "weak.functions",
     "lf_analysis": "weak.functions",
+    "load_lfs": "weak.files",
     "load_base": "modeling.base",
     "load_run": "finished_runs",
     "load_samples": "data.samples",
@@ -56,6 +58,7 @@ __all__ = [
     "LongTermMemory",
     "MajorityVote",
     "PRESETS",
+    "ReadOptions",
     "RuntimeConfig",
     "ShortTermMemory",
     "add_adapters",
@@ -68,6 +71,7 @@ __all__ = [
     "label_pool",
     "labeling_function",
     "lf_analysis",
+    "load_lfs",
     "load_base",
     "load_run",
     "load_samples",
@@ -87,6 +91,7 @@ if TYPE_CHECKING:  # so that type checkers and editors see the names
     from icft_lite.data.bundle import DataBundle as DataBundle
     from icft_lite.data.samples import load_samples as load_samples
     from icft_lite.data.samples import sample_bundle as sample_bundle
+    from icft_lite.data.schema import ReadOptions as ReadOptions
     from icft_lite.data.sources import bundle_from_files as bundle_from_files
     from icft_lite.data.splits import read_examples as read_examples
     from icft_lite.errors import ICFTError as ICFTError
@@ -101,6 +106,7 @@ if TYPE_CHECKING:  # so that type checkers and editors see the names
     from icft_lite.modeling.generation import generate as generate
     from icft_lite.training.loop import train_icft as train_icft
     from icft_lite.training.trainer import ICFTTrainer as ICFTTrainer
+    from icft_lite.weak.files import load_lfs as load_lfs
     from icft_lite.weak.functions import apply_lfs as apply_lfs
     from icft_lite.weak.functions import labeling_function as labeling_function
     from icft_lite.weak.functions import lf_analysis as lf_analysis

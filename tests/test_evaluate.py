@@ -170,6 +170,23 @@ def test_a_suite_of_correct_options_only_has_the_same_exact_match(base, encoder,
     assert "option_accuracy" in all_options and "option_accuracy" not in one_option
 
 
+def test_a_progress_bar_counts_every_example_that_is_scored(base, encoder, questions, row, monkeypatch):
+    bars = []
+
+    class Bar(evaluation.tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **{**kwargs, "delay": 0})
+            bars.append(self)
+
+    monkeypatch.setattr(evaluation, "tqdm", Bar)
+    pairs = [dict(one) for one in load_samples("medical_test") if one["task"] == "pair"][:3]
+    replies = [row(id="r", responses=["a reply of more than eight words, so it is generated first"])]
+    suites = {"general": questions[:9], "medical": [*pairs, *replies]}
+    evaluate_suite(*base, suites, encoder=encoder, progress=True)
+    evaluate_suite(*base, suites, encoder=encoder)
+    assert [bar.n for bar in bars] == [13, 0] and bars[0].total == 13, "without progress, nothing is shown"
+
+
 def test_empty_suites_and_unlabeled_examples_are_left_out(base, encoder, row):
     unknown = row(task="question", responses=["a", "b"], label=-1)
     found = evaluate_suite(*base, {"none": None, "empty": [], "x": [unknown]}, encoder=encoder)

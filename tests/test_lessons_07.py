@@ -107,16 +107,16 @@ def test_the_choice_of_alpha_is_the_packages(book, adapted, shake):
     model, _ = adapted
     start = [tensor.detach().clone() for tensor in adapter_tensors(model, "slow")]
     shake(model, "slow")
-    draw, min_general = random.Random(3), 0.5
+    draw, min_retention = random.Random(3), 0.5
 
     def score():
-        return dict(general=draw.random(), medical=draw.random())
+        return dict(general=draw.random(), medical=draw.random(), retention=draw.random())
 
-    record = consolidate(model, start, score, lambda one: one["general"] >= min_general, 8, 2.0)
-    space = dict(min_general=min_general)
+    record = consolidate(model, start, score, lambda one: one["retention"] >= min_retention, 8, 2.0)
+    space = dict(min_retention=min_retention)
     exec(function(book, "choice"), space)
     assert space["choice"](record) == record["alpha"] != 0
-    assert space["choice"](dict(candidates=[dict(alpha=1.0, general=0.4, medical=0.9)])) == 0.0
+    assert space["choice"](dict(candidates=[dict(alpha=1.0, general=0.4, retention=0.4, medical=0.9)])) == 0.0
 
 
 def test_the_small_program_is_complete_and_selects_as_it_says(book, tmp_path):

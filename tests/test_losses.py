@@ -209,7 +209,7 @@ def test_each_loss_in_closed_form():
                 nll -= item.token_weight[s] * logps[r][p, t]
                 weights += item.token_weight[s]
                 new_tokens += item.posterior[s] * (item.role != "memory")
-                memory_tokens += item.posterior[s] * (item.role == "memory")
+                memory_tokens += item.states is not None
             if item.weak == "question":
                 p = torch.tensor(item.posterior)
                 task -= (p * torch.stack([sum(x) for x in per]).log_softmax(-1)).sum()

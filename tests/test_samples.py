@@ -14,6 +14,7 @@ from icft_lite.data.schema import COLUMNS, LEVELS
 from icft_lite.data.sources import bundle_from_files, evaluation_examples
 from icft_lite.data.splits import read_examples, read_pubmedqa, split_source
 from icft_lite.errors import ICFTError
+from icft_lite.weak.lfs.samples import sample_lfs
 
 GOOD = {"prompt": "Define nephritis.", "completion": "inflammation of the kidney"}
 QUESTION = {"question": "Which organ filters blood?", "choices": ["heart", "kidney", "lung"], "answer": "kidney"}
@@ -207,7 +208,7 @@ def test_too_few_examples_and_no_labels_are_refused(write):
     with pytest.raises(ICFTError, match="2 different labelled prompts"):
         bundle_from_files([write("a.jsonl", responses(2))], ["samples"])
     with pytest.raises(ICFTError, match="no labelled examples"):
-        bundle_from_files([write("b.jsonl", [{**QUESTION, "answer": None}])], ["samples"])
+        bundle_from_files([write("b.jsonl", [{**QUESTION, "answer": None}])], ["samples"], lfs=sample_lfs())
 
 
 def release(n=40):

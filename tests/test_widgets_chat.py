@@ -9,7 +9,7 @@ from icft_lite.chat import ChatSession
 from icft_lite.widgets import chat_panel, chat_table
 
 LONG = "What is the capital city of Bhutan, and what is it?"
-HOT = dict(temperature=10.0, max_new_tokens=60)  # high enough for long nonsense
+HOT = dict(temperature=3.0, max_new_tokens=60)  # high enough for long nonsense
 
 
 def cells(html):
@@ -49,7 +49,7 @@ def test_the_reply_is_that_of_the_model_and_the_field_is_empty_again(panel, base
 
 
 def test_stop_ends_the_current_reply(panel, rambling):
-    """The click comes while the model generates, after its first word, as from a page: no other word follows."""
+    """The click comes while the model generates, after its first word, as from a page: at most two follow."""
     panel.session.turn, whole = rambling
     seen = []
 
@@ -65,9 +65,9 @@ def test_stop_ends_the_current_reply(panel, rambling):
     panel.question.value = LONG
     assert panel.wait(60)
     question, reply, decoding = panel.history[0]
-    assert decoding == "temperature 10.0, stopped" and question == LONG
+    assert decoding == "temperature 3.0, stopped" and question == LONG
     assert whole.startswith(reply) and reply.startswith(seen[0])
-    assert len(reply.split()) <= len(seen[0].split()) + 1 <= len(whole.split()) / 2
+    assert len(reply.split()) <= len(seen[0].split()) + 2 <= len(whole.split()) / 2
 
 
 def test_a_late_click_on_stop_does_not_end_the_next_reply(panel, base):
@@ -131,7 +131,9 @@ def test_text_arrives_word_by_word_and_a_set_event_stops_after_the_first_token(b
     assert session.reply(LONG, **HOT, on_text=texts.append) == whole
     assert len(set(texts)) > 5 and all(b.startswith(a) for a, b in zip(texts, texts[1:])) and texts[-1].strip() == whole
     stop.set()
-    assert len(base[1](ChatSession(*base).reply(LONG, **HOT, stop=stop), add_special_tokens=False).input_ids) <= 1
+    assert ChatSession(*base).reply(LONG, **HOT, stop=stop) == ChatSession(*base).reply(
+        LONG, **{**HOT, "max_new_tokens": 1}
+    )
 
 
 def test_an_error_is_shown_and_not_hidden(panel, monkeypatch):

@@ -42,7 +42,8 @@ def bundle_from_files(
     `pool_gold`, because it is there to be labelled weakly. Unlabelled general examples are in `general_memory`, where
     the base answers them. Preference pairs cannot be there. What is left out is counted in `summaries`.
 
-    Raises ICFTError if a source cannot be read or split, an id occurs twice, or no medical example is labelled.
+    Raises ICFTError if a source cannot be read or split, an id occurs twice, or no medical example is labelled (unless
+    they lack labelling functions too, which a run says with an example of such a file).
     """
     medical, others = ([one for one in sources if not _is_samples(one)] for sources in (data, general))
     domains = ["medical"] * len(medical) + ["general"] * len(others)
@@ -71,10 +72,10 @@ def bundle_from_files(
             gold |= samples.pool_gold
             own_lfs |= samples.own_lfs
     roles = {role: concatenate([part for part in parts if part is not None]) for role, parts in found.items()}
-    if roles["validation"] is None:
+    if roles["validation"] is None and (lfs or own_lfs or not roles["pool"]):  # else a run asks for functions first
         raise ICFTError(
             f"{', '.join(map(source_name, data))}: no labelled examples; some are needed for validation: add a file "
-            f"with answers, and name labelling functions for the others with --lfs FILE.py"
+            f"with answers"
         )
     check_unique_ids([examples for examples in roles.values() if examples is not None])
     return DataBundle(

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from icft_lite.data.schema import Example, Examples
 from icft_lite.data.tables import iter_examples
@@ -105,7 +106,7 @@ def generate_self_prompts(
         end = end[: found.end()]
         stop_ids = [*stop_ids, tokenizer.convert_tokens_to_ids(found[0])]
     else:  # the template ends the user's turn with plain text
-        settings = dict(stop_strings=[end], tokenizer=tokenizer)
+        settings = dict(stopping_criteria=[_StopOnText(end, tokenizer, len(start))])
     prompts: dict[str, None] = {}  # a set in order of generation
     device = head_weight(model).device
     with torch.random.fork_rng(), torch.no_grad():
@@ -125,6 +126,20 @@ def generate_self_prompts(
         for example, answer in zip(examples, answers)
         if answer and not blocked(answer)
     ]
+
+
+class _StopOnText(StoppingCriteria):
+    """End a sequence once the text after its first `start` tokens contains `end`.
+
+    (`stop_strings` of transformers raises an exception for tokenizers that cannot write some letters.)
+    """
+
+    def __init__(self, end: str, tokenizer: PreTrainedTokenizerBase, start: int) -> None:
+        self.end, self.tokenizer, self.start = end, tokenizer, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :])
+        return torch.tensor([self.end in text for text in texts], device=input_ids.device)
 
 
 def held_out_filter(examples: Iterable[Example]) -> IsBlocked:

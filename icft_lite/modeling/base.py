@@ -34,6 +34,14 @@ TINY = Path(__file__).parent.parent / "tiny"
 """Folder of the embedded base model."""
 HASHED_BYTES = 2**22
 """How many bytes at the start and at the end of a weight file `model_fingerprint` hashes."""
+NOT_A_MODEL = {
+    "report.json": "it is a run, whose model `icft-lite export --merge` writes",
+    "adapter_config.json": "it has an adapter without its base model; merge them first",
+    "*.gguf": "GGUF files are not supported; use the original model, with model.safetensors",
+    "*.bin": "its weights are pickle files (.bin), which can execute code; convert them to model.safetensors",
+    "": "it has no config.json or no model.safetensors",
+}
+"""What a folder without `model*.safetensors` has instead (a pattern of its files), and what that means."""
 HEAD_FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 """Settings by which some families multiply (1) or divide (−1) their logits; `hidden_states` has the factor."""
 
@@ -98,8 +106,13 @@ def load_base(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     with _loading_errors(name):
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, device_map={"": device}, use_safetensors=True, **settings
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, device_map={"": device}, use_safetensors=True, output_loading_info=True, **settings
+        )
+    if missing := sorted(loaded["missing_keys"]):
+        raise ICFTError(
+            f"model {name!r}: {len(missing)} of its weights are missing, such as {missing[0]}, and would be random; "
+            f"use a complete copy of the model"
         )
     model.name_or_path = model.config.name_or_path = (
         name  # an adapter's configuration names its base: `tiny`, not a folder of this machine
@@ -154,9 +167,19 @@ def _loading_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # each architecture and each missing package fails in its own way
         raise ICFTError(
-            f"model {name!r}: cannot be loaded ({short_reason(error)}); use `tiny`, a folder with a saved model, "
-            f"or a Hub name while online"
+            f"model {name!r}: cannot be loaded ({_wrong_folder(Path(name)) or short_reason(error)}); "
+            f"use `tiny`, a folder with a saved model, or a Hub name while online"
         ) from error
+
+
+def _wrong_folder(folder: Path) -> str:
+    """Return why a path is no folder with a saved model; "" if it is one, or may be a Hub name."""
+    if not folder.is_dir():
+        may_be_hub_name = len(folder.parts) <= 2 and not folder.is_absolute() and ".." not in folder.parts
+        return "it is a file" if folder.is_file() else "" if may_be_hub_name else "there is no such folder"
+    if (folder / "config.json").is_file() and any(folder.glob("model*.safetensors")):
+        return ""
+    return next(why for pattern, why in NOT_A_MODEL.items() if not pattern or any(folder.glob(pattern)))
 
 
 def check_architecture(name: str, config: PreTrainedConfig) -> bool:

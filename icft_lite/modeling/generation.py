@@ -1,7 +1,8 @@
 """Generation: replies of a model to canonical examples, or to one question in plain text."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -81,9 +82,7 @@ def generate_ids(
     A row ends with the first of `stop_ids`, if the model generates one. settings: of transformers' GenerationConfig.
     What they leave out has the default of transformers, whatever the model's own generation_config says.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    own, base.generation_config = base.generation_config, GenerationConfig()
-    try:
+    with default_generation(model) as base:
         output = base.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -92,11 +91,23 @@ def generate_ids(
             pad_token_id=stop_ids[0] if stop_ids else 0,
             **settings,
         )
-    finally:
-        base.generation_config = own
     rows = output[:, input_ids.shape[1] :].tolist()
     ends = (next((n for n, token in enumerate(row, 1) if token in stop_ids), len(row)) for row in rows)
     return [row[:end] for row, end in zip(rows, ends)]
+
+
+@contextlib.contextmanager
+def default_generation(model: PreTrainedModel | PeftModel) -> Iterator[PreTrainedModel]:
+    """Run the block with a model, adapters included, whose generation has the default settings of transformers.
+
+    Its own generation_config may set beams, penalties or stop strings, which `generate` would add to what it is given.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    own, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield base
+    finally:
+        base.generation_config = own
 
 
 def stop_token_ids(model: PreTrainedModel | PeftModel, chat_format: ChatFormat) -> list[int]:

@@ -15,6 +15,7 @@ from icft_lite.errors import ICFTError, short_reason
 from icft_lite.modeling.base import backbone, head_weight, hidden_states
 from icft_lite.modeling.chat_format import ChatFormat
 from icft_lite.modeling.encoding import Encoded
+from icft_lite.modeling.generation import default_generation
 from icft_lite.modeling.packing import join_batch
 
 PROMPT, RESPONSES = 12, (16, 7)
@@ -74,6 +75,11 @@ def check_model(
         except (RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise ICFTError(f"model: {kind} cannot be run ({short_reason(error)}); choose another base") from error
         both, limit = torch.cat([long, short]), ROUNDING[model.dtype]
+        if not both.isfinite().all():
+            raise ICFTError(
+                f"model: the outputs of {kind} are not finite numbers; its weights are damaged, or too large for "
+                f"{str(model.dtype)[6:]}"
+            )
         logits = short[-1:] @ weight.float().T
         for what, (difference, reason) in {
             "lets a token see those after it": compare(lambda: long[:size], short[:size]),
@@ -138,16 +144,17 @@ def _next_logits(model: PreTrainedModel | PeftModel, sequences: Sequence[list[in
     padded = [[0] * (longest - len(one)) + one for one in sequences]
     mask = [[0] * (longest - len(one)) + [1] * len(one) for one in sequences]
     ids, attention_mask = torch.tensor([padded, mask], device=head_weight(model).device)
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=attention_mask,
-        max_new_tokens=1,
-        do_sample=False,
-        use_cache=True,
-        pad_token_id=0,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
+    with default_generation(model) as base:
+        output = base.generate(
+            input_ids=ids,
+            attention_mask=attention_mask,
+            max_new_tokens=1,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
     return output.logits[0][-1:]
 
 

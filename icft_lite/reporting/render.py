@@ -33,11 +33,14 @@ def write_report(report: Report, out: Path | str, problems: Problems | None = No
     """
     out, problems = Path(out), Problems() if problems is None else problems
     problems.attempt("report.md", lambda: _write_pages(to_plain(report), out, problems))
+    problems.attempt("model card", lambda: _write_cards(to_plain(report), out))
+    write_json(out / "report.json", to_plain({**report, "problems": problems}))  # last: it marks a complete run
+
+
+def _write_cards(report: Report, out: Path) -> None:
     for name in ("adapter", "adapter_fast"):
         if (out / name).is_dir():
-            path = out / name / "README.md"
-            problems.attempt("model card", lambda path=path: write_text(path, model_card(to_plain(report))))
-    write_json(out / "report.json", to_plain({**report, "problems": problems}))  # last: it marks a complete run
+            write_text(out / name / "README.md", model_card(report))
 
 
 def _write_pages(report: Report, out: Path, problems: Problems) -> None:

@@ -35,7 +35,10 @@ class RunCallback(TrainerCallback):
         """Handle the start of a stage. `history` has the losses of steps of an earlier process."""
 
     def on_candidate(self, scores: dict[str, float]) -> None:
-        """Handle the validation scores {suite: mean} of one candidate of the line search over α."""
+        """Handle the validation scores of one candidate of the line search over α.
+
+        Keys: `general` and `medical` (means), and `retention` or `kl`, whichever constrains.
+        """
 
     def on_stage_end(self, prepared: "Prepared", result: "StageResult") -> None:
         """Handle the end of a stage; it is saved already."""

@@ -229,7 +229,8 @@ class Dashboard(RunCallback):
 
     def on_candidate(self, scores: dict[str, float]) -> None:
         """Add a candidate of the line search over α. scores: its validation scores."""
-        self.progress.candidates.append(dict(stage=self.progress.stage, **scores))
+        means = {name: scores[name] for name in ("general", "medical")}
+        self.progress.candidates.append(dict(stage=self.progress.stage, **means))
         self.draw()
 
     def on_stage_end(self, prepared: Prepared, result: StageResult) -> None:
