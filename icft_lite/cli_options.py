@@ -136,6 +136,7 @@ def _config(sub: ArgumentParser) -> None:
     sub.add_argument("--config", metavar="FILE.yaml", help="settings, nested or with dotted names")
     text = "one setting; overrides --config and other options. In `compare`, presets override it"
     sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+    sub.add_argument("--max-length", type=PositiveInt, metavar="N", help="short for --encoding.max_length")
 
 
 def _no_4bit(sub: ArgumentParser) -> None:
@@ -168,10 +169,17 @@ def given_settings(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any
     settings |= {name: value for name, value in flatten(given).items() if name in known}
     if given.get("method"):
         settings["method"] = given["method"]
-    for name, equals, value in (text.partition("=") for text in (given.get("map") or "").split(",") if text):
+    mapping = given.get("map") or str(settings.pop("map", ""))
+    mapped: dict[str, str] = {}
+    for text in filter(None, mapping.split(",")):
+        name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise ICFTError(f"--map {name}: write it as NAME=COLUMN, for example --map question=Frage,answer=Antwort")
-        settings[f"map.{name.strip()}"] = value.strip()
+        key = f"map.{name} {value}" if name == "unused" else f"map.{name}"  # any number of columns may be unused
+        if key in mapped or value in mapped.values():
+            raise ICFTError(f"--map {text.strip()}: its name or its column is given twice; give each of them once")
+        mapped[key] = value
+    settings |= mapped
     settings |= {setting: given[name] for name, setting in SHORT.items() if given.get(name)}
     if given.get("no_4bit"):
         settings["adapter.load_in_4bit"] = False
@@ -192,13 +200,9 @@ def take_reading(settings: dict[str, Any]) -> "tuple[ReadOptions, list[Path]]":
 
     columns = {name: str(settings.pop(name)) for name in list(settings) if name.startswith("map.")}
     lfs, answers_from, turns = (settings.pop(name, None) for name in READING)
-    for name, value, allowed in (("answers_from", answers_from, ("0", "1")), ("turns", turns, ("last", "all"))):
-        if value is not None and str(value) not in allowed:
-            raise ICFTError(f"{name}: {value!r} is not possible; give {' or '.join(allowed)}")
+    number: Any = int(answers_from) if answers_from in ("0", "1") else answers_from
     options = ReadOptions(
-        {name.removeprefix("map."): column for name, column in columns.items()},
-        None if answers_from is None else 1 if str(answers_from) == "1" else 0,
-        turns or "last",
+        {name.removeprefix("map."): column for name, column in columns.items()}, number, turns or "last"
     )
     return options, [Path(one) for one in ([lfs] if isinstance(lfs, str) else lfs or [])]
 
@@ -233,7 +237,8 @@ def argument_error(error: ArgumentError, commands: Iterable[str]) -> str:
         option = name if name in kinds else name.replace("_", "-")
         return f"--{option}: {value[value.lastindex or 0] if value else ''!r} is not possible; give {expected}"
     if found := re.match(r"unrecognized arguments: --([\w.-]+)", text):
-        near = difflib.get_close_matches(found[1], [*kinds, *OTHER_OPTIONS], 1)
+        others = {*kinds, *OTHER_OPTIONS} - {found[1]}  # an option of other commands only
+        near = difflib.get_close_matches(found[1], sorted(others), 1)
         return f"--{found[1]} is not an option; {f'did you mean --{near[0]}?' if near else 'see --help'}"
     if text.startswith('expected "command"'):
         return f"give a command: {', '.join(commands)}; see --help"

@@ -169,11 +169,12 @@ def evaluate_suite(
     `auto`, see `primary_metric`. The last three are those of lm-evaluation-harness, with the chat template and the end
     of turn.
 
-    suites: canonical examples or a Suite by name; None and empty ones are skipped. Examples with unknown labels are not
-    evaluated. adapter: name of an adapter of a PeftModel, or "base" for none; None evaluates the model as it is.
-    encoder: of suites that are not encoded yet and of generation, `Encoder(tokenizer)` by default. items: add the value
-    of each example. generate_replies: False scores free replies by `likelihood` instead, exp(−NLL per token) of the
-    reference, which takes one forward pass. progress: show a progress bar. The model is left in eval mode.
+    suites: canonical examples or a Suite by name; those without an example that can be scored are absent in the result.
+    Examples with unknown labels are not evaluated. adapter: name of an adapter of a PeftModel, or "base" for none; None
+    evaluates the model as it is. encoder: of suites that are not encoded yet and of generation, `Encoder(tokenizer)` by
+    default. items: add the value of each example. generate_replies: False scores free replies by `likelihood` instead,
+    exp(−NLL per token) of the reference, which takes one forward pass. progress: show a progress bar. The model is left
+    in eval mode.
     """
     if encoder is None:
         encoder = Encoder(tokenizer)
@@ -200,7 +201,7 @@ def evaluate_suite(
                     out[name][task] = _score_replies(model, tokenizer, encoder, part, items, bar)
                 else:
                     out[name][task] = _score_responses(model, task, part, metric, items, bar)
-    return out
+    return {name: scores for name, scores in out.items() if scores}
 
 
 def _with_correct_option(example: Example) -> Example:

@@ -3,8 +3,10 @@
     retention = Σ (after − chance) ÷ Σ (before − chance)        over the topics of informative general suites
 
 A suite is a topic, or all topics of a task that have fewer than MIN_SUITE_SIZE examples. It is informative if the base
-scores above chance: the lower bound of the base's 95 % Wilson interval exceeds the chance level. Which suites are
-informative is decided from the base's scores, before training. Free replies take no part: their scores compare texts.
+scores above chance: the lower bound of the base's 95 % Wilson interval exceeds the chance level. Topics count equally,
+so with unequal sizes the interval is that of an effective number of questions, k² ÷ Σ 1/n over k topics of n questions.
+Which suites are informative is decided from the base's scores, before training. Free replies take no part: their scores
+compare texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,7 @@ from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_p
 from icft_lite.modeling.encoding import Encoded, Encoder, encode_examples
 from icft_lite.modeling.losses import token_kl
 from icft_lite.modeling.packing import group_by_length, join_batch
-from icft_lite.statistics import binomial_interval
+from icft_lite.statistics import MIN_STRATUM, binomial_interval
 
 MIN_SUITE_SIZE = 50
 """A general topic with fewer examples shares a suite with the other small topics of its task."""
@@ -98,8 +100,9 @@ def informative_topics(base: Scores) -> tuple[list[Topic], list[str]]:
     for (task, name), members in suites.items():
         parts = [base[task]["by_topic"][topic] for topic in members]
         n = sum(part["n"] for part in parts)
-        value, chance = (sum(part["n"] * part[key] for part in parts) / n for key in ("value", "chance"))
-        if binomial_interval(round(value * n), n, method="wilson")[0] > chance:
+        value, chance = (sum(part[key] for part in parts) / len(parts) for key in ("value", "chance"))
+        effective = round(len(parts) ** 2 / sum(1 / part["n"] for part in parts))
+        if binomial_interval(round(value * effective), effective, method="wilson")[0] > chance:
             topics += [(task, topic) for topic in members]
         else:
             name = members[0] if len(members) == 1 else name
@@ -123,17 +126,26 @@ def retention_interval(
 ) -> Retention:
     """Return retention over `topics` with a 95 % bootstrap interval over questions, resampled within their topics.
 
-    base, after: scores with `items`; topic_of: from id to topic. Both models are resampled together. NaN if there are
-    no topics.
+    base, after: scores with `items`; topic_of: from id to topic. Both models are resampled together. Topics with fewer
+    than MIN_STRATUM questions are resampled as wholes, as in `statistics.paired_bootstrap`. NaN if there are no topics.
     """
-    rng, sums = np.random.default_rng(seed), np.zeros((2, n_resamples))
+    if not topics:
+        return Retention(*[float("nan")] * 4)
+    groups, small = [], []  # scores above chance [2, questions], and [2] of each small topic
     for task, topic in topics:
         ids = [name for name in base[task]["items"] if (topic_of[name] or "all") == topic]
         values = np.array([[scores[task]["items"][name] for name in ids] for scores in (base, after)])
-        draws = rng.integers(0, len(ids), (n_resamples, len(ids)))
-        sums += values[:, draws].mean(-1) - base[task]["by_topic"][topic]["chance"]
-    if not topics:
-        return Retention(*[float("nan")] * 4)
+        values -= base[task]["by_topic"][topic]["chance"]
+        if len(ids) < MIN_STRATUM:
+            small.append(values.mean(-1))
+        else:
+            groups.append((1, values))
+    if small:
+        groups.append((len(small), np.array(small).T))
+    rng, sums = np.random.default_rng(seed), np.zeros((2, n_resamples))
+    for weight, values in groups:
+        draws = rng.integers(0, values.shape[1], (n_resamples, values.shape[1]))
+        sums += weight * values[:, draws].mean(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = np.nanquantile(sums[1] / sums[0], (0.025, 0.975))
     drop = (np.subtract(_above_chance(base, topics), _above_chance(after, topics))).mean()

@@ -45,6 +45,7 @@ def question(**columns: Any) -> dict[str, Any]:
 
 
 LETTERED = dict(zip("ABC", OPTIONS, strict=True))
+LABELLED = [{"label": label, "text": text} for label, text in LETTERED.items()]
 MEDMCQA = question(opa=OPTIONS[0], opb=OPTIONS[1], opc=OPTIONS[2], opd="zinc", cop=1, subject_name="Biochemistry")
 PUBMEDQA = {"question": "Does it help?", "context": {"contexts": ["It was studied."]}, "final_decision": "yes"}
 TOOLS = [*turns(ASK), {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]
@@ -74,6 +75,9 @@ SHAPES: list[tuple[str, Rows]] = [
     ("true or false", [question(choices=[True, False], answer=True)]),
     ("MMLU", [question(subject="nutrition", choices=OPTIONS, answer=1), question(choices=OPTIONS, answer=0)]),
     ("ARC", [question(choices={"text": OPTIONS, "label": list("ABC")}, answerKey="B")]),
+    ("ARC, original release", [{"question": {"stem": ASK, "choices": LABELLED}, "answerKey": "B"}]),
+    ("RACE", [question(article="Sailors ate lemons.", options=OPTIONS, answer="B")]),
+    ("PIQA", [question(sol1=OPTIONS[0], sol2=OPTIONS[1], label=1), question(sol1="a", sol2="b", label=0)]),
     ("MedQA", [question(options=LETTERED, answer="vitamin C", answer_idx="B", meta_info="step1")]),
     ("MedMCQA on the Hub", [MEDMCQA, {**MEDMCQA, "cop": 0}]),
     ("MedMCQA, original release", [{**MEDMCQA, "cop": 2}, {**MEDMCQA, "cop": 4}]),
@@ -87,6 +91,7 @@ SHAPES: list[tuple[str, Rows]] = [
     ("pair without a preference", [{"prompt": ASK, "response_a": REPLY, "response_b": BAD}]),
     ("pair with a winner", [{"prompt": ASK, "response_a": BAD, "response_b": REPLY, "winner": "model_b"}]),
     ("pair of equal replies", [{"prompt": ASK, "chosen": REPLY, "rejected": REPLY}]),
+    ("image", [question(image="a.png", answer=REPLY)]),
     ("rating", [{"prompt": ASK, "completion": REPLY, "rating": 1}]),
     ("list instead of text", [{"prompt": ASK, "completion": ["C", "vitamin C"]}]),
     ("other names", [{"Frage": ASK, "Antwort": REPLY}]),
@@ -110,6 +115,7 @@ FILES: list[tuple[str, str, bytes]] = [
     ("UTF-16", "a.jsonl", LINES.encode("utf-16")),
     ("CSV", "a.csv", TABLE.to_csv(index=False).encode()),
     ("CSV with semicolons and NaN", "a.csv", TABLE.to_csv(index=False, sep=";", na_rep="nan").encode()),
+    ("CSV of Excel with sep=", "a.csv", b"sep=;\r\n" + TABLE.to_csv(index=False, sep=";").encode()),
     ("CSV with a byte order mark", "a.csv", TABLE.to_csv(index=False).encode("utf-8-sig")),
     ("CSV with spaces and capitals in the header", "a.csv", f"Prompt , Completion\n{ASK},{REPLY}".encode()),
     ("TSV", "a.tsv", TABLE.to_csv(index=False, sep="\t").encode()),

@@ -159,6 +159,33 @@ def test_a_pool_without_labelling_functions_is_refused_with_a_file_that_works(ru
     assert run("check", write("mine.jsonl", replies(20)), pool, "--lfs", lfs)[0] == 0
 
 
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("return True", "labelling function f, example pool-1: voted True"),
+        ("return 7", "labelling function f, example pool-1: voted 7"),
+        ("return example['score']", "labelling function f, example pool-1: KeyError: 'score'"),
+        ("return -1\nraise SystemExit(3)", "lfs.py:4: SystemExit: 3; fix the file"),
+    ],
+)
+def test_labelling_functions_are_tried_before_anything_trains(run, write, body, message):
+    pool = write("pool.jsonl", [{"question": f"What helps {i}?", "choices": CHOICES} for i in range(3)])
+    head = "from icft_lite import labeling_function as lf\n"
+    first, _, last = body.partition("\n")
+    lfs = write("lfs.py", f"{head}@lf\ndef f(example): {first}\n{last}\n")
+    code, _, err = run("check", write("mine.jsonl", replies(20)), pool, "--lfs", lfs)
+    assert code == 2 and message in err and err.count("\n") == 1
+
+
+def test_any_number_of_columns_may_be_unused_and_a_mapping_may_be_one_text_of_a_file(run, write):
+    rows = [{"Frage": row["prompt"], "completion": row["completion"], "rating": 1, "weight": 2} for row in replies(20)]
+    data, mapping = write("a.jsonl", rows), "prompt=Frage,unused=rating,unused=weight"
+    for words in (("--map", mapping), ("--config", write("c.yaml", f"map: {mapping}\n"))):
+        code, out, _ = run("check", data, *words, "--json")
+        source = json.loads(out)["sources"][0]
+        assert code == 0 and source["columns_used"] == ["Frage as prompt", "completion"]
+
+
 # --- the command
 
 
@@ -215,6 +242,9 @@ def test_turns_all_makes_an_example_of_every_reply(run, write):
         (["--answers-from", "2"], "answers_from: '2' is not possible; give 0 or 1"),
         (["--turns", "first"], "turns: 'first' is not possible; give last or all"),
         (["--map", "question"], "--map question: write it as NAME=COLUMN"),
+        (["--map", "question=a,question=b"], "--map question=b: its name or its column is given twice"),
+        (["--map", "question=a,answer=a"], "--map answer=a: its name or its column is given twice"),
+        (["--map", "qestion=a"], "did you mean question=a?"),
         (["--lfs", "gone.py"], "gone.py"),
         (["--model", "gone/model"], "cannot be loaded"),
         (["--turn", "all"], "did you mean --turns?"),

@@ -95,6 +95,7 @@ def test_train_passes_config_out_data_and_runtime(called, write, tmp_path, capsy
         (["--optim.learning_rate", "1e-3"], {"optim.learning_rate": 1e-3}),
         (["--optim.learning_rate=1e-3", "--seed=3"], {"optim.learning_rate": 1e-3, "seed": 3}),
         (["--adapter.load_in_4bit", "false"], {"adapter.load_in_4bit": False}),
+        (["--max-length", "300"], {"encoding.max_length": 300}),
         (["--optim.max_tokens", "null", "--set", "optim.max_steps=none"], {}),
         (["--topics", "anatomy,reply"], {"topics": ("anatomy", "reply")}),
         (["--topics=[anatomy, reply]"], {"topics": ("anatomy", "reply")}),
@@ -294,6 +295,10 @@ def test_evaluate_scores_a_run_on_its_own_topics(called, tmp_path):
         (["train", "--data", "GOOD", "--out", "OUT", "--test-ids", "IDS"], "1 of its 2 ids are in none of"),
         (["train", "--data", "GOOD", "--out", "OUT", "--lfs", "BROKEN"], "fix the file"),
         (["chat", "nowhere", "--max-new-tokens", "x"], "--max-new-tokens: 'x' is not possible"),
+        (
+            ["chat", "nowhere", "--max-length", "5"],
+            "--max-length is not an option; did you mean --encoding.max_length?",
+        ),
     ],
 )
 def test_wrong_input_gives_one_line_and_exit_code_2(called, write, tmp_path, capsys, words, message):

@@ -10,7 +10,14 @@ import torch
 from peft import PeftModel
 from small_model import FAMILIES, WINDOW, family_model, logits, save_family, small_model
 from small_run import small_bundle
-from transformers import AutoModelForCausalLM, BartConfig, BertConfig, BitsAndBytesConfig, T5Config
+from transformers import (
+    AutoModelForCausalLM,
+    BartConfig,
+    BertConfig,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    T5Config,
+)
 
 from icft_lite.config import RuntimeConfig
 from icft_lite.errors import ICFTError
@@ -107,6 +114,25 @@ def test_the_notes_name_the_family_the_effect_and_the_setting(tokenizer):
 def test_a_model_that_sees_later_tokens_is_refused(tokenizer):
     with pytest.raises(ICFTError, match="bert lets a token see those after it"):
         check_model(small_model(BertConfig), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(stop_strings=["a"]), dict(prompt_lookup_num_tokens=3), dict(num_beams=3, num_return_sequences=2)]
+)
+def test_the_check_does_not_depend_on_the_generation_config(settings, tokenizer):
+    """Such models were refused: "wrong in batches that are padded on the left"."""
+    model = family_model("Llama")
+    model.generation_config = own = GenerationConfig(**settings)
+    assert check_model(model, tokenizer) == Capabilities()
+    assert model.generation_config is own
+
+
+def test_weights_that_are_not_numbers_are_refused(tokenizer):
+    model = family_model("Llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(ICFTError, match="the outputs of llama are not finite numbers"):
+        check_model(model, tokenizer)
 
 
 # ---------------------------------------------------------------- whole runs

@@ -1,5 +1,6 @@
 """The base model: loading it, 4-bit weights, other model families, and models that are refused."""
 
+import re
 import shutil
 
 import bitsandbytes
@@ -62,6 +63,43 @@ def test_a_model_that_cannot_be_loaded_is_one_line(name, tmp_path):
     with pytest.raises(ICFTError, match="cannot be loaded") as caught:
         load_base(str(tmp_path) if name == "EMPTY" else name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "it has an adapter without its base model"),
+        (["report.json", "run.json"], "it is a run, whose model `icft-lite export --merge` writes"),
+        (["config.json", "model-q4.gguf"], "GGUF files are not supported"),
+        (["config.json", "pytorch_model.bin"], "its weights are pickle files (.bin), which can execute code"),
+        (["config.json"], "it has no config.json or no model.safetensors"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused_with_the_reason(base, tmp_path, files, reason):
+    base[1].save_pretrained(tmp_path)
+    for name in files:
+        (tmp_path / name).touch()
+    if "config.json" in files:
+        small_model(LlamaConfig).config.save_pretrained(tmp_path)
+    with pytest.raises(ICFTError, match=re.escape(f"cannot be loaded ({reason}")):
+        load_base(str(tmp_path))
+
+
+def test_a_path_is_not_looked_up_as_a_hub_name(tmp_path):
+    (tmp_path / "model.gguf").touch()
+    for name, reason in ((tmp_path / "model.gguf", "it is a file"), (tmp_path / "gone", "there is no such folder")):
+        with pytest.raises(ICFTError, match=reason):
+            load_base(str(name))
+
+
+def test_missing_weights_are_not_replaced_by_random_ones(base, tmp_path):
+    small_model(LlamaConfig).save_pretrained(tmp_path)
+    base[1].save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ICFTError, match="1 of its weights are missing, such as model.layers.1.mlp.up_proj.weight"):
+        load_base(str(tmp_path), load_in_4bit=False)
 
 
 def test_a_change_of_the_weights_changes_the_fingerprint(tmp_path):

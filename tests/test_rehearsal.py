@@ -1,11 +1,16 @@
 """Pseudo-rehearsal, and the filter against held-out examples."""
 
 import numpy as np
+import pytest
 import torch
+from small_model import family_model
+from template_styles import STYLES, make_tokenizer
 
 from icft_lite.data.samples import load_samples
+from icft_lite.memory import rehearsal
 from icft_lite.memory.rehearsal import generate_self_prompts, held_out_filter
 from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.generation import generate_ids
 
 
 def test_an_entity_is_blocked_in_any_paraphrase(row):
@@ -63,3 +68,22 @@ def test_self_generated_prompts_are_reproducible_and_never_blocked(base):
         one["prompt"] for one in examples if not blocked(one["prompt"]) and not blocked(one["responses"][0])
     ]
     assert 0 < len(allowed) < len(examples)
+
+
+@pytest.mark.parametrize("name", ["mistral", "mistral, legacy", "vicuna", "vicuna, bytes"])
+def test_prompts_end_where_a_template_writes_plain_text_after_them(name, monkeypatch):
+    """`stop_strings` of transformers raised an exception for tokenizers that cannot write the letters a to f."""
+    tokenizer = make_tokenizer(*STYLES[name][:3])
+    encoder, stopped = Encoder(tokenizer), []
+    (ids,) = encoder.chat_format.token_ids(["fever? " + encoder.chat_format.user_turn()[1]])
+
+    def spy(model, start, mask, stop_ids, **settings):
+        if criteria := settings.get("stopping_criteria"):  # of prompts, not of their answers
+            for generated in (ids[:2], ids):
+                row = torch.tensor([[*start[0].tolist(), *generated]])
+                stopped.append(criteria[0](row, None).tolist())
+        return generate_ids(model, start, mask, stop_ids, **settings)
+
+    monkeypatch.setattr(rehearsal, "generate_ids", spy)
+    generate_self_prompts(family_model("Llama"), tokenizer, encoder, 2, max_tokens=8)
+    assert stopped == [[False], [True]]

@@ -68,6 +68,14 @@ def test_small_topics_are_judged_together():
     assert len(informative_topics(scores(**many))[0]) == 20
 
 
+def test_a_few_questions_of_many_topics_do_not_turn_the_sign():
+    """Counted by question, the suite was above chance; its mean over topics was not, and losing all gave 1.5."""
+    base = scores(large=(0.9, 0.25, 40), **{f"t{i}": (0.0, 0.25, 1) for i in range(10)})
+    assert informative_topics(base) == ([], ["other topics (accuracy 0.08, chance 0.25, n = 50)"])
+    every = scores(**{f"t{i}": (float(i % 4 > 0), 0.25, 1) for i in range(100)})
+    assert len(informative_topics(every)[0]) == 100, "a topic for each question"
+
+
 def test_free_replies_take_no_part():
     base = {**scores(a=(0.6, 0.25, 100)), **scores("reply", "token_f1", b=(0.6, 0, 100))}
     assert informative_topics(base)[0] == [("qa", "a")]
@@ -115,6 +123,20 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         )
         hits += found.low <= (0.56 - 0.25) / 0.45 <= found.high
     assert 88 <= hits <= 100
+
+
+def test_the_interval_of_a_topic_for_each_question_is_that_over_questions():
+    draw, n = np.random.default_rng(0), 120
+    known = draw.random(n) < 0.7
+    values = [{str(i): float(v) for i, v in enumerate(some)} for some in (known, known & (draw.random(n) < 0.8))]
+    found = []
+    for topic_of in ({str(i): f"topic {i}" for i in range(n)}, {str(i): "all" for i in range(n)}):
+        before, after = (with_items(some, 0.25, topic_of) for some in values)
+        topics = sorted({("qa", topic) for topic in topic_of.values()})
+        found.append(retention_interval(before, after, topics, topic_of))
+    each, pooled = found
+    assert each.value == pytest.approx(pooled.value) and each.high - each.low > 0.1
+    assert each[1:3] == pytest.approx(pooled[1:3], abs=0.03)
 
 
 def test_no_informative_suite_gives_no_number():

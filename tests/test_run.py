@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 from peft import PeftModel
-from small_run import cut
+from small_run import cut, small_bundle
 
 import icft_lite
 import icft_lite.evaluation as evaluation
@@ -21,6 +21,7 @@ from icft_lite.modeling.adapters import adapter_tensors
 from icft_lite.modeling.base import load_base
 from icft_lite.reporting import build as build_module
 from icft_lite.reporting import render as render_module
+from icft_lite.reporting.build import accuracy_by_level
 from icft_lite.training import loop as loop_module
 from icft_lite.training import run_folder
 from icft_lite.training import stage as stage_module
@@ -347,3 +348,32 @@ def test_training_that_diverges_is_an_error(bundle, tmp_path):
     ) as error:
         train(tmp_path / "run", bundle, {"optim.learning_rate": 100, "runtime.save_steps": 1})
     assert "\n" not in str(error.value)
+
+
+LONG = "Define nephritis. " * 400
+
+
+def lengthen(examples):
+    return examples.map(lambda one: {"prompt": f"{LONG}{one['prompt']}"})
+
+
+@pytest.mark.parametrize("domain", ["general", "medical"])
+def test_a_run_whose_held_out_examples_are_all_too_long_is_finished(domain, tmp_path):
+    """It failed after the first stage: KeyError 'medical'."""
+    names = ("general_test", "general_validation") if domain == "general" else ("test", "validation")
+    bundle = small_bundle()
+    data = dataclasses.replace(bundle, **{name: lengthen(getattr(bundle, name)) for name in names})
+    few = {"optim.max_steps": 2, "optim.batch_size": 4, "long_term.self_prompts": 0, "long_term.size": 8}
+    report = train(tmp_path, data, few)
+    other = "medical" if domain == "general" else "general"
+    assert set(report["scores"]["after"]) == {other} and not report["problems"]
+    assert report["data"]["left_out"] == sum(len(getattr(data, name)) for name in names)
+    assert all(stage["consolidation"]["candidates"] == [] for stage in report["stages"]), "nothing to search on"
+    assert report["general_retention"].get("constraint") is None
+
+
+def test_rows_of_the_accuracy_matrix_are_means_of_the_same_tasks():
+    """Pairs and free replies are scored before and after only; they were part of the base's row alone."""
+    qa, pairs = dict(value=0.4), dict(value=1.0)
+    assert accuracy_by_level({"general": {"qa": qa, "preference": pairs}}) == [0.4, None, None, None]
+    assert accuracy_by_level({"general": {"preference": pairs}}) == [None] * 4

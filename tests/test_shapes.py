@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 
 from icft_lite.data.readers import read_sources
 from icft_lite.data.schema import ReadOptions
@@ -17,6 +17,7 @@ from icft_lite.errors import ICFTError
 
 OPTIONS = ["iron", "zinc", "copper", "lead"]
 ASK = "Which metal is in hemoglobin?"
+PARTS = [{"text": text, "label": label} for text, label in zip(OPTIONS, "ABCD")]
 
 
 def ask(**columns):
@@ -79,6 +80,8 @@ def refused(source, *parts, **options):
         ([ask(choices={"text": OPTIONS, "label": list("1234")}, answerKey="3")], "letter", ["copper"]),
         ([ask(choices={"text": OPTIONS, "label": list("ABCD")}, answerKey="D")], "letter", ["lead"]),
         ([{"question": ASK, "options": dict(zip("ABCD", OPTIONS)), "answer_idx": "C"}], "letter", ["copper"]),
+        ([{"question": {"stem": ASK, "choices": PARTS}, "answerKey": "C"}], "letter", ["copper"]),
+        ([{"question": ASK, "sol1": "iron", "sol2": "zinc", "label": 0}], "index from 0", ["iron"]),
         ([ask(choices=[True, False], answer=False)], "text", ["false"]),
         ([ask(choices=["no", "yes", "maybe"], answer=True)], "text", ["yes"]),
         (asks("C", "A", choices=["C", "D", "A", "B"]), "text", ["C", "A"]),
@@ -123,6 +126,7 @@ def test_a_csv_cannot_distinguish_numbers_from_texts(write):
         (asks(0, 4), "example 2: answer 4 is a choice's index from 1"),
         (asks("gold"), "example 1: answer 'gold' is not among its choices"),
         (asks(5), "example 1: answer 5 is not among"),
+        (asks("9" * 400), "example 1: answer '999"),
         (asks(True), "example 1: answer True is not among"),
         (asks(["A", "B"]), "example 1: the answer is ['A', 'B']"),
         ([ask(completion="Iron, of course.")], "completion 'Iron, of course.' is not among"),
@@ -231,13 +235,31 @@ def test_a_winner_is_the_label_and_a_tie_is_left_out():
 
 @pytest.mark.parametrize(
     "name",
-    "rating score weight winner correct gold answerKey answer_idx correct_answer label history option1 opa".split(),
+    "rating score weight winner correct gold answerKey answer_idx correct_answer label history option1 opa images "
+    "tools helpfulness answers correctOption better_response_id IS_CORRECT".split(),
 )
 def test_columns_that_change_the_meaning_are_refused_where_no_shape_uses_them(name):
     row = {"prompt": "p", "completion": "c", name: 1}
     refused([row], "example 1", name, f"--map unused={name}")
     assert right([row], columns={"unused": name}) == ["c"]
     assert right([{**row, name: None}]) == ["c"]
+
+
+def test_all_unused_columns_that_change_the_meaning_are_named_in_their_order():
+    row = {"prompt": "p", "chosen": "x", "rejected": "y", "rating": [9, 7], "url": "u", "weight": 1, "tools": "[]"}
+    refused([row], "column rating ([9, 7])", "--map unused=rating,unused=weight)")
+
+
+@pytest.mark.parametrize("name", ["passage", "article", "premise"])
+def test_a_passage_is_the_context(name):
+    assert read_examples([ask(answer="B", **{name: "Iron is red."})])["context"][:] == ["Iron is red."]
+    refused([ask(answer="B", context="c", **{name: "Iron is red."})], f"--map unused={name}")
+
+
+@pytest.mark.parametrize("mark", ["<|im_end|>", "</s>", "[INST]", "<end_of_turn>"])
+def test_marks_of_a_chat_template_in_the_text_are_noted(mark):
+    rows = [{"prompt": "p", "completion": f"c {mark}"}, {"prompt": "p", "completion": "if a < s and b > |c|"}]
+    assert summary(rows).notes == [f"the text has marks of a chat template, such as {mark}; remove them (count: 1)"]
 
 
 def test_other_columns_are_ignored_and_listed():
@@ -276,6 +298,9 @@ def test_pubmedqa_keeps_its_conclusion_next_to_other_shapes():
         {"question": "q", "answer": "a"},
         {"input": "q", "output": "a"},
         {"prompt": say("q"), "completion": [{"role": "assistant", "content": "a"}]},
+        {"prompt": "\n\nHuman: q\n\nAssistant:", "completion": " a"},
+        {"messages": [{"role": "system", "content": ""}, *say("q", "a")]},
+        {"question": {"stem": "q"}, "answer": "a"},
     ],
 )
 def test_forms_of_one_conversation_give_the_same_example(row):
@@ -326,6 +351,7 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
             [{"role": "user", "content": [{"type": "image_url"}]}],
             "turn 1 of messages: its content has a part of the type",
         ),
+        ([{"role": "system", "content": None}], "messages must be a list of objects with role and content"),
         (say("q"), "messages must contain a user turn and then an assistant turn, found user"),
         ([{"role": "user", "content": ""}], "turn 1 of messages: its content is empty"),
         ("q", "messages must be a list"),
@@ -416,6 +442,9 @@ EXAMPLES = [("größer?", ["yes"], "t"), ("why?", ["so; yes"], "x")]
         ("t.csv", TABLE.to_csv(sep="\t", lineterminator="\r\n").encode()),
         ("t.tsv", TABLE.to_csv(index=False, sep="\t").encode()),
         ("t.csv", TABLE.rename(columns={"prompt": " Prompt ", "topic": "Topic"}).to_csv(index=False).encode()),
+        ("t.csv", b"sep=;\r\n" + TABLE.to_csv(index=False, sep=";").encode()),
+        ("t.csv", TABLE.to_csv(index=False).encode() + b",,\r\n,,\r\n"),
+        ("t.csv", TABLE[["topic", "prompt", "completion"]].to_csv(index=False).replace("yes", "yes,,").encode()),
         ("t.parquet", TABLE.assign(choices=None, context=np.nan).to_parquet()),
     ],
     ids=lambda value: value if isinstance(value, str) else "",  # the bytes of gzip contain the time
@@ -445,6 +474,15 @@ def test_a_frame_of_arrays_and_a_dataset_of_canonical_examples_are_sources(tmp_p
     canonical = read_examples([ask(answer="zinc", id="q"), {"id": "m", "messages": say("a", "b", "c", "d")}])
     assert read_examples(canonical).to_list() == canonical.to_list()
     refused(DatasetDict(train=canonical), "found a DatasetDict", "data['train']")
+    for other in (None, 5, iter(ROWS), canonical.to_iterable_dataset()):
+        refused(other, f"found a {type(other).__name__}, expected a path")
+    refused(pd.concat([TABLE, TABLE[["topic"]]], axis=1), "two columns are named topic")
+
+
+def test_classes_of_a_dataset_are_read_by_their_names():
+    words = {"choices": ["no", "yes"]}
+    data = Dataset.from_list([ask(answer=0, **words), ask(answer=-1, **words), ask(answer=None, **words)])
+    assert right(data.cast_column("answer", ClassLabel(names=["yes", "no"]))) == ["yes", None, None]
 
 
 @pytest.mark.parametrize(
@@ -467,6 +505,11 @@ def test_a_cell_of_a_csv_holds_messages_as_python_writes_them(tmp_path):
         ("a.jsonl", '{"prompt": "p", "Prompt ": "q", "completion": "c"}\n', "line 1: two columns are named prompt"),
         ("a.jsonl", '\n{"prompt": "p", "completion": "c\\udc00"}\n', "a.jsonl line 2: '\\udc00' is half"),
         ("a.json", '{"version": 1, "data": []}', "found an object with version, data"),
+        ("a.csv", 'prompt,completion\na,b\n"c" d,e\n', "a.csv line 3: broken CSV"),
+        ("a.csv", 'prompt,completion\na,b\n"c,d\ne,f\n', "a.csv line 3: broken CSV"),
+        ("a.csv", "question,choices,answer\nWhy?,a; b,a\n", "expected two or more different texts (in a CSV: a JSON"),
+        ("a.jsonl", "[" * 10**5 + "\n", "a.jsonl"),
+        ("a.jsonl", '{"prompt": "p", "completion": ' + "9" * 5000 + "}\n", "a.jsonl line 1: JSON that cannot be read"),
         ("a.xlsx", "PK", "files of this kind are not read"),
     ],
 )
@@ -490,10 +533,18 @@ def test_other_names_are_mapped_and_suggested(write):
     assert read_sources([path], options=ReadOptions(columns=names))[0].examples["topic"][:] == ["metals"]
     assert summary(path, columns=names).columns_used == ["Frage as question", "Antwort as answer", "Thema as topic"]
     refused(path, "no such column as in --map topic=Tema", "Antwort, Frage, Thema", columns={**names, "topic": "Tema"})
+    refused(path, "nothing is read under the name Qestion", columns={"Qestion": "Frage"})
+    refused(path, "did you mean question=Frage?", columns={"Frage": "question"})
     refused(path, "no such column as in --map question=Frge", columns={**names, "question": "Frge"})
     refused(write("b.jsonl", [{"stem": "x", "reason": "y"}]), "--map question=COLUMN,answer=COLUMN")
     refused(write("c.jsonl", [{"ctx": "x", "endings": ["y", "z"], "label": 0}]), "--map question=ctx,choices=endings (")
     refused(write("d.jsonl", [{"question": "x", "correct_answer": "y"}]), "--map answer=correct_answer (")
+
+
+@pytest.mark.parametrize("option", [{"answers_from": 2}, {"turns": "first"}])
+def test_options_that_are_not_possible_are_refused(option):
+    with pytest.raises(ICFTError, match="is not possible; give"):
+        ReadOptions(**option)
 
 
 def test_a_mapped_column_replaces_one_that_has_the_name(write):

@@ -105,13 +105,16 @@ def test_all_turns_of_a_conversation_are_in_one_part_whatever_they_begin_with(wr
 @pytest.mark.parametrize(
     "content",
     ["1\n22\nc d\n", '["1", "22", "c d"]', '[1, 22.0, "c d"]', '[{"id": 1}, {"id": "22"}, {"id": "c d", "x": 0}]']
-    + ['{"1": "yes", "22": "no", "c d": "no"}', '{"id": 1}\n{"id": 22}\n{"id": "c d"}\n', "\ufeff1\r\n22\r\nc d\r\n"],
+    + ['{"1": "yes", "22": "no", "c d": "no"}', '{"id": 1}\n{"id": 22}\n{"id": "c d"}\n', "\ufeff1\r\n22\r\nc d\r\n"]
+    + ["question,id\nWhat?,1\nWhy?,22\nWho?,c d\n"],
 )
 def test_ids_are_matched_over_all_files_together(write, content):
     one = write("one.jsonl", [{**row, "id": i} for i, row in enumerate(replies(20))])
     two = write("two.jsonl", [{**row, "id": ["c d", "22", "z"][i]} for i, row in enumerate(replies(3, "Word"))])
     three = write("three.jsonl", replies(20, "Sign"))
-    bundle = bundle_from_files([one, two, three], [replies(10, "Fact")], write("ids", content))
+    bundle = bundle_from_files(
+        [one, two, three], [replies(10, "Fact")], write("ids.csv" if content[0] == "q" else "ids", content)
+    )
     assert ids(bundle.test) == {"1", "22", "c d"}, "no other file has a random test part"
     assert len(bundle.validation) == 2 + 2 and len(bundle.trusted) == 43 - 3 - 4
 

@@ -30,7 +30,7 @@ ABSENT = frozenset({"nan", "NaN", "NAN", "null", "NULL", "Null", "None", "none",
 MISFIT, EMPTY = -1, -2
 """Readings of an answer that names no option, and of one that names an option without text."""
 LETTERS = tuple(ascii_uppercase)
-NUMBER = re.compile(r"\d+(?:\.0+)?")
+NUMBER = re.compile(r"\d{1,9}(?:\.0+)?")
 LETTER = re.compile(r"\(?([A-Za-z])[.):]?")
 
 

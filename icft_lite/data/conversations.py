@@ -55,12 +55,15 @@ def read_turns(value: Any, name: str, where: str, notes: Notes) -> list[Turn]:
     """Return the turns of a conversation, of which no two consecutive ones have the same role.
 
     value: a list of objects with role and content, or from and value. Consecutive turns of one role are joined by blank
-    lines, which `notes` counts. Raises ICFTError for another value, an unknown role, and for turns whose content would
-    be lost, such as tool calls.
+    lines, which `notes` counts. Empty system turns are absent. Raises ICFTError for another value, an unknown role, and
+    for turns whose content would be lost, such as tool calls.
     """
-    if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+        found: list[Turn | None] = []
+    else:
+        found = [_read_turn(message, f"{where}: turn {number} of {name}") for number, message in enumerate(value, 1)]
+    if not (turns := [turn for turn in found if turn]):
         raise ICFTError(f"{where}: {name} must be a list of objects with role and content, found {shorten(value)}")
-    turns = [_read_turn(message, f"{where}: turn {number} of {name}") for number, message in enumerate(value, 1)]
     return join_turns(turns, notes)
 
 
@@ -146,8 +149,11 @@ def _whole_conversation(prompt: list[Turn], value: Any, name: str, where: str, n
     return turns
 
 
-def _read_turn(message: dict[str, Any], where: str) -> Turn:
-    """Return one message with the role and the content of `ROLES`; `where` names the turn."""
+def _read_turn(message: dict[str, Any], where: str) -> Turn | None:
+    """Return one message with the role and the content of `ROLES`, None for an empty system turn.
+
+    where: names the turn.
+    """
     role, content = (
         next((message[key] for key in keys if message.get(key) is not None), None)
         for keys in (("role", "from"), ("content", "value"))
@@ -160,4 +166,6 @@ def _read_turn(message: dict[str, Any], where: str) -> Turn:
         raise ICFTError(
             f"{where} has the role {role!r}, expected system, user or assistant; rename it, or remove this example"
         )
+    if known == "system" and content in (None, ""):
+        return None
     return {"role": known, "content": read_text(content, "its content", where)}

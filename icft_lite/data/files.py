@@ -19,11 +19,11 @@ from typing import IO, Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
-from datasets import Dataset, load_dataset
+from datasets import ClassLabel, Dataset, load_dataset
 
 from icft_lite.data.corpora import pubmedqa
 from icft_lite.data.rows import KNOWN, parse_cell
-from icft_lite.data.schema import RawRow, Source
+from icft_lite.data.schema import RawRow, Source, source_name
 from icft_lite.data.tables import BATCH, iter_examples
 from icft_lite.errors import ICFTError
 
@@ -50,9 +50,12 @@ def open_source(source: Source, split: str | None = None) -> tuple[str, RawRows]
     if isinstance(source, list | tuple):
         return "row", _number("example", (_plain(row) for row in source))
     if isinstance(source, pd.DataFrame):
+        if not source.columns.is_unique:
+            repeated = source.columns[source.columns.duplicated()][0]
+            raise ICFTError(f"{source_name(source)}: two columns are named {repeated}; rename one of them")
         return "row", _number("row", (_plain(row) for row in source.to_dict("records")))
     if isinstance(source, Dataset):
-        return "row", _number("row", iter_examples(source.with_format(None)))
+        return "row", _number("row", _with_class_names(source))
     if not isinstance(source, str | os.PathLike):
         fix = "name one of its splits, such as data['train']" if isinstance(source, dict) else "convert it"
         raise ICFTError(
@@ -94,6 +97,15 @@ def _check_file(rows: RawRows, path: Path) -> RawRows:
 
 def _number(unit: str, rows: Any) -> RawRows:
     return ((f"{unit} {number}", number, row) for number, row in enumerate(rows, 1))
+
+
+def _with_class_names(data: Dataset) -> Iterator[RawRow]:
+    """Yield the rows of a Dataset, with the names of classes instead of their numbers; None for −1."""
+    names = {column: feature.names for column, feature in data.features.items() if isinstance(feature, ClassLabel)}
+    for row in iter_examples(data.with_format(None)):
+        for column, known in names.items():
+            row[column] = known[row[column]] if row[column] is not None and row[column] >= 0 else None
+        yield row
 
 
 def _plain(value: Any) -> Any:
@@ -181,27 +193,35 @@ def _parse_json(text: bytes, where: str) -> Any:
         raise ICFTError(f"{place}: broken JSON ({error.msg}, column {error.colno}); fix that line") from None
     except UnicodeDecodeError:
         raise ICFTError(f"{where}: not UTF-8; save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or very deep nesting
+        raise ICFTError(f"{where}: JSON that cannot be read ({error}); shorten that value") from None
 
 
 def _read_csv(path: Path) -> RawRows:
     """Yield the rows of a CSV. Its delimiter is the one that gives the header the most known columns."""
+    end = 1
     try:
         with io.TextIOWrapper(_open_utf8(path), encoding="utf-8", newline="") as file:
             header = file.readline()
+            if skipped := int(header.startswith("sep=")):  # Excel names the delimiter in a line of its own
+                header = file.readline()
             delimiter = max(DELIMITERS, key=lambda mark: _rate_header(header, mark))
-            reader, end = csv.DictReader(chain([header], file), delimiter=delimiter, strict=True), 1
+            reader, end = csv.DictReader(chain([header], file), delimiter=delimiter, strict=True), 1 + skipped
             names = list(reader.fieldnames or ())
             if repeated := {name for name in names if name and names.count(name) > 1}:
                 raise ICFTError(f"{path} line 1: two columns are named {min(repeated)}; rename one of them")
             for row in reader:
-                start, end = end + 1, reader.line_num  # a quoted cell may contain several lines
-                if None in row:
+                start, end = end + 1, reader.line_num + skipped  # a quoted cell may contain several lines
+                if any(row.pop(None, None) or ()):
                     raise ICFTError(
                         f"{path} line {start}: more cells than the header has; quote texts that contain {delimiter!r}"
                     )
                 where = f"{path} line {start}"
-                yield where, start, {name: _read_cell(cell, where) for name, cell in row.items()}
-    except (csv.Error, UnicodeDecodeError) as error:
+                if any(row.values()):  # spreadsheets write empty rows
+                    yield where, start, {name: _read_cell(cell, where) for name, cell in row.items()}
+    except csv.Error as error:
+        raise ICFTError(f"{path} line {end + 1}: broken CSV ({error}); correct the quotes of that row") from None
+    except UnicodeDecodeError as error:
         raise ICFTError(f"{path}: not a UTF-8 CSV ({error}); save it again as CSV UTF-8") from None
 
 
@@ -225,7 +245,7 @@ def _read_parquet(path: Path) -> RawRows:
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path} row {number}", number, row
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise ICFTError(f"{path}: not a Parquet file ({reason}); write it again") from None
 
@@ -245,7 +265,7 @@ def _read_hub(name: str, split: str | None) -> RawRows:
         raise ICFTError(
             f"{name}: no such file, and the Hub did not provide it ({reason}); check the path, the name and the network"
         ) from error
-    yield from _number(f"{name} row", rows)
+    yield from _number(f"{name} row", _with_class_names(rows))
 
 
 READERS: dict[str, Callable[[Path], RawRows]] = {

@@ -3,6 +3,7 @@
 A shape is a set of columns. The first shape of SHAPES whose columns all have a value is the row's.
 """
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -20,6 +21,7 @@ from icft_lite.data.conversations import (
 from icft_lite.data.corpora import pubmedqa
 from icft_lite.data.rows import (
     CHOICES,
+    CONTEXTS,
     CONVERSATIONS,
     OPTIONAL,
     PROMPTS,
@@ -48,6 +50,8 @@ WINNERS = {
     **dict.fromkeys(("b", "model_b", "response_b", "conversation_b"), 1),
     **dict.fromkeys(("tie", "tie (bothbad)"), -1),
 }
+TEMPLATE = re.compile(r"<\|\w+\|>|</?s>|\[/?INST\]|<(start|end)_of_turn>")
+"""Marks that chat templates put around turns."""
 GUESSES = {
     "question": "frage pregunta domanda pergunta query q problem user goal sentence ctx title text patient",
     "answer": "antwort respuesta risposta resposta réponse reponse reply a target solution correct_answer",
@@ -84,7 +88,7 @@ def _from_pair(row: Row, columns: tuple[str, ...]) -> list[Example]:
     *prompts, first, second = columns
     prompt: list[Turn] = []
     if prompts:
-        prompt = _read_prompt(row, prompts[0], split_dialogue(row.values[prompts[0]]))
+        prompt = _read_prompt(row, prompts[0])
     replies = {name: row.take(name) for name in (first, second)}
     history, last, responses = read_pair(prompt, replies, row.where, row.tally.notes)
     label = 0 if first == "chosen" else -1
@@ -196,6 +200,8 @@ def convert_row(raw: RawRow, where: str, options: ReadOptions, tally: Tally) -> 
     """
     if not isinstance(raw, dict):
         raise ICFTError(f"{where}: found a {type(raw).__name__}, expected an object with named columns")
+    if isinstance(raw.get("question"), dict):  # ARC, OpenBookQA and CommonsenseQA as their authors publish them
+        raw = {**raw, **{"question" if name == "stem" else name: value for name, value in raw["question"].items()}}
     extra: Example = {}
     convert: Converter = _from_question
     columns: tuple[str, ...] = ("question", "choices")
@@ -241,13 +247,16 @@ def normalize_example(row: RawRow, where: str, default_id: str | int) -> Example
 def _add_optional(row: Row, example: Example) -> Example:
     """Return the example with all columns of FEATURES; those that its shape does not set are read from the row."""
     level, kind = row.optional_text("level"), row.optional_text("kind")
-    texts = {name: example.get(name) or row.optional_text(name) for name in ("domain", "topic", "context", "entity")}
+    texts = {name: example.get(name) or row.optional_text(name) for name in ("domain", "topic", "entity")}
+    if marks := TEMPLATE.search("\n".join([example["prompt"], *example["responses"]])):
+        row.tally.notes[f"the text has marks of a chat template, such as {marks[0]}; remove them"] += 1
     facts = [read_text(fact, "a fact", row.where) for fact in row.read_list("facts")] if "facts" in row.values else []
     return {
         "id": row.optional_text("id"),
         "posterior": [],
         **example,
         **texts,
+        "context": row.optional_text(*CONTEXTS),
         "level": _check_name(FORMER_LEVELS.get(level, level), "level", LEVELS, row.where),
         "kind": _check_name(kind, "kind", KINDS, row.where),
         "facts": facts,
@@ -262,13 +271,13 @@ def _check_name(value: str, column: str, names: tuple[str, ...], where: str) -> 
     return value
 
 
-def _read_prompt(row: Row, name: str, turns: list[Turn] | None = None) -> list[Turn]:
+def _read_prompt(row: Row, name: str) -> list[Turn]:
     """Return the turns of a prompt, with the columns instruction and input joined to the last one.
 
-    turns: those of the column `name` if they are known already. Raises ICFTError if the last one is not by the user.
+    Raises ICFTError if the last one is not by the user.
     """
-    turns = turns or text_or_turns(row.values[name], "user", name, row.where, row.tally.notes)
-    row.take(name)
+    value = row.take(name)
+    turns = split_dialogue(value) or text_or_turns(value, "user", name, row.where, row.tally.notes)
     if turns[-1]["role"] != "user":
         raise ICFTError(f"{row.where}: {name} ends with the role {turns[-1]['role']}; it must end with a user turn")
     parts = {part: row.text(part) for part in ("instruction", "input") if part in row.values and part != name}

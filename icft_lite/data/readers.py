@@ -5,6 +5,7 @@ of answers, is decided at the end. Every error that the user can fix is an ICFTE
 line, what is wrong, how to fix it.
 """
 
+import difflib
 import json
 import os
 from collections import Counter
@@ -21,9 +22,9 @@ from icft_lite.data.answers import EMPTY, AnswerColumn, Coding, could_be_letters
 from icft_lite.data.corpora import pubmedqa
 from icft_lite.data.files import RawRows, open_source
 from icft_lite.data.formats import convert_row
-from icft_lite.data.rows import CONVERSATIONS, Tally, column_names
-from icft_lite.data.schema import Example, ReadOptions, Source, SourceSummary, source_name
-from icft_lite.data.tables import from_table, to_table
+from icft_lite.data.rows import CONVERSATIONS, KNOWN, OPTION, Tally, column_names
+from icft_lite.data.schema import Example, Examples, ReadOptions, Source, SourceSummary, source_name
+from icft_lite.data.tables import from_table, iter_columns, to_table
 from icft_lite.errors import ICFTError
 
 
@@ -50,13 +51,20 @@ def read_sources(
     coding or more than one, or a column that `options` names is in no source.
     """
     domains = [domain] * len(sources) if isinstance(domain, str) else domain
-    given = Counter(str(Path(one).resolve()) for one in sources if isinstance(one, str | os.PathLike))
-    if repeated := [path for path, number in given.items() if number > 1]:
+    for name, given in options.columns.items():
+        if not (name in KNOWN or OPTION.fullmatch(name) or name.startswith("unused")):
+            near = difflib.get_close_matches(name, KNOWN, 1, 0.75) or ["question" if given not in KNOWN else given]
+            hint = f"did you mean {near[0]}={name if near[0] == given else given}?"
+            raise ICFTError(f"--map {name}={given}: nothing is read under the name {name}; {hint}")
+    paths = Counter(str(Path(one).resolve()) for one in sources if isinstance(one, str | os.PathLike))
+    if repeated := [path for path, number in paths.items() if number > 1]:
         raise ICFTError(f"{repeated[0]}: the same source is given more than once; give it once")
     names: Counter[str] = Counter()
     parts = [_Part(source, name, split, options, names) for source, name in zip(sources, domains, strict=True)]
     columns = {str(name).strip() for part in parts for header in part.tally.headers for name in header}
-    if missing := [f"{name}={column}" for name, column in options.columns.items() if column.strip() not in columns]:
+    if missing := [
+        f"{name}={column}" for name, column in options.columns.items() if str(column).strip() not in columns
+    ]:
         raise ICFTError(
             f"{source_name(sources[0])}: there is no such column as in --map {missing[0]}; the columns are "
             f"{', '.join(sorted(columns))}"
@@ -66,7 +74,20 @@ def read_sources(
         for (shape, name), column in part.answers.items():
             groups.setdefault((frozenset(part.column_names()), shape, name), []).append(column)
     codings = {id(column): coding for group in groups.values() for coding in [decide_coding(group)] for column in group}
-    return [part.finish(codings) for part in parts]
+    found = [part.finish(codings) for part in parts]
+    check_unique_ids([read.examples for read in found], [part.name for part in parts])
+    return found
+
+
+def check_unique_ids(parts: Sequence[Examples], names: Sequence[str] = ()) -> None:
+    """Raise ICFTError if two of `parts` have an example with the same id. names: those of the parts."""
+    seen: set[str] = set()
+    for part in parts:
+        if repeated := seen & (ids := {name for (name,) in iter_columns(part, "id")}):
+            name = min(repeated)
+            places = [place for place, one in zip(names, parts) if (name,) in iter_columns(one, "id")]
+            raise ICFTError(f"id {name!r} is in {' and '.join(places) or 'two files'}; give each example its own id")
+        seen |= ids
 
 
 def read_source(

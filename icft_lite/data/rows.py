@@ -23,16 +23,20 @@ CHOICES = ("choices", "options")
 CONVERSATIONS = ("messages", "conversations", "conversation")
 VERDICTS = ("label", "desirable")
 """Columns that say whether a reply is good, as in the data of KTO."""
-OPTION = re.compile(r"(?:(op|option|choice|ending)[_ ]?)?([a-j]|\d\d?)", re.IGNORECASE)
-"""The column of one option: opa, A, option_a, option1. A number alone is not."""
+CONTEXTS = ("context", "passage", "article", "premise")
+OPTION = re.compile(r"(?:(op|option|choice|ending|sol(?=\d))[_ ]?)?([a-j]|\d\d?)", re.IGNORECASE)
+"""The column of one option: opa, A, option_a, option1, sol1. A number alone is not."""
 MEANINGFUL = frozenset(
-    """label rating score weight winner winner_model_a winner_model_b winner_tie desirable correct is_correct
-    correct_answer gold reward preference preferred better answerKey answer_key answer_idx answer_index cop history
-    final_decision choices options chosen rejected system system_prompt instruction input""".split()
+    """label labels rating ratings score scores weight weights winner winner_model_a winner_model_b winner_tie desirable
+    reward preference helpfulness correctness answers answerKey answer_key answer_idx answer_index cop history
+    final_decision choices options chosen rejected system system_prompt instruction input passage article premise tools
+    image images audio audios video videos""".split()
 )
 """Columns that change what an example means: a shape uses them, or the row is refused."""
+RIGHT = re.compile(r"(is[_ ]?)?(correct|gold|preferred|better).*", re.IGNORECASE)
+"""Other columns that do: they say which answer is right or better."""
 OPTIONAL = ("id", "domain", "topic", "level", "context", "kind", "entity", "facts")
-KNOWN = MEANINGFUL.union(PROMPTS, REPLIES, CONVERSATIONS, OPTIONAL, ANSWER_COLUMNS, FEATURES).union(
+KNOWN = MEANINGFUL.union(PROMPTS, REPLIES, CONVERSATIONS, OPTIONAL, CONTEXTS, ANSWER_COLUMNS, FEATURES).union(
     ("chosen", "rejected", "response_a", "response_b", "conversation_a", "conversation_b", "subject", "subject_name"),
     ("focus", "focus_area", "qtype"),
 )
@@ -121,21 +125,28 @@ class Row:
         """Record which columns were used. Raises ICFTError if one that changes the meaning was not."""
         self.tally.used.update(self.used)
         self.tally.present.update(dict.fromkeys(self.values))
-        for name in self.values.keys() - self.used:
-            if is_meaningful(name) and self.values[name] != []:
-                column = next(column for column, read_as in self.names.items() if read_as == name)
-                raise ICFTError(
-                    f"{self.where}: column {column} ({shorten(self.values[name])}) changes what an example means, and "
-                    f"is not read together with {', '.join(sorted(self.used))}; remove it, or read the file without it "
-                    f"(--map unused={column})"
-                )
+        unused = {
+            column: self.values[name]
+            for column, name in self.names.items()
+            if name in self.values.keys() - self.used
+            and is_meaningful(name)
+            and self.values[name] not in ([], {}, "[]")
+        }
+        if unused:
+            column, value = next(iter(unused.items()))
+            raise ICFTError(
+                f"{self.where}: column {column} ({shorten(value)}) changes what an example means, and is not read "
+                f"together with {', '.join(sorted(self.used))}; remove it, or read the file without it (--map "
+                f"{','.join(f'unused={column}' for column in unused)})"
+            )
 
 
 @lru_cache(4096)
 def is_meaningful(name: str) -> bool:
     """Return True for a column that changes what an example means, such as a rating or one option."""
     match = OPTION.fullmatch(name)
-    return name in MEANINGFUL or (match is not None and bool(match[1] or match[2].isalpha()))
+    is_option = match is not None and bool(match[1] or match[2].isalpha())
+    return is_option or name in MEANINGFUL or RIGHT.fullmatch(name) is not None
 
 
 @lru_cache(4096)
@@ -146,7 +157,7 @@ def column_names(columns: tuple[str, ...], mapped: tuple[tuple[str, str], ...]) 
     ICFTError if two columns have the same name.
     """
     known = {name.casefold(): name for name in KNOWN}
-    chosen = {column.strip(): name for name, column in mapped}
+    chosen = {str(column).strip(): name for name, column in mapped}
     plain = {column: str(column).strip() for column in columns}
     targets = {chosen[name] for name in plain.values() if name in chosen}
     names: dict[str, str] = {}
@@ -188,7 +199,8 @@ def read_choices(row: Row, name: str) -> Options:
         raise ICFTError(f"{row.where}: {name} must be a list (in a CSV: a JSON list, or texts joined by |)")
     texts = [str(one).lower() if isinstance(one, bool) else read_text(one, "a choice", row.where) for one in value]
     if len(texts) < 2 or len(set(texts)) < len(texts):
-        raise ICFTError(f"{row.where}: choices are {texts}, expected two or more different texts; fix them")
+        csv = " (in a CSV: a JSON list, or texts joined by |)" if isinstance(cell, str) else ""
+        raise ICFTError(f"{row.where}: choices are {texts}, expected two or more different texts{csv}; fix them")
     return Options(texts, [str(label) for label in labels] if labels else LETTERS, from_text=isinstance(cell, str))
 
 

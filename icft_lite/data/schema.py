@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, Value
 
+from icft_lite.errors import ICFTError
+
 Example = dict[str, Any]
 """One canonical example: the columns of FEATURES."""
 Examples = Dataset | Sequence[Example]
@@ -29,6 +31,12 @@ class ReadOptions:
     """Number of the first option where answers are numbers: `--answers-from 1`. None: decided from the whole file."""
     turns: Literal["last", "all"] = "last"
     """Assistant turns of a conversation that become examples: the last one, or each of them: `--turns all`."""
+
+    def __post_init__(self) -> None:
+        """Raise ICFTError for a value that is not possible."""
+        for name, allowed in (("answers_from", ("0", "1", "None")), ("turns", ("last", "all"))):
+            if str(value := getattr(self, name)) not in allowed:
+                raise ICFTError(f"{name}: {value!r} is not possible; give {' or '.join(allowed[:2])}")
 
 
 @dataclass
@@ -98,7 +106,7 @@ def source_name(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
         return str(source)
     kind = "list" if isinstance(source, list | tuple) else type(source).__name__
-    return f"a {kind} of {len(source)} examples"
+    return f"a {kind} of {len(source)} examples" if hasattr(source, "__len__") else f"a {kind}"
 
 
 def best_response(example: Example) -> int:

@@ -14,8 +14,8 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from icft_lite.data.corpora import pubmedqa
-from icft_lite.data.files import is_hub_name
-from icft_lite.data.readers import ReadSource, read_sources
+from icft_lite.data.files import is_hub_name, open_source
+from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
 from icft_lite.data.schema import Examples, ReadOptions, Source, SourceSummary, source_name
 from icft_lite.data.tables import column, iter_columns
 from icft_lite.errors import ICFTError
@@ -225,7 +225,7 @@ def _test_ids(
 def read_test_ids(path: str | os.PathLike[str]) -> set[str]:
     """Return the ids in a file: a JSON object from ids, a list of ids or of objects with `id`, or an id on each line.
 
-    A line may be a JSON object with `id` too. Raises ICFTError.
+    A line may be a JSON object with `id` too. Of a CSV with a column `id`, only this column is read. Raises ICFTError.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -236,6 +236,9 @@ def read_test_ids(path: str | os.PathLike[str]) -> set[str]:
     if isinstance(found, dict) and "id" not in found:
         found = list(found)
     items = found if isinstance(found, list) else [_parsed(line) if line[0] == "{" else line for line in lines]
+    if Path(path).suffix.lower() in (".csv", ".tsv"):
+        rows = [row for *_, row in open_source(path)[1]]
+        items = rows if rows and "id" in rows[0] else items
     ids = {_id(item.get("id") if isinstance(item, dict) else item) for item in items}
     if None in ids or not ids:
         raise ICFTError(f"{path}: no test ids were found; give a JSON list of ids, or one id on each line")
@@ -260,15 +263,6 @@ def concatenate(parts: Sequence[Dataset]) -> Dataset | None:
     """Return canonical Datasets as one; None if there are none. Raises ICFTError if an id occurs twice."""
     check_unique_ids(parts)
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0] if parts else None
-
-
-def check_unique_ids(parts: Sequence[Examples]) -> None:
-    """Raise ICFTError if two of `parts` have an example with the same id."""
-    seen: set[str] = set()
-    for part in parts:
-        if repeated := seen & (ids := set(column(part, "id"))):
-            raise ICFTError(f"id {min(repeated)!r} is in two files; give each example its own id")
-        seen |= ids
 
 
 def group_hashes(examples: Examples, seed: int = 0) -> list[bytes]:

@@ -93,13 +93,16 @@ def build_report(
             **{name: [step.get(name) for step in history] for name in ("total", *LOSSES)},
         },
         samples=samples,
-        problems=problems,
     )
 
 
 def accuracy_by_level(scores: Mapping[str, Any]) -> Levels:
-    """Return [general, easy, medium, hard]: unweighted means over topics, None where absent."""
-    general = mean_score(scores["general"]) if "general" in scores else None
+    """Return [general, easy, medium, hard]: unweighted means over topics, None where absent.
+
+    Only of the tasks that are scored after every stage, so that the rows of the accuracy matrix can be compared.
+    """
+    tasks = {task: scores["general"][task] for task in ("qa", "short_answer") if task in scores.get("general", {})}
+    general = mean_score(tasks) if tasks else None
     medical = scores.get("medical", {})
     levels = (medical.get("qa") or medical.get("short_answer") or {}).get("by_level", {})
     return [general, *(levels.get(level) for level in LEVELS)]
@@ -138,7 +141,7 @@ def measure_retention(prepared: "Prepared", before: Mapping[str, Any], after: Ma
         topics=len(topics),
         uninformative=uninformative,
         kl=mean_kl(prepared.model, encode_for_kl(examples, prepared.encoder)),
-        constraint=prepared.constraint.describe() if prepared.config.consolidation.enabled else None,
+        constraint=prepared.constraint.describe() if prepared.constraint else None,
     )
 
 

@@ -34,7 +34,7 @@ def write_report(report: Report, out: Path | str, problems: Problems | None = No
     out, problems = Path(out), Problems() if problems is None else problems
     problems.attempt("report.md", lambda: _write_pages(to_plain(report), out, problems))
     problems.attempt("model card", lambda: _write_cards(to_plain(report), out))
-    write_json(out / "report.json", to_plain({**report, "problems": problems}))  # last: it marks a complete run
+    write_json(out / "report.json", to_plain({**report, "problems": list(problems)}))  # last: it marks a complete run
 
 
 def _write_cards(report: Report, out: Path) -> None:

@@ -22,12 +22,17 @@ from icft_lite.weak.lfs.pubmedqa import pubmedqa_weak_labels
 from icft_lite.weak.lfs.samples import sample_lfs
 from icft_lite.weak.pool import label_pool
 
+TRIED = 20
+"""Number of examples on which labelling functions are tried before a run."""
 Labels = tuple[list[list[float]], dict[str, Any]]
 """A posterior for each example ([] where nothing voted), and a report."""
 
 
 def check_pool(data: DataBundle, config: ICFTConfig) -> None:
-    """Raise ICFTError if the pool cannot be labelled. It takes no model, so a run calls it first."""
+    """Raise ICFTError if the pool cannot be labelled. It takes no model, so a run calls it first.
+
+    Labelling functions are tried on the first TRIED examples.
+    """
     ids = column(data.pool, "id") if data.pool is not None else []
     if config.weak.label_model == "gold":
         if missing := [name for name in ids if name not in data.pool_gold]:
@@ -49,6 +54,10 @@ def check_pool(data: DataBundle, config: ICFTConfig) -> None:
             f"lfs: they would label nothing, because none of the {len(ids)} unlabelled examples needs them (posteriors "
             "are given, or the data set brings labelling functions); leave out --lfs"
         )
+    if data.lfs and data.pool is not None:  # an error in a function shows before the base is scored
+        first = data.pool.select([i for i, name in enumerate(ids) if name not in data.own_lfs][:TRIED])
+        scores = [[-1.0 - i for i in range(len(texts))] for texts in column(first, "responses")]
+        apply_lfs(data.lfs, [{**one, "base_scores": s} for one, s in zip(iter_examples(first), scores, strict=True)])
 
 
 def make_training_examples(

@@ -149,7 +149,7 @@ def write_run(prepared: Prepared, results: list[StageResult], events: Events) ->
     report = build_report(prepared, results, before, after, events.seconds, runtime_changes(paths), problems)
     write_json(paths.out / "items.json", items)
     write_report(report, paths.out, problems)
-    return report
+    return {**report, "problems": list(problems)}
 
 
 def score_tests(prepared: Prepared, events: Events, problems: Problems) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -83,8 +83,9 @@ class Prepared:
     """The part of the tests that is scored after every stage: questions, with their correct option only."""
     baseline: dict[str, Any]
     """Scores of the base on `suites`."""
-    constraint: RetentionConstraint
-    """What consolidation must satisfy, decided from the base's scores on general validation."""
+    constraint: RetentionConstraint | None
+    """What consolidation must satisfy, decided from the base's scores on general validation; None if it is off, or
+    general or medical validation has no scores."""
     kl_examples: Sequence[Encoded]
     """General validation examples on which KL(base ‖ tuned) is measured; empty if retention constrains."""
     examples: Dataset
@@ -136,11 +137,19 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
         baseline = on_main_process(
             lambda: evaluate_all(model, tokenizer, suites, "base", encoder, config.metric, events.progress)
         )
-        constraint = RetentionConstraint.from_base(
-            baseline.get("general_validation", {}), config.consolidation.max_drop, config.consolidation.max_kl
-        )
+        for name, suite in suites.items():
+            if name not in baseline:
+                events.say(f"{name}: no example can be scored ({suite.left_out} do not fit encoding.max_length)")
+        constraint: RetentionConstraint | None = None
         kl_examples: Sequence[Encoded] = ()
-        if config.consolidation.enabled and "general_validation" in suites:
+        if config.consolidation.enabled and not {"general_validation", "medical_validation"} <= set(baseline):
+            events.say(
+                "consolidation is off, and nothing constrains forgetting: it needs general and medical validation"
+            )
+        elif config.consolidation.enabled:
+            constraint = RetentionConstraint.from_base(
+                baseline["general_validation"], config.consolidation.max_drop, config.consolidation.max_kl
+            )
             if constraint.uninformative:
                 events.say(f"the base is not above chance on: {', '.join(constraint.uninformative)}")
             events.say(f"constraint of consolidation: {constraint.describe()}")

@@ -186,13 +186,13 @@ def choose_alpha(
 ) -> ConsolidationResult:
     """Set the slow adapter to the best interpolation coefficient that meets the retention constraint."""
     config, model, suites = prepared.config, prepared.model, prepared.suites
-    if not (config.consolidation.enabled and {"general_validation", "medical_validation"} <= set(suites)):
+    constraint = prepared.constraint
+    if constraint is None:
         copy_adapter(model, "fast", "slow")
         return no_search(1.0)
     validation = dict(
         general=suites["general_validation"], medical=trained_levels(suites["medical_validation"], prepared, stage)
     )
-    constraint = prepared.constraint
 
     def score() -> dict[str, float]:
         def measure() -> dict[str, float]:

@@ -47,7 +47,7 @@ def load_lfs(path: str | Path) -> list[LabelingFunction]:
         names = runpy.run_path(str(path))
     except SyntaxError as error:
         raise ICFTError(f"{error.filename}:{error.lineno}: {error.msg}; fix the file") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}:{lines[-1]}" if lines else str(path)
         raise ICFTError(f"{where}: {type(error).__name__}: {error}; fix the file") from error

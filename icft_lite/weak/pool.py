@@ -140,7 +140,7 @@ def fit_label_model(
     notes = []
     if same_labels and not full:
         notes.append(
-            f"{found:.0f} votes per labelling function are too few to estimate which of the {k} labels it confuses "
+            f"{int(found)} votes per labelling function are too few to estimate which of the {k} labels it confuses "
             f"({needed} needed); each has one accuracy"
         )
     fitted = DawidSkene(one_coin=not full, prior_strength=PRIOR_STRENGTH).fit(votes, n_options)
