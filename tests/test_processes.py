@@ -21,6 +21,7 @@ from icft_lite.training.checkpoint import load_state, stage_file
 from icft_lite.training.loop import train_icft
 from icft_lite.training.trainer import LOSSES
 from icft_lite.utils.launch import launch_processes
+from icft_lite.weak.files import load_lfs
 
 SETTINGS = {
     "optim.max_steps": 6,
@@ -63,8 +64,9 @@ def memory_ids(path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="accelerate starts one process on CPUs, and launch_processes needs exec")
-def test_two_processes_killed_and_resumed_equal_one_with_twice_the_batch_size(sources, tmp_path, monkeypatch):
+def test_two_processes_killed_and_resumed_equal_one_with_twice_the_batch_size(sources, write, tmp_path, monkeypatch):
     data, general = sources
+    functions = write("functions.py", "from icft_lite.weak.lfs.samples import sample_lfs\n\nLFS = sample_lfs()\n")
     out, single = tmp_path / "two", tmp_path / "one"
     command = [
         sys.executable,
@@ -80,6 +82,8 @@ def test_two_processes_killed_and_resumed_equal_one_with_twice_the_batch_size(so
         str(data),
         "--general",
         str(general),
+        "--lfs",
+        str(functions),
         "--out",
         str(out),
     ]
@@ -108,7 +112,7 @@ def test_two_processes_killed_and_resumed_equal_one_with_twice_the_batch_size(so
     expected = train_icft(
         {**SETTINGS, "optim.batch_size": 2 * SETTINGS["optim.batch_size"]},
         single,
-        bundle_from_files([data], [general]),
+        bundle_from_files([data], [general], lfs=load_lfs(functions)),
         progress=False,
     )
     report = json.loads((out / "report.json").read_text())
@@ -130,9 +134,9 @@ def test_two_processes_killed_and_resumed_equal_one_with_twice_the_batch_size(so
     # Only the main process writes files and prints.
     assert {path.name for path in out.iterdir()} == {path.name for path in single.iterdir()} - {"state", ".lock"}
     assert json.loads((out / "run.json").read_text())["processes"] == 2
-    assert output.count("scoring") == output.count("resuming after stage 1") == output.count("stage 3 (") == 1
+    assert output.count("tiny: scoring") == output.count("resuming after stage 1") == output.count("stage 3 (") == 1
     with pytest.raises(ICFTError, match="holds another run.*processes: 2, now 1"):  # steps would differ
-        train_icft(SETTINGS, out, bundle_from_files([data], [general]), progress=False)
+        train_icft(SETTINGS, out, bundle_from_files([data], [general], lfs=load_lfs(functions)), progress=False)
 
 
 # ---------------------------------------------------------------- processes that accelerate does not start

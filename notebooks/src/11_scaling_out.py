@@ -71,7 +71,7 @@ from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig
 
 import icft_lite
-from icft_lite import Encoder, add_adapters, bundle_from_files, load_base, load_samples, train_icft
+from icft_lite import Encoder, add_adapters, bundle_from_files, load_base, load_lfs, load_samples, train_icft
 from icft_lite.data.samples import samples_dir
 from icft_lite.modeling.base import load_tokenizer
 from icft_lite.modeling.packing import group_by_length, place_sequences
@@ -204,6 +204,7 @@ def some_examples(name, each):
 # %%
 medical = some_examples("medical_train", 3) + some_examples("medical_pool_questions", 3)
 Path("medical.jsonl").write_text(medical)
+Path("functions.py").write_text("from icft_lite.weak.lfs.samples import sample_lfs\n\nLFS = sample_lfs()\n")
 Path("general.jsonl").write_text(some_examples("general_memory", 3))
 settings = {
     "optim.max_steps": 4, "optim.batch_size": 6, "adapter.rank": 4, "adapter.alpha": 8,
@@ -211,18 +212,20 @@ settings = {
 }
 
 # %% [markdown]
+# The pool needs labelling functions. `functions.py` names those of the samples, from which these examples come.
+#
 # `optim.batch_size` is the batch size of *one* process: two processes make a step of twelve examples. So one process
 # with a batch size of 12 must come to the same: same losses, same memory, same adapter. **Predict** to how many digits.
 
 # %%
 flags = [flag for name, value in settings.items() for flag in ("--set", f"{name}={value}")]
 _ = launch("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "icft_lite.cli", "train",
-              "--data", "medical.jsonl", "--general", "general.jsonl", "--out", "two", *flags)
+              "--data", "medical.jsonl", "--lfs", "functions.py", "--general", "general.jsonl", "--out", "two", *flags)
 two = json.loads(Path("two/report.json").read_text())
 
 # %%
-one = train_icft({**settings, "optim.batch_size": 12}, "one", bundle_from_files(["medical.jsonl"], ["general.jsonl"]),
-                 progress=False)
+data = bundle_from_files(["medical.jsonl"], ["general.jsonl"], lfs=load_lfs("functions.py"))
+one = train_icft({**settings, "optim.batch_size": 12}, "one", data, progress=False)
 table = pd.DataFrame({f"{name}, {processes}": run["losses"][name] for name in ("consistency", "task", "fine_tune")
                       for processes, run in (("one", one), ("two", two))})
 table.round(4)
