@@ -62,7 +62,9 @@ def export(folder: Path | str, to: Path | str, merge: bool = False) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     if merge:
         model, _ = load_run(folder, dequantize=True)
-        model.merge_and_unload().save_pretrained(temporary)
+        merged = model.merge_and_unload()
+        merged.config.use_cache = True  # `load_base` turns it off, for training
+        merged.save_pretrained(temporary)
         # Not load_run's tokenizer: its model_max_length is that of training.
         load_tokenizer(read_report(folder)["base"]).save_pretrained(temporary)
     else:

@@ -44,6 +44,7 @@ def test_merged_weights_compute_the_same_as_the_run(finished, tmp_path):
     assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
     assert {weight.dtype for weight in merged.state_dict().values()} == {torch.float32}
     assert merged.lm_head.weight is merged.model.embed_tokens.weight, "tied, as in the base"
+    assert merged.config.use_cache, "generation without a cache is slow"
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
     assert not (tmp_path / "merged.part").exists()
 
