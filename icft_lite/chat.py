@@ -22,6 +22,7 @@ from icft_lite.finished_runs import load_run
 from icft_lite.modeling.adapters import save_adapter, use_adapter
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.training.events import RunCallback
+from icft_lite.utils.notice import NOTICE
 
 if TYPE_CHECKING:
     from icft_lite.training.prepare import Prepared
@@ -97,14 +98,14 @@ def chat(
     read: Callable[[str], str] = input,
     write: Callable[[str], object] = print,
 ) -> None:
-    """Answer questions until an empty line or the end of the input. There is no history.
+    """Answer questions until an empty line or the end of the input. There is no history. NOTICE follows each reply.
 
     adapter: name of the adapter's folder in the run's folder. max_new_tokens: maximum length of a reply; the number of
     positions of the model limits it too. read and write: by default the terminal. Raises ICFTError if `folder` has no
     finished run.
     """
     session = ChatSession(*load_run(folder, adapter))
-    write("Ask a question; an empty line ends the chat. For teaching and research, not medical advice.")
+    write(f"Ask a question; an empty line ends the chat. This is a {NOTICE}.")
     while True:
         try:
             question = read("> ").strip()
@@ -112,7 +113,7 @@ def chat(
             return
         if not question:
             return
-        write(session.reply(question, temperature, max_new_tokens))
+        write(f"{session.reply(question, temperature, max_new_tokens)}\n({NOTICE})")
 
 
 class SaveStageAdapters(RunCallback):

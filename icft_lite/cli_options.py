@@ -80,7 +80,7 @@ def check_options(sub: ArgumentParser) -> None:
     sub.add_argument("files", nargs="+", metavar="FILE", help="data files or Hub names, as for `train --data`")
     _many(sub, "--general", "general data files, as for `train`")
     _reading(sub)
-    text = "its tokenizer is used: `tiny` (the default), a folder or a Hub name"
+    text = "its tokenizer is used: `tiny` (the default), `smollm2`, a folder, a GGUF file or a Hub name"
     sub.add_argument("--model", metavar="NAME", help=text)
     _config(sub)
     json_option(sub)
@@ -88,7 +88,7 @@ def check_options(sub: ArgumentParser) -> None:
 
 def evaluate_options(sub: ArgumentParser) -> None:
     """Add the options of `evaluate`."""
-    sub.add_argument("dir", metavar="DIR", help="a run's folder, a model's folder, a Hub name, or `tiny`")
+    sub.add_argument("dir", metavar="DIR", help="a run, a model's folder or GGUF file, a Hub name, `tiny` or `smollm2`")
     _many(sub, "--data", FILES)
     _reading(sub, lfs=False)
     _no_4bit(sub)

@@ -212,7 +212,7 @@ class ICFTConfig(metaclass=AcceptsOldNames):
     """
 
     model: str = "tiny"
-    """`tiny` (the embedded model), a folder, or a Hub name."""
+    """`tiny` (the embedded model), `smollm2` (SmolLM2-135M-Instruct), a folder, a GGUF file, or a Hub name."""
     method: str = field(default="icft", init=False)
     """Name of the preset that this configuration started from; see `preset`."""
     seed: int = 0

@@ -71,11 +71,12 @@ def examine() -> dict[str, Any]:
 
     Keys: versions {package: version}, platform, device, device_name, dtype, why (the reason for the dtype), threads,
     cores, memory_bytes, free_memory_bytes, free_disk_bytes, four_bit ("works" or the reason why not), formula,
-    models (a list of {model, bytes, fits}).
+    models (a list of {model, bytes, fits}), smollm2 {folder, cached}.
     """
     import psutil
     import torch
 
+    from icft_lite.modeling.smollm2 import cache_facts
     from icft_lite.utils.hardware import hardware
 
     machine = hardware()
@@ -100,6 +101,7 @@ def examine() -> dict[str, Any]:
         "models": [
             {"model": name, "bytes": needed, "fits": needed <= 0.85 * free} for name, needed in estimates.items()
         ],
+        "smollm2": cache_facts(),
     }
 
 
@@ -125,6 +127,9 @@ def format_lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"for each of the two teachers. A run estimates its own before it computes any."
     )
     yield "The embedded model, `tiny`, fits on every machine."
+    smollm2 = found["smollm2"]
+    where = "is in" if smollm2["cached"] else "is not downloaded yet: 93 MB from PyPI, then 540 MB in"
+    yield f"The chat model `smollm2` (SmolLM2-135M-Instruct) {where} {smollm2['folder']}."
 
 
 def _version(package: str) -> str:

@@ -14,7 +14,7 @@ from icft_lite.data.bundle import DataBundle
 from icft_lite.data.schema import Examples
 from icft_lite.errors import ICFTError, warn
 from icft_lite.evaluation import Suite, evaluate_suite
-from icft_lite.modeling.base import dequantize_base, load_base, load_tokenizer
+from icft_lite.modeling.base import dequantize_base, load_base, load_tokenizer, model_fingerprint
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.self_check import check_model
 from icft_lite.utils.config_parsing import flatten
@@ -29,7 +29,7 @@ def load_run(
     adapter: name of the adapter's folder in `folder`: `adapter` (slow), `adapter_fast`, or that of a stage.
     load_in_4bit: default: as in training. dequantize: write the weights of a 4-bit base in full, with the values that
     4-bit layers compute with. The tokenizer's `model_max_length` is the `max_length` of training. Raises ICFTError if
-    `folder` has no finished run.
+    `folder` has no finished run, or the base has changed since training.
     """
     folder = Path(folder)
     if not (folder / adapter / "adapter_config.json").exists():
@@ -41,6 +41,12 @@ def load_run(
     settings = report["config"]
     if load_in_4bit is None:
         load_in_4bit = settings["adapter"]["load_in_4bit"]
+    found, recorded = model_fingerprint(report["base"]), report.get("base_hash") or ""
+    if recorded and found != recorded:  # runs of earlier versions, and those on a Hub name, have no hash
+        raise ICFTError(
+            f"{folder}: it was trained on another base: the run records the hash {recorded[:12]}…, that of "
+            f"{report['base']} is {found[:12] or 'unknown'}…; restore the base of the training, or train again"
+        )
     model, tokenizer = load_base(report["base"], load_in_4bit)
     tokenizer.model_max_length = settings["encoding"]["max_length"]
     if dequantize:

@@ -53,6 +53,20 @@ def base():
 
 
 @pytest.fixture(scope="session")
+def smollm2():
+    """(model, tokenizer) of the real chat model in fp32; no test may change it. Downloaded and converted if needed."""
+    from icft_lite.errors import ICFTError
+    from icft_lite.modeling.base import load_base
+
+    try:
+        return load_base("smollm2", load_in_4bit=False)
+    except ICFTError as error:
+        if "cannot be downloaded" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def _adapted():
     from icft_lite.modeling.adapters import adapter_tensors, add_adapters
     from icft_lite.modeling.base import load_base

@@ -12,6 +12,7 @@ from icft_lite.chat import ChatSession, SaveStageAdapters, chat, run_models
 from icft_lite.finished_runs import load_run
 from icft_lite.modeling.adapters import save_adapter
 from icft_lite.modeling.generation import generate_reply
+from icft_lite.utils.notice import NOTICE
 
 QUESTION = "What is the capital of France?"
 
@@ -30,7 +31,7 @@ def test_terminal_chat(base, monkeypatch, end):
     chat("a run", temperature=3.0, read=read, write=written.append)
     session = ChatSession(*base)
     assert "empty line" in written[0] and not questions
-    assert written[1:] == [session.reply(QUESTION, 3.0), session.reply(QUESTION, 3.0)]
+    assert written[1:] == [f"{session.reply(QUESTION, 3.0)}\n({NOTICE})" for _ in range(2)]
     assert written[1] != written[2], "every question has a seed of its own"
 
 

@@ -369,6 +369,12 @@ def test_doctor_shows_what_this_machine_can_do(capsys):
     sizes = [one["bytes"] for one in found["models"]]
     assert sizes == sorted(sizes) and 7 * 2**30 < estimate(MODELS["Qwen3-8B"], 2) < 22 * 2**30
     assert any("4-bit NF4" in line for line in format_lines(found))
+    for cached, text in (
+        (True, "`smollm2` (SmolLM2-135M-Instruct) is in FOLDER."),
+        (False, "not downloaded yet: 93 MB"),
+    ):
+        facts = dict(found["smollm2"], cached=cached, folder="FOLDER")
+        assert any(text in line for line in format_lines({**found, "smollm2": facts}))
 
 
 def test_the_readme_names_only_commands_that_exist():

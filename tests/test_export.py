@@ -1,18 +1,21 @@
 """Finished runs: loading them in the precision and with the length of training, and exporting them."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_model import logits
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from icft_lite.chat import chat
+from icft_lite.chat import chat, run_models
 from icft_lite.config import ICFTConfig
+from icft_lite.data.splits import read_examples
 from icft_lite.errors import ICFTError
-from icft_lite.finished_runs import export, load_run
+from icft_lite.finished_runs import evaluate_run, export, load_run
 from icft_lite.modeling.adapters import lora_layers, save_adapter
-from icft_lite.modeling.base import load_base
+from icft_lite.modeling.base import TINY, load_base, model_fingerprint
 from icft_lite.modeling.generation import generate_reply
 
 
@@ -20,6 +23,12 @@ def write_report(folder, settings):
     """Write the parts of a run's report that loading and exporting read."""
     config = ICFTConfig.from_dict(settings).to_dict()
     (folder / "report.json").write_text(json.dumps(dict(format=2, base="tiny", config=config)))
+
+
+def record_base(folder, **facts):
+    """Change what a report says of its base."""
+    report = json.loads((folder / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps({**report, **facts}))
 
 
 @pytest.fixture
@@ -47,6 +56,36 @@ def test_merged_weights_compute_the_same_as_the_run(finished, tmp_path):
     assert merged.config.use_cache, "generation without a cache is slow"
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
     assert not (tmp_path / "merged.part").exists()
+
+
+def test_a_run_is_refused_on_another_base_than_it_records(finished, tmp_path):
+    """Here the base is a folder, whose weights change after training."""
+    base, recorded = tmp_path / "base", model_fingerprint("tiny")
+    shutil.copytree(TINY, base)
+    record_base(finished, base=str(base), base_hash=recorded)
+    load_run(finished)
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"] += 1e-3
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    uses = (
+        lambda: evaluate_run(
+            finished, read_examples([{"question": "Why?", "answer": "So.", "choices": ["So.", "No."]}])
+        ),
+        lambda: chat(finished),
+        lambda: export(finished, tmp_path / "adapter"),
+        lambda: export(finished, tmp_path / "merged", merge=True),
+        lambda: run_models(finished),
+    )
+    for use in uses:
+        with pytest.raises(
+            ICFTError, match=f"another base: the run records the hash {recorded[:12]}….*restore"
+        ) as caught:
+            use()
+        assert str(base) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "adapter").exists() and not (tmp_path / "merged").exists()
+    for unknown in ("", None):  # reports of a base from the Hub, and of earlier versions
+        record_base(finished, base_hash=unknown)
+        load_run(finished)
 
 
 def test_a_run_without_4_bits_is_merged_into_the_original_weights(finished, tmp_path):

@@ -102,4 +102,4 @@ def test_several_good_methods_are_enlarged():
     "method, seed, title", [("icft", 0, "ICFT, seed 0"), ("mine", None, "mine"), (None, 1, "seed 1"), (None, None, "")]
 )
 def test_run_titles(method, seed, title):
-    assert run_title(method, seed) == title
+    assert run_title(dict(method=method, seed=seed)) == title

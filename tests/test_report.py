@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from matplotlib.text import Text
 
+from icft_lite.config import ICFTConfig
 from icft_lite.errors import ICFTError
 from icft_lite.reporting import render
 from icft_lite.reporting.build import transfer_metrics
 from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure
 from icft_lite.reporting.model_card import model_card
 from icft_lite.reporting.render import print_table, write_comparison, write_report
-from icft_lite.utils.io import write_json, write_text
+from icft_lite.utils.io import to_plain, write_json, write_text
+from icft_lite.widgets.progress import progress_from_report
 
 
 def example():
@@ -257,6 +260,47 @@ def test_print_table():
     assert "\x1b" not in out.getvalue() and "capitals" not in out.getvalue()
 
 
+def words(figure):
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+def test_without_4_bits_every_table_says_lora(tmp_path):
+    """A base in full precision: LoRA. In 4 bits, as by default: QLoRA."""
+    for settings, wanted in (({}, "QLoRA"), ({"adapter.load_in_4bit": False}, "LoRA")):
+        shown = []
+        report = {**example(), "method": "qlora", "config": ICFTConfig.from_dict(settings).to_dict()}
+        (tmp_path / "adapter").mkdir(exist_ok=True)
+        write_report(report, tmp_path)
+        shown += [(tmp_path / name).read_text(encoding="utf-8") for name in ("report.md", "adapter/README.md")]
+        shown += [
+            words(losses_figure(report)),
+            words(forgetting_figure(report)),
+            progress_from_report(to_plain(report)).title,
+        ]
+        samples = [dict(prompt="p", qlora="reply")]
+        for one in (dict(settings=settings), dict(method_settings={"qlora": settings})):
+            compared = {**comparison(), "samples": samples, **one}
+            write_comparison(compared, tmp_path)
+            out = io.StringIO()
+            print_table(compared, file=out)
+            shown += [(tmp_path / "comparison.md").read_text(encoding="utf-8"), words(comparison_figure(compared))]
+            shown += [out.getvalue()]
+        for text in shown:
+            assert f"plain {wanted}" in text and text.count("plain ") == text.count(f"plain {wanted}")
+    only_other = {**comparison(), "method_settings": {"icft": settings}}
+    assert "plain QLoRA" in words(comparison_figure(only_other)), "the settings of another method"
+
+
+def test_the_hash_of_the_base_is_in_the_report_and_the_card(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    write_report({**example(), "base": "smollm2", "base_hash": "5155f6"}, tmp_path)
+    assert "| base (hash) | 5155f6 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "SmolLM2-135M-Instruct, its Q4_1 weights" in card and "hash 5155f6" in card
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["license"] == "apache-2.0" and "base_model" not in front
+
+
 def test_model_card(tmp_path):
     (tmp_path / "adapter").mkdir()
     write_report({**example(), "base": "org/model-0.6B"}, tmp_path)
@@ -264,7 +308,7 @@ def test_model_card(tmp_path):
     front = yaml.safe_load(card.split("---")[1])
     assert front["base_model"] == "org/model-0.6B" and front["library_name"] == "peft"
     assert front["license"] == "other" and "medical" in front["tags"] and "not medical advice" in card
-    assert "\n# LoRA adapter for org/model-0.6B, method icft\n" in card and "{{" not in card
+    assert "\n# LoRA adapter for org/model-0.6B, method ICFT\n" in card and "{{" not in card
     sections = [line for line in card.splitlines() if line.startswith("## ")]
     assert sections == ["## Scores", "## Retention", "## Accuracy matrix"]
     assert "| general | qa | all | exact\\_match | 620 | 0.931 | 0.874 | -0.057 |" in card and card.endswith(" |\n")

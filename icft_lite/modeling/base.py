@@ -28,6 +28,8 @@ from transformers.utils import logging as hf_logging
 
 from icft_lite.compat import renamed_keywords
 from icft_lite.errors import ICFTError, short_reason
+from icft_lite.modeling.gguf import gguf_folder, read_record
+from icft_lite.modeling.smollm2 import smollm2_folder
 from icft_lite.utils.hardware import hardware
 
 TINY = Path(__file__).parent.parent / "tiny"
@@ -37,7 +39,7 @@ HASHED_BYTES = 2**22
 NOT_A_MODEL = {
     "report.json": "it is a run, whose model `icft-lite export --merge` writes",
     "adapter_config.json": "it has an adapter without its base model; merge them first",
-    "*.gguf": "GGUF files are not supported; use the original model, with model.safetensors",
+    "*.gguf": "it has a GGUF file; give the path of that file",
     "*.bin": "its weights are pickle files (.bin), which can execute code; convert them to model.safetensors",
     "": "it has no config.json or no model.safetensors",
 }
@@ -46,15 +48,28 @@ HEAD_FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 """Settings by which some families multiply (1) or divide (−1) their logits; `hidden_states` has the factor."""
 
 
+def model_path(name: str) -> str:
+    """Return the folder, or the Hub name, that transformers loads for the name of a model.
+
+    `smollm2` and GGUF files are downloaded or converted the first time. Raises ICFTError if that fails.
+    """
+    if name == "tiny":
+        return str(TINY)
+    if name == "smollm2":
+        return str(smollm2_folder())
+    return str(gguf_folder(name)) if name.lower().endswith(".gguf") else name
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of `tiny`, of a folder or of a Hub name.
+    """Return the tokenizer of a model, by any name that `load_base` accepts.
 
     A tokenizer without a padding token pads with its end-of-sequence token. Raises ICFTError if it cannot be loaded.
     """
+    path = model_path(name)
     if name == "tiny":
-        return PreTrainedTokenizerFast.from_pretrained(TINY)
+        return PreTrainedTokenizerFast.from_pretrained(path)
     with _loading_errors(name):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # harmless: attention masks depend on lengths, not on token ids
     return tokenizer
@@ -63,12 +78,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def model_fingerprint(name: str) -> str:
     """Return a SHA-256 hash that identifies a base model, in hex; "" for a Hub name.
 
-    The hash covers `config.json` and the `*.safetensors` files of the folder. Of each file only the size and the first
-    and last HASHED_BYTES bytes are read, so that large models take no time.
+    Of `smollm2` and GGUF files it is the hash of the converted tensors (`gguf.tensors_hash`). Otherwise it covers
+    `config.json` and the `*.safetensors` files of the folder. Of each file only the size and the first and last
+    HASHED_BYTES bytes are read, so that large models take no time.
     """
-    folder, digest = TINY if name == "tiny" else Path(name), hashlib.sha256()
+    folder, digest = Path(model_path(name)), hashlib.sha256()
     if not folder.is_dir():
         return ""
+    if converted := read_record(folder).get("tensors_sha256"):
+        return str(converted)
     for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -85,9 +103,10 @@ def load_base(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model, frozen and in eval mode, and its tokenizer.
 
-    name: `tiny` (the embedded model), a folder with a saved model, or a Hub name. load_in_4bit: quantize the weights to
-    NF4 with double quantization (Dettmers et al., 2023, "QLoRA"). Weights that are stored in 4 bits are used as they
-    are, or dequantized if it is False. device: "cpu" or "cuda"; default: the GPU if there is one. Computes in
+    name: `tiny` (the embedded model), `smollm2` (SmolLM2-135M-Instruct, see `smollm2.py`), a folder with a saved model,
+    a GGUF file (converted to fp32), or a Hub name. load_in_4bit: quantize the weights to NF4 with double quantization
+    (Dettmers et al., 2023, "QLoRA"). Weights that are stored in 4 bits by bitsandbytes are used as they are, or
+    dequantized if it is False. device: "cpu" or "cuda"; default: the GPU if there is one. Computes in
     `hardware()["dtype"]` on a GPU, in float32 on a CPU.
     Returns (model, tokenizer). Raises ICFTError if the model cannot be loaded, its architecture, quantization or output
     head is not supported, or its layers cannot be used in 4 bits on a CPU.
@@ -96,8 +115,7 @@ def load_base(
     machine = hardware()
     device = device or machine["device"]
     dtype = getattr(torch, machine["dtype"]) if device != "cpu" else torch.float32
-    tokenizer = load_tokenizer(name)
-    path = str(TINY) if name == "tiny" else name
+    tokenizer, path = load_tokenizer(name), model_path(name)
     with _loading_errors(name):
         config = AutoConfig.from_pretrained(path)
     stored_in_4bit, settings = check_architecture(name, config), dict[str, Any]()
@@ -168,7 +186,7 @@ def _loading_errors(name: str) -> Iterator[None]:
     except Exception as error:  # each architecture and each missing package fails in its own way
         raise ICFTError(
             f"model {name!r}: cannot be loaded ({_wrong_folder(Path(name)) or short_reason(error)}); "
-            f"use `tiny`, a folder with a saved model, or a Hub name while online"
+            f"use `tiny`, `smollm2`, a folder with a saved model, a GGUF file, or a Hub name while online"
         ) from error
 
 

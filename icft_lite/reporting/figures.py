@@ -87,9 +87,15 @@ def png(figure: Figure, dpi: int = 160) -> bytes:
     return buffer.getvalue()
 
 
-def method_label(method: str) -> str:
-    """Return the display name of a method."""
-    return LABELS.get(method, method)
+def method_label(method: str, source: Mapping[str, Any] | None = None) -> str:
+    """Return the display name of a method.
+
+    source: the report or the comparison that it is in. If its base is not held in 4 bits, QLoRA is called LoRA.
+    """
+    source, label = source or {}, LABELS.get(method, method)
+    default = ((source.get("config") or {}).get("adapter") or {}).get("load_in_4bit", True)
+    settings = {**(source.get("settings") or {}), **((source.get("method_settings") or {}).get(method) or {})}
+    return label if settings.get("adapter.load_in_4bit", default) else label.replace("QLoRA", "LoRA")
 
 
 def column_names(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -112,14 +118,18 @@ def as_measure(entry: Mapping[str, Any] | None, key: str) -> dict[str, Any]:
     return {"mean": value, "min": value, "max": value, "values": [] if value is None else [value]}
 
 
-def run_title(method: str | None, seed: int | None) -> str:
-    """Return a title for a run, for example "ICFT, seed 0". An unknown part is left out."""
-    parts = [] if not method else [method_label(method)]
+def run_title(report: Mapping[str, Any]) -> str:
+    """Return a title for a run, for example "ICFT, seed 0". An unknown part is left out.
+
+    report: its `method`, `seed` and `config` are used.
+    """
+    method, seed = report.get("method"), report.get("seed")
+    parts = [] if not method else [method_label(method, report)]
     return ", ".join(parts if seed is None else [*parts, f"seed {seed}"])
 
 
 def _in_brackets(report: Mapping[str, Any]) -> str:
-    title = run_title(report.get("method"), report.get("seed"))
+    title = run_title(report)
     return f" ({title})" if title else ""
 
 
@@ -242,7 +252,7 @@ def _chance_levels(scores: Mapping[str, Mapping[str, Any]]) -> dict[float, list[
 # ---------------------------------------------------------------- a comparison
 
 Measured = tuple[str, dict[str, Any], dict[str, Any]]
-"""(method, retention, medical score), the measures as `as_measure` returns them."""
+"""(name of the method, retention, medical score), the measures as `as_measure` returns them."""
 
 
 def _draw_methods(
@@ -266,7 +276,7 @@ def _draw_methods(
             edgecolors="white",
             zorder=3,
             **clip,
-            label=f"{method_label(name)}\n{y['mean']:.2f} medical, {x['mean']:.2f} retained",
+            label=f"{name}\n{y['mean']:.2f} medical, {x['mean']:.2f} retained",
         )
     if base is not None:
         axis.scatter(
@@ -297,7 +307,7 @@ def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
     """
     comparison = to_plain(comparison)
     methods = [
-        (name, as_measure(entry, "retention"), as_measure(entry, "medical"))
+        (method_label(name, comparison), as_measure(entry, "retention"), as_measure(entry, "medical"))
         for name, entry in comparison["methods"].items()
     ]
     methods = [(name, x, y) for name, x, y in methods if x["mean"] is not None and y["mean"] is not None]

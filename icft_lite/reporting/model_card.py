@@ -5,8 +5,10 @@ from pathlib import Path, PurePath
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from icft_lite.reporting.figures import method_label
 from icft_lite.reporting.tables import Report, escape_markdown, format_cell, report_tables, to_markdown
 from icft_lite.utils.io import to_plain
+from icft_lite.utils.notice import NOTICE
 
 TEMPLATE = """---
 {{ card_data }}
@@ -16,7 +18,7 @@ TEMPLATE = """---
 
 Trained with icft-lite: Incremental Curriculum-Based Fine-Tuning, an interpretation of arXiv 2502.00832.
 
-**Intended use: teaching and research. This is not medical advice.** No clinician has reviewed the model. Never use it
+**Intended use: teaching and research. This is a {{ notice }}.** No clinician has reviewed the model. Never use it
 to diagnose or treat anyone: its answers may be wrong, dangerous or out of date.
 
 License: {{ license_text }}
@@ -32,16 +34,23 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder")  # base: {{ base_
 """Jinja2 template. Values are inserted without escaping; `base_text` is inside a code block."""
 
 
+OURS = {
+    "tiny": "the base embedded in icft-lite",
+    "smollm2": "SmolLM2-135M-Instruct, its Q4_1 weights expanded to fp32, as icft_lite.load_base('smollm2') loads them",
+}
+"""Bases with a name of their own, both under the Apache License 2.0."""
+
+
 def model_card(report: Report) -> str:
     """Return the README.md of an adapter's folder, with the Hub's front matter. Contains no path of this machine."""
     report = to_plain(report)
     base = str(report.get("base") or "tiny")
-    tiny, on_hub = base == "tiny", bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not Path(base).exists()
-    base_name = format_cell(base if tiny or on_hub else PurePath(base).name)
+    on_hub = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not Path(base).exists()
+    base_name = format_cell(base if on_hub else PurePath(base).name)
     data = ModelCardData(
         base_model=base if on_hub else None,
         library_name="peft",
-        license="apache-2.0" if tiny else "other",
+        license="apache-2.0" if base in OURS else "other",
         language="en",
         pipeline_tag="text-generation",
         tags=["icft", "lora", "medical", "continual-learning", "education"],
@@ -50,9 +59,10 @@ def model_card(report: Report) -> str:
         data,
         template_str=TEMPLATE,
         base_name=escape_markdown(base_name),
-        base_text="the base embedded in icft-lite" if tiny else base_name,
-        method=escape_markdown(format_cell(report.get("method"))),
-        license_text="Apache-2.0." if tiny else "that of the base model, and of the data it was trained on.",
+        base_text=OURS.get(base, base_name) + (f", hash {report['base_hash']}" if report.get("base_hash") else ""),
+        method=escape_markdown(method_label(format_cell(report.get("method")), report)),
+        notice=NOTICE,
+        license_text="Apache-2.0." if base in OURS else "that of the base model, and of the data it was trained on.",
         tables=[
             to_markdown(table)
             for table in report_tables(report)

@@ -19,6 +19,7 @@ from icft_lite.reporting.tables import (
     to_text,
 )
 from icft_lite.utils.io import to_plain, write_bytes, write_json, write_text
+from icft_lite.utils.notice import NOTICE
 
 BRIEF = ("Scores", "Retention", "Cost")
 """The tables of a report that `print_table` prints."""
@@ -45,7 +46,8 @@ def _write_cards(report: Report, out: Path) -> None:
 
 def _write_pages(report: Report, out: Path, problems: Problems) -> None:
     """Write report.md and its figures."""
-    facts = [f"{key} {format_cell(report[key])}" for key in ("method", "base", "seed") if key in report]
+    shown = {**report, "method": method_label(report["method"], report)} if "method" in report else report
+    facts = [f"{key} {format_cell(shown[key])}" for key in ("method", "base", "seed") if key in shown]
     parts = ["# Run" + escape_markdown(": " * bool(facts) + ", ".join(facts))]
     for table in report_tables(report):
         parts.append(to_markdown(table))
@@ -88,7 +90,10 @@ def print_table(result: Report, file: TextIO | None = None) -> None:
     else:
         tables = [table for table in report_tables(result, topics=False) if table.title in BRIEF]
     print("\n\n".join(map(to_text, tables)), file=file)
-    for sample in (result.get("samples") or [])[:3]:
+    samples = (result.get("samples") or [])[:3]
+    if samples:
+        print(f"\nSample replies of a {NOTICE}:", file=file)
+    for sample in samples:
         print(file=file)
         for key, value in sample.items():
-            print(f"{method_label(key):<11}  {format_cell(value)}", file=file)
+            print(f"{method_label(key, result):<11}  {format_cell(value)}", file=file)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from icft_lite.reporting.figures import as_measure, column_names, method_label
+from icft_lite.utils.notice import NOTICE
 
 Report = dict[str, Any]
 """The report of a run, or a comparison of several runs: the contents of report.json or comparison.json."""
@@ -72,6 +73,7 @@ def to_text(table: Table) -> str:
 
 def report_tables(report: Report, topics: bool = True) -> list[Table]:
     """Return the tables of the parts that a report has. topics: with the scores of every topic."""
+    hashed = report.get("base_hash")
     tables = [
         Table(
             "Scores",
@@ -84,6 +86,7 @@ def report_tables(report: Report, topics: bool = True) -> list[Table]:
             "Samples",
             ["prompt", "reference", "base", "after training"],
             [_values(s, ("prompt", "reference", "base", "after")) for s in (report.get("samples") or [])[:3]],
+            f"Replies of a {NOTICE}.",
         ),
         Table("Cost", ["what", "value"], list(_cost_rows(report.get("cost")))),
         *_data(report.get("data") or {}),
@@ -117,7 +120,11 @@ def report_tables(report: Report, topics: bool = True) -> list[Table]:
             ],
             "Runtime settings that were changed when the run was resumed.",
         ),
-        Table("Versions", ["name", "value"], list(_setting_rows(report.get("versions")))),
+        Table(
+            "Versions",
+            ["name", "value"],
+            [*_setting_rows(report.get("versions")), *([["base (hash)", hashed]] if hashed else [])],
+        ),
         Table(
             "Problems",
             ["what failed"],
@@ -314,7 +321,7 @@ def _methods(comparison: Report) -> Table:
     measures, seeds = ("medical", "retention", "general"), len(comparison.get("seeds") or [])
     rows: list[list[Any]] = [
         [
-            method_label(method),
+            method_label(method, comparison),
             *(_mean_and_range(as_measure(entry, key)) for key in measures),
             _mean_cost(entry, "tokens"),
             _mean_cost(entry, "seconds"),
@@ -334,7 +341,7 @@ def _methods(comparison: Report) -> Table:
 def _differences(comparison: Report) -> Table:
     rows = [
         [
-            f"{method_label(method)}, {domain}",
+            f"{method_label(method, comparison)}, {domain}",
             f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]",
             f"{found['p']:.3f}",
             "yes" if found["p"] < 0.05 else "no difference measured",

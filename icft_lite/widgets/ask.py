@@ -8,6 +8,7 @@ import ipywidgets as widgets
 from IPython.display import HTML
 
 from icft_lite.errors import ICFTError
+from icft_lite.utils.notice import NOTICE
 from icft_lite.widgets.table import html_table
 
 MAX_SHOWN = 5
@@ -102,4 +103,4 @@ def safe_reply(model: Model, question: str) -> str:
 
 
 def _table(models: Mapping[str, Model], answered: Sequence[Answered]) -> str:
-    return html_table(["question", *models], [[question, *replies] for question, replies in answered])
+    return html_table(["question", *models], [[question, *replies] for question, replies in answered], NOTICE)

@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.chat import ChatSession
+from icft_lite.utils.notice import NOTICE
 from icft_lite.widgets.table import html_table
 
 MAX_SHOWN = 10
@@ -131,4 +132,4 @@ def _decoding(temperature: float) -> str:
 
 
 def _table(turns: Sequence[Turn]) -> str:
-    return html_table(["question", "reply", "decoding"], turns)
+    return html_table(["question", "reply", "decoding"], turns, NOTICE)

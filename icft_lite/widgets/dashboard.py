@@ -204,7 +204,7 @@ class Dashboard(RunCallback):
     def on_run_begin(self, prepared: Prepared, results: list[StageResult], shares: list[float]) -> None:
         """Show the stages that are planned, and those that an interrupted run has finished already."""
         config, phase = prepared.config, self.progress.phase
-        title = run_title(config.method, config.seed)
+        title = run_title(dict(method=config.method, seed=config.seed, config=config.to_dict()))
         self.progress = progress = Progress([stage.name for stage in prepared.stages], shares, title)
         progress.phase, progress.capacity, progress.memory = phase, config.long_term.size, prepared.memory.sources()
         progress.add_levels("base", prepared.baseline_levels)

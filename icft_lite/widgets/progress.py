@@ -171,7 +171,7 @@ def progress_from_report(report: Mapping[str, Any]) -> Progress:
     progress = Progress(
         [stage["name"] for stage in stages],
         [stage["steps"] / total for stage in stages],
-        run_title(report.get("method"), report.get("seed")),
+        run_title(report),
     )
     for at, levels in zip(["base", *progress.names], report.get("accuracy_matrix") or []):
         progress.add_levels(at, levels)

@@ -16,6 +16,7 @@ from IPython.display import HTML
 
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.blind_votes import Vote, add_vote, left_share, pairwise_results, read_votes
+from icft_lite.utils.notice import NOTICE
 from icft_lite.widgets.ask import Model, safe_reply
 from icft_lite.widgets.table import html_table, pluralize
 
@@ -84,7 +85,7 @@ class VotePanel(widgets.VBox):
         while self.remaining and self.current is None:
             question, *names = self.remaining.pop()
             self.sides.shuffle(names)
-            self.replies.value = html_table(["question", "left", "right"], [[question, "…", "…"]])
+            self.replies.value = _pair(question, ["…", "…"])
             replies = [safe_reply(self.models[name], question) for name in names]
             if replies[0] == replies[1]:
                 self.num_identical += 1
@@ -105,7 +106,7 @@ class VotePanel(widgets.VBox):
             return
         question, _, replies = self.current
         self.question.value = html_table([], [], f"{status} {error}".strip())
-        self.replies.value = html_table(["question", "left", "right"], [[question, *replies]])
+        self.replies.value = _pair(question, replies)
 
     def _vote(self, choice: str) -> None:
         with self.lock:
@@ -140,6 +141,10 @@ def vote_panel(
 
 def _key(question: str, a: str, b: str) -> tuple[str, ...]:
     return question, *sorted((a, b))
+
+
+def _pair(question: str, replies: Sequence[str]) -> str:
+    return html_table(["question", "left", "right"], [[question, *replies]], NOTICE)
 
 
 def _result(votes: Sequence[Vote]) -> str:
