@@ -296,7 +296,7 @@ def test_the_hash_of_the_base_is_in_the_report_and_the_card(tmp_path):
     write_report({**example(), "base": "smollm2", "base_hash": "5155f6"}, tmp_path)
     assert "| base (hash) | 5155f6 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
     card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
-    assert "SmolLM2-135M-Instruct, its Q4_1 weights" in card and "hash 5155f6" in card
+    assert "SmolLM2-135M-Instruct with its Q4_1 weights" in card and "whose hash is `5155f6`." in card
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "apache-2.0" and "base_model" not in front
 

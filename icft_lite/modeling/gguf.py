@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -149,7 +150,7 @@ def is_complete(folder: Path) -> bool:
     return record.get("format") == FORMAT and record["bytes"] == weight_bytes(folder)
 
 
-def read_record(folder: Path) -> dict[str, object]:
+def read_record(folder: Path) -> dict[str, Any]:
     """Return conversion.json of a folder, {} if it has none."""
     try:
         return json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -167,7 +168,7 @@ def tensors_hash(folder: Path) -> str:
 
     The division into files and their metadata do not matter. It is the same on every machine.
     """
-    digest, files = hashlib.sha256(), {}
+    digest, files = hashlib.sha256(), dict[str, Any]()
     for path in folder.glob("*.safetensors"):
         file = safe_open(path, framework="numpy")
         files |= dict.fromkeys(file.keys(), file)

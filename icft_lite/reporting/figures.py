@@ -323,7 +323,8 @@ def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
     axes[0].set_ylabel("medical questions, test score (0–1)")
     if enlarge:
         (x0, x1), (y0, y1) = limits = [
-            _limits(value for one in close for value in (*one[i]["values"], one[i]["mean"])) for i in (1, 2)
+            _limits(value for measure in axis for value in (*measure["values"], measure["mean"]))
+            for axis in ([x for _, x, _ in close], [y for _, _, y in close])
         ]
         _draw_methods(axes[1], methods, base, limits)
         axes[1].set_title("Methods close to the best, enlarged", loc="left")

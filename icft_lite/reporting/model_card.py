@@ -18,11 +18,13 @@ TEMPLATE = """---
 
 Trained with icft-lite: Incremental Curriculum-Based Fine-Tuning, an interpretation of arXiv 2502.00832.
 
-**Intended use: teaching and research. This is a {{ notice }}.** No clinician has reviewed the model. Never use it
-to diagnose or treat anyone: its answers may be wrong, dangerous or out of date.
+**Intended use: teaching and research ({{ notice }}).** No clinician has reviewed the model. Never use it to diagnose
+or treat anyone: its answers may be wrong, dangerous or out of date.
 
 License: {{ license_text }}
-
+{% if base_hash %}
+Base: icft-lite uses this adapter only with the base whose hash is `{{ base_hash }}`.
+{% endif %}
 ```python
 from peft import PeftModel
 
@@ -36,7 +38,7 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder")  # base: {{ base_
 
 OURS = {
     "tiny": "the base embedded in icft-lite",
-    "smollm2": "SmolLM2-135M-Instruct, its Q4_1 weights expanded to fp32, as icft_lite.load_base('smollm2') loads them",
+    "smollm2": "icft_lite.load_base('smollm2')[0], which is SmolLM2-135M-Instruct with its Q4_1 weights in fp32",
 }
 """Bases with a name of their own, both under the Apache License 2.0."""
 
@@ -59,7 +61,8 @@ def model_card(report: Report) -> str:
         data,
         template_str=TEMPLATE,
         base_name=escape_markdown(base_name),
-        base_text=OURS.get(base, base_name) + (f", hash {report['base_hash']}" if report.get("base_hash") else ""),
+        base_text=OURS.get(base, base_name),
+        base_hash=report.get("base_hash"),
         method=escape_markdown(method_label(format_cell(report.get("method")), report)),
         notice=NOTICE,
         license_text="Apache-2.0." if base in OURS else "that of the base model, and of the data it was trained on.",
