@@ -18,7 +18,7 @@ from icft_lite.data.tables import to_dataset
 from icft_lite.errors import ICFTError
 from icft_lite.memory.consolidation import EXTRAPOLATION_ALPHAS
 from icft_lite.modeling.adapters import adapter_tensors
-from icft_lite.modeling.base import load_base
+from icft_lite.modeling.base import load_base, model_fingerprint
 from icft_lite.reporting import build as build_module
 from icft_lite.reporting import render as render_module
 from icft_lite.reporting.build import accuracy_by_level
@@ -83,6 +83,7 @@ def test_the_report_has_every_key_that_other_modules_use(done):
     out, returned = done
     report = json.loads((out / "report.json").read_text())
     assert report["method"] == "icft" and report["seed"] == 0 and report["base"] == "tiny" and report["format"] == 2
+    assert report["base_hash"] == model_fingerprint("tiny")
     assert report["config"] == ICFTConfig.from_dict(SETTINGS).to_dict()
     assert report["runtime"] == RuntimeConfig().to_dict() and report["runtime_changes"] == []
     assert {"python", "torch", "transformers", "peft"} <= set(report["versions"])
