@@ -169,7 +169,7 @@ def test_a_run_that_was_complete_is_shown_from_its_report(ran, bundle):
 def prepared_run(seed=0):
     """The least that the dashboard needs to know of a run with two stages."""
     return SimpleNamespace(
-        config=SimpleNamespace(method="icft", seed=seed, long_term=SimpleNamespace(size=50)),
+        config=SimpleNamespace(to_dict=dict, method="icft", seed=seed, long_term=SimpleNamespace(size=50)),
         memory=SimpleNamespace(sources=lambda: {"general": 20}),
         baseline_levels=[0.9, 0.1, None, 0.3],
         stages=[SimpleNamespace(number=1, name="easy"), SimpleNamespace(number=2, name="hard")],
