@@ -127,9 +127,8 @@ def format_lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"for each of the two teachers. A run estimates its own before it computes any."
     )
     yield "The embedded model, `tiny`, fits on every machine."
-    smollm2 = found["smollm2"]
-    where = "is in" if smollm2["cached"] else "is not downloaded yet: 93 MB from PyPI, then 540 MB in"
-    yield f"The chat model `smollm2` (SmolLM2-135M-Instruct) {where} {smollm2['folder']}."
+    where = "is in" if found["smollm2"]["cached"] else "is not downloaded yet: 93 MB from PyPI, then 540 MB in"
+    yield f"The chat model `smollm2` (SmolLM2-135M-Instruct) {where} {found['smollm2']['folder']}."
 
 
 def _version(package: str) -> str:

@@ -53,11 +53,9 @@ def model_path(name: str) -> str:
 
     `smollm2` and GGUF files are downloaded or converted the first time. Raises ICFTError if that fails.
     """
-    if name == "tiny":
-        return str(TINY)
-    if name == "smollm2":
-        return str(smollm2_folder())
-    return str(gguf_folder(name)) if name.lower().endswith(".gguf") else name
+    if name.lower().endswith(".gguf"):
+        return str(gguf_folder(name))
+    return str(TINY) if name == "tiny" else str(smollm2_folder()) if name == "smollm2" else name
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
