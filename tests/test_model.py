@@ -70,7 +70,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line(name, tmp_path):
     [
         (["adapter_config.json", "adapter_model.safetensors"], "it has an adapter without its base model"),
         (["report.json", "run.json"], "it is a run, whose model `icft-lite export --merge` writes"),
-        (["config.json", "model-q4.gguf"], "GGUF files are not supported"),
+        (["config.json", "model-q4.gguf"], "it has a GGUF file; give the path of that file"),
         (["config.json", "pytorch_model.bin"], "its weights are pickle files (.bin), which can execute code"),
         (["config.json"], "it has no config.json or no model.safetensors"),
     ],
@@ -86,8 +86,8 @@ def test_a_folder_that_is_no_model_is_refused_with_the_reason(base, tmp_path, fi
 
 
 def test_a_path_is_not_looked_up_as_a_hub_name(tmp_path):
-    (tmp_path / "model.gguf").touch()
-    for name, reason in ((tmp_path / "model.gguf", "it is a file"), (tmp_path / "gone", "there is no such folder")):
+    (tmp_path / "model.bin").touch()
+    for name, reason in ((tmp_path / "model.bin", "it is a file"), (tmp_path / "gone", "there is no such folder")):
         with pytest.raises(ICFTError, match=reason):
             load_base(str(name))
 
