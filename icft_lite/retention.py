@@ -165,13 +165,18 @@ def encode_for_kl(examples: Sequence[Example], encoder: Encoder) -> Sequence[Enc
 
 
 @torch.no_grad()
-def mean_kl(model: PeftModel, encoded: Sequence[Encoded], adapter: str = "slow") -> float:
-    """Return KL(base ‖ base with `adapter`) in nats, the mean over the supervised tokens; NaN without tokens."""
+def mean_kl(
+    model: PeftModel, encoded: Sequence[Encoded], adapter: str | None = "slow", teacher: str | None = None
+) -> float:
+    """Return KL(teacher ‖ adapter) in nats, the mean over the supervised tokens; NaN without tokens.
+
+    adapter, teacher: names of adapters; None is the base. The default is KL(base ‖ slow).
+    """
     total, num_tokens, weight = 0.0, 0, head_weight(model)
     for group in group_by_length(encoded, max_tokens_per_pass(weight.device)):
         batch = join_batch([encoded[i] for i in group], 0, weight.device)
         states = []
-        for name in (None, adapter):
+        for name in (teacher, adapter):
             with use_adapter(model, name):
                 states.append(hidden_states(model, batch)[batch["row"], batch["position"]])
         total += float(token_kl(states[1], states[0], weight).sum())

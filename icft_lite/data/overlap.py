@@ -67,7 +67,7 @@ def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
         for place, j in enumerate(bucket):
             for i in bucket[: min(place, COMPARED)]:
                 if (i, j) not in checked:
-                    one, other = _shingles(texts[i]), _shingles(texts[j])
+                    one, other = shingles(texts[i]), shingles(texts[j])
                     checked[i, j] = len(one & other) >= NEAR * len(one | other)
     return sorted(pair for pair, near in checked.items() if near)
 
@@ -76,7 +76,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+|[-+*/<>=]", text.lower())
 
 
-def _shingles(text: str) -> set[tuple[str, ...]]:
+def shingles(text: str) -> set[tuple[str, ...]]:
     """Return the set of consecutive words; a text of fewer words is one shingle."""
     words = _words(text)
     return {tuple(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))}

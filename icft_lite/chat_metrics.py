@@ -1,0 +1,163 @@
+"""Forgetting of a chat model, measured in its own replies to the chat suite.
+
+    retention = ½ · (free-answer accuracy ÷ the base's + instructions passed ÷ the base's)
+
+An instruction is passed if all of its constraints are satisfied. (A limit on words alone is also satisfied by a reply
+about something else.) Reported in addition, and never averaged in: share of the items right with the base that stay
+right, KL in both directions, NLL of the base's replies, words in a reply, and domain intrusion.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from peft import PeftModel
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from icft_lite.chat_checks import intrusions, is_right, passed_checks
+from icft_lite.data.chat_suite import SEEN_KINDS, ChatItem
+from icft_lite.modeling.adapters import merged_adapter
+from icft_lite.modeling.encoding import Encoded, Encoder
+from icft_lite.modeling.generation import generate
+from icft_lite.modeling.scoring import score_responses
+from icft_lite.retention import mean_kl
+
+MAX_REPLY_TOKENS = 64
+ANSWER_TOKENS = 40
+"""A free answer must be right within this many tokens."""
+BATCH_SIZE = 64
+
+ChatScores = dict[str, Any]
+"""Scores of one model on one part of the suite, ready for JSON.
+
+free: {value, n, by_topic}. instructions: {value, n, by_topic, checks: share of single constraints, seen, unseen: value
+of seen and unseen kinds}. items: {id: 0 or 1}. replies: {id: text}. words: mean number of words in a reply. intrusion:
+share of replies with a medical term that the base's reply lacks (for the base itself: with any medical term).
+For a tuned model also nll: NLL per token of the base's replies; kl_base_tuned: KL(base ‖ tuned) per token of the
+base's replies; kl_tuned_base: KL(tuned ‖ base) per token of the tuned model's replies, all in nats."""
+
+
+class ChatRetention(NamedTuple):
+    """Retention of a chat model with its percentile interval, the two ratios, and what stays right."""
+
+    value: float
+    low: float
+    high: float
+    free: float
+    instructions: float
+    still_right: float
+    """Share of the items right with the base that are right with the tuned model."""
+
+
+def evaluate_chat(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    suite: Sequence[ChatItem],
+    adapter: str | None = None,
+    base_replies: Mapping[str, str] | None = None,
+) -> ChatScores:
+    """Let a model reply greedily to every item of a suite, and score its replies.
+
+    adapter: name of the adapter that is evaluated; None: the base. base_replies: `replies` of the base's scores on the
+    same items. With them, the scores contain what compares the two models; KL needs a model with adapters.
+    """
+    replies: dict[str, str] = {}
+    order = sorted(suite, key=lambda item: len(item.prompt))
+    with merged_adapter(model, adapter) as active, tqdm(total=len(order), desc="replies", unit="item") as bar:
+        for start in range(0, len(order), BATCH_SIZE):
+            batch = order[start : start + BATCH_SIZE]
+            texts = generate(
+                active, tokenizer, encoder, [item.example for item in batch], MAX_REPLY_TOKENS, batch_size=BATCH_SIZE
+            )
+            replies |= {item.id: text for item, text in zip(batch, texts)}
+            bar.update(len(batch))
+    scores = score_replies(suite, replies, tokenizer, base_replies)
+    if base_replies is not None:
+        base = _encode_replies(suite, base_replies, encoder)
+        with merged_adapter(model, adapter) as active:
+            scored = score_responses(active, base)
+        logp, tokens = (sum(float(one[key].sum()) for one in scored) for key in ("logp", "tokens"))
+        scores["nll"] = -logp / tokens if tokens else float("nan")
+        if isinstance(model, PeftModel):
+            scores["kl_base_tuned"] = mean_kl(model, base, adapter)
+            scores["kl_tuned_base"] = mean_kl(model, _encode_replies(suite, replies, encoder), None, teacher=adapter)
+    return scores
+
+
+def score_replies(
+    suite: Sequence[ChatItem],
+    replies: Mapping[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    base_replies: Mapping[str, str] | None = None,
+) -> ChatScores:
+    """Score given replies to a suite, see ChatScores. Needs no model."""
+    free, instructions, single = {}, {}, []
+    for item in suite:
+        if item.accepted:
+            ids = tokenizer.encode(replies[item.id], add_special_tokens=False)[:ANSWER_TOKENS]
+            free[item.id] = float(is_right(tokenizer.decode(ids), item.accepted, item.others))
+        elif item.checks:
+            passed = passed_checks(replies[item.id], item.checks)
+            instructions[item.id] = float(all(passed))
+            single += passed
+    topic_of = {item.id: item.topic for item in suite}
+    seen = [instructions[name] for name in instructions if topic_of[name] in SEEN_KINDS]
+    unseen = [instructions[name] for name in instructions if topic_of[name] not in SEEN_KINDS]
+    intruded = [bool(intrusions(replies[item.id], (base_replies or {}).get(item.id, ""))) for item in suite]
+    return dict(
+        free=_by_topic(free, topic_of),
+        instructions=_by_topic(instructions, topic_of)
+        | dict(checks=_mean(single), seen=_mean(seen), unseen=_mean(unseen)),
+        items=free | instructions,
+        replies={item.id: replies[item.id] for item in suite},
+        words=_mean(len(replies[item.id].split()) for item in suite),
+        intrusion=_mean(intruded),
+    )
+
+
+def chat_retention(
+    before: ChatScores, after: ChatScores, suite: Sequence[ChatItem], n_resamples: int = 2000, seed: int = 0
+) -> ChatRetention:
+    """Return the retention of `after` relative to the base's scores `before`, with a 95 % paired bootstrap interval.
+
+    Questions and instructions are resampled separately, both models together. NaN if the base has none of them right.
+    """
+    rng, ratios, resampled = np.random.default_rng(seed), [], np.zeros(n_resamples)
+    for is_free in (True, False):
+        ids = [item.id for item in suite if item.id in before["items"] and bool(item.accepted) == is_free]
+        base, tuned = (np.array([scores["items"][name] for name in ids], float) for scores in (before, after))
+        draws = rng.integers(0, max(1, len(ids)), (n_resamples, len(ids)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios.append(float(tuned.sum() / base.sum()) if base.any() else float("nan"))
+            resampled += tuned[draws].sum(1) / base[draws].sum(1) / 2
+    finite = resampled[np.isfinite(resampled)]
+    low, high = np.quantile(finite, (0.025, 0.975)) if finite.size else (float("nan"),) * 2
+    right = [name for name, value in before["items"].items() if value]
+    still_right = _mean(after["items"][name] for name in right)
+    return ChatRetention(float(np.mean(ratios)), float(low), float(high), *ratios, still_right)
+
+
+def _encode_replies(suite: Sequence[ChatItem], replies: Mapping[str, str], encoder: Encoder) -> list[Encoded]:
+    """Encode replies as responses. The end of turn is supervised only where the reply ends before the limit."""
+    encoded = []
+    for item in suite:
+        if replies[item.id]:
+            one = encoder({**item.example, "responses": [replies[item.id]], "label": 0})
+            one.tokens = one.tokens[:MAX_REPLY_TOKENS]
+            encoded.append(one)
+    return encoded
+
+
+def _by_topic(items: Mapping[str, float], topic_of: Mapping[str, str]) -> dict[str, Any]:
+    topics: dict[str, list[float]] = {}
+    for name, value in items.items():
+        topics.setdefault(topic_of[name], []).append(value)
+    parts = {topic: dict(value=_mean(values), n=len(values)) for topic, values in topics.items()}
+    return dict(value=_mean(items.values()), n=len(items), by_topic=parts)
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return float(np.mean(values)) if values else float("nan")
