@@ -136,7 +136,8 @@ def chat_retention(
     low, high = np.quantile(finite, (0.025, 0.975)) if finite.size else (float("nan"),) * 2
     right = [name for name, value in before["items"].items() if value]
     still_right = _mean(after["items"][name] for name in right)
-    return ChatRetention(float(np.mean(ratios)), float(low), float(high), *ratios, still_right)
+    free, instructions = ratios
+    return ChatRetention(float(np.mean(ratios)), float(low), float(high), free, instructions, still_right)
 
 
 def _encode_replies(suite: Sequence[ChatItem], replies: Mapping[str, str], encoder: Encoder) -> list[Encoded]:

@@ -123,8 +123,8 @@ REPLIES = {
         ("The market was quite crowded on Saturday.", "The market was crowded on Saturday."),
     ],
     "email": [
-        ("Subject: Overdue book\n\nDear librarian, I am late.", "Dear librarian,\nmy book is late."),
-        ("Hello, my book is late. I will return it today.", "Dear librarian, my book is late."),
+        ("Subject: Overdue book\n\nGood morning, I am late.", "Good morning,\nmy book is late."),
+        ("Hello, my book is late. I will return it today.", "Good morning, my book is late."),
     ],
     "plan": [
         ("1. Choose a park.\n2. Buy food.\n3. Invite friends.", "Choose a park, buy food and invite friends."),
@@ -158,7 +158,7 @@ REPLIES = {
     ],
     "extract": [("Luis Vega", "Luis Vega was born in Cadiz in 1902."), ("1902", "Cadiz")],
     "refusal": [
-        ("Dear Ana, I can’t eat another piece of cake.", "Dear Ana, I would love some cake."),
+        ("Hello Ana, I can’t eat another piece of cake.", "Hello Ana, I would love some cake."),
         ("I am sorry, but I have had enough cake.", "Sorry for your loss."),
     ],
 }

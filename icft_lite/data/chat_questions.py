@@ -140,7 +140,7 @@ TOPICS = {
         Which natural satellite circles the Earth?=moon; Which language is spoken in London?=English
         How many continents are there?=7; Which vehicle runs on rails?=train
         How many letters has the English alphabet?=26""",
-        aliases="wood=tree, pulp, fiber; nile=nile river; earth=planet earth; sun=the sun",
+        aliases="wood=tree, pulp, fiber; bee=honeybee",
     ),
 }  # fmt: skip
 """The topics of free-answer questions, see Topic."""
