@@ -151,7 +151,11 @@ def format_lines(found: Facts) -> list[str]:
         trained = sum(token["trained"] for token in example["tokens"])
         lines += ["", f"{example['shape']} {example['id']} ({example['role']}): {trained} of its tokens are trained on"]
         lines += _token_lines(example["tokens"])
-    return [*lines, "", "findings:" if found["findings"] else "no findings", *(f"- {one}" for one in found["findings"])]
+    if found["findings"]:
+        lines += ["", "findings:", *(f"- {one}" for one in found["findings"])]
+    elif not found["refusal"]:
+        lines += ["", "no findings"]
+    return lines
 
 
 def _roles(data: DataBundle) -> dict[str, Examples]:
