@@ -1,20 +1,19 @@
 """Read sources, and split them into train, validation and test without leaks."""
 
 import hashlib
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from icft_lite.data.corpora import pubmedqa
-from icft_lite.data.files import is_hub_name, open_source
+from icft_lite.data.files import is_hub_name
+from icft_lite.data.id_files import read_test_ids
 from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
 from icft_lite.data.schema import Examples, ReadOptions, Source, SourceSummary, source_name
 from icft_lite.data.tables import column, iter_columns
@@ -220,43 +219,6 @@ def _test_ids(
             if not own[i]:
                 raise ICFTError(f"{published}: none of its ids is in {source_name(source)}; remove it, or fix it")
     return own
-
-
-def read_test_ids(path: str | os.PathLike[str]) -> set[str]:
-    """Return the ids in a file: a JSON object from ids, a list of ids or of objects with `id`, or an id on each line.
-
-    A line may be a JSON object with `id` too. Of a CSV with a column `id`, only this column is read. Raises ICFTError.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ICFTError(f"{path}: test ids cannot be read ({type(error).__name__}); give a text or JSON file") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    found = _parsed(text)
-    if isinstance(found, dict) and "id" not in found:
-        found = list(found)
-    items = found if isinstance(found, list) else [_parsed(line) if line[0] == "{" else line for line in lines]
-    if Path(path).suffix.lower() in (".csv", ".tsv"):
-        rows = [row for *_, row in open_source(path)[1]]
-        items = rows if rows and "id" in rows[0] else items
-    ids = {_id(item.get("id") if isinstance(item, dict) else item) for item in items}
-    if None in ids or not ids:
-        raise ICFTError(f"{path}: no test ids were found; give a JSON list of ids, or one id on each line")
-    return cast(set[str], ids)
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _id(value: Any) -> str | None:
-    """Return an id as the text that examples have; None if it is no id. A number equals its text."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value) if isinstance(value, str | int | float) else None
 
 
 def concatenate(parts: Sequence[Dataset]) -> Dataset | None:
