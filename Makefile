@@ -13,9 +13,10 @@ PYTEST = $(SHARE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadsc
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --nbval-kernel-startup-timeout=120 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help demo test test-all lab lessons notebooks lint venv
+.PHONY: help demo demo-llm sweep-llm test test-all lab lessons notebooks lint venv
 help:
 	@echo "make demo       the whole method in five minutes; FULL=1 trains longer, SEEDS=3 compares all methods"
+	@echo "make demo-llm   the same on a real chat model, in half an hour on two cores; QUICK=1 for a short illustration"
 	@echo "make test       the tests and the lessons, up to 20 minutes; make test-all adds the slow ones; JOBS=1 one by one"
 	@echo "make lab        the lessons in JupyterLab; make lessons runs them all in full, into runs/lessons"
 	@echo "make notebooks  build the lessons from notebooks/src"
@@ -23,6 +24,13 @@ help:
 
 demo: venv
 	$(BIN)/icft-lite demo --out $(OUT) $(if $(MANY),--seeds $(MANY)) $(if $(FULL_RUN),--full)
+
+demo-llm: venv
+	$(BIN)/icft-lite demo --model smollm2 $(if $(filter-out 0,$(QUICK)),--quick --out runs/demo-smollm2-quick)
+
+# The sweep that the default settings of chat models come from (docs/models.md).
+sweep-llm: venv
+	$(BIN)/python -m icft_lite.experiments.sweep --out runs/sweep-smollm2 --jobs $(JOBS)
 
 test: venv
 	$(PYTEST) -m "not slow"

@@ -91,7 +91,8 @@ def main():
     args = parse.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two splits can run at a time on two cores
     from icft_lite.data import samples
-    from icft_lite.experiments.compare import DEMO, DEMO_QLORA, FULL, compare
+    from icft_lite.experiments.compare import compare
+    from icft_lite.experiments.settings import DEMO, DEMO_QLORA, FULL
     from icft_lite.reporting.render import print_table
 
     files, folder = builder(args.split).build(), Path(args.out) / "samples"

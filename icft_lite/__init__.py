@@ -24,7 +24,7 @@ _HOME = {
     "ICFTTrainer": "training.trainer",
     "LongTermMemory": "memory.long_term",
     "MajorityVote": "weak.label_models",
-    "PRESETS": "config",
+    "PRESETS": "presets",
     "ReadOptions": "data.schema",
     "RuntimeConfig": "config",
     "ShortTermMemory": "memory.short_term",
@@ -83,7 +83,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:  # so that type checkers and editors see the names
-    from icft_lite.config import PRESETS as PRESETS
     from icft_lite.config import ICFTConfig as ICFTConfig
     from icft_lite.config import RuntimeConfig as RuntimeConfig
     from icft_lite.curriculum import build_curriculum as build_curriculum
@@ -104,6 +103,7 @@ if TYPE_CHECKING:  # so that type checkers and editors see the names
     from icft_lite.modeling.base import load_base as load_base
     from icft_lite.modeling.encoding import Encoder as Encoder
     from icft_lite.modeling.generation import generate as generate
+    from icft_lite.presets import PRESETS as PRESETS
     from icft_lite.training.loop import train_icft as train_icft
     from icft_lite.training.trainer import ICFTTrainer as ICFTTrainer
     from icft_lite.weak.files import load_lfs as load_lfs

@@ -8,6 +8,7 @@ right, KL in both directions, NLL of the base's replies, words in a reply, and d
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,16 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.chat_checks import intrusions, is_right, passed_checks
 from icft_lite.data.chat_suite import SEEN_KINDS, ChatItem
-from icft_lite.modeling.adapters import merged_adapter
 from icft_lite.modeling.encoding import Encoded, Encoder
-from icft_lite.modeling.generation import generate
-from icft_lite.modeling.scoring import score_responses
-from icft_lite.retention import mean_kl
+from icft_lite.modeling.replies import greedy_replies
+from icft_lite.retention import divergence
 
 MAX_REPLY_TOKENS = 64
 ANSWER_TOKENS = 40
 """A free answer must be right within this many tokens."""
-BATCH_SIZE = 64
+KL_REPLIES = 60
+"""Maximum number of replies on which KL and NLL are measured: some 3,000 tokens."""
 
 ChatScores = dict[str, Any]
 """Scores of one model on one part of the suite, ready for JSON.
@@ -57,32 +57,25 @@ def evaluate_chat(
     suite: Sequence[ChatItem],
     adapter: str | None = None,
     base_replies: Mapping[str, str] | None = None,
+    progress: bool = False,
+    cache: Path | None = None,
 ) -> ChatScores:
     """Let a model reply greedily to every item of a suite, and score its replies.
 
     adapter: name of the adapter that is evaluated; None: the base. base_replies: `replies` of the base's scores on the
-    same items. With them, the scores contain what compares the two models; KL needs a model with adapters.
+    same items. With them, the scores contain what compares the two models, measured on at most KL_REPLIES replies; this
+    needs a model with adapters. progress: show progress bars. cache: folder for the base's replies.
     """
-    replies: dict[str, str] = {}
-    order = sorted(suite, key=lambda item: len(item.prompt))
-    with merged_adapter(model, adapter) as active, tqdm(total=len(order), desc="replies", unit="item") as bar:
-        for start in range(0, len(order), BATCH_SIZE):
-            batch = order[start : start + BATCH_SIZE]
-            texts = generate(
-                active, tokenizer, encoder, [item.example for item in batch], MAX_REPLY_TOKENS, batch_size=BATCH_SIZE
-            )
-            replies |= {item.id: text for item, text in zip(batch, texts)}
-            bar.update(len(batch))
+    examples = [item.example for item in suite]
+    texts = greedy_replies(model, tokenizer, encoder, examples, MAX_REPLY_TOKENS, adapter, progress, cache)
+    replies = {item.id: text for item, text in zip(suite, texts, strict=True)}
     scores = score_replies(suite, replies, tokenizer, base_replies)
-    if base_replies is not None:
-        base = _encode_replies(suite, base_replies, encoder)
-        with merged_adapter(model, adapter) as active:
-            scored = score_responses(active, base)
-        logp, tokens = (sum(float(one[key].sum()) for one in scored) for key in ("logp", "tokens"))
-        scores["nll"] = -logp / tokens if tokens else float("nan")
-        if isinstance(model, PeftModel):
-            scores["kl_base_tuned"] = mean_kl(model, base, adapter)
-            scores["kl_tuned_base"] = mean_kl(model, _encode_replies(suite, replies, encoder), None, teacher=adapter)
+    if base_replies is not None and isinstance(model, PeftModel):
+        of_base, own = (encode_replies(suite, some, encoder) for some in (base_replies, replies))
+        bar = tqdm(total=len(of_base) + len(own), desc="KL", unit="reply", disable=not progress, delay=2, leave=False)
+        with bar:
+            scores["kl_base_tuned"], scores["nll"] = divergence(model, of_base, adapter, on_batch=bar.update)
+            scores["kl_tuned_base"] = divergence(model, own, None, teacher=adapter, on_batch=bar.update).kl
     return scores
 
 
@@ -140,14 +133,18 @@ def chat_retention(
     return ChatRetention(float(np.mean(ratios)), float(low), float(high), free, instructions, still_right)
 
 
-def _encode_replies(suite: Sequence[ChatItem], replies: Mapping[str, str], encoder: Encoder) -> list[Encoded]:
-    """Encode replies as responses. The end of turn is supervised only where the reply ends before the limit."""
-    encoded = []
-    for item in suite:
-        if replies[item.id]:
-            one = encoder({**item.example, "responses": [replies[item.id]], "label": 0})
-            one.tokens = one.tokens[:MAX_REPLY_TOKENS]
-            encoded.append(one)
+def encode_replies(suite: Sequence[ChatItem], replies: Mapping[str, str], encoder: Encoder) -> list[Encoded]:
+    """Encode at most KL_REPLIES replies, evenly spaced over the suite, as responses to their prompts.
+
+    Empty replies are left out. The end of turn is supervised only where the reply ends before the limit.
+    """
+    written = [item for item in suite if replies[item.id]]
+    encoded = [
+        encoder({**item.example, "responses": [replies[item.id]], "label": 0})
+        for item in written[:: max(1, -(-len(written) // KL_REPLIES))]
+    ]
+    for one in encoded:
+        one.tokens = one.tokens[:MAX_REPLY_TOKENS]
     return encoded
 
 

@@ -29,8 +29,9 @@ from icft_lite.cli_options import (
     write_lists,
 )
 from icft_lite.compat import OldNameWarning, read_report, split_settings
-from icft_lite.config import PRESETS, ICFTConfig, RuntimeConfig
+from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError, ICFTWarning, explain_error
+from icft_lite.presets import PRESETS
 from icft_lite.utils.config_parsing import HelpFormatter
 from icft_lite.utils.launch import launch_processes
 
@@ -100,10 +101,11 @@ def doctor(args: Namespace, _: dict[str, Any]) -> None:
 
 def demo(args: Namespace, _: dict[str, Any]) -> None:
     """Run the demo."""
+    args.out = args.out or ("runs/demo" if args.model == "tiny" else f"runs/demo-{args.model}")
     check_out(Path(args.out))
-    from icft_lite.experiments.compare import run_demo
+    from icft_lite.experiments.demo import run_demo
 
-    run_demo(Path(args.out), args.seeds, args.full, args.jobs)
+    run_demo(Path(args.out), args.seeds, args.full, args.jobs, model=args.model, quick=args.quick)
 
 
 def train(args: Namespace, settings: dict[str, Any]) -> None:
@@ -113,8 +115,9 @@ def train(args: Namespace, settings: dict[str, Any]) -> None:
     config, runtime_config = ICFTConfig.from_dict(method), RuntimeConfig.from_dict(runtime)
     check_out(Path(args.out))
     from icft_lite.check import check_fit, format_lines
+    from icft_lite.data.sources import default_general
 
-    bundle = read_bundle(args.data or ["samples"], args.general or ["samples"], args, options, lfs)
+    bundle = read_bundle(args.data or ["samples"], args.general or default_general(config.model), args, options, lfs)
     show(check_fit(bundle, config), format_lines)
     from icft_lite.training.loop import train_icft
 
@@ -218,7 +221,7 @@ def export(args: Namespace, _: dict[str, Any]) -> None:
 Options = Callable[[ArgumentParser], None]
 COMMANDS: dict[str, tuple[Callable[[Namespace, dict[str, Any]], None], str, Options]] = {
     "doctor": (doctor, "Show what this machine has, and which models fit it", json_option),
-    "demo": (demo, "Run the whole method on the embedded model and samples, compared with plain QLoRA", demo_options),
+    "demo": (demo, "Run the whole method on the samples, compared with plain fine-tuning", demo_options),
     "check": (check, "Show what is understood of your data, before anything trains", check_options),
     "train": (train, "Train on your data; the same command again resumes", train_options),
     "evaluate": (evaluate, "Score a run, or a model", evaluate_options),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, get_origin
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from icft_lite.config import PRESETS, ICFTConfig, RuntimeConfig
+from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError
+from icft_lite.presets import PRESETS
 from icft_lite.utils.config_parsing import describe_type, flatten, read_settings, setting_types
 
 if TYPE_CHECKING:  # the schema imports `datasets`, which takes seconds
@@ -27,6 +28,9 @@ OTHER_OPTIONS = (
 ).split()
 """Options that are no settings, as suggestions for a misspelt one."""
 FILES = "data files, Hub names, or `samples` (the default)"
+GENERAL_FILES = (
+    "data files, Hub names, `samples` (the default of `tiny`), or `chat`, the suite for chat models (of other models)"
+)
 
 
 def _out(sub: ArgumentParser, text: str = "folder of the run", **options: Any) -> None:
@@ -60,7 +64,10 @@ def _reading(sub: ArgumentParser, lfs: bool = True) -> None:
 
 def demo_options(sub: ArgumentParser) -> None:
     """Add the options of `demo`."""
-    _out(sub, default="runs/demo")
+    _out(sub, "folder of the runs. Default: runs/demo, and runs/demo-smollm2 for that model")
+    text = "`tiny` (the default, minutes) or `smollm2`, a real chat model (half an hour on two cores)"
+    sub.add_argument("--model", default="tiny", metavar="NAME", help=text)
+    sub.add_argument("--quick", action="store_true", help="with smollm2: a short illustration instead of evidence")
     sub.add_argument("--seeds", type=PositiveInt, default=1, metavar="N", help="number of seeds; above 1: all presets")
     sub.add_argument("--full", action="store_true", help="train longer, on more topics")
     _jobs(sub)
@@ -69,7 +76,7 @@ def demo_options(sub: ArgumentParser) -> None:
 def train_options(sub: ArgumentParser) -> None:
     """Add the options of `train` that are no settings."""
     _many(sub, "--data", FILES)
-    _many(sub, "--general", f"data that must not be forgotten: {FILES}")
+    _many(sub, "--general", f"data that must not be forgotten: {GENERAL_FILES}")
     _reading(sub)
     _out(sub, required=True)
     sub.add_argument("--method", metavar="NAME", help=f"preset of the settings: {', '.join(PRESETS)} (default: icft)")

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from icft_lite.compat import AcceptsOldNames, moved, old_attribute, rename_settings
 from icft_lite.errors import ICFTError
+from icft_lite.presets import PRESETS, model_defaults
 from icft_lite.utils.config_parsing import build, check_settings, flatten, to_dict
 
 Order = Literal["easy_to_hard", "hard_to_easy", "interleaved", "random"]
@@ -194,13 +195,32 @@ class ConsolidationConfig:
     """Interpolate ΔW = B·A itself and reduce it to rank r by SVD. False: interpolate A and B separately, which is
     cheaper but gives a different ΔW (lesson 05)."""
     max_drop: float = 0.08
-    """Retention constraint: chance-corrected retention on general validation is at least 1 − max_drop."""
+    """Retention constraint: retention on general validation is at least 1 − max_drop. It is chance-corrected for
+    questions with options; that of the chat suite is a ratio of right replies."""
     max_kl: float = 0.1
-    """Constraint in its place if the base is above chance on no general suite: KL(base ‖ tuned) on general validation
-    is at most this, in nats per token."""
+    """Maximum of KL(base ‖ tuned) on general validation, in nats per token. It constrains if the data has a chat suite,
+    where KL is measured on the base's replies, or if the base is above chance on no general suite."""
 
     def __post_init__(self) -> None:
         check_settings(self, positive=("max_kl",), not_negative=("max_drop",))
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """Maximum number of examples, for quick runs. They are drawn at random, balanced over topics, always the same."""
+
+    trusted: int | None = None
+    """Labelled training examples. None: all."""
+    pool: int | None = None
+    """Unlabelled training examples. None: all."""
+    validation: int = 500
+    """Examples of each validation suite, which every candidate of consolidation is scored on. Of the chat suite: free
+    questions, and instructions."""
+    test: int | None = None
+    """Examples of each test suite. Of the chat suite: free questions, and instructions. None: all."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, positive=("trusted", "pool", "validation", "test"))
 
 
 @dataclass(frozen=True)
@@ -222,6 +242,7 @@ class ICFTConfig(metaclass=AcceptsOldNames):
     every other model."""
     topics: tuple[str, ...] = ()
     """Medical topics to train and test on. Empty: all. General data is not restricted."""
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -254,14 +275,15 @@ class ICFTConfig(metaclass=AcceptsOldNames):
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
         """Return a configuration from nested dicts or dotted names; values may be text, as from a command line.
 
-        Unset fields take the value of the preset named by `method`, then the default. Old names are accepted with a
-        warning. Raises ICFTError for an unknown setting or a value of the wrong type.
+        Unset fields take the value of the preset named by `method`, then that of `model_defaults`, then the default.
+        Old names are accepted with a warning. Raises ICFTError for an unknown setting or a value of the wrong type.
         """
         given = flatten(rename_settings(settings))
         name = str(given.pop("method", "icft"))
         if name not in PRESETS:
             raise ICFTError(f"method: {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-        return build(cls, {**PRESETS[name], **given})._named(name)
+        model = str(given.get("model", cls.model))
+        return build(cls, {**model_defaults(model, name), **PRESETS[name], **given})._named(name)
 
     def replace(self, settings: Mapping[str, Any]) -> Self:
         """Return a copy with other values for dotted names, e.g. `config.replace({"optim.max_tokens": 10_000})`.
@@ -325,29 +347,30 @@ class RuntimeConfig:
         return to_dict(self)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "icft": {},
-    "qlora": {
-        "long_term.share": 0.0,
-        "short_term.share": 0.0,
-        "consolidation.enabled": False,
-        "loss.consistency_weight": 0.0,
-        "loss.task_weight": 0.0,
-        "weak.soft_labels": False,
-        "curriculum.order": "random",
-    },
-    "replay": {"loss.consistency_weight": 0.0, "loss.replay_weight": 1.0},
-    "no_ltm": {"long_term.share": 0.0, "loss.consistency_weight": 0.0, "consolidation.enabled": False},
-    "no_ring": {"short_term.share": 0.0},
-    "no_curriculum": {"curriculum.order": "random"},
-    "no_task": {"loss.task_weight": 0.0},
-    "majority_vote": {"weak.label_model": "majority_vote"},
-    "gold": {"weak.label_model": "gold"},
-}
-"""icft: the whole method. qlora: plain fine-tuning on the same examples, with hard labels. replay: memory replayed by
-NLL, without consistency. no_ltm: no long-term memory (no memory examples, no consolidation). no_ring: no replay from
-the short-term ring, so no promotion. no_curriculum: every level from the start, in random order, without pacing.
-no_task: without L_task. majority_vote, gold: other labels."""
+KEY_SETTINGS = (
+    "optim.learning_rate",
+    "loss.consistency_weight",
+    "loss.temperature",
+    "adapter.rank",
+    "long_term.share",
+)
+"""The settings that decide most about learning and forgetting."""
+
+
+def describe_settings(config: ICFTConfig) -> str:
+    """Return KEY_SETTINGS with where each value comes from, in one line."""
+    values, usual = flatten(config.to_dict()), flatten(ICFTConfig().to_dict())
+    layers = {
+        "default": usual,
+        "default of chat models": model_defaults(config.model, config.method),
+        f"preset {config.method}": PRESETS[config.method],
+    }
+    parts = []
+    for name in KEY_SETTINGS:
+        source = [layer for layer in layers if name in layers[layer]][-1]
+        text = "∞" if name == "loss.temperature" and values[name] is None else f"{values[name]:g}"
+        parts.append(f"{name} {text} ({source if values[name] == layers[source][name] else 'given'})")
+    return ", ".join(parts)
 
 
 def quick() -> bool:

@@ -25,6 +25,9 @@ from icft_lite.modeling.encoding import Encoded, drop_prompt
 from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.modeling.scoring import score_responses
 
+SORTED_ORDERS: tuple[Order, ...] = ("easy_to_hard", "hard_to_easy")
+"""Orders that depend on difficulty. The others need none."""
+
 
 def rank_average(signals: Mapping[str, ArrayLike]) -> np.ndarray:
     """Return the average of the ranks of several signals, float [n] in 0…1.
@@ -107,19 +110,19 @@ def score_difficulty(
 
 
 def build_curriculum(
-    levels: Sequence[str], difficulty: ArrayLike, order: Order = "easy_to_hard", n_stages: int = 3
+    levels: Sequence[str], difficulty: ArrayLike | None, order: Order = "easy_to_hard", n_stages: int = 3
 ) -> list[list[int]]:
     """Return the stages: lists of indices, each sorted easiest first (hardest first for `hard_to_easy`).
 
     levels: [n], "easy", "medium" or "hard". If any of them is "", levels are ignored and `n_stages` equal parts by
-    difficulty take their place. difficulty: float [n].
+    difficulty take their place. difficulty: float [n]; None only for an order that is not in SORTED_ORDERS.
 
     Each stage adds a level to those before it ("baby steps", Spitkovsky et al., 2010), because a stage without the
     earlier levels forgets them. With `random` and `interleaved`, each of `n_stages` stages has all examples, unsorted.
     """
+    if order not in SORTED_ORDERS:
+        return [list(range(len(levels))) for _ in range(n_stages)]
     indices = np.argsort(np.asarray(difficulty, float), kind="stable").tolist()
-    if order in ("random", "interleaved"):
-        return [sorted(indices) for _ in range(n_stages)]
     if order == "hard_to_easy":
         indices = indices[::-1]
     if all(level in LEVELS for level in levels):
@@ -147,8 +150,8 @@ class PacedSampler:
     at random into the rest of that pass, so the hardest ones do not have to wait for the next.
 
     stage: indices of examples, easiest first (hardest first for `hard_to_easy`). topics: the topic of each example.
-    order: only `easy_to_hard` and `hard_to_easy` are paced; `interleaved` alternates topics. start: c0. end: T as a
-    share of the stage; at 1, the hardest examples are drawn once or not at all.
+    order: only SORTED_ORDERS are paced; `interleaved` alternates topics. start: c0. end: T as a share of the stage; at
+    1, the hardest examples are drawn once or not at all.
 
     The draws depend only on these arguments, so a resumed run draws the same examples.
     """
@@ -168,8 +171,7 @@ class PacedSampler:
 
     def draw(self, progress: float) -> int:
         """Return the index of the next example. `progress` is the completed share of the stage, 0…1."""
-        paced = self.order in ("easy_to_hard", "hard_to_easy")
-        share = competence(progress, self.end, self.start) if paced else 1.0
+        share = competence(progress, self.end, self.start) if self.order in SORTED_ORDERS else 1.0
         allowed = max(1, math.ceil(share * len(self.stage)))
         if not self.queue:
             drawn = self.random.sample(self.stage[:allowed], allowed)

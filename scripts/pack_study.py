@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from icft_lite.compat import FORMAT, read_report
-from icft_lite.config import PRESETS
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.samples import sample_bundle
 from icft_lite.data.schema import Examples
@@ -27,6 +26,7 @@ from icft_lite.experiments.study import STUDY, base_hash, divergence, pack_bits,
 from icft_lite.finished_runs import load_run
 from icft_lite.modeling.base import load_base
 from icft_lite.modeling.encoding import Encoder
+from icft_lite.presets import PRESETS
 from icft_lite.utils.hardware import hardware
 from icft_lite.utils.io import write_json
 

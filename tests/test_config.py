@@ -9,16 +9,18 @@ import pytest
 
 from icft_lite import config as config_module
 from icft_lite.config import (
-    PRESETS,
     CurriculumConfig,
     ICFTConfig,
     LongTermConfig,
     OptimConfig,
     RuntimeConfig,
     WeakConfig,
+    describe_settings,
     quick,
 )
 from icft_lite.errors import ICFTError
+from icft_lite.experiments.jobs import config_flags
+from icft_lite.presets import PRESETS, model_defaults
 from icft_lite.utils.config_parsing import flatten, setting_types
 
 
@@ -33,9 +35,10 @@ def message(make):
 # --- names
 
 
-def test_there_are_at_most_45_settings_and_each_is_documented():
+def test_there_are_at_most_45_settings_of_the_method_and_each_is_documented():
     names = [name for name, _ in setting_types(ICFTConfig)]
-    assert len(names) == len(set(names)) <= 45
+    assert len(names) == len(set(names))
+    assert len([name for name in names if not name.startswith("limits.")]) <= 45
     for node in ast.parse(inspect.getsource(config_module)).body:
         if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
             fields = [n for n, one in enumerate(node.body) if isinstance(one, ast.AnnAssign)]
@@ -236,3 +239,35 @@ def test_a_copy_keeps_its_method_and_takes_no_other():
     assert config.replace({"seed": 3}).method == "qlora"
     with pytest.raises(ICFTError, match="preset"):
         config.replace({"method": "icft"})
+
+
+def test_defaults_depend_on_the_model_and_presets_come_before_them():
+    tiny, chat = ICFTConfig.preset("icft"), ICFTConfig.preset("icft", {"model": "smollm2"})
+    assert tiny == ICFTConfig() and flatten(ICFTConfig.preset("icft", {"model": "tiny"}).to_dict()) == flatten(
+        tiny.to_dict()
+    )
+    changed = {name for name, value in flatten(chat.to_dict()).items() if value != flatten(tiny.to_dict())[name]}
+    assert changed <= {"model", *model_defaults("smollm2")} and "optim.learning_rate" in model_defaults("smollm2")
+    assert not chat.adapter.load_in_4bit and ICFTConfig.preset("icft", {"model": "x/other"}).adapter.load_in_4bit
+    assert ICFTConfig.preset("replay", {"model": "smollm2"}).loss.consistency_weight == 0, "the preset's own"
+    given = ICFTConfig.preset("qlora", {"model": "smollm2", "optim.learning_rate": 3e-4, "adapter.load_in_4bit": True})
+    assert given.optim.learning_rate == 3e-4 and given.adapter.load_in_4bit
+    assert ICFTConfig.from_dict(given.to_dict()) == given
+
+
+@pytest.mark.parametrize("model", ["tiny", "smollm2", "some/model"])
+@pytest.mark.parametrize("settings", [{}, {"loss.consistency_weight": 0.4, "optim.learning_rate": 2e-3}])
+def test_a_command_line_gives_the_same_configuration(model, settings):
+    """A value that is the default of `tiny` must be passed on for a model with another default."""
+    config = ICFTConfig.preset("icft", {"model": model, **settings})
+    flags = dict(flag.removeprefix("--set=").split("=", 1) for flag in config_flags(config) if "--set" in flag)
+    assert ICFTConfig.preset("icft", flags) == config
+
+
+def test_a_run_says_where_its_settings_come_from():
+    text = describe_settings(ICFTConfig.preset("replay", {"model": "smollm2", "adapter.rank": 8}))
+    rate = model_defaults("smollm2", "replay")["optim.learning_rate"]
+    assert f"optim.learning_rate {rate:g} (default of chat models)" in text
+    assert "loss.consistency_weight 0 (preset replay)" in text and "adapter.rank 8 (given)" in text
+    assert "loss.temperature ∞ (default)" in text
+    assert "default of chat models" not in describe_settings(ICFTConfig())

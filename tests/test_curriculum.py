@@ -132,6 +132,7 @@ def test_without_levels_stages_are_equal_parts_by_difficulty():
 @pytest.mark.parametrize("order", ["random", "interleaved"])
 def test_unordered_stages_have_every_example(order):
     assert build_curriculum(LEVELS, DIFFICULTY, order) == [list(range(6))] * 3
+    assert build_curriculum(LEVELS, None, order) == [list(range(6))] * 3
 
 
 # ---------------------------------------------------------------- drawing

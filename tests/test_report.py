@@ -90,7 +90,14 @@ def example():
                     "refused": False,
                     "svd_residual": 0.0123,
                     "candidates": [
-                        {"alpha": 0.8, "origin": "base", "general": 0.8765, "medical": 0.7654, "kl": 0.0345}
+                        {
+                            "alpha": 0.8,
+                            "origin": "base",
+                            "general": 0.8765,
+                            "medical": 0.7654,
+                            "kl": 0.0345,
+                            "chat_retention": 0.9511,
+                        }
                     ],
                 },
             }
@@ -187,7 +194,7 @@ def test_every_value_is_shown(tmp_path):
         '| curriculum.signals | \\["loss"\\] |',
         "| micro\\_batches | 8 |",
         "| 1 | 7 | teacher\\_memory\\_mib | 0.00012 | null |",
-        "| easy | base | 0.800 | 0.876 | – | 0.035 | 0.765 | ← |",
+        "| easy | base | 0.800 | 0.876 | – | 0.951 | 0.035 | 0.765 | ← |",
         "| examples with a truncated context | 3 |",
         "| easy | 10 | 500 | 43 | 38 | 1,600 | 0.412 | 0.588 | 0.800 | no |",
     ):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from icft_lite.constraint import RetentionConstraint
 from icft_lite.metrics import retention as plain_retention
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.retention import (
-    RetentionConstraint,
     chance_corrected_retention,
     encode_for_kl,
     informative_topics,
@@ -85,7 +85,7 @@ def test_a_chat_model_without_exact_match_is_constrained_by_kl():
     """Version 0.1: exact match 0 before and after is retention 0 ÷ 0, and every candidate passed."""
     base = scores("short_answer", "exact_match", sums=(0.0, 0.0, 80))
     constraint = RetentionConstraint.from_base(base, 0.08, 0.1)
-    assert constraint.kind == "kl" and "0.1 nats" in constraint.describe()
+    assert not constraint.topics and constraint.limits_kl and "0.1 nats" in constraint.describe()
     assert constraint.uninformative == ("sums (exact_match 0.00, chance 0.00, n = 80)",)
     assert constraint.allows(dict(kl=0.09)) and not constraint.allows(dict(kl=0.11))
 
@@ -93,9 +93,9 @@ def test_a_chat_model_without_exact_match_is_constrained_by_kl():
 def test_the_constraint_on_retention():
     base = scores(a=(0.65, 0.25, 100))
     constraint = RetentionConstraint.from_base(base, 0.1, 0.1)
-    assert constraint.kind == "retention"
+    assert constraint.topics and not constraint.limits_kl
     for value, allowed in ((0.65, True), (0.62, True), (0.60, False)):
-        found = constraint.measure(scores(a=(value, 0.25, 100)))
+        found = constraint.retention(scores(a=(value, 0.25, 100)))
         assert found == pytest.approx((value - 0.25) / 0.4) and constraint.allows(dict(retention=found)) is allowed
 
 

@@ -11,7 +11,8 @@ from small_run import cut, small_bundle
 
 import icft_lite
 import icft_lite.evaluation as evaluation
-from icft_lite.config import PRESETS, ICFTConfig, RuntimeConfig
+from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.data.bundle import balanced_subset
 from icft_lite.data.samples import sample_bundle
 from icft_lite.data.sources import bundle_from_files
 from icft_lite.data.tables import to_dataset
@@ -19,14 +20,15 @@ from icft_lite.errors import ICFTError
 from icft_lite.memory.consolidation import EXTRAPOLATION_ALPHAS
 from icft_lite.modeling.adapters import adapter_tensors
 from icft_lite.modeling.base import load_base, model_fingerprint
+from icft_lite.presets import PRESETS
 from icft_lite.reporting import build as build_module
 from icft_lite.reporting import render as render_module
 from icft_lite.reporting.build import accuracy_by_level
 from icft_lite.training import loop as loop_module
+from icft_lite.training import prepare as prepare_module
 from icft_lite.training import run_folder
 from icft_lite.training import stage as stage_module
 from icft_lite.training.loop import train_icft
-from icft_lite.training.prepare import balanced_subset
 from icft_lite.training.run_folder import run_identity
 from icft_lite.training.trainer import LOSSES
 from icft_lite.utils.io import write_json
@@ -285,7 +287,8 @@ def test_the_same_seed_gives_the_same_bytes_with_wrong_gold_labels(done, bundle,
     assert accuracy[0] > accuracy[1], "the wrong labels were used where weak labels are scored"
 
 
-def test_plain_qlora_has_no_memory_and_only_one_loss(bundle, tmp_path, no_figures):
+def test_plain_qlora_has_no_memory_and_only_one_loss(bundle, tmp_path, monkeypatch, no_figures):
+    monkeypatch.setattr(prepare_module, "score_difficulty", None)  # its order is random, which needs no difficulty
     plain = {name: value for name, value in SETTINGS.items() if name not in PRESETS["qlora"]}
     report = train_icft({**plain, "method": "qlora"}, tmp_path / "qlora", bundle, progress=False)
     assert set(report["examples"]) == {"trusted"}

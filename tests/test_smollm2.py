@@ -1,16 +1,37 @@
 """The real chat model: its weights, its tokenizer, and a reply. See test_gguf.py for tests without a download."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from small_run import cut
 
+from icft_lite.data.bundle import balanced_items
+from icft_lite.data.sources import bundle_from_files
+from icft_lite.finished_runs import evaluate_run, load_run
 from icft_lite.modeling.base import load_base, model_fingerprint, model_path
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.gguf import tensors_hash
 from icft_lite.modeling.smollm2 import TENSORS_SHA256
+from icft_lite.training import trainer
+from icft_lite.training.loop import train_icft
 
 pytestmark = pytest.mark.smollm2
 QUESTION = "What is the capital of France?"
+SETTINGS = {
+    "model": "smollm2",
+    "topics": ("terminology", "drug_class"),
+    "optim.max_steps": 6,
+    "optim.batch_size": 4,
+    "optim.learning_rate": 1e-3,
+    "adapter.rank": 4,
+    "adapter.alpha": 8,
+    "long_term.size": 4,
+    "curriculum.last_stage_share": 0.5,
+    "curriculum.signals": ("length",),
+    "consolidation.max_kl": 10.0,
+    "runtime.save_steps": 1,
+}
 
 
 def test_the_weights_are_those_that_everyone_has(smollm2):
@@ -46,3 +67,40 @@ def test_it_works_in_4_bits(smollm2):
     model, tokenizer = load_base("smollm2")
     assert type(model.model.layers[0].mlp.up_proj.weight).__name__ == "Params4bit"
     assert "Paris" in generate_reply(model, tokenizer, QUESTION, max_new_tokens=16)
+
+
+def test_a_run_trains_resumes_scores_and_replies(smollm2, tmp_path, monkeypatch):
+    """The whole method on the real model, with a chat suite of a few items."""
+    bundle = bundle_from_files(["samples"], ["chat"]).only(SETTINGS["topics"])
+    bundle = cut(bundle, trusted=6, pool=2, validation=2, test=3)
+    chat = {part: balanced_items(items, 2) for part, items in bundle.chat.items()}
+    bundle = dataclasses.replace(bundle, general_test=None, chat={**chat, "display": bundle.chat["display"][:1]})
+    models = Path(model_path("smollm2")).parent
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "models").symlink_to(models)
+    monkeypatch.setenv("ICFT_CACHE", str(tmp_path / "cache"))  # so that the replies of the base are not cached yet
+    step, steps = trainer.ICFTTrainer.training_step, []
+
+    def stop_in_step_4(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.ICFTTrainer, "training_step", stop_in_step_4)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train_icft(SETTINGS, out, bundle, progress=False)
+    report = train_icft(SETTINGS, out, bundle, progress=False)
+    assert len(steps) == 7 and len(report["losses"]["total"]) == 6 and report["problems"] == []
+    assert report["base_hash"] == TENSORS_SHA256 and not report["config"]["adapter"]["load_in_4bit"]
+    assert report["scores"]["after"]["medical"]["qa"]["metric"] == "accuracy"
+    before, after = (report["chat"]["scores"][name] for name in ("before", "after"))
+    assert before["free"]["n"] == after["free"]["n"] == 2 and after["kl_base_tuned"] > 1e-4
+    consistency = [value for value in report["losses"]["consistency"] if value]
+    assert consistency and max(consistency) < 5
+    assert report["stages"][-1]["memory_sources"] == {"general": 4}
+    scores = evaluate_run(out, bundle)
+    assert scores["medical"]["qa"]["value"] == pytest.approx(report["scores"]["after"]["medical"]["qa"]["value"])
+    model, tokenizer = load_run(out)
+    assert isinstance(generate_reply(model, tokenizer, QUESTION, max_new_tokens=8), str)

@@ -14,7 +14,6 @@ from small_run import FEW, SETTINGS, cut
 
 import icft_lite
 from icft_lite.compat import FORMAT
-from icft_lite.config import PRESETS
 from icft_lite.data.samples import sample_bundle
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.compare import compare
@@ -22,6 +21,7 @@ from icft_lite.experiments.study import STUDY, answers_of, base_hash, divergence
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.packing import join_batch
+from icft_lite.presets import PRESETS
 from icft_lite.statistics import paired_bootstrap
 
 

@@ -1,8 +1,10 @@
 """DataBundle: what one run trains on and is evaluated on."""
 
+import itertools
+import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from datasets import Dataset
 
@@ -10,6 +12,9 @@ from icft_lite.data.schema import SourceSummary
 from icft_lite.data.splits import select_indices
 from icft_lite.data.tables import column, hash_examples, hash_values
 from icft_lite.errors import ICFTError
+
+if TYPE_CHECKING:  # which imports the samples, which are a bundle
+    from icft_lite.data.chat_suite import ChatItem
 
 MEDICAL_ROLES = ("trusted", "pool", "validation", "test")
 GENERAL_ROLES = ("general_memory", "general_validation", "general_test")
@@ -29,6 +34,8 @@ class DataBundle:
     """The only general examples that may enter the memory."""
     general_validation: Dataset | None = None
     general_test: Dataset | None = None
+    chat: "Mapping[str, Sequence[ChatItem]]" = field(default_factory=dict)
+    """The parts `memory`, `validation`, `test` and `display` of a suite for chat models (`chat_suite.chat_parts`)."""
     pool_gold: dict[str, int] = field(default_factory=dict)
     """From id to the index of the right response, where it is known. Only to evaluate weak labels, never to train."""
     posteriors: Mapping[str, Sequence[float]] | None = None
@@ -59,6 +66,26 @@ class DataBundle:
         }
         return replace(self, **chosen)
 
+    def limited(self, **limits: int | None) -> "DataBundle":
+        """Return this bundle with at most so many examples of each role, by name: `limited(pool=400, test=None)`.
+
+        The examples are drawn as in `balanced_subset`; None is no limit. `test` and `validation` limit the parts of the
+        chat suite too, free questions and instructions each.
+        """
+        chosen: dict[str, Any] = {}
+        for role, limit in limits.items():
+            part = getattr(self, role)
+            if limit is not None and part is not None:
+                chosen[role] = balanced_subset(part, limit)
+        parts = {
+            name: balanced_items(self.chat[name], limit)
+            for name, limit in limits.items()
+            if limit and name in self.chat
+        }
+        if parts:
+            chosen["chat"] = {**self.chat, **parts}
+        return replace(self, **chosen)
+
     def content_hash(self) -> dict[str, str]:
         """Return the SHA-256 of each role's examples, as hex: what identifies the data of a run.
 
@@ -73,4 +100,30 @@ class DataBundle:
                 hashes[name] = hash_values(values)
         if self.lfs:
             hashes["lfs"] = hash_values({str(i): lf.identity for i, lf in enumerate(self.lfs)})
+        if self.chat:
+            hashes["chat"] = hash_values({item.id: item.prompt for part in self.chat.values() for item in part})
         return hashes
+
+
+def balanced_subset(examples: Dataset, size: int) -> Dataset:
+    """Return at most `size` examples in their order, about as many of each topic, at random but always the same."""
+    chosen = balanced_indices(column(examples, "topic"), size)
+    return examples if len(chosen) == len(examples) else examples.select(chosen)
+
+
+def balanced_items(items: "Sequence[ChatItem]", size: int) -> "list[ChatItem]":
+    """Return at most `size` free questions and `size` instructions, about as many of each topic, in their order."""
+    kinds = [[item for item in items if bool(item.accepted) == is_free] for is_free in (True, False)]
+    return [kind[i] for kind in kinds for i in balanced_indices([item.topic for item in kind], size)]
+
+
+def balanced_indices(topics: Sequence[str], size: int) -> list[int]:
+    """Return at most `size` indices of `topics` in ascending order, about as many of each topic, always the same."""
+    if len(topics) <= size:
+        return list(range(len(topics)))
+    draw = random.Random(0)
+    groups: dict[str, list[int]] = {}
+    for i in draw.sample(range(len(topics)), len(topics)):
+        groups.setdefault(topics[i], []).append(i)
+    rounds = (i for turn in itertools.zip_longest(*groups.values()) for i in turn if i is not None)
+    return sorted(itertools.islice(rounds, size))

@@ -10,7 +10,7 @@ import hashlib
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice, product, zip_longest
@@ -27,6 +27,8 @@ SEEN_KINDS = tuple(name for name, kind in KINDS.items() if kind.memory)
 """Kinds that supply memory prompts."""
 TABLE_SHARES = {"test": (0, 0.5), "validation": (0.5, 0.65), "memory": (0.65, 1)}
 """Where the facts of a part start and end in a shuffled table of `chat_questions`."""
+HELD_OUT = ("validation", "test", "display")
+"""Parts that measure, and supply nothing to the memory."""
 NUM_FREE = {"test": 400, "validation": 100, "memory": 240}
 SUBJECTS = {"validation": 2, "test": 7}
 """Subjects of each kind in a part, each with both templates. The other subjects supply memory prompts."""
@@ -93,9 +95,17 @@ def chat_suite(part: str) -> tuple[ChatItem, ...]:
     return tuple([*_balanced(allowed(_free_items(part)), NUM_FREE[part]), *written])
 
 
-def held_out_items() -> list[ChatItem]:
-    """Return all items that no memory prompt may reveal: of validation, test and display."""
-    return [item for part in ("validation", "test", "display") for item in chat_suite(part)]
+def chat_parts() -> dict[str, tuple[ChatItem, ...]]:
+    """Return the whole suite as `DataBundle.chat`: its items by part."""
+    return {part: chat_suite(part) for part in ("memory", *HELD_OUT)}
+
+
+def held_out_items(parts: Mapping[str, Sequence[ChatItem]] | None = None) -> list[ChatItem]:
+    """Return all items that no memory prompt may reveal: of validation, test and display.
+
+    parts: a suite by part; default: the bundled one.
+    """
+    return [item for part in HELD_OUT for item in (chat_suite(part) if parts is None else parts.get(part, ()))]
 
 
 def relation_key(item: ChatItem) -> tuple[str, frozenset[str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from icft_lite.data.bundle import GENERAL_ROLES, DataBundle
+from icft_lite.data.chat_suite import chat_parts
 from icft_lite.data.corpora import pubmedqa
 from icft_lite.data.overlap import content_hashes
 from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
@@ -20,8 +21,13 @@ from icft_lite.data.splits import Splits, concatenate, select_indices, split_sou
 from icft_lite.data.tables import column, iter_columns
 from icft_lite.errors import ICFTError, warn
 
-SAMPLES = "samples"
-"""The name of the bundled samples, among sources."""
+SAMPLES, CHAT = "samples", "chat"
+"""Names of bundled data among sources: the samples, and the general suite for chat models (`chat_suite`)."""
+
+
+def default_general(model: str) -> list[str]:
+    """Return the general data of a model that is given none: `samples` for `tiny`, `chat` for every other model."""
+    return [SAMPLES if model == "tiny" else CHAT]
 
 
 def bundle_from_files(
@@ -34,7 +40,8 @@ def bundle_from_files(
 ) -> DataBundle:
     """Return the user's sources as a DataBundle, split by `split_sources`.
 
-    data, general: medical and general sources: paths, Hub names, lists of dicts, Datasets, DataFrames, or `samples`.
+    data, general: medical and general sources: paths, Hub names, lists of dicts, Datasets, DataFrames, or `samples`;
+    general data may also be `chat`: the suite for chat models, with the samples' general test for choice accuracy.
     test_ids: a file with the ids of the medical test examples. seed: of the split. options: how to read the sources.
     lfs: labelling functions for unlabelled medical examples.
 
@@ -45,7 +52,9 @@ def bundle_from_files(
     Raises ICFTError if a source cannot be read or split, an id occurs twice, or no medical example is labelled (unless
     they lack labelling functions too, which a run says with an example of such a file).
     """
-    medical, others = ([one for one in sources if not _is_samples(one)] for sources in (data, general))
+    medical = [one for one in data if not _is(SAMPLES, one)]
+    others = [one for one in general if not _is(SAMPLES, one) and not _is(CHAT, one)]
+    has_chat = any(_is(CHAT, one) for one in general)
     domains = ["medical"] * len(medical) + ["general"] * len(others)
     reads = read_sources([*medical, *others], domains, None, options)
     medical_splits = _split(medical, reads[: len(medical)], test_ids, seed)
@@ -63,12 +72,14 @@ def bundle_from_files(
         "general_validation": [splits["validation"] for splits in general_splits],
         "general_test": [splits["test"] for splits in general_splits],
     }
-    if any(map(_is_samples, (*data, *general))):
+    on_samples = any(_is(SAMPLES, one) for one in data)
+    if on_samples or has_chat or any(_is(SAMPLES, one) for one in general):
         samples = sample_bundle()
         for role, parts in found.items():
-            if any(map(_is_samples, general if role in GENERAL_ROLES else data)):
+            sources = general if role in GENERAL_ROLES else data
+            if any(_is(SAMPLES, one) for one in sources) or role == "general_test" and has_chat:
                 parts.append(getattr(samples, role))
-        if any(map(_is_samples, data)):
+        if on_samples:
             gold |= samples.pool_gold
             own_lfs |= samples.own_lfs
     roles = {role: concatenate([part for part in parts if part is not None]) for role, parts in found.items()}
@@ -80,6 +91,7 @@ def bundle_from_files(
     check_unique_ids([examples for examples in roles.values() if examples is not None])
     return DataBundle(
         **roles,
+        chat=chat_parts() if has_chat else {},
         pool_gold=gold,
         lfs=tuple(lfs),
         own_lfs=own_lfs,
@@ -105,7 +117,7 @@ def evaluation_examples(
 
     Raises ICFTError if a source cannot be read, its test part is unknown, or no example is left.
     """
-    files = [one for one in sources if not _is_samples(one)]
+    files = [one for one in sources if not _is(SAMPLES, one)]
     reads = read_sources(files, "medical", None, options)
     known = {} if seen is not None else trained_on
     parts: list[Dataset | None] = [load_samples("medical_test")] if len(files) < len(sources) else []
@@ -146,14 +158,19 @@ def evaluation_examples(
 
 def file_hash(source: Source) -> str:
     """Return the SHA-256 of a file's bytes as hex; "" for anything else."""
-    if _is_samples(source) or not isinstance(source, str | os.PathLike) or not Path(source).is_file():
+    if (
+        _is(SAMPLES, source)
+        or _is(CHAT, source)
+        or not isinstance(source, str | os.PathLike)
+        or not Path(source).is_file()
+    ):
         return ""
     with Path(source).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_samples(source: Source) -> bool:
-    return isinstance(source, str) and source == SAMPLES
+def _is(name: str, source: Source) -> bool:
+    return isinstance(source, str) and source == name
 
 
 def _is_known(source: Source, trained_on: Mapping[str, str]) -> bool:

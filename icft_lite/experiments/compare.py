@@ -10,35 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from icft_lite.compat import read_report, rename_settings
-from icft_lite.config import PRESETS, ICFTConfig, RuntimeConfig
+from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.bundle import DataBundle
-from icft_lite.data.samples import sample_bundle
+from icft_lite.data.sources import bundle_from_files, default_general
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.jobs import default_jobs, run_jobs
+from icft_lite.experiments.settings import demo_settings
 from icft_lite.metrics import mean_score
-from icft_lite.reporting.render import print_table, write_comparison
+from icft_lite.presets import PRESETS
+from icft_lite.reporting.render import write_comparison
 from icft_lite.statistics import holm, paired_bootstrap
 from icft_lite.utils.config_parsing import flatten
-from icft_lite.utils.io import write_json
-
-DEMO: dict[str, Any] = {
-    "topics": ("terminology", "drug_class", "relevance", "reply"),
-    "optim.max_tokens": 250_000,
-    "curriculum.competence_end": 0.5,
-}
-"""Settings of the demo: one or two topics of each level, which two minutes of training can teach.
-Every example is available from the middle of a stage on, so that the hardest are drawn more than once."""
-DEMO_QLORA: dict[str, Any] = {"optim.learning_rate": 4e-3}
-"""Settings of plain QLoRA alone in the demo: of four rates (1e-3, 2e-3, 4e-3, 8e-3) the one with the best medical score
-on validation."""
-FULL: dict[str, Any] = {
-    "topics": ("terminology", "anatomy", "drug_class", "drug_use", "relevance", "reply"),
-    "optim.max_tokens": 1_000_000,
-    "curriculum.competence_end": 0.5,
-    "loss.consistency_weight": 0.3,
-}
-"""Settings of `make demo FULL=1`. With the default weight of L_consistency a run of this length retains more than the
-retention constraint demands; a smaller weight uses that margin for medicine."""
 
 
 def compare(
@@ -51,21 +33,24 @@ def compare(
     jobs: int | None = None,
     method_settings: Mapping[str, Mapping[str, Any]] | None = None,
     runtime: RuntimeConfig | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train every method with every seed at equal `optim.max_tokens`, and compare them.
 
     Writes comparison.json, .md and .png in `out`, and a folder for each run. Runs that are complete are not repeated.
 
-    methods: keys of `PRESETS`; settings: of all runs, by dotted name (DEMO is the default on the samples). The settings
+    methods: keys of `PRESETS`; settings: of all runs, by dotted name (those of the demo by default). The settings
     of a preset override them; method_settings: {method: further settings}, which override both; data: the samples by
-    default; jobs: runs at a time (default: `jobs.default_jobs`; 1 if data is given).
+    default; jobs: runs at a time (default: `jobs.default_jobs`; 1 if data is given); notes: remarks on the
+    results, shown with them.
     Returns the comparison (a dict). Raises ICFTError for an unknown method or setting.
     """
     if unknown := set(methods) - set(PRESETS):
         raise ICFTError(f"methods: {min(unknown)!r} is unknown; choose among {', '.join(PRESETS)}")
     out, own = Path(out), method_settings or {}
-    defaults = DEMO if data is None else {"optim.max_tokens": DEMO["optim.max_tokens"]}
     given = flatten(rename_settings(settings or {}))
+    defaults = demo_settings(str(given.get("model", ICFTConfig.model)))
+    defaults = defaults if data is None else {"optim.max_tokens": defaults["optim.max_tokens"]}
     common = {name: value for name, value in {**defaults, **given}.items() if name not in ("method", "seed")}
     configs = {
         (method, seed): ICFTConfig.from_dict(
@@ -76,11 +61,13 @@ def compare(
     }
     checked = ICFTConfig.from_dict(common)  # what a command line gives is text
     common = {name: value for name, value in flatten(checked.to_dict()).items() if name in common}
-    on_samples, data = data is None, (data or sample_bundle()).only(checked.topics)
+    on_samples, model, test = data is None, checked.model, checked.limits.test
+    data = data or bundle_from_files(["samples"], default_general(model))
+    data = data.only(checked.topics).limited(test=test, general_test=test)
     for name, examples in (("medical", data.test), ("general", data.general_test)):
         if examples is None or "question" not in examples["task"][:]:
             raise ICFTError(f"data: there is no {name} test question, which comparisons need; choose other topics")
-    jobs = jobs or (default_jobs(len(configs), checked.model) if on_samples else 1)
+    jobs = jobs or (default_jobs(len(configs), model) if on_samples else 1)
     if jobs > 1:
         folders = {out / f"{method}-{seed}": config for (method, seed), config in configs.items()}
         run_jobs(folders, jobs, progress, runtime)
@@ -93,6 +80,7 @@ def compare(
             train_icft(config, out / f"{method}-{seed}", data, progress, runtime=runtime)
     comparison = summarize_comparison(out, methods, seeds, data)
     comparison |= dict(settings=common, method_settings={name: dict(one) for name, one in own.items()})
+    comparison |= dict(model=model, four_bit=checked.adapter.load_in_4bit, notes=list(notes))
     write_comparison(comparison, out)
     return comparison
 
@@ -110,6 +98,12 @@ def summarize_comparison(out: Path, methods: Sequence[str], seeds: Sequence[int]
             comparison["base"] = dict(medical=before["medical"]["qa"]["value"], general=mean_score(before["general"]))
             comparison["num_questions"] = {name: before[name]["qa"]["n"] for name in ("general", "medical")}
             comparison["samples"] = reports[0]["samples"]
+            if chat := reports[0].get("chat"):
+                comparison["chat"] = dict(base=chat["scores"]["before"])
+                comparison["display"] = [{"prompt": one["prompt"], "base": one["base"]} for one in chat["display"]]
+        if reports[0].get("chat"):
+            for shown, one in zip(comparison["display"], reports[0]["chat"]["display"], strict=True):
+                shown[method] = one["after"]
     if "icft" in methods:
         comparison["against"] = differences(out, [method for method in methods if method != "icft"], seeds, data)
     if {"icft", "qlora"} <= set(methods):
@@ -127,6 +121,7 @@ def summarize_run(report: Mapping[str, Any]) -> dict[str, Any]:
         retention=report["retention"],
         preference=after["medical"].get("preference", {}).get("value"),
         reply=after["medical"].get("reply", {}).get("value"),
+        **chat_measures(report),
         base_general=mean_score(before["general"]),
         general_fact=_mean_of_kind(after["general"]["qa"], "fact"),
         general_rule=_mean_of_kind(after["general"]["qa"], "rule"),
@@ -137,6 +132,22 @@ def summarize_run(report: Mapping[str, Any]) -> dict[str, Any]:
         tokens=report["cost"]["tokens"],
         seconds=report["cost"]["seconds"],
         train_seconds=report["cost"]["by_part"].get("train"),
+    )
+
+
+def chat_measures(report: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return what a run's report says about replies to a chat suite; {} without one."""
+    if not (chat := report.get("chat")):
+        return {}
+    after, found = chat["scores"]["after"], chat["retention"]
+    return dict(
+        retention_low=found["low"],
+        retention_high=found["high"],
+        choice_retention=(report.get("general_retention") or {}).get("value"),
+        free=after["free"]["value"],
+        instructions=after["instructions"]["value"],
+        still_right=found["still_right"],
+        **{name: after.get(name) for name in ("words", "intrusion", "nll", "kl_base_tuned", "kl_tuned_base")},
     )
 
 
@@ -168,6 +179,9 @@ def differences(
         if examples is not None
     }
     found = {}
+    if data.chat:
+        topics["free questions"] = {item.id: item.topic for item in data.chat["test"] if item.accepted}
+        topics["instructions"] = {item.id: item.topic for item in data.chat["test"] if item.checks}
     for method in others:
         for name, topic in topics.items():
             if not topic:
@@ -186,7 +200,8 @@ def differences(
 def _item_scores(out: Path, method: str, seeds: Sequence[int], name: str) -> list[dict[str, float]]:
     """Return {example id: score} of a test for each seed."""
     paths = [Path(out) / f"{method}-{seed}" / "items.json" for seed in seeds]
-    return [json.loads(path.read_text(encoding="utf-8"))[name]["qa"] for path in paths]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [items[name]["qa"] if name in items else items["chat"] for items in found]
 
 
 def paired_samples(icft: Path, qlora: Path) -> list[dict[str, str]]:
@@ -196,18 +211,3 @@ def paired_samples(icft: Path, qlora: Path) -> list[dict[str, str]]:
         dict(prompt=a["prompt"], reference=a["reference"], base=a["base"], icft=a["after"], qlora=b["after"])
         for a, b in pairs
     ]
-
-
-def run_demo(
-    out: str | Path, seeds: int = 1, full: bool = False, jobs: int | None = None, progress: bool = True
-) -> dict[str, Any]:
-    """Run the demo: ICFT compared with plain QLoRA; with more than one seed, with every other method too."""
-    methods = list(PRESETS) if seeds > 1 else ["icft", "qlora"]
-    settings, own = (FULL, {}) if full else (DEMO, {"qlora": DEMO_QLORA})
-    comparison = compare(out, methods, range(seeds), settings, progress=progress, jobs=jobs, method_settings=own)
-    report = read_report(Path(out) / "icft-0")
-    write_json(Path(out) / "report.json", {**report, "comparison": comparison})
-    if progress:
-        print_table(comparison)
-        print(f"\nfigure: {Path(out) / 'comparison.png'}")
-    return comparison

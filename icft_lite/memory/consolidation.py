@@ -9,7 +9,7 @@ Within a stage the slow adapter is an exponential moving average of the fast one
     origin `base`    no change at all (ΔW = 0): α < 1 scales down everything that was learned so far
     end              the moving average of the fast adapter when the stage ended
 
-The retention constraint is a minimum retention on general validation (`retention.RetentionConstraint`). Among the
+The retention constraint limits what general validation may lose (`constraint.RetentionConstraint`). Among the
 candidates that satisfy it, the one with the best medical validation score is chosen. If a stage began after general
 knowledge had been lost already, only the search from the base can recover it. With α > 1 from the base, the change is
 extrapolated beyond the end: where the constraint leaves room, this improves medical scores without training (compare
@@ -18,7 +18,7 @@ Zheng et al., 2024, "Weak-to-Strong Extrapolation", arXiv 2404.16792).
 
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from peft import PeftModel
@@ -36,19 +36,26 @@ Origin = Literal["start", "base"]
 """The model at α = 0: the slow adapter at the start of the stage, or the bare base."""
 
 
-class Candidate(TypedDict):
+class CandidateScores(TypedDict):
+    """Validation scores of one candidate. None: not measured."""
+
+    general: float
+    """Score on general validation, which breaks ties."""
+    medical: float
+    """Score on medical validation."""
+    retention: float | None
+    """Chance-corrected retention of choice accuracy on general validation."""
+    chat_retention: float | None
+    """Retention in the model's own replies to the chat suite."""
+    kl: float | None
+    """KL(base ‖ tuned) on general validation, in nats per token."""
+
+
+class Candidate(CandidateScores):
     """One value of α that was tried."""
 
     alpha: float
     origin: Origin
-    general: float
-    """Score on general validation."""
-    medical: float
-    """Score on medical validation."""
-    retention: float | None
-    """Chance-corrected retention on general validation, where it was measured."""
-    kl: float | None
-    """KL(base ‖ tuned) on general validation, in nats per token, where it was measured."""
     svd_residual: float
     """The largest relative Frobenius error over the layers of the truncation to rank r."""
 
@@ -105,7 +112,7 @@ def interpolate(
 def consolidate(
     model: PeftModel,
     start: Sequence[torch.Tensor],
-    score: Callable[[], Mapping[str, float]],
+    score: Callable[[], Mapping[str, Any]],
     allows: Callable[[Candidate], bool],
     rank: int,
     scale: float,
@@ -125,30 +132,23 @@ def consolidate(
        the end (α = 1) is the best candidate: from the base beyond the end, over `extrapolation_alphas`, until the
        constraint is violated. A lower medical score does not end this search, because one answer can cause it.
 
-    start: tensors of the slow adapter when the stage began. score(): validation scores of the adapter `slow`, with the
-    keys `general` and `medical`, and `retention` or `kl` if `allows` reads them. exact, rank, scale: see `interpolate`.
+    start: tensors of the slow adapter when the stage began. score(): CandidateScores of the adapter `slow`; only
+    `general`, `medical` and what `allows` reads are needed. exact, rank, scale: see `interpolate`.
     alphas: not empty, from the end (1.0) downwards.
     """
     end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
     base = [0 * tensor if i % 2 else tensor for i, tensor in enumerate(end)]  # B = 0
     origins: dict[Origin, Sequence[torch.Tensor]] = {"start": start, "base": base}
     candidates: list[Candidate] = []
-    best = Candidate(alpha=0.0, origin="start", general=-inf, medical=-inf, retention=None, kl=None, svd_residual=0.0)
+    unmeasured = CandidateScores(general=-inf, medical=-inf, retention=None, chat_retention=None, kl=None)
+    best = Candidate(**unmeasured, alpha=0.0, origin="start", svd_residual=0.0)
 
     def search(origin: Origin, alphas: Sequence[float], stop: Callable[[Candidate], bool]) -> None:
         nonlocal best
         for alpha in alphas:
             residual = interpolate(model, origins[origin], end, alpha, rank, scale, exact)
-            scores = score()
-            candidate = Candidate(
-                alpha=alpha,
-                origin=origin,
-                general=scores["general"],
-                medical=scores["medical"],
-                retention=scores.get("retention"),
-                kl=scores.get("kl"),
-                svd_residual=residual,
-            )
+            scores = CandidateScores(**{**unmeasured, **score()})  # type: ignore[typeddict-item]
+            candidate = Candidate(**scores, alpha=alpha, origin=origin, svd_residual=residual)
             candidates.append(candidate)
             if allows(candidate):
                 best = max(best, candidate, key=lambda one: (one["medical"], one["general"]))

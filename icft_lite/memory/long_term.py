@@ -5,7 +5,7 @@ The other half of the long-term memory is the slow adapter, see `memory.consolid
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice, repeat
 from typing import Any
 
@@ -103,29 +103,35 @@ class LongTermMemory:
         for entry in self.entries:
             self._encode(entry, encoder)
 
-    def refresh(self, model: PeftModel, cache: OutputCache | None = None) -> dict[str, float]:
-        """Choose the teacher of each entry and store its states (`teachers.choose_teachers`).
+    def refresh(
+        self, model: PeftModel, cache: OutputCache | None = None, indices: Collection[int] | None = None
+    ) -> dict[str, float]:
+        """Choose the teachers of entries and store their states (`teachers.choose_teachers`).
 
-        Returns the share of entries per teacher, {"memory": share, "base": share}; {} for an empty memory. Raises
+        indices: of the entries that the next stage draws; None: all. Other entries lose their states.
+        Returns the share of these entries per teacher, {"memory": share, "base": share}; {} without entries. Raises
         ICFTError if the states do not fit (`teachers.check_space`).
         """
-        if not self.entries:
+        chosen = self.entries if indices is None else [self.entries[i] for i in sorted(indices)]
+        for entry in self.entries:
+            entry.states = None
+        if not chosen:
             return {}
-        encoded, store = [entry.encoded for entry in self.entries], cache or OutputCache(model)
+        encoded, store = [entry.encoded for entry in chosen], cache or OutputCache(model)
         on_main_process(lambda: check_space(encoded, head_weight(model).shape[1], store, self.teacher_dtype))
-        for entry, choice in zip(self.entries, choose_teachers(model, encoded, store, self.teacher_dtype)):
+        for entry, choice in zip(chosen, choose_teachers(model, encoded, store, self.teacher_dtype)):
             entry.teacher, entry.states = choice
-        share = sum(entry.teacher == "memory" for entry in self.entries) / len(self.entries)
+        share = sum(entry.teacher == "memory" for entry in chosen) / len(chosen)
         return {"memory": share, "base": 1 - share}
 
     def rounding(self, model: PeftModel, max_entries: int = 256) -> float:
         """Return the error of storing the states in 16 bits (`teachers.rounding_error`), in nats per token.
 
-        It is measured on the first `max_entries` entries. 0.0 for float32.
+        It is measured on the first `max_entries` entries with states. 0.0 for float32.
         """
         if self.teacher_dtype == torch.float32:
             return 0.0
-        return rounding_error(model, self.entries[:max_entries])
+        return rounding_error(model, [entry for entry in self.entries if entry.states is not None][:max_entries])
 
     def _entry(self, example: Example, source: Source, surprise: float) -> MemoryEntry:
         # The priority depends on seed and id only, so a resumed run draws the same one. "lot/" seeds the generator:

@@ -4,15 +4,18 @@ Pseudo-rehearsal (Robins, 1995) replaces missing general data by data that the b
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
+from icft_lite.data.bundle import balanced_items
+from icft_lite.data.chat_suite import ChatItem, leak_filter
 from icft_lite.data.schema import Example, Examples
 from icft_lite.data.tables import iter_examples
 from icft_lite.memory.long_term import OFFER_BATCH_SIZE, LongTermMemory
@@ -20,10 +23,14 @@ from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import head_weight
 from icft_lite.modeling.encoding import Encoder, encode_examples
 from icft_lite.modeling.generation import generate, generate_ids, stop_token_ids
+from icft_lite.modeling.replies import greedy_replies
 from icft_lite.utils.distributed import on_main_process
 
 MIN_TEMPLATE_PROMPTS = 5
 """A word that occurs in this many prompts or more belongs to their template and identifies no entity."""
+
+MAX_REPLY_TOKENS = 64
+"""Maximum number of tokens of a reply in the memory."""
 
 IsBlocked = Callable[[str], bool]
 """is_blocked(text): whether a text must not enter the memory."""
@@ -38,21 +45,51 @@ def seed_memory(
     encoder: Encoder,
     count: int,
     seed: int = 0,
+    chat: Iterable[Example] = (),
+    held_out_items: Sequence[ChatItem] = (),
 ) -> None:
     """Fill an empty long-term memory with general examples and self-generated prompts.
 
     given: canonical general examples or None. Those without an answer are answered by the base model. count: number of
     prompts to generate, 0 for none. held_out: examples of validation and test. Generated text that names what they are
-    about is discarded (`held_out_filter`). seed: of the generation.
+    about is discarded (`held_out_filter`). seed: of the generation. chat: prompts of a chat suite with the base's
+    replies (`chat_memory`). held_out_items: those of its items that no generated text may reveal
+    (`chat_suite.leak_filter`).
     """
     with use_adapter(model, None):
-        memory.add(answer_with_base(given or [], model, tokenizer, encoder), encoder, "general")
+        memory.add(chain(answer_with_base(given or [], model, tokenizer, encoder), chat), encoder, "general")
         if count:
-            blocked = held_out_filter(held_out)
+            by_entity, by_item = held_out_filter(held_out), leak_filter(held_out_items)
+
+            def blocked(text: str) -> bool:
+                return by_entity(text) or by_item(text)
+
             generated = on_main_process(
                 lambda: generate_self_prompts(model, tokenizer, encoder, count, blocked, seed),
             )
             memory.add(generated, encoder, "self")
+
+
+def chat_memory(
+    items: Sequence[ChatItem],
+    size: int,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    progress: bool = False,
+    cache: Path | None = None,
+) -> list[Example]:
+    """Return at most `size` prompts of a chat suite with the greedy replies of the base, as the memory stores them.
+
+    About as many of each topic are chosen before any is answered. Empty replies are left out. cache: folder for
+    replies, see `greedy_replies`.
+    """
+    is_free = [bool(item.accepted) for item in items]
+    free = min(sum(is_free), max(size // 2, size - (len(items) - sum(is_free))))
+    chosen = [item.example for item in balanced_items(items, free) if item.accepted]
+    chosen += [item.example for item in balanced_items(items, size - free) if not item.accepted]
+    replies = greedy_replies(model, tokenizer, encoder, chosen, MAX_REPLY_TOKENS, None, progress, cache)
+    return [{**one, "responses": [reply], "label": 0} for one, reply in zip(chosen, replies, strict=True) if reply]
 
 
 def answer_with_base(

@@ -140,7 +140,7 @@ def use_adapter(model: PeftModel | PreTrainedModel, name: str | None) -> Iterato
 
 @contextlib.contextmanager
 def merged_adapter(
-    model: PeftModel | PreTrainedModel, name: str | None, max_bytes: int = 2**28
+    model: PeftModel | PreTrainedModel, name: str | None, max_bytes: int = 2**29
 ) -> Iterator[PeftModel | PreTrainedModel]:
     """Run the block like `use_adapter`, with the adapter merged into the weights if that is lossless and cheap.
 

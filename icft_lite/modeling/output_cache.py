@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from safetensors.torch import load, load_file, save
+from transformers import PreTrainedModel
 
 from icft_lite.modeling.adapters import adapter_tensors, use_adapter
 from icft_lite.modeling.encoding import Encoded
@@ -117,10 +118,14 @@ class OutputCache:
 
     @functools.cached_property
     def _base_hash(self) -> str:
-        """Hash of the base's configuration and weights, without adapters."""
-        state = self.model.state_dict()
-        names = [name for name in state if "lora_" not in name]
-        return _hash([self.model.config.to_json_string(), *(part for name in names for part in (name, state[name]))])
+        return base_hash(self.model)
+
+
+def base_hash(model: PreTrainedModel | PeftModel) -> str:
+    """Return a hash of the base's configuration and weights, without adapters."""
+    state = model.state_dict()
+    names = [name for name in state if "lora_" not in name]
+    return _hash([model.config.to_json_string(), *(part for name in names for part in (name, state[name]))])
 
 
 def _read(path: Path, mapped: bool) -> list[torch.Tensor]:

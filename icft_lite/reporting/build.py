@@ -37,12 +37,14 @@ def build_report(
     seconds: Mapping[str, float],
     runtime_changes: Sequence[Mapping[str, Any]] = (),
     problems: Problems | None = None,
+    chat: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the report of a run.
 
     results: of all stages; before, after: scores of the base and of the slow adapter (`evaluation.evaluate_suite`,
     with `items`); seconds: {phase: seconds}; runtime_changes: settings of RuntimeConfig that changed while the run was
-    interrupted; problems: collects the parts of the report that fail.
+    interrupted; problems: collects the parts of the report that fail; chat: scores of replies to a chat suite
+    (`training.suites.compare_with_base`). With them, `retention` is that of replies.
     """
     config, problems = prepared.config, Problems() if problems is None else problems
     stages = [result.record for result in results]
@@ -67,8 +69,9 @@ def build_report(
         },
         scores=dict(before=suite_scores(before), after=suite_scores(after)),
         validation=dict(before=suite_scores(before, "_validation"), after=suite_scores(after, "_validation")),
-        retention=general.get("value"),
+        retention=chat["retention"]["value"] if chat else general.get("value"),
         general_retention=general,
+        chat=dict(chat or {}),
         accuracy_matrix=matrix,
         **transfer_metrics(matrix, [stage["name"] for stage in stages]),
         cost=dict(

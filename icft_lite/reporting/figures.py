@@ -330,7 +330,11 @@ def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
         axes[1].set_title("Methods close to the best, enlarged", loc="left")
         axes[0].plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=GREY, linewidth=0.8)
     for axis in axes:
-        axis.set_xlabel("general knowledge retained (test score after ÷ before)")
+        axis.set_xlabel(
+            "retention in the model's own replies (ratio to the base)"
+            if comparison.get("chat")
+            else "general knowledge retained (test score after ÷ before)"
+        )
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -352,6 +356,11 @@ def _conditions(comparison: Mapping[str, Any]) -> str | None:
     elif seeds:
         parts.append(f"seed {seeds[0]}")
     counts = comparison.get("num_questions") or {}
-    if counts:
+    if chat := (comparison.get("chat") or {}).get("base"):
+        parts.append(
+            f"test set: {counts.get('medical', 0):,} medical questions, {chat['free']['n']:,} general questions "
+            f"answered freely, {chat['instructions']['n']:,} instructions"
+        )
+    elif counts:
         parts.append("test set: " + " and ".join(f"{n:,} {suite}" for suite, n in counts.items()) + " questions")
     return "; ".join(parts) or None

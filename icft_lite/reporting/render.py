@@ -3,25 +3,20 @@
 Imports no torch: `icft-lite compare` reads the runs of other processes without it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
+from icft_lite.reporting.chat_tables import display_table
 from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, method_label, png
+from icft_lite.reporting.formatting import escape_markdown, format_cell, to_markdown, to_text
 from icft_lite.reporting.model_card import model_card
 from icft_lite.reporting.problems import Problems
-from icft_lite.reporting.tables import (
-    Report,
-    comparison_tables,
-    escape_markdown,
-    format_cell,
-    report_tables,
-    to_markdown,
-    to_text,
-)
+from icft_lite.reporting.tables import Report, comparison_tables, report_tables
 from icft_lite.utils.io import to_plain, write_bytes, write_json, write_text
 from icft_lite.utils.notice import NOTICE
 
-BRIEF = ("Scores", "Retention", "Cost")
+BRIEF = ("Scores", "Forgetting in the model's own replies", "Retention", "Cost")
 """The tables of a report that `print_table` prints."""
 
 
@@ -68,15 +63,22 @@ def write_comparison(comparison: Report, out: Path | str) -> None:
     notes: an optional key of the comparison, a list of findings as text. Raises ICFTError if a file cannot be written.
     """
     out, comparison = Path(out), to_plain(comparison)
+    shown = comparison.get("display")
     parts = [
         "# Comparison of methods",
         "![Medical score against general retention](comparison.png)",
         *map(to_markdown, comparison_tables(comparison)),
         "\n".join(f"- {escape_markdown(format_cell(note))}" for note in comparison.get("notes") or []),
+        *([to_markdown(display_table(shown, _names(shown[0], comparison)))] if shown else []),
     ]
     write_bytes(out / "comparison.png", png(comparison_figure(comparison)))
     write_text(out / "comparison.md", "\n\n".join(filter(None, parts)) + "\n")
     write_json(out / "comparison.json", comparison)
+
+
+def _names(sample: Mapping[str, str], source: Report) -> dict[str, str]:
+    """Return {key: display name} of the models that replied to a prompt."""
+    return {key: method_label(key, source) for key in sample if key != "prompt"}
 
 
 def print_table(result: Report, file: TextIO | None = None) -> None:
@@ -90,10 +92,12 @@ def print_table(result: Report, file: TextIO | None = None) -> None:
     else:
         tables = [table for table in report_tables(result, topics=False) if table.title in BRIEF]
     print("\n\n".join(map(to_text, tables)), file=file)
-    samples = (result.get("samples") or [])[:3]
+    for note in result.get("notes") or []:
+        print(f"\n{note}", file=file)
+    samples = result.get("display") or (result.get("chat") or {}).get("display") or (result.get("samples") or [])[:3]
     if samples:
         print(f"\nSample replies of a {NOTICE}:", file=file)
     for sample in samples:
         print(file=file)
         for key, value in sample.items():
-            print(f"{method_label(key, result):<11}  {format_cell(value)}", file=file)
+            print(f"{method_label(key, result):<12} {format_cell(value)}", file=file)

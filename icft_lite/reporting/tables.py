@@ -1,71 +1,21 @@
 """The tables of a report and of a comparison, as data: one source for markdown and for the terminal.
 
 The dicts are those of `train_icft` and of `icft-lite compare`. Any part of them may be missing, because runs on users'
-data have fewer parts. Text that a model wrote is escaped, never interpreted.
+data have fewer parts.
 """
 
-import html
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from icft_lite.reporting.chat_tables import chat_table, get_measure
 from icft_lite.reporting.figures import as_measure, column_names, method_label
+from icft_lite.reporting.formatting import Table, format_cell
 from icft_lite.utils.notice import NOTICE
 
 Report = dict[str, Any]
 """The report of a run, or a comparison of several runs: the contents of report.json or comparison.json."""
-
-
-class Table(NamedTuple):
-    """A table before its cells are formatted."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    note: str = ""
-    """How to read the table; in markdown only."""
-
-
-# --- formatting
-
-
-def format_cell(value: Any) -> str:
-    """Return a value as text: numbers with 3 decimals or thousands separators, text on one line, None as a dash."""
-    if value is None or isinstance(value, float) and not math.isfinite(value):
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "", " ".join(text.split()))  # control characters could steer a terminal
-
-
-def escape_markdown(text: str) -> str:
-    """Return text that markdown shows as it is."""
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text, quote=False))
-
-
-def to_markdown(table: Table) -> str:
-    """Return a table as a markdown section."""
-    lines = [f"## {table.title}", ""]
-    if table.note:
-        lines += [table.note, ""]
-    lines += ["| " + " | ".join(table.header) + " |", "|" + " --- |" * len(table.header)]
-    lines += ["| " + " | ".join(escape_markdown(format_cell(cell)) for cell in row) + " |" for row in table.rows]
-    return "\n".join(lines)
-
-
-def to_text(table: Table) -> str:
-    """Return a table as plain text with aligned columns."""
-    rows = [list(table.header)] + [[format_cell(cell) for cell in row] for row in table.rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join([table.title] + ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows])
 
 
 # --- a run
@@ -80,6 +30,7 @@ def report_tables(report: Report, topics: bool = True) -> list[Table]:
             ["suite", "task", "topic", "metric", "n", "before", "after", "change"],
             list(_score_rows(report, topics)),
         ),
+        chat_table(report.get("chat") or {}),
         _retention(report),
         _accuracy_matrix(report),
         Table(
@@ -174,14 +125,18 @@ def _with_chance(metric: Any, score: dict[str, Any]) -> Any:
 
 def _retention(report: Report) -> Table:
     meanings = dict(
-        retention="general score above chance, after ÷ before; 1: nothing was lost",
+        retention="mean of the two ratios above"
+        if report.get("chat")
+        else "general score above chance, after ÷ before; 1: nothing was lost",
         bwt="backward transfer; below 0: later stages reduced earlier scores",
         fwt="forward transfer; above 0: earlier stages helped later ones",
         forgetting="best earlier score − last score; 0: nothing was forgotten",
     )
     rows = [[key, report[key], meaning] for key, meaning in meanings.items() if report.get(key) is not None]
     general = report.get("general_retention") or {}
-    if general.get("low") is not None:
+    if report.get("chat") and general.get("value") is not None:
+        rows.insert(1, ["choice accuracy", general["value"], "general score above chance, after ÷ before"])
+    elif general.get("low") is not None:
         interval = f"{general['low']:.3f} to {general['high']:.3f}"
         rows.insert(1, ["95 % interval", interval, "of retention; bootstrap over questions"])
         rows.insert(2, ["drop", general["drop"], "of the general score, mean over topics"])
@@ -256,18 +211,18 @@ def _stages(report: Report) -> Table:
 def _candidates(report: Report) -> Table:
     identity = ("origin", "alpha")
     rows = [
-        [stage.get("name"), *_values(candidate, (*identity, "general", "retention", "kl", "medical"))]
+        [stage.get("name"), *_values(candidate, (*identity, "general", "retention", "chat_retention", "kl", "medical"))]
         + ["←" if _values(candidate, identity) == _values(stage["consolidation"], identity) else ""]
         for stage in report.get("stages") or []
         for candidate in _get(stage, "consolidation", "candidates") or []
     ]
     return Table(
         "Consolidation: candidates of the line search over α",
-        ["stage", "origin", "α", "general", "retention", "KL", "medical", "chosen"],
+        ["stage", "origin", "α", "general", "retention", "retention in replies", "KL", "medical", "chosen"],
         rows,
         "Scores are on validation data. α = 1 is the slow adapter at the end of the stage. α = 0 is the origin: the "
         "slow adapter at the start of the stage, or the base. The chosen candidate has the best medical score of those "
-        "that meet the constraint: a minimum retention or, if no general suite is informative, a maximum KL.",
+        "that meet the constraint. A dash: not measured.",
     )
 
 
@@ -300,8 +255,12 @@ def _setting_rows(settings: dict[str, Any] | None, prefix: str = "") -> Iterator
 
 
 def comparison_tables(comparison: Report) -> list[Table]:
-    """Return the tables of a comparison: the mean scores of every method, and ICFT minus each other method."""
-    return [table for table in (_methods(comparison), _differences(comparison)) if table.rows]
+    """Return the tables of a comparison: the mean scores of every method, and ICFT minus each other method.
+
+    If the data has a chat suite, also what replies to it show.
+    """
+    tables = (_methods(comparison), _replies(comparison), _differences(comparison))
+    return [table for table in tables if table.rows]
 
 
 def _mean_and_range(values: dict[str, Any]) -> str:
@@ -317,24 +276,61 @@ def _mean_cost(entry: dict[str, Any], key: str) -> str | None:
     return None if mean is None else f"{mean:,.0f}"
 
 
+def _rows_by_method(comparison: Report, measures: Sequence[str]) -> list[list[Any]]:
+    """Return [name, mean and range of each measure] of every method and of the base, without an entry for others."""
+    base = {"retention": 1.0, "still_right": 1.0, **(comparison.get("base") or {})}
+    if scores := _get(comparison, "chat", "base"):
+        base |= {name: get_measure(scores, name, "value") for name in ("free", "instructions")}
+        base |= {name: scores.get(name) for name in ("words", "intrusion")}
+    named = [(method_label(name, comparison), entry) for name, entry in comparison["methods"].items()]
+    named += [("base, not fine-tuned", base)] if comparison.get("base") else []
+    return [[name, *(_measure_text(entry, key) for key in measures)] for name, entry in named]
+
+
+def _measure_text(entry: dict[str, Any], key: str) -> str:
+    """Return a measure with its range over seeds; that of one seed with its bootstrap interval, where it has one."""
+    found, low, high = (as_measure(entry, name) for name in (key, f"{key}_low", f"{key}_high"))
+    if len(found["values"]) == 1 and low["mean"] is not None:
+        found = {**found, "min": low["mean"], "max": high["mean"]}
+    return _mean_and_range(found)
+
+
 def _methods(comparison: Report) -> Table:
-    measures, seeds = ("medical", "retention", "general"), len(comparison.get("seeds") or [])
-    rows: list[list[Any]] = [
-        [
-            method_label(method, comparison),
-            *(_mean_and_range(as_measure(entry, key)) for key in measures),
-            _mean_cost(entry, "tokens"),
-            _mean_cost(entry, "seconds"),
-        ]
-        for method, entry in comparison["methods"].items()
-    ]
-    if comparison.get("base"):
-        base = {"retention": 1.0, **comparison["base"]}
-        rows.append(["base, not fine-tuned", *(_mean_and_range(as_measure(base, key)) for key in measures), None, None])
+    seeds = len(comparison.get("seeds") or [])
+    rows = _rows_by_method(comparison, ("medical", "retention", "general"))
+    entries = [*comparison["methods"].values(), {}]
     return Table(
         f"Methods: mean [min–max] over {seeds} seeds" if seeds > 1 else "Methods",
         ["method", "medical", "retention", "general", "tokens", "seconds"],
-        rows,
+        [[*row, *(_mean_cost(entry, key) for key in ("tokens", "seconds"))] for row, entry in zip(rows, entries)],
+        "General: choice accuracy. Retention: in the model's own replies; for one seed with its 95 % interval over "
+        "questions and instructions."
+        if comparison.get("chat")
+        else "",
+    )
+
+
+REPLY_MEASURES = {
+    "free": "free answers right",
+    "instructions": "instructions passed",
+    "still_right": "still right",
+    "kl_base_tuned": "KL(base ‖ tuned)",
+    "kl_tuned_base": "KL(tuned ‖ base)",
+    "nll": "NLL of the base's replies",
+    "words": "words in a reply",
+    "intrusion": "domain intrusion",
+}
+"""{key of a comparison: heading} of what replies to a chat suite show."""
+
+
+def _replies(comparison: Report) -> Table:
+    return Table(
+        "Replies to the chat suite",
+        ["method", *REPLY_MEASURES.values()],
+        _rows_by_method(comparison, list(REPLY_MEASURES)) if comparison.get("chat") else [],
+        "Retention is the mean of two ratios to the base: free answers right, and instructions passed. Still right: "
+        "the share of the base's right replies. KL and NLL are in nats per token. Domain intrusion: replies with a "
+        "medical term that the base's reply lacks; of the base, with any medical term.",
     )
 
 

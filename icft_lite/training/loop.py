@@ -26,9 +26,10 @@ from icft_lite.training.checkpoint import (
 )
 from icft_lite.training.events import Events
 from icft_lite.training.examples import check_pool
-from icft_lite.training.prepare import Prepared, evaluate_all, prepare
+from icft_lite.training.prepare import Prepared, prepare
 from icft_lite.training.run_folder import clean_up, open_run, run_identity, runtime_changes
 from icft_lite.training.stage import StageResult, run_stage
+from icft_lite.training.suites import compare_with_base, evaluate_all
 from icft_lite.utils.distributed import init_processes, on_main_process, rank
 from icft_lite.utils.io import write_json
 
@@ -56,7 +57,15 @@ def train_icft(
         config = ICFTConfig.from_dict(settings)
         runtime = RuntimeConfig.from_dict({**(runtime.to_dict() if runtime else {}), **run_settings})
     runtime, paths, whole = runtime or RuntimeConfig(), RunPaths(Path(out)), data
-    data = whole.only(config.topics)
+    limits = config.limits
+    data = whole.only(config.topics).limited(
+        trusted=limits.trusted,
+        pool=limits.pool,
+        validation=limits.validation,
+        general_validation=limits.validation,
+        test=limits.test,
+        general_test=limits.test,
+    )
     init_processes()
     check_pool(data, config)  # before the folder holds a run: with other data it would be another one
     identity = run_identity(config, data)
@@ -145,11 +154,20 @@ def write_run(prepared: Prepared, results: list[StageResult], events: Events) ->
     problems = Problems(events.say)
     with events.phase("evaluate"):
         before, after = score_tests(prepared, events, problems)
+        chat = problems.attempt("replies to the chat suite", lambda: replies_after(prepared, events)) or {}
     items = {suite: {task: part.get("items", {}) for task, part in scores.items()} for suite, scores in after.items()}
-    report = build_report(prepared, results, before, after, events.seconds, runtime_changes(paths), problems)
+    if chat:
+        items["chat"] = {name: chat["scores"][name].pop("items") for name in ("before", "after")}
+        write_json(paths.out / "replies.json", chat.pop("replies"))
+    report = build_report(prepared, results, before, after, events.seconds, runtime_changes(paths), problems, chat)
     write_json(paths.out / "items.json", items)
     write_report(report, paths.out, problems)
     return {**report, "problems": list(problems)}
+
+
+def replies_after(prepared: Prepared, events: Events) -> dict[str, Any]:
+    """Return `compare_with_base` of the slow adapter; {} without a chat suite."""
+    return compare_with_base(prepared.chat, prepared.model, prepared.tokenizer, prepared.encoder, events.progress)
 
 
 def score_tests(prepared: Prepared, events: Events, problems: Problems) -> tuple[dict[str, Any], dict[str, Any]]:

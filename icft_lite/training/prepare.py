@@ -1,7 +1,5 @@
 """Everything before the first stage: configuration and data → a frozen `Prepared`."""
 
-import itertools
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,31 +10,38 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from icft_lite.config import ICFTConfig, Metric, RuntimeConfig
-from icft_lite.curriculum import build_curriculum, score_difficulty
+from icft_lite.config import ICFTConfig, RuntimeConfig, describe_settings
+from icft_lite.constraint import RetentionConstraint
+from icft_lite.curriculum import SORTED_ORDERS, build_curriculum, score_difficulty
 from icft_lite.data.bundle import DataBundle
-from icft_lite.data.schema import LEVELS, Example
+from icft_lite.data.chat_suite import held_out_items
+from icft_lite.data.schema import LEVELS
 from icft_lite.data.tables import column
 from icft_lite.errors import ICFTError
-from icft_lite.evaluation import Suite, evaluate_suite, is_short_answer, primary_metric
+from icft_lite.evaluation import Suite, primary_metric
 from icft_lite.memory.long_term import LongTermMemory
-from icft_lite.memory.rehearsal import seed_memory
+from icft_lite.memory.rehearsal import chat_memory, seed_memory
 from icft_lite.memory.teachers import check_space, mean_states
 from icft_lite.modeling.adapters import add_adapters
 from icft_lite.modeling.base import dequantize_base, head_weight, load_base
 from icft_lite.modeling.encoding import Encoded, EncodedExamples, Encoder, encode_examples
+from icft_lite.modeling.gguf import cache_folder
 from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.modeling.self_check import Capabilities, check_model
 from icft_lite.reporting.build import accuracy_by_level
-from icft_lite.retention import RetentionConstraint, encode_for_kl
+from icft_lite.retention import encode_for_kl
 from icft_lite.training.checkpoint import RunPaths
 from icft_lite.training.events import Events
 from icft_lite.training.examples import make_training_examples
 from icft_lite.training.plan import plan_token_budget
+from icft_lite.training.suites import (
+    ChatPart,
+    encode_suites,
+    evaluate_all,
+    needs_no_generation,
+    score_chat_parts,
+)
 from icft_lite.utils.distributed import on_main_process, process_device
-
-MAX_VALIDATION = 500
-"""Maximum number of examples in each validation suite."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,14 @@ class Prepared:
     """The part of the tests that is scored after every stage: questions, with their correct option only."""
     baseline: dict[str, Any]
     """Scores of the base on `suites`."""
+    chat: Mapping[str, ChatPart]
+    """Parts `test` and `display` of the data's chat suite, and `validation` if consolidation searches for α. {} without
+    a suite."""
     constraint: RetentionConstraint | None
     """What consolidation must satisfy, decided from the base's scores on general validation; None if it is off, or
     general or medical validation has no scores."""
     kl_examples: Sequence[Encoded]
-    """General validation examples on which KL(base ‖ tuned) is measured; empty if retention constrains."""
+    """General validation examples on which KL(base ‖ tuned) is measured; empty if it does not constrain."""
     examples: Dataset
     """Training examples: trusted ones, and weak ones with posteriors."""
     encoded: EncodedExamples
@@ -95,8 +103,8 @@ class Prepared:
     """Ids of training examples that do not fit `max_length`."""
     label_report: dict[str, Any]
     """How the weak pool was labelled."""
-    difficulty: np.ndarray
-    """[examples] in 0…1."""
+    difficulty: np.ndarray | None
+    """[examples] in 0…1; None if `curriculum.order` does not depend on it."""
     memory: LongTermMemory
     stages: tuple[StagePlan, ...]
 
@@ -112,6 +120,8 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
     Raises ICFTError if the base cannot be loaded or the data cannot be trained on.
     """
     set_seed(config.seed)
+    if config.model != ICFTConfig.model:
+        events.say(describe_settings(config))
     with events.phase("load"):
         model, tokenizer = load_model(config, runtime)
         capabilities = on_main_process(lambda: check_model(model, tokenizer, config.encoding.max_length))
@@ -140,21 +150,19 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
         for name, suite in suites.items():
             if name not in baseline:
                 events.say(f"{name}: no example can be scored ({suite.left_out} do not fit encoding.max_length)")
-        constraint: RetentionConstraint | None = None
-        kl_examples: Sequence[Encoded] = ()
-        if config.consolidation.enabled and not {"general_validation", "medical_validation"} <= set(baseline):
+        parts = ("validation", "test", "display") if config.consolidation.enabled else ("test", "display")
+        chat = on_main_process(
+            lambda: score_chat_parts(
+                data, parts, model, tokenizer, encoder, events.progress, cache_folder() / "replies"
+            )
+        )
+        if "test" in chat:
+            scores = chat["test"].base
             events.say(
-                "consolidation is off, and nothing constrains forgetting: it needs general and medical validation"
+                f"replies of the base: {scores['free']['value']:.2f} of {scores['free']['n']} free questions right, "
+                f"{scores['instructions']['value']:.2f} of {scores['instructions']['n']} instructions passed"
             )
-        elif config.consolidation.enabled:
-            constraint = RetentionConstraint.from_base(
-                baseline["general_validation"], config.consolidation.max_drop, config.consolidation.max_kl
-            )
-            if constraint.uninformative:
-                events.say(f"the base is not above chance on: {', '.join(constraint.uninformative)}")
-            events.say(f"constraint of consolidation: {constraint.describe()}")
-            if constraint.kind == "kl":
-                kl_examples = encode_for_kl(suites["general_validation"].examples, encoder)
+        constraint, kl_examples = decide_constraint(config, baseline, chat, suites, encoder, events)
     with events.phase("label"):
         examples, label_report = make_training_examples(data, config, model, encoder)
         for note in label_report.get("notes", []):
@@ -189,6 +197,18 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
                 encoder,
                 config.long_term.self_prompts,
                 config.seed,
+                on_main_process(
+                    lambda: chat_memory(
+                        data.chat.get("memory", ()),
+                        memory.size,
+                        model,
+                        tokenizer,
+                        encoder,
+                        events.progress,
+                        cache_folder() / "replies",
+                    )
+                ),
+                held_out_items(data.chat),
             )
             topics = {entry.example["topic"] for entry in memory.entries}
             events.say(f"long-term memory: {len(memory)} examples from {len(topics)} topics")
@@ -197,7 +217,9 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
                 if note := on_main_process(lambda: check_space(entries, hidden, cache, memory.teacher_dtype)):
                     events.say(note)
     with events.phase("difficulty"):
-        difficulty = score_difficulty(examples, model, encoded, config.curriculum.signals, cache)
+        difficulty = None
+        if config.curriculum.order in SORTED_ORDERS:
+            difficulty = score_difficulty(examples, model, encoded, config.curriculum.signals, cache)
         stages = plan_stages(config, column(examples, "level"), difficulty, encoded)
     return Prepared(
         config=config,
@@ -212,6 +234,7 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
         suites=suites,
         test_questions=test_questions,
         baseline=baseline,
+        chat=chat,
         constraint=constraint,
         kl_examples=kl_examples,
         examples=examples,
@@ -232,64 +255,34 @@ def load_model(config: ICFTConfig, runtime: RuntimeConfig) -> tuple[PeftModel, P
     return add_adapters(base, config.adapter.rank, config.adapter.alpha, config.seed), tokenizer
 
 
-def encode_suites(data: DataBundle, encoder: Encoder, exact_match: bool) -> dict[str, Suite]:
-    """Return the suites that have examples.
-
-    Those of validation have at most MAX_VALIDATION examples, because every candidate of consolidation is scored on
-    them. exact_match: their questions have only the correct option, which exact match needs.
-    """
-    examples = {
-        "general_validation": data.general_validation,
-        "medical_validation": data.validation,
-        "general": data.general_test,
-        "medical": data.test,
-    }
-    suites = {}
-    for name, some in examples.items():
-        if some is not None and len(some):
-            for_validation = "validation" in name
-            chosen = balanced_subset(some, MAX_VALIDATION) if for_validation else some
-            suites[name] = Suite.from_examples(chosen, encoder, only_correct_option=for_validation and exact_match)
-    return suites
-
-
-def balanced_subset(examples: Dataset, size: int) -> Dataset:
-    """Return at most `size` examples in their order, about as many of each topic, at random but always the same."""
-    if len(examples) <= size:
-        return examples
-    topics, draw = column(examples, "topic"), random.Random(0)
-    groups: dict[str, list[int]] = {}
-    for i in draw.sample(range(len(examples)), len(examples)):
-        groups.setdefault(topics[i], []).append(i)
-    rounds = (i for turn in itertools.zip_longest(*groups.values()) for i in turn if i is not None)
-    return examples.select(sorted(itertools.islice(rounds, size)))
-
-
-def needs_no_generation(example: Example) -> bool:
-    """Return True for an example that is scored after every stage: a question or a short answer."""
-    return example["task"] == "question" or is_short_answer(example)
-
-
-def evaluate_all(
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
+def decide_constraint(
+    config: ICFTConfig,
+    baseline: Mapping[str, Any],
+    chat: Mapping[str, ChatPart],
     suites: Mapping[str, Suite],
-    adapter: str,
     encoder: Encoder,
-    metric: Metric,
-    progress: bool,
-    replies: bool = True,
-) -> dict[str, Any]:
-    """Return the scores of all suites, with those of each example.
+    events: Events,
+) -> tuple[RetentionConstraint | None, Sequence[Encoded]]:
+    """Return the constraint of consolidation and the examples on which it measures KL, and say what it is.
 
-    Free replies are generated for tests only, and only with `replies`; elsewhere they are scored by likelihood.
+    None without consolidation, or if there is no medical validation or no general one.
     """
-    scores: dict[str, Any] = {}
-    for validation in (True, False):
-        part = {name: suite for name, suite in suites.items() if ("validation" in name) == validation}
-        generated = replies and not validation
-        scores |= evaluate_suite(model, tokenizer, part, adapter, encoder, True, metric, generated, progress)
-    return scores
+    if not config.consolidation.enabled:
+        return None, ()
+    general, validation = baseline.get("general_validation", {}), chat.get("validation")
+    if "medical_validation" not in baseline or not (general or validation):
+        events.say("consolidation is off, and nothing constrains forgetting: it needs general and medical validation")
+        return None, ()
+    limits = config.consolidation.max_drop, config.consolidation.max_kl
+    constraint = RetentionConstraint.from_base(general, *limits, validation.base if validation else None)
+    if constraint.uninformative:
+        events.say(f"the base is not above chance on: {', '.join(constraint.uninformative)}")
+    events.say(f"constraint of consolidation: {constraint.describe()}")
+    if not constraint.limits_kl:
+        return constraint, ()
+    if validation:
+        return constraint, validation.encode(encoder)
+    return constraint, encode_for_kl(suites["general_validation"].examples, encoder)
 
 
 def make_memory(config: ICFTConfig, runtime: RuntimeConfig, model: PeftModel) -> LongTermMemory:
@@ -306,7 +299,7 @@ def make_memory(config: ICFTConfig, runtime: RuntimeConfig, model: PeftModel) ->
 
 
 def plan_stages(
-    config: ICFTConfig, levels: list[str], difficulty: np.ndarray, encoded: EncodedExamples
+    config: ICFTConfig, levels: list[str], difficulty: np.ndarray | None, encoded: EncodedExamples
 ) -> tuple[StagePlan, ...]:
     """Return the stages of the curriculum with their shares of the token budget."""
     indices = build_curriculum(levels, difficulty, config.curriculum.order)
@@ -325,7 +318,7 @@ def plan_stages(
 
 def stage_name(number: int, n_stages: int, order: str) -> str:
     """Return the level that a stage adds, or the order and its number."""
-    if order in ("random", "interleaved"):
+    if order not in SORTED_ORDERS:
         return f"{order} {number}"
     names = LEVELS if order == "easy_to_hard" else LEVELS[::-1]
     return names[number - 1] if n_stages == len(LEVELS) else f"part {number}"

@@ -7,22 +7,30 @@ again by the same code from the state saved at the stage's start, so the result 
 import time
 from collections import Counter
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from icft_lite.chat_metrics import chat_retention, evaluate_chat
+from icft_lite.constraint import RetentionConstraint
 from icft_lite.data.schema import LEVELS
 from icft_lite.data.tables import column
 from icft_lite.evaluation import Suite, evaluate_suite
-from icft_lite.memory.consolidation import EXTRAPOLATION_ALPHAS, ConsolidationResult, consolidate
+from icft_lite.memory.consolidation import (
+    EXTRAPOLATION_ALPHAS,
+    CandidateScores,
+    ConsolidationResult,
+    consolidate,
+)
 from icft_lite.memory.promotion import promote
 from icft_lite.memory.short_term import ShortTermMemory
 from icft_lite.metrics import mean_score
 from icft_lite.modeling.adapters import activate_adapter, adapter_tensors, copy_adapter
 from icft_lite.reporting.build import accuracy_by_level
-from icft_lite.retention import candidate_scores, mean_kl
+from icft_lite.retention import mean_kl
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.checkpoint import load_state, save_state
 from icft_lite.training.events import Events
@@ -54,8 +62,6 @@ def run_stage(prepared: Prepared, stage: StagePlan, max_steps: int | None, event
     max_steps: None for as many steps as the stage's tokens need, 0 to skip training.
     """
     model, config, began = prepared.model, prepared.config, time.time()
-    with events.phase("refresh"):
-        teacher_share = refresh_teachers(prepared, events)
     seed = f"{config.seed}/{stage.number}"
     short_term = ShortTermMemory(config.short_term.size, config.short_term.promote_after, seed)
     steps: list[PlannedStep] = []
@@ -73,6 +79,8 @@ def run_stage(prepared: Prepared, stage: StagePlan, max_steps: int | None, event
             seed,
             config.optim.batch_size * world_size(),
         )
+    with events.phase("refresh"):
+        teacher_share = refresh_teachers(prepared, {i for step in steps for i in step.memory}, events)
     batches = StageBatches(
         steps, prepared.examples, prepared.encoded, prepared.memory.entries, config, prepared.runtime
     )
@@ -117,12 +125,15 @@ def run_stage(prepared: Prepared, stage: StagePlan, max_steps: int | None, event
     return StageResult(record, history, accuracy_by_level(scores), means, fast)
 
 
-def refresh_teachers(prepared: Prepared, events: Events) -> dict[str, float]:
-    """Choose the teacher of each memory example and cache its states. Returns the share of each teacher."""
+def refresh_teachers(prepared: Prepared, drawn: set[int], events: Events) -> dict[str, float]:
+    """Choose the teachers of the memory examples that the stage draws, and cache their states.
+
+    Returns the share of each teacher.
+    """
     if not prepared.config.loss.consistency_weight:
         return {}  # no loss reads them
     memory, dtype = prepared.memory, prepared.runtime.teacher_dtype
-    shares = memory.refresh(prepared.model, prepared.cache)
+    shares = memory.refresh(prepared.model, prepared.cache, drawn)
     if shares and dtype != "float32":
         rounding = on_main_process(lambda: memory.rounding(prepared.model))
         events.say(f"teacher states in {dtype}: rounding costs {rounding:.1e} nats per token")
@@ -190,27 +201,17 @@ def choose_alpha(
     if constraint is None:
         copy_adapter(model, "fast", "slow")
         return no_search(1.0)
-    validation = dict(
-        general=suites["general_validation"], medical=trained_levels(suites["medical_validation"], prepared, stage)
-    )
+    medical = trained_levels(suites["medical_validation"], prepared, stage)
 
-    def score() -> dict[str, float]:
-        def measure() -> dict[str, float]:
-            scores = evaluate_suite(
-                model,
-                prepared.tokenizer,
-                validation,
-                "slow",
-                prepared.encoder,
-                metric=config.metric,
-                generate_replies=False,
-            )
-            kl = mean_kl(model, prepared.kl_examples) if constraint.kind == "kl" else None
-            return candidate_scores(scores, constraint, kl)
+    to_beat = -inf
 
-        means = on_main_process(measure)
-        events.emit("on_candidate", scores=means)
-        return means
+    def score() -> CandidateScores:
+        nonlocal to_beat
+        scores = on_main_process(lambda: score_candidate(prepared, constraint, medical, to_beat, events.progress))
+        if constraint.allows(scores):
+            to_beat = max(to_beat, scores["medical"])
+        events.emit("on_candidate", scores=scores)
+        return scores
 
     # Only in the last stage: a later stage would have to recover the general knowledge that extrapolation loses.
     beyond = EXTRAPOLATION_ALPHAS if stage.number == len(prepared.stages) else ()
@@ -224,6 +225,38 @@ def choose_alpha(
         config.consolidation.exact,
         extrapolation_alphas=beyond,
     )
+
+
+def score_candidate(
+    prepared: Prepared, constraint: RetentionConstraint, medical: Suite, to_beat: float, progress: bool
+) -> CandidateScores:
+    """Return the validation scores of the slow adapter, cheap ones first.
+
+    What needs replies is not measured if the candidate cannot be chosen anyway: its medical score is below `to_beat`,
+    or KL exceeds its limit.
+    """
+    model, tokenizer, encoder = prepared.model, prepared.tokenizer, prepared.encoder
+    suites = {"medical": medical} | (
+        {"general": prepared.suites["general_validation"]} if "general_validation" in prepared.suites else {}
+    )
+    scores = evaluate_suite(
+        model, tokenizer, suites, "slow", encoder, metric=prepared.config.metric, generate_replies=False
+    )
+    general = [mean_score(scores["general"])] if "general" in scores else []
+    found = CandidateScores(
+        general=0.0,
+        medical=mean_score(scores["medical"]),
+        retention=constraint.retention(scores["general"]) if constraint.topics else None,
+        chat_retention=None,
+        kl=mean_kl(model, prepared.kl_examples) if constraint.limits_kl else None,
+    )
+    if constraint.chat and found["medical"] >= to_beat and constraint.allows({**found, "chat_retention": inf}):
+        part = prepared.chat["validation"]
+        replies = evaluate_chat(model, tokenizer, encoder, part.items, "slow", progress=progress)
+        found["chat_retention"] = chat_retention(part.base, replies, part.items, n_resamples=1).value
+        general += [replies["free"]["value"], replies["instructions"]["value"]]
+    found["general"] = sum(general) / max(1, len(general))
+    return found
 
 
 def trained_levels(medical: Suite, prepared: Prepared, stage: StagePlan) -> Suite:

@@ -71,7 +71,8 @@ from icft_lite import (
     sample_bundle,
     train_icft,
 )
-from icft_lite.experiments.compare import DEMO, DEMO_QLORA, summarize_run
+from icft_lite.experiments.compare import summarize_run
+from icft_lite.experiments.settings import DEMO, DEMO_QLORA
 from icft_lite.metrics import retention
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.scoring import option_scores

@@ -1,0 +1,59 @@
+"""Settings of the demos."""
+
+from typing import Any
+
+DEMO: dict[str, Any] = {
+    "topics": ("terminology", "drug_class", "relevance", "reply"),
+    "optim.max_tokens": 250_000,
+    "curriculum.competence_end": 0.5,
+}
+"""Settings of the demo: one or two topics of each level, which two minutes of training can teach.
+Every example is available from the middle of a stage on, so that the hardest are drawn more than once."""
+DEMO_QLORA: dict[str, Any] = {"optim.learning_rate": 4e-3}
+"""Settings of plain QLoRA alone in the demo: of four rates (1e-3, 2e-3, 4e-3, 8e-3) the one with the best medical score
+on validation."""
+FULL: dict[str, Any] = {
+    "topics": ("terminology", "anatomy", "drug_class", "drug_use", "relevance", "reply"),
+    "optim.max_tokens": 1_000_000,
+    "curriculum.competence_end": 0.5,
+    "loss.consistency_weight": 0.3,
+}
+"""Settings of `make demo FULL=1`. With the default weight of L_consistency a run of this length retains more than the
+retention constraint demands; a smaller weight uses that margin for medicine."""
+
+CHAT_DEMO: dict[str, Any] = {
+    "model": "smollm2",
+    "topics": ("terminology", "drug_class", "reply"),
+    "optim.max_tokens": 30_000,
+    "limits.trusted": 400,
+    "limits.pool": 400,
+    "limits.validation": 60,
+    "limits.test": 100,
+    "long_term.size": 160,
+}
+"""Settings of the demo on a real chat model. The memory has a few more examples than this many tokens draw."""
+CHAT_QUICK: dict[str, Any] = {
+    **CHAT_DEMO,
+    "optim.max_tokens": 8_000,
+    "limits.trusted": 100,
+    "limits.pool": 60,
+    "limits.validation": 20,
+    "limits.test": 40,
+    "long_term.size": 48,
+}
+"""Settings of its `--quick` version: an illustration, not evidence."""
+CHAT_STUDY: dict[str, Any] = {
+    **CHAT_DEMO,
+    "optim.max_tokens": 60_000,
+    "limits.trusted": None,
+    "limits.pool": None,
+    "limits.validation": 100,
+    "limits.test": None,
+    "long_term.size": 320,
+}
+"""Settings of the study on a real chat model in docs/results.md."""
+
+
+def demo_settings(model: str) -> dict[str, Any]:
+    """Return the settings of the demo of a model: those of `smollm2` for every model but `tiny`."""
+    return DEMO if model == "tiny" else {name: value for name, value in CHAT_DEMO.items() if name != "model"}

@@ -1,0 +1,52 @@
+"""Values of settings that depend on the method (presets) and on the model, by dotted name."""
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "icft": {},
+    "qlora": {
+        "long_term.share": 0.0,
+        "short_term.share": 0.0,
+        "consolidation.enabled": False,
+        "loss.consistency_weight": 0.0,
+        "loss.task_weight": 0.0,
+        "weak.soft_labels": False,
+        "curriculum.order": "random",
+    },
+    "replay": {"loss.consistency_weight": 0.0, "loss.replay_weight": 1.0},
+    "no_ltm": {"long_term.share": 0.0, "loss.consistency_weight": 0.0, "consolidation.enabled": False},
+    "no_ring": {"short_term.share": 0.0},
+    "no_curriculum": {"curriculum.order": "random"},
+    "no_task": {"loss.task_weight": 0.0},
+    "majority_vote": {"weak.label_model": "majority_vote"},
+    "gold": {"weak.label_model": "gold"},
+}
+"""icft: the whole method. qlora: plain fine-tuning on the same examples, with hard labels. replay: memory replayed by
+NLL, without consistency. no_ltm: no long-term memory (no memory examples, no consolidation). no_ring: no replay from
+the short-term ring, so no promotion. no_curriculum: every level from the start, in random order, without pacing.
+no_task: without L_task. majority_vote, gold: other labels."""
+
+
+CHAT_MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
+    "": {
+        "optim.learning_rate": 1e-3,
+        "loss.consistency_weight": 1.0,
+        "long_term.size": 400,
+        "long_term.self_prompts": 0,
+    },
+    "qlora": {"optim.learning_rate": 1e-3},
+}
+"""Defaults of models other than `tiny`, of all presets (key "") and of single ones: chosen on validation data of
+`smollm2`, see "Default settings of chat models" in docs/models.md."""
+
+
+def model_defaults(model: str, method: str = "icft") -> dict[str, Any]:
+    """Return the settings, by dotted name, whose default depends on the model.
+
+    `tiny` has none. `smollm2` is not held in 4 bits: its weights are 4-bit ones expanded to fp32 already, and it is
+    small.
+    """
+    if model == "tiny":
+        return {}
+    four_bit = {"adapter.load_in_4bit": False} if model == "smollm2" else {}
+    return {**CHAT_MODEL_DEFAULTS[""], **four_bit, **CHAT_MODEL_DEFAULTS.get(method, {})}

@@ -1,0 +1,58 @@
+"""Tables as data, and their text: markdown for files, aligned columns for the terminal.
+
+Text that a model wrote is escaped, never interpreted.
+"""
+
+import html
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+
+class Table(NamedTuple):
+    """A table before its cells are formatted."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+    """How to read the table; in markdown only."""
+
+
+def format_cell(value: Any) -> str:
+    """Return a value as text: numbers with 3 decimals or thousands separators, text on one line, None as a dash."""
+    if value is None or isinstance(value, float) and not math.isfinite(value):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "", " ".join(text.split()))  # control characters could steer a terminal
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text, quote=False))
+
+
+def to_markdown(table: Table) -> str:
+    """Return a table as a markdown section."""
+    lines = [f"## {table.title}", ""]
+    if table.note:
+        lines += [table.note, ""]
+    lines += ["| " + " | ".join(table.header) + " |", "|" + " --- |" * len(table.header)]
+    lines += ["| " + " | ".join(escape_markdown(format_cell(cell)) for cell in row) + " |" for row in table.rows]
+    return "\n".join(lines)
+
+
+def to_text(table: Table) -> str:
+    """Return a table as plain text with aligned columns."""
+    rows = [list(table.header)] + [[format_cell(cell) for cell in row] for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join([table.title] + ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows])

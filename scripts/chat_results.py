@@ -1,0 +1,119 @@
+"""Write the tables of docs/ about real chat models from the committed results.
+
+    python scripts/chat_results.py                     # write the tables
+    python scripts/chat_results.py --check             # exit with 1 if they are not current
+    python scripts/chat_results.py --add runs/study    # first copy the results of a comparison or a sweep
+
+experiments/results/ has one small JSON file for each comparison or sweep, with the command and the machine.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icft_lite.reporting.chat_tables import display_table
+from icft_lite.reporting.figures import comparison_figure, method_label, png
+from icft_lite.reporting.formatting import Table, to_markdown
+from icft_lite.reporting.tables import comparison_tables
+from icft_lite.utils.io import write_bytes, write_json
+
+ROOT = Path(__file__).parents[1]
+RESULTS, DOCS = ROOT / "experiments" / "results", ROOT / "docs"
+SWEEP_COLUMNS = {
+    "medical": "medical",
+    "retention": "retention",
+    "free": "free answers",
+    "instructions": "instructions",
+    "kl_base_tuned": "KL(base ‖ tuned)",
+    "intrusion": "intrusion",
+}
+"""{key of a run's scores: heading}"""
+METHODS = ("qlora", "replay", "icft")
+
+
+def sweep_table(sweep: Mapping[str, Any]) -> str:
+    """Return the runs of a sweep as a markdown table, grouped by method."""
+    source = {"settings": {"adapter.load_in_4bit": False}}  # so that plain fine-tuning is called LoRA
+    rows = []
+    for run in sorted(sweep["runs"], key=lambda run: METHODS.index(run["method"])):
+        settings = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in run["settings"].items())
+        scores = [run["scores"].get(key) for key in SWEEP_COLUMNS]
+        rows.append([method_label(run["method"], source), settings, *scores])
+    return _without_title(Table("", ["method", "settings", *SWEEP_COLUMNS.values()], rows))
+
+
+def comparison_text(comparison: Mapping[str, Any]) -> str:
+    """Return the tables of a comparison and the replies to the same prompts, as markdown."""
+    tables = comparison_tables(dict(comparison))
+    if shown := comparison.get("display"):
+        names = {key: method_label(key, comparison) for key in shown[0] if key != "prompt"}
+        tables.append(display_table(shown, names))
+    return "\n\n".join(f"**{table.title}.** {table.note}\n\n{_without_title(table)}" for table in tables)
+
+
+def _without_title(table: Table) -> str:
+    """Return only the rows of a table as markdown."""
+    return to_markdown(table._replace(note="")).split("\n\n", 1)[1]
+
+
+def conditions(result: Mapping[str, Any]) -> str:
+    """Return when, where and how a result was measured."""
+    return f"Command: `{result['command']}`. Commit {result['commit']}. Machine: {result['machine']}."
+
+
+def pages() -> dict[Path, str]:
+    """Return {page: its text with current tables}."""
+    texts: dict[Path, str] = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        text = sweep_table(result) if "runs" in result else comparison_text(result)
+        mark = f"<!-- {path.stem} -->\n"
+        for page in sorted(DOCS.glob("*.md")):
+            old = texts.get(page, page.read_text(encoding="utf-8"))
+            if mark in old:
+                before, rest = old.split(mark)
+                texts[page] = (
+                    f"{before}{mark}{text}\n\n{conditions(result)}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
+                )
+    return texts
+
+
+def add(folder: Path, command: str) -> None:
+    """Copy the results of a finished comparison or sweep into experiments/results."""
+    (path,) = [path for name in ("comparison.json", "sweep.json") if (path := folder / name).exists()]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+    model = next((line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")), "")
+    found |= dict(command=command, commit=commit.stdout.strip(), machine=f"{platform.machine()}, {model}")
+    write_json(RESULTS / f"{folder.name}.json", {name: value for name, value in found.items() if name != "samples"})
+    if "methods" in found:
+        write_bytes(DOCS / f"{folder.name}.png", png(comparison_figure(found)))
+
+
+def _cpu_lines() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def main() -> None:
+    """Write the tables, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only check that the tables are current")
+    parser.add_argument("--add", type=Path, metavar="DIR", help="a finished comparison or sweep")
+    parser.add_argument("--command", default="", help="with --add: the command that made it")
+    args = parser.parse_args()
+    if args.add:
+        add(args.add, args.command)
+    for page, text in pages().items():
+        if args.check and text != page.read_text(encoding="utf-8"):
+            sys.exit(f"{page}: the tables are not current; run python scripts/chat_results.py")
+        page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Runs with a chat suite: its memory prompts, what constrains consolidation, and what the report says."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from small_run import SETTINGS, small_bundle
+
+from icft_lite.config import ICFTConfig
+from icft_lite.constraint import RetentionConstraint
+from icft_lite.data.bundle import balanced_items
+from icft_lite.data.chat_suite import chat_parts, chat_suite, held_out_items, leak_filter
+from icft_lite.data.sources import bundle_from_files, default_general
+from icft_lite.experiments.compare import chat_measures
+from icft_lite.memory.rehearsal import chat_memory
+from icft_lite.modeling import replies as replies_module
+from icft_lite.modeling.adapters import use_adapter
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.generation import generate
+from icft_lite.modeling.replies import greedy_replies
+from icft_lite.training.loop import train_icft
+from icft_lite.training.stage import score_candidate
+from icft_lite.utils.notice import NOTICE
+
+SIZES = dict(memory=8, validation=4, test=6)
+
+
+def few_items():
+    """A few items of every part of the suite."""
+    few = {part: balanced_items(chat_suite(part), size) for part, size in SIZES.items()}
+    return {**few, "display": chat_suite("display")[:2]}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, monkeypatch_session_cache):
+    """(report, folder, bundle) of a short run on `tiny` with a chat suite and no other general data."""
+    bundle = dataclasses.replace(
+        small_bundle(), general_memory=None, general_validation=None, general_test=None, chat=few_items()
+    )
+    out = tmp_path_factory.mktemp("chat") / "run"
+    return train_icft({**SETTINGS, "optim.max_steps": 9}, out, bundle, progress=False), out, bundle
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_session_cache(tmp_path_factory):
+    """A cache folder of its own, so that no test reads replies that another program cached."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def test_the_report_says_what_was_lost_in_replies(ran):
+    report, out, bundle = ran
+    chat, items = report["chat"], json.loads((out / "items.json").read_text())["chat"]
+    test = bundle.chat["test"]
+    for name in ("before", "after"):
+        assert items[name].keys() == {item.id for item in test}
+        for kind, is_free in (("free", True), ("instructions", False)):
+            values = [items[name][item.id] for item in test if bool(item.accepted) == is_free]
+            assert chat["scores"][name][kind]["value"] == pytest.approx(np.mean(values)) and len(values) == 6
+    replies = json.loads((out / "replies.json").read_text())
+    assert replies.keys() == {item.id for part in ("test", "display") for item in bundle.chat[part]}
+    assert [one["prompt"] for one in chat["display"]] == [item.prompt for item in bundle.chat["display"]]
+    assert report["retention"] == chat["retention"]["value"]
+    text = (out / "report.md").read_text()
+    assert "## Forgetting in the model's own replies" in text and "KL(base ‖ tuned)" in text and NOTICE in text
+    assert {"free", "instructions", "kl_base_tuned", "intrusion"} <= chat_measures(report).keys()
+    assert report["problems"] == []
+
+
+def test_a_second_run_takes_the_replies_of_the_base_from_the_cache(ran, tmp_path, monkeypatch):
+    report, _, bundle = ran
+    asked = []
+    monkeypatch.setattr(
+        replies_module, "generate", lambda *args, **kwargs: asked.append(len(args[3])) or generate(*args, **kwargs)
+    )
+    again = train_icft({**SETTINGS, "optim.max_steps": 9}, tmp_path / "again", bundle, progress=False)
+    assert again["chat"] == report["chat"], "and the run is the same"
+    candidates = sum(
+        candidate["chat_retention"] is not None
+        for stage in again["stages"]
+        for candidate in stage["consolidation"]["candidates"]
+    )
+    assert sum(asked) == 2 * SIZES["test"] + 2 + candidates * 2 * SIZES["validation"], "those of the adapter only"
+
+
+def test_a_suite_that_the_base_cannot_answer_leaves_kl_to_constrain(ran):
+    report, _, _ = ran
+    assert report["general_retention"] == {}, "there is no general test"
+    for stage in report["stages"]:
+        for candidate in stage["consolidation"]["candidates"]:
+            assert (
+                candidate["kl"] is not None and candidate["chat_retention"] is None and candidate["retention"] is None
+            )
+
+
+def scores(free, instructions, n=10):
+    """ChatScores with these accuracies."""
+    return dict(free=dict(value=free, n=n), instructions=dict(value=instructions, n=n))
+
+
+def test_the_constraint_of_a_chat_model_is_retention_in_replies_and_kl():
+    constraint = RetentionConstraint.from_base({}, 0.05, 0.1, scores(0.6, 0.5))
+    assert constraint.chat and constraint.limits_kl and not constraint.topics
+    text = constraint.describe()
+    assert "≥ 0.95 in replies" in text and "≤ 0.1 nats per token" in text and "informative" not in text
+    for retention, kl, allowed in (
+        (0.95, 0.1, True),
+        (0.94, 0.05, False),
+        (1.2, 0.11, False),
+        (None, 0.05, False),
+        (0.97, None, False),
+    ):
+        assert constraint.allows(dict(chat_retention=retention, kl=kl, retention=None)) is allowed
+
+
+def test_a_chat_suite_with_few_right_answers_takes_no_part():
+    constraint = RetentionConstraint.from_base({}, 0.05, 0.1, scores(0.4, 0.5))
+    assert not constraint.chat and constraint.limits_kl
+    assert constraint.uninformative == ("chat suite (4 right answers, 5 instructions passed)",)
+    assert constraint.allows(dict(kl=0.05, retention=None, chat_retention=None))
+
+
+def test_with_choice_suites_and_a_chat_suite_all_three_constrain():
+    topic = dict(value=0.8, chance=0.25, n=100, kind="")
+    base = {"qa": dict(metric="accuracy", value=0.8, by_topic={"a": topic})}
+    constraint = RetentionConstraint.from_base(base, 0.05, 0.1, scores(0.6, 0.6))
+    good = dict(retention=1.0, chat_retention=1.0, kl=0.0)
+    assert constraint.allows(good)
+    for name, value in (("retention", 0.9), ("chat_retention", 0.9), ("kl", 0.2)):
+        assert not constraint.allows({**good, name: value}), name
+
+
+def test_replies_are_generated_only_where_a_candidate_can_be_chosen(monkeypatch):
+    """They take a minute on a real model; the other scores take seconds."""
+    import icft_lite.training.stage as stage
+
+    constraint = RetentionConstraint.from_base({}, 0.05, 0.1, scores(0.6, 0.6))
+    part = dataclasses.make_dataclass("Part", ["items", "base"])((), scores(0.6, 0.6))
+    prepared = dataclasses.make_dataclass(
+        "Prepared", ["model", "tokenizer", "encoder", "suites", "chat", "config", "kl_examples"]
+    )(None, None, None, {}, {"validation": part}, ICFTConfig(), ())
+    measured = []
+    monkeypatch.setattr(stage, "evaluate_suite", lambda *args, **kwargs: {"medical": {"qa": dict(value=0.7)}})
+    monkeypatch.setattr(stage, "evaluate_chat", lambda *args, **kwargs: measured.append(1) or scores(0.5, 0.7))
+    monkeypatch.setattr(
+        stage, "chat_retention", lambda *args, **kwargs: dataclasses.make_dataclass("R", ["value"])(0.97)
+    )
+    for kl, to_beat, count in ((0.05, 0.6, 1), (0.05, 0.7, 2), (0.05, 0.71, 2), (0.11, 0.6, 2)):
+        monkeypatch.setattr(stage, "mean_kl", lambda *args, kl=kl: kl)
+        found = score_candidate(prepared, constraint, None, to_beat, progress=False)
+        assert len(measured) == count and found["medical"] == 0.7 and found["kl"] == kl
+        assert (found["chat_retention"] == 0.97) is constraint.allows(found)
+    assert found["general"] == 0.0
+
+
+def test_memory_prompts_are_answered_by_the_base(adapted, shake, tmp_path):
+    model, tokenizer = adapted
+    shake(model, "slow", 0.5)
+    encoder = Encoder(tokenizer, 384)
+    examples = chat_memory(chat_suite("memory"), 12, model, tokenizer, encoder, cache=tmp_path)
+    assert 8 <= len(examples) <= 12 and all(one["label"] == 0 and one["responses"][0] for one in examples)
+    assert len({one["topic"] for one in examples}) == len(examples), "balanced over topics"
+    with use_adapter(model, None):
+        expected = generate(model, tokenizer, encoder, examples, 64)
+    assert [one["responses"][0] for one in examples] == expected
+    blocked = leak_filter(held_out_items())
+    assert not any(blocked(one["prompt"]) for one in examples)
+
+
+def test_only_replies_of_the_base_are_cached(adapted, shake, tmp_path):
+    model, tokenizer = adapted
+    encoder, examples = Encoder(tokenizer, 384), [item.example for item in chat_suite("display")]
+    first = greedy_replies(model, tokenizer, encoder, examples, 16, cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_text(json.dumps(["cached"] * len(examples)))
+    assert greedy_replies(model, tokenizer, encoder, examples, 16, cache=tmp_path) == ["cached"] * len(examples)
+    assert greedy_replies(model, tokenizer, encoder, examples, 17, cache=tmp_path) != ["cached"] * len(examples)
+    shake(model, "slow", 0.0)
+    assert greedy_replies(model, tokenizer, encoder, examples, 16, "slow", cache=tmp_path) == first
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_source_chat_brings_the_suite_and_choice_questions():
+    bundle = bundle_from_files(["samples"], ["chat"])
+    assert bundle.chat == chat_parts() and bundle.general_memory is None and bundle.general_validation is None
+    assert set(bundle.general_test["task"][:]) == {"question"} and len(bundle.general_test) > 600
+    assert bundle.sources == {"samples": "", "chat": ""}
+    assert default_general("tiny") == ["samples"] and default_general("smollm2") == ["chat"]
+    assert bundle_from_files(["samples"], ["samples"]).chat == {}
+
+
+def test_limits_are_balanced_over_topics_and_change_the_hash():
+    bundle = bundle_from_files(["samples"], ["chat"])
+    limited = bundle.limited(pool=50, test=30, general_test=20, validation=None)
+    assert (len(limited.pool), len(limited.test), len(limited.general_test)) == (50, 30, 20)
+    assert len(limited.validation) == len(bundle.validation) and limited.trusted is bundle.trusted
+    counts = np.unique(limited.general_test["topic"][:], return_counts=True)[1]
+    assert counts.max() - counts.min() <= 1
+    for is_free in (True, False):
+        assert sum(bool(item.accepted) == is_free for item in limited.chat["test"]) == 30
+    assert limited.chat["memory"] == bundle.chat["memory"]
+    hashes, before = limited.content_hash(), bundle.content_hash()
+    assert {name for name in hashes if hashes[name] != before[name]} == {"pool", "test", "general_test", "chat"}
+    assert limited.content_hash() == bundle.limited(pool=50, test=30, general_test=20).content_hash()
