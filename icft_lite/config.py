@@ -45,8 +45,9 @@ class EncodingConfig:
     letter_options: bool = False
     """List options as A, B, C, … in the prompt and score the letter. False: score the text of each option."""
     share_prompts: bool = True
-    """Encode the options of a question after one copy of the prompt. Off for models in which the options would affect
-    each other (docs/models.md)."""
+    """Encode the options of a question after one copy of the prompt, and batches after one copy of what all their
+    prompts start with, such as a system message. Off for models in which the options would affect each other
+    (docs/models.md)."""
 
     def __post_init__(self) -> None:
         check_settings(self, positive=("max_length",))
@@ -64,8 +65,8 @@ class OptimConfig:
     num_epochs: float = 3.0
     """Passes over the new examples, on average. Memory examples come in addition."""
     max_tokens: int | None = None
-    """Non-padding tokens of the whole run, memory included; overrides `num_epochs`. Runs with equal `max_tokens` can
-    be compared. None: as many as `num_epochs` needs."""
+    """Non-padding tokens of the whole run, memory included; overrides `num_epochs`. A prefix that a batch shares counts
+    for each sequence, so runs with equal `max_tokens` can be compared. None: as many as `num_epochs` needs."""
     max_steps: int | None = None
     """Maximum number of optimizer steps in all. None: as many as the tokens need."""
     batch_size: int = 8
@@ -134,7 +135,8 @@ class CurriculumConfig:
     last_stage_share: float = 0.9
     """Share of the run's tokens for the last stage, which has every level. The others divide the rest."""
     signals: tuple[Signal, ...] = ("loss", "length", "entropy")
-    """Difficulty is the average rank of these: loss, ifd (instruction-following difficulty), length, entropy."""
+    """Difficulty is the average rank of these: loss, ifd (instruction-following difficulty), length, entropy. It is not
+    computed for the orders `interleaved` and `random`."""
     competence_start: float = 0.3
     """c0 of competence-based pacing (Platanios et al., 2019): the share of easiest examples that are
     available at the beginning of a stage."""
@@ -320,8 +322,8 @@ class RuntimeConfig:
     micro_batches: int = 1
     """Forward passes that a process splits a step into. More of them need less memory. Gradients stay the same."""
     packing: bool = True
-    """Pack short sequences into one row, with a block-diagonal attention mask. Off for models in which the sequences
-    would affect each other (docs/models.md)."""
+    """Pack short sequences into one row, with a block-diagonal attention mask, after one copy of their common prefix.
+    Off for models in which the sequences would affect each other (docs/models.md)."""
     dequantize_below_mib: int = 256
     """On a CPU, dequantize a 4-bit base once if it then takes at most this many MiB; bitsandbytes dequantizes a larger
     one again for every product. The products are the same."""

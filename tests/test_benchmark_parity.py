@@ -62,6 +62,14 @@ def test_full_logits_take_more_memory(tmp_path):
 
 
 @pytest.mark.slow
+def test_sharing_a_prefix_changes_no_result(tmp_path):
+    parts = bench("prefix", tmp_path)["parts"]
+    errors = parts["scoring"]["error"], parts["training"]["loss_error"], parts["training"]["gradient_error"]
+    assert max(errors) < 1e-5 and parts["generation"]["different_replies"] == 0
+    assert all(part["ratio"] > 0 for part in parts.values()) and 0 < parts["training"]["gemm_share"] < 1
+
+
+@pytest.mark.slow
 @needs("lm_eval")
 @pytest.mark.parametrize("flags", [(), ("--letters",)])
 def test_the_harness_gives_every_option_the_same_log_likelihood(tmp_path, flags):

@@ -1,6 +1,6 @@
 """The real chat model: its weights, its tokenizer, and a reply. See test_gguf.py for tests without a download."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +10,20 @@ from icft_lite.data.bundle import balanced_items
 from icft_lite.data.sources import bundle_from_files
 from icft_lite.finished_runs import evaluate_run, load_run
 from icft_lite.modeling.base import load_base, model_fingerprint, model_path
+from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.gguf import tensors_hash
+from icft_lite.modeling.packing import join_batch
+from icft_lite.modeling.scoring import score_responses
 from icft_lite.modeling.smollm2 import TENSORS_SHA256
 from icft_lite.training import trainer
 from icft_lite.training.loop import train_icft
 
 pytestmark = pytest.mark.smollm2
+PREFIX = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    "<|im_start|>user\nWhat is the"
+)
 QUESTION = "What is the capital of France?"
 SETTINGS = {
     "model": "smollm2",
@@ -62,6 +69,17 @@ def test_it_answers_in_its_chat_format(smollm2):
     ]
 
 
+def test_its_system_message_is_shared_without_changing_scores(smollm2, example):
+    model, tokenizer = smollm2
+    words = ["kidney", "liver", "very large intestine"]
+    encoded = [Encoder(tokenizer)(example(prompt=f"What is the {word}?", responses=[f"A {word}."])) for word in words]
+    alone = [replace(one, share_prefix=False) for one in encoded]
+    sizes = [join_batch(some, 0)["input_ids"].numel() for some in (encoded, alone)]
+    assert sizes[0] == sum(one.length for one in encoded) - 2 * len(tokenizer(PREFIX).input_ids) < 0.6 * sizes[1]
+    for found, expected in zip(score_responses(model, encoded), score_responses(model, alone)):
+        assert found["logp"] == pytest.approx(expected["logp"], rel=1e-5)
+
+
 @pytest.mark.slow
 def test_it_works_in_4_bits(smollm2):
     model, tokenizer = load_base("smollm2")
@@ -74,7 +92,7 @@ def test_a_run_trains_resumes_scores_and_replies(smollm2, tmp_path, monkeypatch)
     bundle = bundle_from_files(["samples"], ["chat"]).only(SETTINGS["topics"])
     bundle = cut(bundle, trusted=6, pool=2, validation=2, test=3)
     chat = {part: balanced_items(items, 2) for part, items in bundle.chat.items()}
-    bundle = dataclasses.replace(bundle, general_test=None, chat={**chat, "display": bundle.chat["display"][:1]})
+    bundle = replace(bundle, general_test=None, chat={**chat, "display": bundle.chat["display"][:1]})
     models = Path(model_path("smollm2")).parent
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "models").symlink_to(models)

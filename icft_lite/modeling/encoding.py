@@ -7,7 +7,7 @@ tuples, so prompts, padding and other examples can never be trained on by accide
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -44,6 +44,8 @@ class Encoded:
     """With a shared prompt: for each token of the only sequence, 0 in the prompt and 1, 2, … in the responses."""
     truncated: bool = False
     """True if the context was truncated."""
+    share_prefix: bool = False
+    """True if `packing.join_batch` may share the first tokens of the sequences with other examples."""
     length: int = field(init=False)
     """Length of the longest sequence, in tokens."""
     num_sequences: int = field(init=False)
@@ -67,7 +69,8 @@ class Encoder:
 
     share_prompts: encode a question's options (or a pair's responses) as one sequence, after one copy of the prompt.
     Each response attends to the prompt and to itself, at the positions that it would have alone. All log-probabilities
-    are the same, and the prompt is computed only once.
+    are the same, and the prompt is computed only once. Batches share what all their examples start with, such as a
+    system message, in the same way (`packing.join_batch`).
 
     Raises ICFTError if the tokenizer has no chat template.
     """
@@ -91,7 +94,7 @@ class Encoder:
         letters = self.letter_options and example["task"] == "question"
         prompt, responses, truncated = self._fit(example, letters)
         if letters:
-            return _encode_letters(example, prompt, responses, truncated)
+            return _encode_letters(example, prompt, responses, truncated, self.share_prompts)
         if self.share_prompts and len(responses) > 1:
             return _share_prompt(prompt, responses, truncated)
         tokens = [
@@ -99,7 +102,8 @@ class Encoder:
             for number, response in enumerate(responses)
             for i, target in enumerate(response)
         ]
-        return Encoded([prompt + response for response in responses], tokens, len(responses), truncated=truncated)
+        sequences = [prompt + response for response in responses]
+        return Encoded(sequences, tokens, len(responses), None, truncated, self.share_prompts)
 
     def prompt_ids(self, example: Example) -> tuple[list[int], bool]:
         """Return the token ids of an example's prompt, and whether the context was truncated.
@@ -186,7 +190,8 @@ class EncodedExamples(Sequence[Encoded]):
 
     def append(self, one: Encoded) -> None:
         """Add an encoded example at the end."""
-        flat = [one.num_responses, one.truncated, one.segments is not None, len(one.tokens), len(one.sequences)]
+        flat = [one.num_responses, one.truncated, one.share_prefix, one.segments is not None]
+        flat += [len(one.tokens), len(one.sequences)]
         for part in (map(len, one.sequences), *one.sequences, *one.tokens, one.segments or ()):
             flat += part
         self.numbers.extend(flat)
@@ -195,12 +200,13 @@ class EncodedExamples(Sequence[Encoded]):
     def __getitem__(self, i: int) -> Encoded:  # type: ignore[override]  # no slices
         i = range(len(self))[i]
         numbers = iter(self.numbers[self.starts[i] : self.starts[i + 1]].tolist())
-        num_responses, truncated, shared, num_tokens, num_sequences = islice(numbers, 5)
+        num_responses, truncated, share_prefix, shared, num_tokens, num_sequences = islice(numbers, 6)
         lengths = list(islice(numbers, num_sequences))
         sequences = [list(islice(numbers, length)) for length in lengths]
         flat = islice(numbers, 4 * num_tokens)
         tokens = list(zip(flat, flat, flat, flat))
-        return Encoded(sequences, tokens, num_responses, list(numbers) if shared else None, bool(truncated))
+        segments = list(numbers) if shared else None
+        return Encoded(sequences, tokens, num_responses, segments, bool(truncated), bool(share_prefix))
 
 
 def encode_examples(examples: Examples, encoder: Encoder) -> tuple[Examples, EncodedExamples, list[str]]:
@@ -227,13 +233,15 @@ def encode_examples(examples: Examples, encoder: Encoder) -> tuple[Examples, Enc
     return examples, encoded, left_out
 
 
-def _encode_letters(example: Example, prompt: list[int], answers: list[list[int]], truncated: bool) -> Encoded:
+def _encode_letters(
+    example: Example, prompt: list[int], answers: list[list[int]], truncated: bool, share_prefix: bool
+) -> Encoded:
     """Encode a question with lettered options: all options are single tokens at the end of the prompt."""
     # The most likely letter and the end of turn follow, as in a conversation, but are not trained on.
     weights = example.get("posterior") or []
     best = max(range(len(weights)), key=weights.__getitem__) if weights else max(example["label"], 0)
     tokens = [(0, len(prompt) - 1, ids[0], number) for number, ids in enumerate(answers)]
-    return Encoded([prompt + answers[best]], tokens, len(answers), truncated=truncated)
+    return Encoded([prompt + answers[best]], tokens, len(answers), None, truncated, share_prefix)
 
 
 def supervise_prompt(encoded: Encoded) -> Encoded:
@@ -244,7 +252,7 @@ def supervise_prompt(encoded: Encoded) -> Encoded:
     ids, start = encoded.sequences[0], encoded.tokens[0][1]
     prompt = [(0, position, ids[position + 1], 0) for position in range(start)]
     response = [(sequence, position, target, 1) for sequence, position, target, _ in encoded.tokens]
-    return Encoded(encoded.sequences, prompt + response, 2, truncated=encoded.truncated)
+    return replace(encoded, tokens=prompt + response, num_responses=2)
 
 
 def _share_prompt(prompt: list[int], responses: list[list[int]], truncated: bool) -> Encoded:
@@ -257,7 +265,7 @@ def _share_prompt(prompt: list[int], responses: list[list[int]], truncated: bool
             position = len(sequence)
             sequence.append(target)
             segments.append(number + 1)
-    return Encoded([sequence], tokens, len(responses), segments, truncated)
+    return Encoded([sequence], tokens, len(responses), segments, truncated, share_prefix=True)
 
 
 def drop_prompt(encoded: Encoded) -> Encoded:

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from icft_lite.data.schema import Example
-from icft_lite.modeling.base import head_weight
+from icft_lite.modeling.base import backbone, head_weight
 from icft_lite.modeling.chat_format import ChatFormat
 from icft_lite.modeling.encoding import Encoder, TooLong
+from icft_lite.modeling.packing import common_prefix
 
 
 @torch.no_grad()
@@ -35,7 +37,8 @@ def generate(
     end of turn, after `max_new_tokens` tokens, or at the last position that the model has. kwargs: passed to the
     model's own `generate`, for example `stopping_criteria`.
     Raises TooLong if a prompt without its context does not fit: never for an example that the encoder encodes, as long
-    as its `max_length` is at most the number of positions.
+    as its `max_length` is at most the number of positions. Tokens that all prompts of a batch start with are computed
+    once.
     """
     prompts = [encoder.prompt_ids(example)[0] for example in examples]
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
@@ -56,18 +59,52 @@ def generate(
             same_limit = list(members)
             for start in range(0, len(same_limit), batch_size):
                 group = same_limit[start : start + batch_size]
-                longest = max(len(prompts[i]) for i in group)
-                ids = torch.zeros(len(group), longest, dtype=torch.long)
-                mask = torch.zeros_like(ids)
-                for row, i in enumerate(group):  # padded on the left, because new tokens are appended on the right
-                    ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i])
-                    mask[row, longest - len(prompts[i]) :] = 1
+                texts = [prompts[i] for i in group]
+                prefix = common_prefix(texts) if encoder.share_prompts else []
+                cache = _prefix_cache(model, prefix, len(group)) if prefix else {}
+                ids, mask = _join_prompts(texts, len(prefix) if cache else 0)
                 output = generate_ids(
-                    model, ids.to(device), mask.to(device), stop_ids, max_new_tokens=limit, **sampling, **kwargs
+                    model,
+                    ids.to(device),
+                    mask.to(device),
+                    stop_ids,
+                    max_new_tokens=limit,
+                    **cache,
+                    **sampling,
+                    **kwargs,
                 )
                 for i, new_ids in zip(group, output):
                     replies[i] = encoder.chat_format.reply_text(new_ids, stop_ids)
     return replies
+
+
+def _prefix_cache(model: PreTrainedModel | PeftModel, prefix: list[int], rows: int) -> dict[str, Cache]:
+    """Return a cache of the keys and values of a prefix, computed once and repeated for each row, as `past_key_values`.
+
+    Empty if the model has other layers than full attention: padding after the prefix would fill their sliding windows
+    and change their recurrent states.
+    """
+    ids = torch.tensor([prefix], device=head_weight(model).device)
+    cache = getattr(backbone(model)(input_ids=ids, use_cache=True), "past_key_values", None)
+    if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return {}
+    cache.batch_repeat_interleave(rows)
+    return dict(past_key_values=cache)
+
+
+def _join_prompts(prompts: Sequence[list[int]], cut: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return input_ids and attention_mask [rows, length]: the first `cut` tokens, padding, the rest of each prompt.
+
+    There is no padding on the right, because new tokens are appended there.
+    """
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        start = longest - len(prompt) + cut
+        ids[row, :cut], ids[row, start:] = torch.tensor(prompt).split([cut, len(prompt) - cut])
+        mask[row, :cut] = mask[row, start:] = 1
+    return ids, mask
 
 
 def generate_ids(

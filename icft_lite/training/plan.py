@@ -106,5 +106,8 @@ def _due(step: int, per_step: float) -> int:
 
 
 def num_tokens(encoded: Encoded) -> int:
-    """Return the non-padding tokens of an example, all its sequences together."""
+    """Return the non-padding tokens of an example, all its sequences together.
+
+    A prefix that the batch shares counts in full, so that a token budget buys the same examples with and without it.
+    """
     return sum(map(len, encoded.sequences))
