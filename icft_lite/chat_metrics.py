@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from peft import PeftModel
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.chat_checks import intrusions, is_right, passed_checks
@@ -21,6 +20,7 @@ from icft_lite.data.chat_suite import SEEN_KINDS, ChatItem
 from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.modeling.replies import greedy_replies
 from icft_lite.retention import divergence
+from icft_lite.utils.progress import progress_bar
 
 MAX_REPLY_TOKENS = 64
 ANSWER_TOKENS = 40
@@ -72,8 +72,7 @@ def evaluate_chat(
     scores = score_replies(suite, replies, tokenizer, base_replies)
     if base_replies is not None and isinstance(model, PeftModel):
         of_base, own = (encode_replies(suite, some, encoder) for some in (base_replies, replies))
-        bar = tqdm(total=len(of_base) + len(own), desc="KL", unit="reply", disable=not progress, delay=2, leave=False)
-        with bar:
+        with progress_bar(len(of_base) + len(own), "KL", "reply", progress) as bar:
             scores["kl_base_tuned"], scores["nll"] = divergence(model, of_base, adapter, on_batch=bar.update)
             scores["kl_tuned_base"] = divergence(model, own, None, teacher=adapter, on_batch=bar.update).kl
     return scores

@@ -22,6 +22,7 @@ from icft_lite.modeling.encoding import Encoded, Encoder, encode_examples
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.modeling.self_check import check_model
+from icft_lite.utils.progress import progress_bar
 
 SHORT_ANSWER_WORDS = 8
 """Free-form references of at most this many words are scored by exact match, longer ones by token F1."""
@@ -191,7 +192,7 @@ def evaluate_suite(
     }
     total = sum(len(suite.examples) for suite in encoded.values())
     out: dict[str, SuiteScores] = {}
-    with tqdm(total=total, desc="scoring", unit="example", disable=not progress, delay=2, leave=False) as bar:
+    with progress_bar(total, "scoring", shown=progress) as bar:
         for name, suite in encoded.items():
             out[name] = {}
             for task, part in _tasks(suite).items():

@@ -25,6 +25,7 @@ from icft_lite.modeling.losses import token_logprobs
 from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.modeling.packing import group_by_length, join_batch
 from icft_lite.utils.distributed import on_main_process
+from icft_lite.utils.progress import progress_bar
 
 ADAPTERS: dict[Teacher, str | None] = {"base": None, "memory": "slow"}
 """The adapter of each teacher. Ties are broken by this order."""
@@ -125,11 +126,13 @@ def response_states(model: PeftModel, encoded: Sequence[Encoded]) -> list[torch.
     The active adapter is used. The states of an example do not depend on the others in the list.
     """
     out: list[torch.Tensor | None] = [None] * len(encoded)
-    for group in group_by_length(encoded, max_tokens_per_pass(head_weight(model).device)):
-        batch = join_batch([encoded[i] for i in group], 0, head_weight(model).device)
-        states = hidden_states(model, batch)[batch["row"], batch["position"]].float().cpu()
-        for i, part in zip(group, states.split([len(encoded[i].tokens) for i in group])):
-            out[i] = part.clone()  # a view would keep the states of the whole group in memory
+    with progress_bar(len(encoded), "teacher states") as bar:
+        for group in group_by_length(encoded, max_tokens_per_pass(head_weight(model).device)):
+            batch = join_batch([encoded[i] for i in group], 0, head_weight(model).device)
+            states = hidden_states(model, batch)[batch["row"], batch["position"]].float().cpu()
+            for i, part in zip(group, states.split([len(encoded[i].tokens) for i in group])):
+                out[i] = part.clone()  # a view would keep the states of the whole group in memory
+            bar.update(len(group))
     return [states for states in out if states is not None]
 
 

@@ -12,6 +12,7 @@ from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_p
 from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.modeling.losses import MAX_CHUNK_TOKENS
 from icft_lite.modeling.packing import group_by_length, join_batch
+from icft_lite.utils.progress import progress_bar
 
 
 @torch.no_grad()
@@ -19,7 +20,7 @@ def score_responses(
     model: PreTrainedModel | PeftModel,
     encoded: Sequence[Encoded],
     max_tokens: int | None = None,
-    on_batch: Callable[[int], object] = lambda n: None,
+    on_batch: Callable[[int], object] | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """Return log-probabilities of every response of every example, one dict per example.
 
@@ -28,8 +29,11 @@ def score_responses(
     how examples are batched or padded (up to rounding).
 
     max_tokens: maximum number of tokens in one forward pass, padding included; default: `base.max_tokens_per_pass`.
-    on_batch: called after each pass with the number of examples in it, for progress bars.
+    on_batch: called after each pass with the number of examples in it; None: a progress bar of its own.
     """
+    if on_batch is None:
+        with progress_bar(len(encoded), "scoring") as bar:
+            return score_responses(model, encoded, max_tokens, bar.update)
     scores: list[dict[str, np.ndarray]] = [{} for _ in encoded]
     weight, pad_id = head_weight(model), 0
     for group in group_by_length(encoded, max_tokens or max_tokens_per_pass(weight.device)):

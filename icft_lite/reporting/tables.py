@@ -157,6 +157,10 @@ def _cost_rows(cost: dict[str, Any] | None) -> Iterator[list[Any]]:
     cost = cost or {}
     if cost.get("seconds") is not None:
         yield ["time", f"{cost['seconds']:,.0f} s"]
+    parts = cost.get("by_part") or {}
+    if parts.get("train"):
+        upkeep = sum(parts.get(name, 0.0) for name in ("seed memory", "refresh", "promote"))
+        yield ["memory upkeep ÷ training time", upkeep / parts["train"]]
     if cost.get("tokens") is not None:
         yield ["training tokens", int(cost["tokens"])]
     if cost.get("peak_memory_bytes") is not None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+from icft_lite.utils.progress import progress_shown
+
 if TYPE_CHECKING:
     from icft_lite.training.batches import StageBatches
     from icft_lite.training.prepare import Prepared, StagePlan
@@ -75,7 +77,8 @@ class Events:
         self.emit("on_phase", phase=name)
         self._phase, self._start = name, time.time()
         try:
-            yield
+            with progress_shown(self.progress):
+                yield
         finally:
             self.lap()
 
