@@ -31,16 +31,17 @@ class FixedBatches(StageBatches):
         return step
 
 
-def make_steps(vocab, n_steps, batch_size=16, seed=0):
+def make_steps(vocab, n_steps, batch_size=16, seed=0, encode=None):
     """Return `n_steps` steps of ICFT, and the same examples as plain steps: two lists of lists of TrainingItems.
 
     An ICFT step has new examples (trusted, weak questions whose options share a prompt, weak pairs), ring examples, and
     memory examples with a teacher on prompt and response, which is the default. A plain step has the prompt and the
     most likely response of each of these. Labels of weak examples are random, because only their cost matters here. Ids
     are those of the embedded tokenizer; for a larger vocabulary they are mapped to random ids, so that the lengths stay
-    those of the samples."""
+    those of the samples. encode: an Encoder whose ids are used as they are."""
     draw = random.Random(seed)
-    bundle, encode = sample_bundle(), Encoder(load_tokenizer("tiny"), 512)
+    bundle, own = sample_bundle(), encode
+    encode = own or Encoder(load_tokenizer("tiny"), 512)
     few = max(400, 12 * batch_size * n_steps)
     new = [dict(example) for part in (bundle.trusted, bundle.pool) for example in part]
     new = draw.sample(new, min(few, len(new)))
@@ -50,7 +51,7 @@ def make_steps(vocab, n_steps, batch_size=16, seed=0):
             example["posterior"] = [weight / sum(weights) for weight in weights]
     general = [dict(example) for example in bundle.general_memory.shuffle(seed=seed).select(range(200))]
     ids = torch.randperm(vocab, generator=torch.Generator().manual_seed(seed)).tolist()
-    if vocab == len(encode.tokenizer):
+    if own or vocab == len(encode.tokenizer):
         ids = list(range(vocab))
     encoded, memory = ([_map_ids(encode(example), ids) for example in part] for part in (new, general))
     config = ICFTConfig.from_dict(

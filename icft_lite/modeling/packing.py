@@ -9,7 +9,8 @@ import torch
 from icft_lite.modeling.encoding import Encoded, SupervisedToken
 
 MIN_PREFIX = 16
-"""Fewest tokens that sequences share. Shorter prefixes save less than the dense attention mask may cost."""
+"""Fewest tokens that sequences share. A system message has more; fewer are words that prompts have in common by chance,
+which would make rounding depend on the batch."""
 SHARED_COLUMNS = 256
 """Fewest tokens in a row with a shared prefix, which every row has a copy of. Attention costs columns² per row."""
 
