@@ -3,6 +3,7 @@
     python benchmarks/evaluation.py --model tiny
     python benchmarks/evaluation.py                 Qwen2.5-0.5B's shape, 4 layers, full vocabulary
     python benchmarks/evaluation.py --letters       options listed in the prompt, answered by their letter
+    python benchmarks/evaluation.py --model smollm2 --no-4bit --suite arc_easy=FILE --questions 200
 
 Both score the same token ids with the same model, so tokenization is not part of the time. The table shows the largest
 difference between the log-likelihoods of the options, and how often both choose the same option.
@@ -22,6 +23,7 @@ def main():
     parse.add_argument("--batches", default="8,32,96", help="batch sizes of the harness; the fastest counts")
     parse.add_argument("--tokens", default="512,1024,4096", help="tokens per batch of icft-lite; the fastest counts")
     parse.add_argument("--letters", action="store_true", help="score the letter of an option in place of its text")
+    parse.add_argument("--suite", metavar="NAME[=FILE]", help="questions of a public suite, in place of the samples")
     args = parse.parse_args()
     if not importlib.util.find_spec("lm_eval"):
         sys.exit("lm-eval is not installed: pip install -c constraints.txt -e '.[bench]'")
@@ -33,11 +35,16 @@ def main():
 
 
 def questions(args, tokenizer):
-    """Return encoded test questions, medical and general, with at least two options, and their labels."""
+    """Return encoded test questions with at least two options, and their labels: of the samples, or of --suite."""
     from icft_lite.data.samples import load_samples
+    from icft_lite.experiments.public_suites import encode_questions, read_questions
     from icft_lite.modeling.encoding import Encoder
 
     count = args.questions or (512 if args.model == "tiny" else 64)
+    if args.suite:
+        name, _, file = args.suite.partition("=")
+        asked = read_questions(name, file or None, 12 if args.quick else count)
+        return encode_questions(asked, tokenizer, 512), [one.gold for one in asked]
     examples = [dict(example) for name in ("medical_test", "general_test") for example in load_samples(name)]
     examples = [
         example

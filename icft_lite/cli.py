@@ -161,6 +161,11 @@ def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
     from icft_lite.data.sources import evaluation_examples
 
     options, _ = take_reading(settings)
+    if args.lm_eval:
+        evaluate_lm_eval(args, settings)
+        return
+    if args.limit:
+        raise ICFTError("--limit: it limits the suites of --lm-eval; name them, for example --lm-eval arc_easy=FILE")
     sources, run = args.data or ["samples"], Path(args.dir)
     report = read_report(run) if (run / "report.json").is_file() else {}
     if sources == ["samples"]:
@@ -178,6 +183,25 @@ def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
 
     scores = evaluate_run(args.dir, data, settings, progress=True)
     print(json.dumps(scores, indent=2) if args.json else "\n".join(score_lines(scores)))
+
+
+def evaluate_lm_eval(args: Namespace, settings: dict[str, Any]) -> None:
+    """Score a run or a model on public suites, with the definitions of lm-evaluation-harness."""
+    if args.data:
+        raise ICFTError("--lm-eval and --data: their scores have other definitions; evaluate them one after the other")
+    from icft_lite.experiments.public_suites import lm_eval_scores, read_questions
+
+    named = (text.partition("=") for text in args.lm_eval)
+    suites = {name: read_questions(name, file or None, args.limit) for name, _, file in named}
+    from icft_lite.finished_runs import load_run_or_base
+
+    _, model, tokenizer = load_run_or_base(args.dir, settings)
+    scores = lm_eval_scores(model, tokenizer, suites, progress=True)
+    lines = [
+        f"{name:16}" + "".join(f"  {key} {value:.3f}" if key != "n" else f"  n = {value}" for key, value in one.items())
+        for name, one in scores.items()
+    ]
+    print(json.dumps(scores, indent=2) if args.json else "\n".join(lines))
 
 
 def compare(args: Namespace, settings: dict[str, Any]) -> None:

@@ -102,6 +102,10 @@ def evaluate_options(sub: ArgumentParser) -> None:
     sub.add_argument("--max-length", type=PositiveInt, metavar="N", help="maximum number of tokens of an example")
     text = f"primary metric of questions with options: {describe_type(setting_kinds()['metric'])}"
     sub.add_argument("--metric", metavar="NAME", help=f"{text}. Defaults of both: those of the run, or of `train`")
+    text = "score public suites as lm-evaluation-harness does, without the chat template, in place of --data. Names are"
+    names = "those of its tasks: arc_easy, piqa, …; without a file, the data comes from the Hub"
+    _many(sub, "--lm-eval", f"{text} {names}", "NAME[=FILE]")
+    sub.add_argument("--limit", type=PositiveInt, metavar="N", help="of --lm-eval: the first N questions of each suite")
     json_option(sub)
 
 

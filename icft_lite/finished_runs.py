@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.compat import read_report, renamed_keywords
 from icft_lite.config import ICFTConfig
@@ -82,6 +82,24 @@ def export(folder: Path | str, to: Path | str, merge: bool = False) -> Path:
     return to
 
 
+def load_run_or_base(
+    name: Path | str, settings: Mapping[str, Any] | None = None
+) -> tuple[ICFTConfig, PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """Load a finished run, or any model that `load_base` accepts: return (its settings, model, tokenizer).
+
+    settings: of ICFTConfig by dotted name, in place of those of the run, or of the defaults. Raises ICFTError if the
+    run is not finished, or the model cannot be loaded.
+    """
+    run = Path(name)
+    if (run / "report.json").exists():
+        config = ICFTConfig.from_dict({**flatten(read_report(run)["config"]), **(settings or {})})
+        return config, *load_run(run, load_in_4bit=config.adapter.load_in_4bit)
+    if (run / "run.json").exists():
+        raise ICFTError(f"{name}: this run is not finished (report.json is missing); resume it with `icft-lite train`")
+    config = ICFTConfig.from_dict(settings or {})
+    return config, *load_base(str(name), config.adapter.load_in_4bit)
+
+
 def evaluate_run(
     folder: Path | str,
     data: DataBundle | Examples,
@@ -97,17 +115,7 @@ def evaluate_run(
     Returns {suite: {task: {"metric", "value", "n", …}}} with the suites `general` and `medical`. Raises ICFTError if
     the model cannot be loaded, or no example fits.
     """
-    run = Path(folder)
-    if (run / "report.json").exists():
-        config = ICFTConfig.from_dict({**flatten(read_report(run)["config"]), **(settings or {})})
-        model, tokenizer = load_run(run, load_in_4bit=config.adapter.load_in_4bit)
-    elif (run / "run.json").exists():
-        raise ICFTError(
-            f"{folder}: this run is not finished (report.json is missing); resume it with `icft-lite train`"
-        )
-    else:
-        config = ICFTConfig.from_dict(settings or {})
-        model, tokenizer = load_base(str(folder), config.adapter.load_in_4bit)
+    config, model, tokenizer = load_run_or_base(folder, settings)
     limits = config.encoding
     share_prompts = check_model(model, tokenizer, limits.max_length).shared_prompts and limits.share_prompts
     encoder = Encoder(tokenizer, limits.max_length, limits.letter_options, share_prompts)

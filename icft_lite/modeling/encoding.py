@@ -95,15 +95,7 @@ class Encoder:
         prompt, responses, truncated = self._fit(example, letters)
         if letters:
             return _encode_letters(example, prompt, responses, truncated, self.share_prompts)
-        if self.share_prompts and len(responses) > 1:
-            return _share_prompt(prompt, responses, truncated)
-        tokens = [
-            (number, len(prompt) - 1 + i, target, number)
-            for number, response in enumerate(responses)
-            for i, target in enumerate(response)
-        ]
-        sequences = [prompt + response for response in responses]
-        return Encoded(sequences, tokens, len(responses), None, truncated, self.share_prompts)
+        return encode_responses(prompt, responses, self.share_prompts, truncated)
 
     def prompt_ids(self, example: Example) -> tuple[list[int], bool]:
         """Return the token ids of an example's prompt, and whether the context was truncated.
@@ -233,6 +225,21 @@ def encode_examples(examples: Examples, encoder: Encoder) -> tuple[Examples, Enc
     return examples, encoded, left_out
 
 
+def encode_responses(
+    prompt: list[int], responses: Sequence[list[int]], share_prompt: bool = True, truncated: bool = False
+) -> Encoded:
+    """Return token ids as an example: `responses`, each after `prompt`. share_prompt: see `Encoder`."""
+    if share_prompt and len(responses) > 1:
+        return _share_prompt(prompt, responses, truncated)
+    tokens = [
+        (number, len(prompt) - 1 + i, target, number)
+        for number, response in enumerate(responses)
+        for i, target in enumerate(response)
+    ]
+    sequences = [prompt + response for response in responses]
+    return Encoded(sequences, tokens, len(responses), None, truncated, share_prompt)
+
+
 def _encode_letters(
     example: Example, prompt: list[int], answers: list[list[int]], truncated: bool, share_prefix: bool
 ) -> Encoded:
@@ -255,7 +262,7 @@ def supervise_prompt(encoded: Encoded) -> Encoded:
     return replace(encoded, tokens=prompt + response, num_responses=2)
 
 
-def _share_prompt(prompt: list[int], responses: list[list[int]], truncated: bool) -> Encoded:
+def _share_prompt(prompt: list[int], responses: Sequence[list[int]], truncated: bool) -> Encoded:
     """Return one sequence: the prompt, then each response."""
     sequence, segments, tokens = list(prompt), [0] * len(prompt), []
     for number, response in enumerate(responses):
