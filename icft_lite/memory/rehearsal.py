@@ -16,9 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 
 from icft_lite.data.bundle import balanced_items
 from icft_lite.data.chat_suite import ChatItem, leak_filter
+from icft_lite.data.overlap import shingles
 from icft_lite.data.schema import Example, Examples
 from icft_lite.data.tables import iter_examples
 from icft_lite.memory.long_term import OFFER_BATCH_SIZE, LongTermMemory
+from icft_lite.memory.prompt_quality import Shingles, is_near_duplicate, reject_reason, trim_loop
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import head_weight
 from icft_lite.modeling.encoding import Encoder, encode_examples
@@ -31,6 +33,9 @@ MIN_TEMPLATE_PROMPTS = 5
 
 MAX_REPLY_TOKENS = 64
 """Maximum number of tokens of a reply in the memory."""
+
+BLOCKED = "reveals a held-out example"
+"""Outcome of a generated prompt or reply for which `blocked` is true."""
 
 IsBlocked = Callable[[str], bool]
 """is_blocked(text): whether a text must not enter the memory."""
@@ -123,7 +128,9 @@ def generate_self_prompts(
     blocked: IsBlocked = lambda text: False,
     seed: int = 0,
     batch_size: int = 256,
-    max_tokens: int = 96,
+    max_tokens: int = 64,
+    max_reply_tokens: int = 48,
+    outcomes: Counter[str] | None = None,
 ) -> list[Example]:
     """Let the active model generate prompts and answer them (pseudo-rehearsal; Robins, 1995).
 
@@ -131,9 +138,12 @@ def generate_self_prompts(
     writes after the user's text. Prompts are sampled at temperature 1 among the 50 most likely tokens, from `seed`, and
     do not affect random numbers elsewhere; answers are greedy.
 
-    count: prompts to sample. Duplicates, unfinished prompts, and examples with a text for which `blocked(text)` is true
-    are discarded, so fewer may be returned. batch_size: sequences generated together. max_tokens: maximum number of
-    tokens of a prompt; an answer has at most half as many. Returns canonical examples with ids `self-0`, `self-1`, ….
+    count: prompts to sample. Prompts that are unfinished, of low quality (`prompt_quality.reject_reason`) or
+    near-duplicates are discarded, and so are examples with a text for which `blocked(text)` is true. So fewer may be
+    returned. An answer that repeats itself is cut after the first occurrence. batch_size: sequences generated together.
+    max_tokens, max_reply_tokens: maximum number of tokens of a prompt and of an answer. outcomes: is filled with the
+    number of prompts that were "used", and of those that were discarded, by reason. Returns canonical examples with ids
+    `self-0`, `self-1`, ….
     """
     chat_format = encoder.chat_format
     before, after = chat_format.user_turn()
@@ -144,7 +154,8 @@ def generate_self_prompts(
         stop_ids = [*stop_ids, tokenizer.convert_tokens_to_ids(found[0])]
     else:  # the template ends the user's turn with plain text
         settings = dict(stopping_criteria=[_StopOnText(end, tokenizer, len(start))])
-    prompts: dict[str, None] = {}  # a set in order of generation
+    prompts: dict[str, Shingles] = {}  # in order of generation
+    outcomes = Counter() if outcomes is None else outcomes
     device = head_weight(model).device
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
@@ -154,15 +165,26 @@ def generate_self_prompts(
             for generated in generate_ids(model, ids, torch.ones_like(ids), stop_ids, **sampling):
                 prompt, finished, _ = tokenizer.decode(generated).partition(end)
                 prompt = chat_format.special.sub("", prompt).strip()
-                if finished and prompt and not blocked(prompt):
-                    prompts[prompt] = None
-    examples, _, _ = encode_examples([_unanswered(n, prompt) for n, prompt in enumerate(prompts)], encoder)
-    answers = generate(model, tokenizer, encoder, examples, max_new_tokens=max_tokens // 2, batch_size=batch_size)
-    return [
-        {**example, "responses": [answer]}
-        for example, answer in zip(examples, answers)
-        if answer and not blocked(answer)
-    ]
+                words = shingles(prompt)
+                reason = reject_reason(prompt) if finished else "unfinished"
+                if not reason and blocked(prompt):
+                    reason = BLOCKED
+                if not reason and is_near_duplicate(words, prompts.values()):
+                    reason = "duplicate"
+                if reason:
+                    outcomes[reason] += 1
+                else:
+                    prompts[prompt] = words
+    examples, _, too_long = encode_examples([_unanswered(n, prompt) for n, prompt in enumerate(prompts)], encoder)
+    outcomes.update("too long" for _ in too_long)
+    replies = generate(model, tokenizer, encoder, examples, max_new_tokens=max_reply_tokens, batch_size=batch_size)
+    used = []
+    for example, reply in zip(examples, map(trim_loop, replies)):
+        outcome = "no reply" if not reply else BLOCKED if blocked(reply) else "used"
+        outcomes[outcome] += 1
+        if outcome == "used":
+            used.append({**example, "responses": [reply]})
+    return used
 
 
 class _StopOnText(StoppingCriteria):
