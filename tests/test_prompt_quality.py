@@ -18,6 +18,7 @@ from icft_lite.modeling.encoding import Encoder
         ("I am afraid of rain. I am afraid of rain. I am afraid of rain. I am", "I am afraid of rain."),
         ("Teams:\n\n1. Lions\n2. Lions\n3. Lions\n4. Lions", "Teams:\n\n1. Lions"),
         ("go left and right and right and right and", "go left and right"),
+        ("so it is so it is so it is so 1. Rest. 2. Rest. 3. Rest. 4. Rest.", "so it is"),
     ],
 )
 def test_a_loop_is_cut_after_its_first_unit(text, trimmed):
@@ -32,6 +33,7 @@ def test_a_loop_is_cut_after_its_first_unit(text, trimmed):
         "1, 2, 3, 4, 5, 6, 7, 8, 9, 10",
         "| a | b |\n| --- | --- | --- | --- |\n",
         "To be fair, to be kind. ",
+        "Lions and bears. Lions and bears. They sing: ha ha ha.",
     ],
 )
 def test_lists_numbers_and_tables_are_no_loops(text):
