@@ -52,15 +52,16 @@ def seed_memory(
     seed: int = 0,
     chat: Iterable[Example] = (),
     held_out_items: Sequence[ChatItem] = (),
-) -> None:
+) -> Counter[str]:
     """Fill an empty long-term memory with general examples and self-generated prompts.
 
     given: canonical general examples or None. Those without an answer are answered by the base model. count: number of
     prompts to generate, 0 for none. held_out: examples of validation and test. Generated text that names what they are
     about is discarded (`held_out_filter`). seed: of the generation. chat: prompts of a chat suite with the base's
     replies (`chat_memory`). held_out_items: those of its items that no generated text may reveal
-    (`chat_suite.leak_filter`).
+    (`chat_suite.leak_filter`). Returns what became of the self-generated prompts, see `generate_self_prompts`.
     """
+    outcomes: Counter[str] = Counter()
     with use_adapter(model, None):
         memory.add(chain(answer_with_base(given or [], model, tokenizer, encoder), chat), encoder, "general")
         if count:
@@ -70,9 +71,10 @@ def seed_memory(
                 return by_entity(text) or by_item(text)
 
             generated = on_main_process(
-                lambda: generate_self_prompts(model, tokenizer, encoder, count, blocked, seed),
+                lambda: generate_self_prompts(model, tokenizer, encoder, count, blocked, seed, outcomes=outcomes),
             )
             memory.add(generated, encoder, "self")
+    return outcomes
 
 
 def chat_memory(
@@ -86,7 +88,8 @@ def chat_memory(
 ) -> list[Example]:
     """Return at most `size` prompts of a chat suite with the greedy replies of the base, as the memory stores them.
 
-    About as many of each topic are chosen before any is answered. Empty replies are left out. cache: folder for
+    About as many of each topic are chosen before any is answered. Replies that repeat themselves are cut
+    (`prompt_quality.trim_loop`), empty ones are left out. cache: folder for
     replies, see `greedy_replies`.
     """
     is_free = [bool(item.accepted) for item in items]
@@ -94,7 +97,8 @@ def chat_memory(
     chosen = [item.example for item in balanced_items(items, free) if item.accepted]
     chosen += [item.example for item in balanced_items(items, size - free) if not item.accepted]
     replies = greedy_replies(model, tokenizer, encoder, chosen, MAX_REPLY_TOKENS, None, progress, cache)
-    return [{**one, "responses": [reply], "label": 0} for one, reply in zip(chosen, replies, strict=True) if reply]
+    answered = zip(chosen, map(trim_loop, replies), strict=True)
+    return [{**one, "responses": [reply], "label": 0} for one, reply in answered if reply]
 
 
 def answer_with_base(

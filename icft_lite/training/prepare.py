@@ -188,7 +188,7 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
                 if name in suites
                 for example in suites[name].examples
             ]
-            seed_memory(
+            outcomes = seed_memory(
                 memory,
                 data.general_memory,
                 held_out,
@@ -210,6 +210,9 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
                 ),
                 held_out_items(data.chat),
             )
+            if outcomes and config.model != ICFTConfig.model:
+                counts = ", ".join(f"{count} {reason}" for reason, count in outcomes.most_common())
+                events.say(f"self-generated prompts: {counts}")
             topics = {entry.example["topic"] for entry in memory.entries}
             events.say(f"long-term memory: {len(memory)} examples from {len(topics)} topics")
             if config.loss.consistency_weight:
