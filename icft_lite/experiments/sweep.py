@@ -27,22 +27,24 @@ SETTINGS: dict[str, Any] = {
     "consolidation.enabled": False,
 }
 ICFT: dict[str, Any] = {"optim.learning_rate": 1e-3, "loss.consistency_weight": 1.0}
+KL: dict[str, Any] = {**ICFT, "loss.temperature": 1.0}
 GRID: tuple[tuple[str, dict[str, Any]], ...] = (
     ("icft", ICFT),
     ("qlora", {"optim.learning_rate": 1e-3}),
     ("icft", {**ICFT, "loss.consistency_weight": 2.5}),
     ("qlora", {"optim.learning_rate": 5e-4}),
-    ("icft", {**ICFT, "loss.consistency_weight": 0.4}),
+    ("icft", KL),
     ("replay", {"optim.learning_rate": 1e-3}),
-    ("icft", {**ICFT, "optim.learning_rate": 2e-3}),
+    ("icft", {**KL, "long_term.share": 0.5}),
+    ("icft", {**KL, "loss.consistency_tokens": "response"}),
+    ("icft", {**KL, "optim.learning_rate": 2e-3}),
     ("qlora", {"optim.learning_rate": 2e-4}),
-    ("icft", {**ICFT, "long_term.share": 0.5}),
     ("replay", {"optim.learning_rate": 5e-4}),
-    ("icft", {**ICFT, "loss.temperature": 1.0}),
+    ("icft", {**KL, "loss.consistency_weight": 3.0}),
+    ("icft", {**KL, "loss.replay_weight": 1.0}),
+    ("icft", {**KL, "short_term.share": 0.0}),
     ("qlora", {"optim.learning_rate": 2e-3}),
-    ("icft", {**ICFT, "adapter.rank": 8, "adapter.alpha": 16}),
     ("replay", {"optim.learning_rate": 2e-3}),
-    ("icft", {**ICFT, "loss.consistency_tokens": "response"}),
 )
 """(method, settings) of every run."""
 
