@@ -115,8 +115,8 @@ OUTSIDE_CORE = (
     # converts files of others to canonical examples and models
     *("data/files.py", "data/rows.py", "data/answers.py", "data/conversations.py", "data/formats.py", "data/corpora/"),
     "modeling/gguf.py",
-    # shows results, runs experiments
-    *("reporting/", "widgets/", "experiments/", "cli.py", "cli_options.py", "check.py"),
+    # shows results, runs experiments, grades assignments
+    *("grading/", "reporting/", "widgets/", "experiments/", "cli.py", "cli_options.py", "check.py"),
 )
 
 
