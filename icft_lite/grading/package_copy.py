@@ -1,0 +1,92 @@
+"""The copy of the package that student code imports, without the code that an assignment asks for."""
+
+import ast
+import compileall
+import keyword
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from icft_lite.data.samples import samples_dir
+from icft_lite.errors import ICFTError
+
+PACKAGE = Path(__file__).parents[1]
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+GRAM, MIN_GRAMS = 8, 40
+"""Tokens in a row that are compared at a time (k-grams, as in Schleimer, Wilkerson and Aiken, "Winnowing", 2003), and
+the smallest number of them that says something."""
+
+
+def copy_package(folder: Path, blocked: Iterable[str]) -> dict[str, list[str]]:
+    """Copy the package and the samples to `folder`/icft_lite, with the blocked code removed.
+
+    blocked: dotted names of functions, classes, methods or modules of icft_lite. A call of a removed function, or of
+    any function of a removed module, raises NotImplementedError. So does making an object of a removed class.
+    Returns {name: sources of the functions that were removed}. Raises ICFTError for a name that is not defined.
+    """
+    no_cache = shutil.ignore_patterns("__pycache__")  # compiled files would still have the removed code
+    shutil.copytree(PACKAGE, folder / "icft_lite", ignore=no_cache)
+    shutil.copytree(samples_dir(), folder / "icft_lite" / "data_samples", ignore=no_cache, dirs_exist_ok=True)
+    removed = {name: remove(folder, name) for name in sorted(set(blocked))}
+    compileall.compile_dir(folder, quiet=2)
+    return removed
+
+
+def remove(folder: Path, name: str) -> list[str]:
+    """Remove what the dotted `name` defines from the copy in `folder`. Returns the sources of the functions in it."""
+    path, names = folder, name.split(".")
+    while names and (path / names[0]).is_dir():
+        path /= names.pop(0)
+    file = path / f"{names.pop(0)}.py" if names and (path / f"{names[0]}.py").is_file() else path / "__init__.py"
+    found: ast.AST | None
+    text = file.read_text(encoding="utf-8") if name.startswith("icft_lite.") else ""
+    found = tree = ast.parse(text)
+    for one in names:
+        inside = getattr(found, "body", [])
+        found = next((node for node in inside if isinstance(node, DEFINITIONS) and node.name == one), None)
+    if found is None or not getattr(found, "body", None):
+        raise ICFTError(f"blocked name {name!r}: the package does not define it; name it by the module that defines it")
+    functions = (node for node in ast.walk(found) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    sources = [ast.get_source_segment(text, node) or "" for node in functions]
+    for node in found.body if isinstance(found, ast.Module) else [found]:
+        empty(node, name)
+    file.write_text(ast.unparse(tree), encoding="utf-8")
+    return sources
+
+
+def empty(node: ast.AST, name: str) -> None:
+    """Replace the body of a function, or all of a class, with one that raises NotImplementedError."""
+    stop = f"raise NotImplementedError({name + ' is not available while this part is graded'!r})"
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        node.body = ast.parse(stop).body
+    elif isinstance(node, ast.ClassDef):
+        node.decorator_list = []  # @dataclass would write an __init__ of its own
+        node.body = ast.parse(f"def __init__(self, *args, **kwargs):\n    {stop}").body
+
+
+def overlap(text: str, sources: Iterable[str]) -> float:
+    """Return the largest share of the k-grams of a source that `text` has too, from 0 to 1.
+
+    Names are treated as equal, so that renaming does not hide a copy. Comments and docstrings are left out. Sources
+    with fewer than MIN_GRAMS k-grams are left out, because independent solutions of them are alike.
+    """
+    found = grams(text)
+    wanted = [grams(source) for source in sources]
+    return max((len(found & one) / len(one) for one in wanted if len(one) >= MIN_GRAMS), default=0.0)
+
+
+def grams(text: str) -> set[tuple[str, ...]]:
+    """Return the k-grams of the tokens of Python code."""
+    tokens = normalized(text)
+    return set(zip(*(tokens[i:] for i in range(GRAM))))
+
+
+def normalized(text: str) -> list[str]:
+    """Return the tokens of Python code, with every name that is not a keyword replaced by "n".
+
+    It works on code that Python cannot parse, and never runs it.
+    """
+    text = re.sub(r'"""(?s:.*?)"""|#[^\n]*', " ", text)
+    tokens = re.findall(r"[^\W\d]\w*|\d[\w.]*|[^\s\w]", text)
+    return [token if keyword.iskeyword(token) or not token.isidentifier() else "n" for token in tokens]
