@@ -23,6 +23,7 @@ from icft_lite.cli_options import (
     evaluate_options,
     export_options,
     given_settings,
+    grade_options,
     json_option,
     take_reading,
     train_options,
@@ -39,11 +40,14 @@ if TYPE_CHECKING:
     from icft_lite.data.bundle import DataBundle
     from icft_lite.data.schema import ReadOptions
 
-RESUMABLE = ("train", "demo", "compare")
+RESUMABLE = ("train", "demo", "compare", "grade")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 unexpected error, 2 wrong input, 130 interrupted."""
+    """Run one command.
+
+    Returns the exit code: 0 done, 1 unexpected error, 2 wrong input, 3 `grade` refused a submission, 130 interrupted.
+    """
     argv = write_lists(sys.argv[1:] if argv is None else argv)
     warnings.simplefilter("ignore", FutureWarning)  # of other libraries; users of a command cannot act on them
     warnings.showwarning = _show_warning
@@ -51,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser.parse_args(argv)
         name, options = args.command, args[args.command]
-        COMMANDS[name][0](options, given_settings(parser, argv))
-        return 0
+        return COMMANDS[name][0](options, given_settings(parser, argv)) or 0
     except ArgumentError as error:
         return _fail(argv, argument_error(error, COMMANDS), 2)
     except KeyboardInterrupt:
@@ -242,8 +245,33 @@ def export(args: Namespace, _: dict[str, Any]) -> None:
     write(run, to, merge=args.merge)
 
 
+def grade(args: Namespace, _: dict[str, Any]) -> int:
+    """Grade submissions of an assignment. Returns the exit code."""
+    from icft_lite.grading.batch import grade_all
+    from icft_lite.grading.grader import Grader, find_specs
+    from icft_lite.grading.results import to_gradescope, to_json, to_lines
+    from icft_lite.grading.sandbox import Limits
+    from icft_lite.utils.io import write_json
+
+    isolation = "unprotected" if args.unsafe else "container" if args.container else "full"
+    limits = Limits(args.cell_seconds, total_seconds=args.total_seconds, memory_gib=args.memory_gib)
+    specs, csv = (Path(one) if one else None for one in (args.assignments, args.csv))
+    notebooks = [Path(one) for one in args.notebooks]
+    with Grader(find_specs(specs), isolation, limits) as grader:
+        results = []
+        for result in grade_all(grader, notebooks, args.assignment or "", csv):
+            results.append(result)
+            if not args.json:
+                print("\n".join(to_lines(result, feedback=not csv)), flush=True)
+    if args.json:
+        print(json.dumps([to_json(result) for result in results], indent=2))
+    if args.gradescope:
+        write_json(args.gradescope, to_gradescope(results[0]))
+    return 3 if any(result.refused for result in results) else 0
+
+
 Options = Callable[[ArgumentParser], None]
-COMMANDS: dict[str, tuple[Callable[[Namespace, dict[str, Any]], None], str, Options]] = {
+COMMANDS: dict[str, tuple[Callable[[Namespace, dict[str, Any]], int | None], str, Options]] = {
     "doctor": (doctor, "Show what this machine has, and which models fit it", json_option),
     "demo": (demo, "Run the whole method on the samples, compared with plain fine-tuning", demo_options),
     "check": (check, "Show what is understood of your data, before anything trains", check_options),
@@ -252,6 +280,7 @@ COMMANDS: dict[str, tuple[Callable[[Namespace, dict[str, Any]], None], str, Opti
     "compare": (compare, "Compare methods over several seeds, with intervals", compare_options),
     "chat": (chat, "Chat with a run's model", chat_options),
     "export": (export, "Write a run's adapter, or merged weights", export_options),
+    "grade": (grade, "Grade notebooks of an assignment in a sandbox", grade_options),
 }
 """name: (function, help, how to add its options)."""
 USAGE = {
@@ -263,6 +292,7 @@ USAGE = {
     "compare": "--out DIR [--methods METHOD …] ",
     "chat": "DIR ",
     "export": "DIR --to DIR2 ",
+    "grade": "NOTEBOOK … [--assignment A3] [--csv FILE] ",
 }
 WITH_SETTINGS = ("train", "compare")
 

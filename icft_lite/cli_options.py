@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError
@@ -141,6 +141,26 @@ def export_options(sub: ArgumentParser) -> None:
     run_folder_option(sub)
     sub.add_argument("--to", required=True, metavar="DIR2", help="a new folder")
     sub.add_argument("--merge", action="store_true", help="write whole weights with the adapter merged, not in 4 bits")
+
+
+def grade_options(sub: ArgumentParser) -> None:
+    """Add the options of `grade`."""
+    text = "notebooks, zip files with one notebook, or folders of submissions"
+    sub.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help=text)
+    sub.add_argument("--assignment", metavar="ID", help="such as A3. Default: the one that the notebook names")
+    text = "folder with the specifications. Default: notebooks/assignments/specs of the checkout"
+    sub.add_argument("--assignments", metavar="DIR", help=text)
+    text = "write a row for each submission; those that are in the file already are not graded again"
+    sub.add_argument("--csv", metavar="FILE", help=text)
+    sub.add_argument("--gradescope", metavar="FILE", help="write Gradescope's results.json of one submission")
+    sub.add_argument("--cell-seconds", type=PositiveFloat, default=120.0, metavar="S", help="limit of one cell or call")
+    text = "limit of one submission"
+    sub.add_argument("--total-seconds", type=PositiveFloat, default=900.0, metavar="S", help=text)
+    sub.add_argument("--memory-gib", type=PositiveFloat, default=4.0, metavar="GIB", help=text)
+    sub.add_argument("--unsafe", action="store_true", help="no isolation, for your own work; results say `unprotected`")
+    text = "only another user as isolation, in a container that is used for one submission, such as Gradescope's"
+    sub.add_argument("--container", action="store_true", help=text)
+    json_option(sub)
 
 
 def _config(sub: ArgumentParser) -> None:

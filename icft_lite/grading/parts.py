@@ -1,9 +1,8 @@
-"""What a graded assignment is: parts, the calls that test them, and helpers that compare an answer with the expected one.
+"""What a graded assignment is: parts, the calls that test them, and helpers that compare answers.
 
 Specifications (`notebooks/assignments/specs/aN.py`) define `ASSIGNMENT`. They never enter the sandbox.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,10 +123,3 @@ def short(value: Any, limit: int = 120) -> str:
     """Return repr(value), cut after `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[:limit] + "…"
-
-
-def is_number(value: Any) -> bool:
-    """Return True for a finite int or float, or a 0-dimensional array of one; False for a bool."""
-    if isinstance(value, np.ndarray):
-        return value.ndim == 0 and value.dtype.kind in "iuf" and bool(np.isfinite(value))
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

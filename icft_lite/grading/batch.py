@@ -1,0 +1,47 @@
+"""Grade many submissions: no submission stops the others, and what is in the CSV is not graded again."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from icft_lite.errors import ICFTError
+from icft_lite.grading.grader import Grader
+from icft_lite.grading.results import Result, clean, graded_before, read_csv, to_row, write_csv
+from icft_lite.grading.sandbox import check_unexposed
+from icft_lite.grading.submissions import find_submissions, read_submission
+
+
+def grade_all(grader: Grader, paths: Sequence[Path], wanted: str = "", csv: Path | None = None) -> Iterator[Result]:
+    """Yield the result of each submission in `paths` (see `find_submissions`), and write it to the CSV, if any.
+
+    wanted: id of the assignment, or "" for the one that each notebook names.
+    The CSV is written after each submission. Its row of a submission is replaced when the files, the version of the
+    assignment or the isolation are new; otherwise the submission is not graded again.
+    Raises ICFTError if student code cannot be isolated, or if a specification fails.
+    """
+    found = list(find_submissions(paths))
+    if twice := {name for name, _ in found if sum(name == one for one, _ in found) > 1}:
+        raise ICFTError(f"several submissions are called {clean(min(twice))!r}; rename them")
+    rows = read_csv(csv) if csv else []
+    grader.check_isolation()
+    check_unexposed(grader.isolation, [grader.specs, *paths, *([csv] if csv else [])])
+    for name, path in found:
+        result = grade_one(grader, name, path, wanted, rows)
+        if result is None:
+            continue
+        if csv:
+            row = to_row(result)
+            same = [i for i, one in enumerate(rows) if one["submission"] == row["submission"]]
+            rows = [one for i, one in enumerate(rows) if i not in same] + [row]
+            write_csv(csv, rows)
+        yield result
+
+
+def grade_one(grader: Grader, name: str, path: Path, wanted: str, rows: list[dict[str, str]]) -> Result | None:
+    """Return the result of one submission; None if a row of the CSV has it already."""
+    try:
+        submission = read_submission(name, path)
+        assignment = grader.choose(submission, wanted)
+    except (ICFTError, OSError) as error:
+        return Result(clean(name), refused=clean(str(error)), isolation=grader.isolation)
+    like = Result(name, submission.digest, assignment.id, assignment.version, grader.isolation)
+    return None if graded_before(rows, like) else grader.grade(submission, assignment)
