@@ -21,8 +21,8 @@ the smallest number of them that says something."""
 def copy_package(folder: Path, blocked: Iterable[str]) -> dict[str, list[str]]:
     """Copy the package and the samples to `folder`/icft_lite, with the blocked code removed.
 
-    blocked: dotted names of functions, classes, methods or modules of icft_lite. A call of a removed function, or of
-    any function of a removed module, raises NotImplementedError. So does making an object of a removed class.
+    blocked: dotted names of functions, methods, classes or modules of icft_lite. Every function in them then raises
+    NotImplementedError. The names stay, so that other modules can import them.
     Returns {name: sources of the functions that were removed}. Raises ICFTError for a name that is not defined.
     """
     no_cache = shutil.ignore_patterns("__pycache__")  # compiled files would still have the removed code
@@ -47,22 +47,13 @@ def remove(folder: Path, name: str) -> list[str]:
         found = next((node for node in inside if isinstance(node, DEFINITIONS) and node.name == one), None)
     if found is None or not getattr(found, "body", None):
         raise ICFTError(f"blocked name {name!r}: the package does not define it; name it by the module that defines it")
-    functions = (node for node in ast.walk(found) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    functions = [node for node in ast.walk(found) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     sources = [ast.get_source_segment(text, node) or "" for node in functions]
-    for node in found.body if isinstance(found, ast.Module) else [found]:
-        empty(node, name)
+    stop = f"raise NotImplementedError({name + ' is not available while this part is graded'!r})"
+    for node in functions:
+        node.body = ast.parse(stop).body
     file.write_text(ast.unparse(tree), encoding="utf-8")
     return sources
-
-
-def empty(node: ast.AST, name: str) -> None:
-    """Replace the body of a function, or all of a class, with one that raises NotImplementedError."""
-    stop = f"raise NotImplementedError({name + ' is not available while this part is graded'!r})"
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        node.body = ast.parse(stop).body
-    elif isinstance(node, ast.ClassDef):
-        node.decorator_list = []  # @dataclass would write an __init__ of its own
-        node.body = ast.parse(f"def __init__(self, *args, **kwargs):\n    {stop}").body
 
 
 def overlap(text: str, sources: Iterable[str]) -> float:
