@@ -13,13 +13,14 @@ PYTEST = $(SHARE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadsc
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --nbval-kernel-startup-timeout=120 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help demo demo-llm sweep-llm test test-all lab lessons notebooks lint venv
+.PHONY: help demo demo-llm sweep-llm test test-all lab lessons notebooks release lint venv
 help:
 	@echo "make demo       the whole method in five minutes; FULL=1 trains longer, SEEDS=3 compares all methods"
 	@echo "make demo-llm   the same on a real chat model, in half an hour on two cores; QUICK=1 for a short illustration"
 	@echo "make test       the tests and the lessons, up to 20 minutes; make test-all adds the slow ones; JOBS=1 one by one"
 	@echo "make lab        the lessons in JupyterLab; make lessons runs them all in full, into runs/lessons"
 	@echo "make notebooks  build the lessons from notebooks/src"
+	@echo "make release    build the assignments for students, instructors and autograders into dist/course; PRIVATE=DIR"
 	@echo "make lint       style, formatting, types, import contracts, vocabulary"
 
 demo: venv
@@ -48,6 +49,9 @@ lessons: venv
 
 notebooks: venv
 	$(BIN)/python notebooks/build.py
+
+release: venv
+	$(BIN)/python scripts/release.py $(if $(PRIVATE),--private $(PRIVATE))
 
 lint: venv
 	$(BIN)/ruff check .

@@ -251,15 +251,19 @@ def grade(args: Namespace, _: dict[str, Any]) -> int:
     from icft_lite.grading.grader import Grader, find_specs
     from icft_lite.grading.results import to_gradescope, to_json, to_lines
     from icft_lite.grading.sandbox import Limits
+    from icft_lite.grading.submissions import find_submissions
     from icft_lite.utils.io import write_json
 
     isolation = "unprotected" if args.unsafe else "container" if args.container else "full"
     limits = Limits(args.cell_seconds, total_seconds=args.total_seconds, memory_gib=args.memory_gib)
     specs, csv = (Path(one) if one else None for one in (args.assignments, args.csv))
-    notebooks = [Path(one) for one in args.notebooks]
+    paths = [Path(one) for one in args.notebooks]
+    if args.gradescope and len(paths) > 1:
+        raise ICFTError(f"--gradescope: {len(paths)} submissions are given; results.json is for one")
+    found = [(paths[0].name, paths[0])] if args.gradescope else list(find_submissions(paths))
     with Grader(find_specs(specs), isolation, limits) as grader:
         results = []
-        for result in grade_all(grader, notebooks, args.assignment or "", csv):
+        for result in grade_all(grader, found, args.assignment or "", csv):
             results.append(result)
             if not args.json:
                 print("\n".join(to_lines(result, feedback=not csv)), flush=True)

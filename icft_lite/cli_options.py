@@ -152,7 +152,8 @@ def grade_options(sub: ArgumentParser) -> None:
     sub.add_argument("--assignments", metavar="DIR", help=text)
     text = "write a row for each submission; those that are in the file already are not graded again"
     sub.add_argument("--csv", metavar="FILE", help=text)
-    sub.add_argument("--gradescope", metavar="FILE", help="write Gradescope's results.json of one submission")
+    text = "write Gradescope's results.json; NOTEBOOK is one submission, also if it is a folder"
+    sub.add_argument("--gradescope", metavar="FILE", help=text)
     sub.add_argument("--cell-seconds", type=PositiveFloat, default=120.0, metavar="S", help="limit of one cell or call")
     text = "limit of one submission"
     sub.add_argument("--total-seconds", type=PositiveFloat, default=900.0, metavar="S", help=text)

@@ -82,7 +82,7 @@ def test_a_folder_of_submissions(grader, tmp_path):
     write_notebook(tmp_path / "sign.ipynb", [WRONG_SIGN])
     write_notebook(tmp_path / "copied.ipynb", [COPY])
     (tmp_path / "broken.ipynb").write_text("{")
-    results = {result.submission: result for result in grade_all(grader, [tmp_path])}
+    results = {result.submission: result for result in grade_all(grader, list(find_submissions([tmp_path])))}
     marks = {name: [part.earned for part in result.parts] for name, result in results.items()}
     assert marks == {
         "broken.ipynb": [],
@@ -120,10 +120,14 @@ def test_resuming_and_the_csv(grader, tmp_path, monkeypatch):
     folder.mkdir()
     write_notebook(folder / "=1+1.ipynb", [RIGHT_FUNCTION, "answer = 'text'"])
     write_notebook(folder / "bob.ipynb", [STUB])
-    assert len(list(grade_all(grader, [folder], csv=table))) == 2
-    assert list(grade_all(grader, [folder], csv=table)) == []  # all are in the file
+
+    def graded():
+        return grade_all(grader, list(find_submissions([folder])), csv=table)
+
+    assert len(list(graded())) == 2
+    assert list(graded()) == []  # all are in the file
     write_notebook(folder / "bob.ipynb", RIGHT)
-    assert [result.submission for result in grade_all(grader, [folder], csv=table)] == ["bob.ipynb"]
+    assert [result.submission for result in graded()] == ["bob.ipynb"]
     rows = {row["submission"]: row for row in csv.DictReader(table.open(encoding="utf-8"))}
     assert set(rows) == {"'=1+1.ipynb", "bob.ipynb"}
     row = rows["'=1+1.ipynb"]

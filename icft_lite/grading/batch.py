@@ -7,23 +7,25 @@ from icft_lite.errors import ICFTError
 from icft_lite.grading.grader import Grader
 from icft_lite.grading.results import Result, clean, graded_before, read_csv, to_row, write_csv
 from icft_lite.grading.sandbox import check_unexposed
-from icft_lite.grading.submissions import find_submissions, read_submission
+from icft_lite.grading.submissions import read_submission
 
 
-def grade_all(grader: Grader, paths: Sequence[Path], wanted: str = "", csv: Path | None = None) -> Iterator[Result]:
-    """Yield the result of each submission in `paths` (see `find_submissions`), and write it to the CSV, if any.
+def grade_all(
+    grader: Grader, found: Sequence[tuple[str, Path]], wanted: str = "", csv: Path | None = None
+) -> Iterator[Result]:
+    """Yield the result of each submission, and write it to the CSV, if any.
 
+    found: (name, path) of the submissions, as `find_submissions` gives them.
     wanted: id of the assignment, or "" for the one that each notebook names.
     The CSV is written after each submission. Its row of a submission is replaced when the files, the version of the
     assignment or the isolation are new; otherwise the submission is not graded again.
     Raises ICFTError if student code cannot be isolated, or if a specification fails.
     """
-    found = list(find_submissions(paths))
     if twice := {name for name, _ in found if sum(name == one for one, _ in found) > 1}:
         raise ICFTError(f"several submissions are called {clean(min(twice))!r}; rename them")
     rows = read_csv(csv) if csv else []
     grader.check_isolation()
-    check_unexposed(grader.isolation, [grader.specs, *paths, *([csv] if csv else [])])
+    check_unexposed(grader.isolation, [grader.specs, *(path for _, path in found), *([csv] if csv else [])])
     for name, path in found:
         result = grade_one(grader, name, path, wanted, rows)
         if result is None:

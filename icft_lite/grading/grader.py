@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from icft_lite.errors import ICFTError
-from icft_lite.grading.package_copy import PACKAGE, copy_package, overlap
+from icft_lite.grading.package_copy import PACKAGE, copy_package, make_readable, overlap
 from icft_lite.grading.parts import Assignment, Part
 from icft_lite.grading.results import PartResult, Result, clean
 from icft_lite.grading.sandbox import Limits, Sandbox, SandboxEnded
@@ -144,12 +144,11 @@ class Grader:
 
     def check_isolation(self) -> None:
         """Raise ICFTError if student code cannot be isolated on this machine."""
-        with self.sandbox((), self.folder / "nothing", time.monotonic() + 60):
+        with staged(self.folder, {}) as files, self.sandbox((), files, time.monotonic() + 60):
             pass
 
     def sandbox(self, blocked: tuple[str, ...], files: Path, deadline: float) -> Sandbox:
         """Start a sandbox."""
-        files.mkdir(exist_ok=True)
         return Sandbox(self.isolation, self.package(blocked)[0], files, self.limits, deadline)
 
     def choose(self, submission: Submission, wanted: str = "") -> Assignment:
@@ -250,10 +249,10 @@ class Work:
 def staged(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
     """Give a folder in `folder` with the files of one submission, for as long as it is graded."""
     place = Path(tempfile.mkdtemp(dir=folder))
-    place.chmod(0o755)
     try:
         for name, content in files.items():
             write(place / name, content)
+        make_readable(place)
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -30,7 +30,14 @@ def copy_package(folder: Path, blocked: Iterable[str]) -> dict[str, list[str]]:
     shutil.copytree(samples_dir(), folder / "icft_lite" / "data_samples", ignore=no_cache, dirs_exist_ok=True)
     removed = {name: remove(folder, name) for name in sorted(set(blocked))}
     compileall.compile_dir(folder, quiet=2)
+    make_readable(folder)
     return removed
+
+
+def make_readable(folder: Path) -> None:
+    """Let other users read a folder and all in it, whatever the umask is and the files copied from had."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def remove(folder: Path, name: str) -> list[str]:
