@@ -16,7 +16,7 @@ from icft_lite.grading.batch import grade_one
 from icft_lite.grading.grader import Grader
 from icft_lite.grading.sandbox import Limits, site_folders, student_uid
 
-LIMITS = Limits(1.0, grace_seconds=0.5, total_seconds=5.0, memory_gib=0.5, processes=24, scratch_mib=16)
+LIMITS = Limits(2.0, grace_seconds=1.0, total_seconds=10.0, memory_gib=0.3, processes=24, scratch_mib=16)
 FOLDERS = ("/", "/usr", "/usr/lib", "/etc", "/package", "/package/icft_lite", "/submission", "/root", "/home", "/var",
            "/dev", str(Path(os.__file__).parent), *site_folders())  # fmt: skip
 """Folders that must not be writable, besides one of the test."""
@@ -83,12 +83,15 @@ def test_hostile_submission(name, grader, surroundings, tmp_path):
     names = {**surroundings, "TOP": "/", "PLACES": ":".join([*FOLDERS, place]), "PID": "[0-9]*"}
     result, seconds = grade(grader, tmp_path, name, names)
     *automatic, written = result.parts
+    parts = grader.assignments["F1"].parts
     assert (result.refused, result.isolation) == ("", "full")
     assert sum(part.earned for part in automatic) == hostile.score, result
     assert written.answer == "" and written.earned == 0  # no attempt succeeded
     texts = [*(part.feedback for part in automatic), *result.notes]
     assert any(hostile.feedback in text for text in texts), texts
     assert all(part.feedback for part in automatic if not part.earned)
+    ended = [(one.function, part.feedback) for one, part in zip(parts, automatic) if "did not return" in part.feedback]
+    assert all(text.startswith(f"{name} did not return: it") for name, text in ended)
     assert seconds < LIMITS.total_seconds + 2
     assert not any(Path(place).iterdir()) and len(list(grader.folder.iterdir())) <= 3
     assert processes_of_students() == []

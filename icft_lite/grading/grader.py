@@ -221,7 +221,8 @@ class Work:
                 self.skipped.add(cell)
                 self.note(cell, f"{end}; it was skipped")
             else:
-                self.fail(parts.pop(0), f"{parts[0].function} did not return: {end}")
+                part = parts.pop(0)
+                self.fail(part, f"{part.function} did not return: {end}")
 
     def note(self, cell: int, text: str) -> None:
         """Note what happened in a code cell."""

@@ -45,13 +45,13 @@ pipes = [n for n in range(3, 256) if os.path.exists(f"/proc/self/fd/{n}") and st
 SUBMISSIONS = {
     # --- broken and greedy
     "broken": Hostile("cells that do not parse or that raise", ("def f(:", "1 / 0", *BOTH), 5, feedback="SyntaxError"),
-    "endless_cell": Hostile("a cell that never ends", (*BOTH, "while True: pass"), 5, feedback="more than 1 seconds"),
+    "endless_cell": Hostile("a cell that never ends", (*BOTH, "while True: pass"), 5, feedback="more than 2 seconds"),
     "deaf_loop": Hostile(
         "an endless cell that catches the time limit and switches it off",
         (*BOTH, "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\nwhile True:\n  try:\n    while True: pass\n  "
          "except BaseException: pass"), 5, feedback="did not answer in time"),
     "endless_function": Hostile("a function that never ends",
-        (RIGHT_CLASS, "def calibration_error(*a, **k):\n  while True: pass"), 2, feedback="more than 1 seconds"),
+        (RIGHT_CLASS, "def calibration_error(*a, **k):\n  while True: pass"), 2, feedback="more than 2 seconds"),
     "memory_cell": Hostile("a cell that fills the memory", (*BOTH, "x = b'1' * 3 * 2**30"), 5, feedback="of memory"),
     "memory_function": Hostile("a function that fills the memory",
         (RIGHT_CLASS, "def calibration_error(*a, **k): return b'1' * 3 * 2**30"), 2, feedback="of memory"),
@@ -209,7 +209,16 @@ def trace(): return libc.ptrace(16, 1, 0, 0) == 0 or 1 / 0
 def chroot(): return os.chroot("/tmp")
 def remount(): return libc.mount(b"none", b"/package", None, 32 | 4096, None) == 0 or 1 / 0
 def caps(): return [l for l in open("/proc/self/status") if l.startswith("CapEff") and int(l[7:], 16)] or 1 / 0
-for work in (namespace, network, root, su, trace, chroot, remount, caps): attempt(work)
+def in_child(work):  # what succeeds must not keep this process from reporting it
+    def child():
+        if pid := os.fork():
+            return os.waitpid(pid, 0)[1] == 0 or 1 / 0
+        try: work()
+        except BaseException: os._exit(1)
+        os._exit(0)
+    child.__name__ = work.__name__
+    return child
+for work in (namespace, network, root, su, trace, chroot, remount, caps): attempt(in_child(work))
 """)),
     "network": Hostile("reach the network, and the host over abstract sockets", (ATTEMPTS, """
 import socket, urllib.request
