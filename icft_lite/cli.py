@@ -260,7 +260,7 @@ def grade(args: Namespace, _: dict[str, Any]) -> int:
     paths = [Path(one) for one in args.notebooks]
     if args.gradescope and len(paths) > 1:
         raise ICFTError(f"--gradescope: {len(paths)} submissions are given; results.json is for one")
-    found = [(paths[0].name, paths[0])] if args.gradescope else list(find_submissions(paths))
+    found = [(paths[0].name, paths[0])] if args.gradescope else find_submissions(paths)
     with Grader(find_specs(specs), isolation, limits) as grader:
         results = []
         for result in grade_all(grader, found, args.assignment or "", csv):

@@ -82,7 +82,7 @@ def test_a_folder_of_submissions(grader, tmp_path):
     write_notebook(tmp_path / "sign.ipynb", [WRONG_SIGN])
     write_notebook(tmp_path / "copied.ipynb", [COPY])
     (tmp_path / "broken.ipynb").write_text("{")
-    results = {result.submission: result for result in grade_all(grader, list(find_submissions([tmp_path])))}
+    results = {result.submission: result for result in grade_all(grader, find_submissions([tmp_path]))}
     marks = {name: [part.earned for part in result.parts] for name, result in results.items()}
     assert marks == {
         "broken.ipynb": [],
@@ -122,7 +122,7 @@ def test_resuming_and_the_csv(grader, tmp_path, monkeypatch):
     write_notebook(folder / "bob.ipynb", [STUB])
 
     def graded():
-        return grade_all(grader, list(find_submissions([folder])), csv=table)
+        return grade_all(grader, find_submissions([folder]), csv=table)
 
     assert len(list(graded())) == 2
     assert list(graded()) == []  # all are in the file
@@ -378,9 +378,9 @@ def test_links_and_special_files_are_refused(tmp_path):
     alone = tmp_path / "linked.ipynb"
     alone.symlink_to(secret)
     with pytest.raises(ICFTError, match="symbolic link"):
-        read_submission(*next(find_submissions([alone])))
+        read_submission(*find_submissions([alone])[0])
     with pytest.raises(ICFTError, match="there is no notebook"):
-        list(find_submissions([tmp_path / "absent"]))
+        find_submissions([tmp_path / "absent"])
 
 
 # --- results

@@ -1,5 +1,6 @@
 """Grade many submissions: no submission stops the others, and what is in the CSV is not graded again."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,8 +22,8 @@ def grade_all(
     assignment or the isolation are new; otherwise the submission is not graded again.
     Raises ICFTError if student code cannot be isolated, or if a specification fails.
     """
-    if twice := {name for name, _ in found if sum(name == one for one, _ in found) > 1}:
-        raise ICFTError(f"several submissions are called {clean(min(twice))!r}; rename them")
+    if twice := [name for name, n in Counter(name for name, _ in found).items() if n > 1]:
+        raise ICFTError(f"{clean(twice[0])!r} is given twice; remove one")
     rows = read_csv(csv) if csv else []
     grader.check_isolation()
     check_unexposed(grader.isolation, [grader.specs, *(path for _, path in found), *([csv] if csv else [])])

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,8 @@ class Sandbox:
                 if ready.select(0.1):
                     try:
                         data = data[os.write(self.process.stdin.fileno(), data) :]  # type: ignore[union-attr]
+                    except BlockingIOError:
+                        continue
                     except OSError:
                         self.stop("it ended by itself")
         return self.receive(end - time.monotonic())
@@ -189,12 +192,8 @@ class Sandbox:
     def watch(self) -> None:
         """End the sandbox when it uses too much memory, time or processes."""
         while not self.ended.wait(1 / CHECKS_PER_SECOND):
-            try:
-                tree = [one for one in self.tree() if one.is_running()]
-                used = sum(one.memory_info().rss for one in tree)
-            except psutil.Error:  # a process ended in between
-                continue
-            if used > self.limits.memory_gib * 2**30:
+            tree = self.tree()
+            if sum(map(resident, tree)) > self.limits.memory_gib * 2**30:
                 self.reason = self.reason or f"it used more than {self.limits.memory_gib:g} GiB of memory"
             elif len(tree) > self.limits.processes:
                 self.reason = self.reason or f"it started more than {self.limits.processes} processes"
@@ -205,7 +204,10 @@ class Sandbox:
 
     def tree(self) -> list[psutil.Process]:
         """Return all processes of the sandbox. Orphans are below the first one: see PR_SET_SUBREAPER in isolate.py."""
-        return [self.first, *self.first.children(recursive=True)]
+        try:
+            return [self.first, *self.first.children(recursive=True)]
+        except psutil.NoSuchProcess:  # all have ended
+            return []
 
     def kill(self) -> None:
         """Kill all processes of the sandbox, and no other.
@@ -213,11 +215,9 @@ class Sandbox:
         psutil.Process objects are bound to the time of a process's start, so a number that the system has given to
         another process is never killed. isolate.py ends what is left when its first child has ended.
         """
-        try:
-            for one in self.tree()[1:] or [self.first]:
+        for one in self.tree()[1:] or [self.first]:
+            with suppress(psutil.NoSuchProcess):  # it has ended by itself
                 one.kill()
-        except psutil.Error:
-            pass  # some have ended by themselves
 
     def close(self) -> None:
         """End the sandbox and remove its folder."""
@@ -261,6 +261,14 @@ def environment(scratch: str) -> dict[str, str]:
         **offline,
         **own,
     }
+
+
+def resident(process: psutil.Process) -> int:
+    """Return the resident memory of a process in bytes; 0 if it has ended."""
+    try:
+        return process.memory_info().rss
+    except psutil.Error:
+        return 0
 
 
 def student_uid() -> int:

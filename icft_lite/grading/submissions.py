@@ -5,7 +5,8 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,22 +32,27 @@ class Submission:
     """Other files: relative path → content."""
 
 
-def find_submissions(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """Yield (name of the file or folder, path) of each submission, in the order of `paths` and by name inside a folder.
+def find_submissions(paths: Iterable[Path]) -> list[tuple[str, Path]]:
+    """Return (name, path) of each submission, in the order of `paths` and by name inside a folder.
+
+    The name is that of the file or folder, or the path where several have the same name.
 
     A path is a notebook, a zip file, or a folder of submissions. In such a folder every notebook, every zip file and
     every sub-folder is one submission; other files and hidden ones are ignored. Raises ICFTError if there is none.
     """
+    every: list[Path] = []
     for path in paths:
         if path.suffix in (".ipynb", ".zip") and (path.is_file() or path.is_symlink()):
-            yield path.name, path
+            every.append(path)
             continue
         inside = sorted(path.iterdir()) if path.is_dir() else []
         found = [one for one in inside if one.suffix in (".ipynb", ".zip") or one.is_dir() or one.is_symlink()]
         found = [one for one in found if not one.name.startswith(".")]
         if not found:
             raise ICFTError(f"{path}: there is no notebook; give .ipynb or .zip files, or a folder that has some")
-        yield from ((one.name, one) for one in found)
+        every += found
+    names = Counter(path.name for path in every)
+    return [(path.name if names[path.name] == 1 else str(path), path) for path in every]
 
 
 def read_submission(name: str, path: Path) -> Submission:

@@ -58,6 +58,9 @@ SUBMISSIONS = {
     "memory_children": Hostile("memory in many processes, each below the limit",
         (*BOTH, "import os, time\nfor i in range(12):\n  if not os.fork():\n    x = b'1' * 60 * 2**20; time.sleep(9)\n"
          "time.sleep(9)"), 5, feedback="of memory"),
+    "memory_behind_processes": Hostile("memory, while processes start and end all the time",
+        (*BOTH, "import os\nif not os.fork():\n  while True:\n    if pid := os.fork(): os.waitpid(pid, 0)\n    else: os._exit(0)\n"
+         "x = b'1' * 3 * 2**30"), 5, feedback="of memory"),
     "output": Hostile("100 MB of output",
         ("import sys\nfor i in range(100): sys.stdout.write('x' * 2**20); sys.stderr.write('y' * 2**20)", *BOTH), 5),
     "disk": Hostile("fill the disk",
