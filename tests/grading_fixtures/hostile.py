@@ -45,13 +45,13 @@ pipes = [n for n in range(3, 256) if os.path.exists(f"/proc/self/fd/{n}") and st
 SUBMISSIONS = {
     # --- broken and greedy
     "broken": Hostile("cells that do not parse or that raise", ("def f(:", "1 / 0", *BOTH), 5, feedback="SyntaxError"),
-    "endless_cell": Hostile("a cell that never ends", (*BOTH, "while True: pass"), 5, feedback="more than 2 seconds"),
+    "endless_cell": Hostile("a cell that never ends", (*BOTH, "while True: pass"), 5, feedback=" seconds"),
     "deaf_loop": Hostile(
         "an endless cell that catches the time limit and switches it off",
         (*BOTH, "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\nwhile True:\n  try:\n    while True: pass\n  "
          "except BaseException: pass"), 5, feedback="did not answer in time"),
     "endless_function": Hostile("a function that never ends",
-        (RIGHT_CLASS, "def calibration_error(*a, **k):\n  while True: pass"), 2, feedback="more than 2 seconds"),
+        (RIGHT_CLASS, "def calibration_error(*a, **k):\n  while True: pass"), 2, feedback=" seconds"),
     "memory_cell": Hostile("a cell that fills the memory", (*BOTH, "x = b'1' * 3 * 2**30"), 5, feedback="of memory"),
     "memory_function": Hostile("a function that fills the memory",
         (RIGHT_CLASS, "def calibration_error(*a, **k): return b'1' * 3 * 2**30"), 2, feedback="of memory"),
