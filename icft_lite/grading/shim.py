@@ -193,9 +193,8 @@ def serve() -> None:
 
     signal.signal(signal.SIGALRM, stop)
     from IPython.core.interactiveshell import InteractiveShell
-    from traitlets.config import Config
 
-    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    shell = InteractiveShell.instance()
     write_frame(answers, {"ready": True})
 
     def run_cell(request: dict[str, Any]) -> dict[str, Any]:
