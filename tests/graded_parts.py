@@ -1,0 +1,94 @@
+"""Helpers for the tests of assignments: load their files, grade a function in this process, run cells."""
+
+import contextlib
+import copy
+import importlib.util
+import io
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from test_notebooks import build, cells
+
+FOLDER = Path(build.HERE) / "assignments"
+SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION$.*?^ *### END SOLUTION$", re.M | re.S)
+HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS$.*?^### END HIDDEN TESTS$", re.M | re.S)
+
+
+def load(path):
+    """Return the module in a file of the assignments."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_assignment(name):
+    """Return what belongs to an assignment such as "a3": specification, mutants, notebook and its namespace.
+
+    The namespace is that of a student who has solved all parts and executed the cells up to the last check.
+    """
+    (source,) = (FOLDER / "src").glob(f"{name}_*.py")
+    book, namespace = build.read(source), {}
+    graded = [cell for cell in cells(book, "code") if "nbgrader" in cell.metadata]
+    with contextlib.redirect_stdout(io.StringIO()):
+        for cell in [*cells(book, "code")[:2], *graded]:
+            exec(HIDDEN.sub("", cell.source), namespace)
+    specification, mutants = load(FOLDER / "specs" / f"{name}.py").ASSIGNMENT, load(FOLDER / "mutants" / f"{name}.py")
+    return SimpleNamespace(spec=specification, book=book, namespace=namespace, WRONG=mutants.WRONG, RIGHT=mutants.RIGHT)
+
+
+def released(source):
+    """Return a cell as a student gets it: without solution and hidden tests."""
+    return HIDDEN.sub("", SOLUTION.sub(r"\1raise NotImplementedError", source))
+
+
+def convert(value, leaf):
+    """Return a copy of plain data with `leaf` applied to arrays and tensors."""
+    if isinstance(value, list | tuple):
+        return type(value)(convert(item, leaf) for item in value)
+    if isinstance(value, dict):
+        return {key: convert(item, leaf) for key, item in value.items()}
+    return leaf(value) if isinstance(value, np.ndarray | torch.Tensor) else copy.copy(value)
+
+
+def perform(function, call):
+    """Make a call as the grader does: on copies, as tensors if the call says so. Tensors come back as arrays."""
+    to = (lambda array: torch.from_numpy(array.copy())) if call.torch else np.copy
+    result = function(*convert(call.args, to), **convert(call.kwargs, to))
+    return convert(result, lambda value: value.detach().numpy() if isinstance(value, torch.Tensor) else value)
+
+
+def feedback(part, function, seed=0):
+    """Return the feedback on each of a part's calls; an exception counts as feedback "error: …"."""
+    texts = []
+    for call in part.draw(np.random.default_rng(seed)):
+        expected = part.reference(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs))
+        try:
+            texts.append(part.compare(perform(function, call), expected, call))
+        except Exception as error:
+            texts.append(f"error: {type(error).__name__}: {error}")
+    assert len(texts) >= 2
+    return texts
+
+
+def check_cell(assignment, part):
+    """Return the source of the visible check after a part, as the student gets it."""
+    ending = f"-{part.id.partition('.')[2]}-check"
+    (cell,) = (c for c in assignment.book.cells if c.metadata.get("nbgrader", {}).get("grade_id", "").endswith(ending))
+    return released(cell.source)
+
+
+def visible_check(assignment, part, function):
+    """Return what the visible check after a part says about a function; "" if it accepts it."""
+    space = {**assignment.namespace, part.function: function}
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            exec(check_cell(assignment, part), space)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    return ""
