@@ -59,15 +59,22 @@ def convert(value, leaf):
 def perform(function, call):
     """Make a call as the grader does: on copies, as tensors if the call says so. Tensors come back as arrays."""
     to = (lambda array: torch.from_numpy(array.copy())) if call.torch else np.copy
-    result = function(*convert(call.args, to), **convert(call.kwargs, to))
+    result = outcome(function(*convert(call.args, to), **convert(call.kwargs, to)), call)
     return convert(result, lambda value: value.detach().numpy() if isinstance(value, torch.Tensor) else value)
+
+
+def outcome(made, call):
+    """Return what a function gave; for a class, what the methods of the object that was made give, in order."""
+    if not call.then:
+        return made
+    return [copy.deepcopy(getattr(made, method)(*copy.deepcopy(args))) for method, args in call.then]
 
 
 def feedback(part, function, seed=0):
     """Return the feedback on each of a part's calls; an exception counts as feedback "error: …"."""
     texts = []
     for call in part.draw(np.random.default_rng(seed)):
-        expected = part.reference(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs))
+        expected = outcome(part.reference(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs)), call)
         try:
             texts.append(part.compare(perform(function, call), expected, call))
         except Exception as error:
@@ -92,3 +99,12 @@ def visible_check(assignment, part, function):
         except Exception as error:
             return f"{type(error).__name__}: {error}"
     return ""
+
+
+def run_notebook(assignment):
+    """Return what a notebook with its solutions prints, executed in this process."""
+    space, out = {}, io.StringIO()
+    with contextlib.redirect_stdout(out):
+        for cell in cells(assignment.book, "code"):
+            exec(cell.source, space)
+    return out.getvalue()
