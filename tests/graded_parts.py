@@ -1,17 +1,19 @@
 """Helpers for the tests of assignments: load their files, grade a function in this process, run cells."""
 
 import contextlib
-import copy
 import importlib.util
 import io
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import torch
+import pytest
 from test_notebooks import build, cells
+
+from icft_lite.grading.shim import pack, perform, unpack
 
 FOLDER = Path(build.HERE) / "assignments"
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION$.*?^ *### END SOLUTION$", re.M | re.S)
@@ -23,7 +25,9 @@ def load(path):
     spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)  # specifications may import other files of their folder, as in the grader
+        spec.loader.exec_module(module)
     return module
 
 
@@ -47,36 +51,14 @@ def released(source):
     return HIDDEN.sub("", SOLUTION.sub(r"\1raise NotImplementedError", source))
 
 
-def convert(value, leaf):
-    """Return a copy of plain data with `leaf` applied to arrays and tensors."""
-    if isinstance(value, list | tuple):
-        return type(value)(convert(item, leaf) for item in value)
-    if isinstance(value, dict):
-        return {key: convert(item, leaf) for key, item in value.items()}
-    return leaf(value) if isinstance(value, np.ndarray | torch.Tensor) else copy.copy(value)
-
-
-def perform(function, call):
-    """Make a call as the grader does: on copies, as tensors if the call says so. Tensors come back as arrays."""
-    to = (lambda array: torch.from_numpy(array.copy())) if call.torch else np.copy
-    result = outcome(function(*convert(call.args, to), **convert(call.kwargs, to)), call)
-    return convert(result, lambda value: value.detach().numpy() if isinstance(value, torch.Tensor) else value)
-
-
-def outcome(made, call):
-    """Return what a function gave; for a class, what the methods of the object that was made give, in order."""
-    if not call.then:
-        return made
-    return [copy.deepcopy(getattr(made, method)(*copy.deepcopy(args))) for method, args in call.then]
-
-
 def feedback(part, function, seed=0):
-    """Return the feedback on each of a part's calls; an exception counts as feedback "error: …"."""
+    """Return the feedback on each of a part's calls, made as the grader makes them. An exception gives "error: …"."""
     texts = []
     for call in part.draw(np.random.default_rng(seed)):
-        expected = outcome(part.reference(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs)), call)
+        fields = unpack(pack(asdict(call)))
+        expected = perform(part.reference, fields)
         try:
-            texts.append(part.compare(perform(function, call), expected, call))
+            texts.append(part.compare(unpack(pack(perform(function, fields))), expected, call))
         except Exception as error:
             texts.append(f"error: {type(error).__name__}: {error}")
     assert len(texts) >= 2

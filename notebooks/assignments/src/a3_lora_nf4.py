@@ -290,8 +290,8 @@ print("Passed: A3.5")
 # with matrix products, without autograd. W is frozen and gets none, but the gradient with respect to x passes through
 # both W and the adapter.
 #
-# Derive them from y = x·Wᵀ + (alpha / r)·x·Aᵀ·Bᵀ. The shapes are a good check. What is the gradient with respect to
-# A while B is zero?
+# Derive them from y = x·Wᵀ + (alpha / r)·x·Aᵀ·Bᵀ. The shapes are a good check. What is the gradient with respect
+# to A while B is zero?
 
 # %% nbgrader={"grade": false, "grade_id": "a3-6", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def lora_backward(x, g, W, A, B, alpha):
