@@ -14,7 +14,7 @@ import pytest
 from graded_parts import HIDDEN, SOLUTION, feedback, load_assignment, released, visible_check
 from test_notebooks import cells
 
-NAMES = ("a3", "a5")
+NAMES = ("a3", "a5", "a6")
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupytext") is None, reason="reads a notebook's source")
 
 
