@@ -117,9 +117,12 @@ def draw_slots(rng):
 def draw_buffer(rng):
     calls = []
     for size in (4, 7):
-        priority, then = rng.random(60), []
-        for _ in range(12):
-            ids = rng.permutation(60)[:3].tolist()  # some ids are offered again
+        priority, offered, then = rng.random(60), set(), []
+        for step in range(12):
+            ids = rng.permutation(60)[:3].tolist()
+            if step % 4 == 3:
+                ids[0] = min(offered - set(ids), key=lambda i: priority[i])  # an id that is stored is offered again
+            offered |= set(ids)
             then.append(("offer", (ids, priority[ids])))
         calls.append(Call((size,), then=tuple(then)))
     return calls
