@@ -33,14 +33,14 @@ SWEEP_COLUMNS = {
     "intrusion": "intrusion",
 }
 """{key of a run's scores: heading}"""
-METHODS = ("qlora", "replay", "icft")
+METHOD_ORDER = ("qlora", "replay", "icft")
 
 
 def sweep_table(sweep: Mapping[str, Any]) -> str:
     """Return the runs of a sweep as a markdown table, grouped by method."""
     source = {"settings": {"adapter.load_in_4bit": False}}  # so that plain fine-tuning is called LoRA
     rows = []
-    for run in sorted(sweep["runs"], key=lambda run: METHODS.index(run["method"])):
+    for run in sorted(sweep["runs"], key=lambda run: METHOD_ORDER.index(run["method"])):
         settings = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in run["settings"].items())
         scores = [run["scores"].get(key) for key in SWEEP_COLUMNS]
         rows.append([method_label(run["method"], source), settings, *scores])
