@@ -28,21 +28,23 @@ SETTINGS: dict[str, Any] = {
 }
 ICFT: dict[str, Any] = {"optim.learning_rate": 1e-3, "loss.consistency_weight": 1.0}
 KL: dict[str, Any] = {**ICFT, "loss.temperature": 1.0}
+RESPONSES: dict[str, Any] = {**KL, "loss.consistency_tokens": "response"}
 GRID: tuple[tuple[str, dict[str, Any]], ...] = (
     ("icft", ICFT),
     ("qlora", {"optim.learning_rate": 1e-3}),
     ("icft", {**ICFT, "loss.consistency_weight": 2.5}),
     ("qlora", {"optim.learning_rate": 5e-4}),
     ("icft", KL),
-    ("replay", {"optim.learning_rate": 1e-3}),
     ("icft", {**KL, "long_term.share": 0.5}),
-    ("icft", {**KL, "loss.consistency_tokens": "response"}),
+    ("icft", RESPONSES),
     ("icft", {**KL, "optim.learning_rate": 2e-3}),
+    ("icft", {**RESPONSES, "short_term.share": 0.0}),
+    ("icft", {**RESPONSES, "short_term.share": 0.0, "optim.learning_rate": 2e-3}),
+    ("replay", {"optim.learning_rate": 1e-3}),
     ("qlora", {"optim.learning_rate": 2e-4}),
+    ("icft", {**RESPONSES, "short_term.share": 0.0, "long_term.share": 0.125}),
+    ("icft", {**RESPONSES, "loss.replay_weight": 1.0}),
     ("replay", {"optim.learning_rate": 5e-4}),
-    ("icft", {**KL, "loss.consistency_weight": 3.0}),
-    ("icft", {**KL, "loss.replay_weight": 1.0}),
-    ("icft", {**KL, "short_term.share": 0.0}),
     ("qlora", {"optim.learning_rate": 2e-3}),
     ("replay", {"optim.learning_rate": 2e-3}),
 )
