@@ -352,6 +352,7 @@ class RuntimeConfig:
 KEY_SETTINGS = (
     "optim.learning_rate",
     "loss.consistency_weight",
+    "loss.consistency_tokens",
     "loss.temperature",
     "adapter.rank",
     "long_term.share",
@@ -370,8 +371,9 @@ def describe_settings(config: ICFTConfig) -> str:
     parts = []
     for name in KEY_SETTINGS:
         source = [layer for layer in layers if name in layers[layer]][-1]
-        text = "∞" if name == "loss.temperature" and values[name] is None else f"{values[name]:g}"
-        parts.append(f"{name} {text} ({source if values[name] == layers[source][name] else 'given'})")
+        value = values[name]
+        text = value if isinstance(value, str) else "∞" if value is None else f"{value:g}"
+        parts.append(f"{name} {text} ({source if value == layers[source][name] else 'given'})")
     return ", ".join(parts)
 
 

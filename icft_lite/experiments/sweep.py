@@ -25,6 +25,8 @@ SETTINGS: dict[str, Any] = {
     "limits.pool": 200,
     "long_term.size": 100,
     "consolidation.enabled": False,
+    "loss.temperature": None,
+    "loss.consistency_tokens": "all",
 }
 ICFT: dict[str, Any] = {"optim.learning_rate": 1e-3, "loss.consistency_weight": 1.0}
 KL: dict[str, Any] = {**ICFT, "loss.temperature": 1.0}
