@@ -41,7 +41,7 @@ def sweep_table(sweep: Mapping[str, Any]) -> str:
     source = {"settings": {"adapter.load_in_4bit": False}}  # so that plain fine-tuning is called LoRA
     rows = []
     for run in sorted(sweep["runs"], key=lambda run: METHOD_ORDER.index(run["method"])):
-        settings = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in run["settings"].items())
+        settings = ", ".join(f"{name} {value}" for name, value in run["settings"].items())
         scores = [run["scores"].get(key) for key in SWEEP_COLUMNS]
         rows.append([method_label(run["method"], source), settings, *scores])
     return _without_title(Table("", ["method", "settings", *SWEEP_COLUMNS.values()], rows))

@@ -117,14 +117,14 @@ def summarize_run(report: Mapping[str, Any]) -> dict[str, Any]:
     return dict(
         seed=report["seed"],
         medical=after["medical"]["qa"]["value"],
-        general=mean_score(after["general"]),
+        general=mean_score(after["general"]) if "general" in after else None,
         retention=report["retention"],
         preference=after["medical"].get("preference", {}).get("value"),
         reply=after["medical"].get("reply", {}).get("value"),
         **chat_measures(report),
-        base_general=mean_score(before["general"]),
-        general_fact=_mean_of_kind(after["general"]["qa"], "fact"),
-        general_rule=_mean_of_kind(after["general"]["qa"], "rule"),
+        base_general=mean_score(before["general"]) if "general" in before else None,
+        general_fact=_mean_of_kind(after.get("general", {}).get("qa"), "fact"),
+        general_rule=_mean_of_kind(after.get("general", {}).get("qa"), "rule"),
         medical_fact=_mean_of_kind(after["medical"]["qa"], "fact"),
         medical_rule=_mean_of_kind(after["medical"]["qa"], "rule"),
         medical_validation=report["validation"]["after"]["medical"]["qa"]["value"],
@@ -151,9 +151,9 @@ def chat_measures(report: Mapping[str, Any]) -> dict[str, float | None]:
     )
 
 
-def _mean_of_kind(task: Mapping[str, Any], kind: str) -> float | None:
+def _mean_of_kind(task: Mapping[str, Any] | None, kind: str) -> float | None:
     """Return the mean over topics of one kind: `fact` (memorized) or `rule` (generalizes)."""
-    values = [part["value"] for part in task["by_topic"].values() if part["kind"] == kind]
+    values = [part["value"] for part in task["by_topic"].values() if part["kind"] == kind] if task else []
     return sum(values) / len(values) if values else None
 
 
