@@ -83,9 +83,9 @@ def join_batch(
     example that a response belongs to.
     """
     prefix = [] if pack is False else _shared_prefix(encoded)
-    cut, pack = len(prefix), bool(pack or prefix)
+    cut, packed = len(prefix), bool(pack or prefix)
     lengths = [len(sequence) - cut for one in encoded for sequence in one.sequences]
-    starts, (num_rows, columns) = place_sequences(lengths, pack, SHARED_COLUMNS if prefix else 0)
+    starts, (num_rows, columns) = place_sequences(lengths, packed, SHARED_COLUMNS if prefix else 0)
     shape = num_rows, cut + columns
     ids, mask = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
     # Which sequence a token belongs to (its start column), and which segment of it: 0 the prompt, 1, 2, … a response.
@@ -121,7 +121,7 @@ def join_batch(
         response=responses,
         example=torch.tensor(examples),
     )
-    if pack or any(one.segments for one in encoded):
+    if packed or any(one.segments for one in encoded):
         visible = owner[:, :, None] == owner[:, None]
         visible[:, :, :cut] = True
         visible &= (segment[:, :, None] == segment[:, None]) | (segment == 0)[:, None]
