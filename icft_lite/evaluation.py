@@ -267,7 +267,8 @@ def _score_replies(
     max_new_tokens = min(longest + EXTRA_REPLY_TOKENS, MAX_REPLY_TOKENS)
     replies = generate(model, tokenizer, encoder, suite.examples, max_new_tokens=max_new_tokens)
     bar.update(len(replies))
-    nll = [-float(one["logp"][0] / one["tokens"][0]) for one in score_responses(model, suite.encoded)]
+    scores = score_responses(model, suite.encoded, on_batch=lambda n: None)
+    nll = [-float(one["logp"][0] / one["tokens"][0]) for one in scores]
     metric = "key_fact_recall" if all(example["facts"] for example in suite.examples) else "token_f1"
     values = [
         key_fact_recall(reply, example["facts"])

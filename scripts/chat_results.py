@@ -18,7 +18,7 @@ from typing import Any
 
 from icft_lite.reporting.chat_tables import display_table
 from icft_lite.reporting.figures import comparison_figure, method_label, png
-from icft_lite.reporting.formatting import Table, to_markdown
+from icft_lite.reporting.formatting import Table, format_cell, to_markdown
 from icft_lite.reporting.tables import comparison_tables
 from icft_lite.utils.io import write_bytes, write_json
 
@@ -39,12 +39,12 @@ METHOD_ORDER = ("qlora", "replay", "icft")
 def sweep_table(sweep: Mapping[str, Any]) -> str:
     """Return the runs of a sweep as a markdown table, grouped by method."""
     source = {"settings": {"adapter.load_in_4bit": False}}  # so that plain fine-tuning is called LoRA
-    rows = []
+    rows = [["method", "settings", *SWEEP_COLUMNS.values()], ["---"] * (2 + len(SWEEP_COLUMNS))]
     for run in sorted(sweep["runs"], key=lambda run: METHOD_ORDER.index(run["method"])):
-        settings = ", ".join(f"{name} {value}" for name, value in run["settings"].items())
-        scores = [run["scores"].get(key) for key in SWEEP_COLUMNS]
+        settings = ", ".join(f"`{name}` {value}" for name, value in run["settings"].items())
+        scores = [format_cell(run["scores"].get(key)) for key in SWEEP_COLUMNS]
         rows.append([method_label(run["method"], source), settings, *scores])
-    return _without_title(Table("", ["method", "settings", *SWEEP_COLUMNS.values()], rows))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:

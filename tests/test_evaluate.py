@@ -18,6 +18,7 @@ from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import option_scores, score_responses
 from icft_lite.training.examples import make_training_examples
+from icft_lite.utils import progress
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +174,12 @@ def test_a_suite_of_correct_options_only_has_the_same_exact_match(base, encoder,
 def test_a_progress_bar_counts_every_example_that_is_scored(base, encoder, questions, row, monkeypatch):
     bars = []
 
-    class Bar(evaluation.tqdm):
+    class Bar(progress.tqdm):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **{**kwargs, "delay": 0})
             bars.append(self)
 
-    monkeypatch.setattr(evaluation, "tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     pairs = [dict(one) for one in load_samples("medical_test") if one["task"] == "pair"][:3]
     replies = [row(id="r", responses=["a reply of more than eight words, so it is generated first"])]
     suites = {"general": questions[:9], "medical": [*pairs, *replies]}

@@ -82,8 +82,8 @@ def run_jobs(
 
     def show(name: str, text: str) -> None:
         """Show the text of a progress bar in the line that all runs share; print anything else above it."""
-        if bar := re.match(r"([\w ]+): *(\d+%).*<([\d:]+)", text):
-            state[name] = f"{name} {bar[1]} {bar[2]}, {bar[3]} left"
+        if bar := re.match(r"([\w ]+): *(\d+%)(?:.*<([\d:]+))?", text):
+            state[name] = f"{name} {bar[1]} {bar[2]}" + (f", {bar[3]} left" if bar[3] else "")
             line.set_description_str(" · ".join(state.values()))
         elif text and progress:
             tqdm.write(f"{name}: {text}")

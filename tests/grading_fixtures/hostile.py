@@ -100,7 +100,7 @@ attempt(others)
     "nested": Hostile("a result that is nested too deep to decode", (
         "def calibration_error(*a, **k):\n  x = []\n  for i in range(900): x = [x]\n  return x",), feedback="RecursionError"),
     "huge_array": Hostile("a result that is larger than a message may be", (
-        "import numpy as np\ndef calibration_error(*a, **k): return np.zeros(10**7)",), feedback="more than 64 MiB"),
+        "import numpy as np\ndef calibration_error(*a, **k): return np.zeros(10**7)",), feedback="more than"),
     "nan": Hostile("NaN, infinity and huge numbers", (
         "def calibration_error(*a, **k): return float('nan')\nclass RunningMean:\n  def __init__(self, s): pass\n"
         "  def add(self, v): return 10**400",), feedback="NaN"),
