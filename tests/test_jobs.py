@@ -126,7 +126,7 @@ def test_a_comparison_is_the_same_with_one_and_with_two_runs_at_a_time(tmp_path,
     import torch
 
     bundle = small_bundle()
-    monkeypatch.setattr("icft_lite.experiments.compare.sample_bundle", lambda: bundle)
+    monkeypatch.setattr("icft_lite.data.sources.sample_bundle", lambda: bundle)
     monkeypatch.setattr(jobs, "TRAIN", [sys.executable, small_run.__file__, "train"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(jobs, "available_cores", lambda: 2)
