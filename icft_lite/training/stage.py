@@ -6,7 +6,7 @@ again by the same code from the state saved at the stage's start, so the result 
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
@@ -197,10 +197,12 @@ def choose_alpha(
 ) -> ConsolidationResult:
     """Set the slow adapter to the best interpolation coefficient that meets the retention constraint."""
     config, model, suites = prepared.config, prepared.model, prepared.suites
-    constraint = prepared.constraint
+    constraint, is_last = prepared.constraint, stage.number == len(prepared.stages)
     if constraint is None:
         copy_adapter(model, "fast", "slow")
         return no_search(1.0)
+    if constraint.limits_kl and not is_last:
+        constraint = replace(constraint, chat=False)  # replies take a minute per candidate; KL limits short stages
     medical = trained_levels(suites["medical_validation"], prepared, stage)
 
     to_beat = -inf
@@ -214,7 +216,7 @@ def choose_alpha(
         return scores
 
     # Only in the last stage: a later stage would have to recover the general knowledge that extrapolation loses.
-    beyond = EXTRAPOLATION_ALPHAS if stage.number == len(prepared.stages) else ()
+    beyond = EXTRAPOLATION_ALPHAS if is_last else ()
     return consolidate(
         model,
         start,
