@@ -6,7 +6,7 @@ import pytest
 
 from icft_lite.data.overlap import shingles
 from icft_lite.memory import rehearsal
-from icft_lite.memory.prompt_quality import is_near_duplicate, reject_reason, trim_loop
+from icft_lite.memory.prompt_quality import is_near_duplicate, reject_reason, trim_loop, whole_sentences
 from icft_lite.memory.rehearsal import BLOCKED, generate_self_prompts
 from icft_lite.modeling.encoding import Encoder
 
@@ -98,3 +98,19 @@ def test_replies_that_repeat_themselves_are_cut(base, monkeypatch):
     monkeypatch.setattr(rehearsal, "generate", lambda model, tokenizer, encoder, examples, **_: [loop] * len(examples))
     found = generate_self_prompts(model, tokenizer, Encoder(tokenizer), 8, max_tokens=40)
     assert found and all(one["responses"] == ["It is a cat."] for one in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("A b. C d", "A b."),
+        ("1. Apples\n2. Pears\n3. Ban", "1. Apples\n2. Pears"),
+        ('He said "yes." And th', 'He said "yes."'),
+        ("Done.", "Done."),
+        ("In 1999. Then", ""),
+        ("It costs 3.5 dollars and", ""),
+        ("", ""),
+    ],
+)
+def test_a_reply_that_was_cut_off_ends_with_a_whole_sentence_or_line(text, kept):
+    assert whole_sentences(text) == kept

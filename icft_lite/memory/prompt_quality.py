@@ -32,6 +32,10 @@ REPLY = re.compile(
 """The beginning of a paragraph as replies have it."""
 
 
+SENTENCE_END = re.compile(r"""(?:(?<!\d)[.!?]["')\]]*(?=\s|$))|\n""")
+"""The end of a sentence or of a line. A number with a period begins an item of a list."""
+
+
 def reject_reason(prompt: str) -> str:
     """Return why a prompt is of no use as a memory example, in one or two words; "" if it is."""
     letters = [char for char in prompt if char.isalpha()]
@@ -54,6 +58,12 @@ def trim_loop(text: str) -> str:
     """
     ends = [*_loop_ends(text, r"[^\W_]"), *_loop_ends(re.sub(r"\d", "0", text), r"[^\W\d_]")]
     return text[: min(ends)].rstrip() if ends else text
+
+
+def whole_sentences(text: str) -> str:
+    """Return a text that was cut off up to the end of its last whole sentence or line; "" if it has none."""
+    ends = [found.end() for found in SENTENCE_END.finditer(text)]
+    return text[: ends[-1]].rstrip() if ends else ""
 
 
 def _loop_ends(text: str, required: str) -> Iterator[int]:
