@@ -45,8 +45,10 @@ def called(monkeypatch):
     stand_in("finished_runs", "evaluate_run", {"medical": {"qa": {"metric": "accuracy", "value": 0.5, "n": 10}}})
     stand_in("chat", "chat")
     stand_in("finished_runs", "export")
+    demo = types.ModuleType("icft_lite.experiments.demo")
+    demo.run_demo = lambda *args, **kwargs: calls.update(run_demo=(args, kwargs))
+    monkeypatch.setitem(sys.modules, "icft_lite.experiments.demo", demo)
     double = types.ModuleType("icft_lite.experiments.compare")
-    double.run_demo = lambda *args: calls.update(run_demo=args)
     double.compare = lambda *args, **kwargs: calls.update(compare=(args, kwargs)) or {"methods": {}}
     monkeypatch.setitem(sys.modules, "icft_lite.experiments.compare", double)
     calls["stand_in"] = stand_in
@@ -147,7 +149,9 @@ def test_help_of_every_command_works_without_torch(command):
 
 def test_demo_compare_chat_and_export(called, tmp_path, capsys):
     assert run("demo", "--out", tmp_path / "d", "--seeds", 3, "--full") == 0
-    assert called["run_demo"] == (tmp_path / "d", 3, True, None)
+    assert called["run_demo"] == ((tmp_path / "d", 3, True, None), {"model": "tiny", "quick": False})
+    assert run("demo", "--model", "smollm2", "--quick", "--jobs", 2) == 0
+    assert called["run_demo"] == ((Path("runs/demo-smollm2"), 1, False, 2), {"model": "smollm2", "quick": True})
     options = ["--seeds", 2, "--out", tmp_path / "c", "--json", "--jobs", 2, "--runtime.save_steps", 3]
     assert run("compare", "--methods", "icft,qlora", "replay", *options, "--set", "optim.max_tokens=9") == 0
     (out, methods, seeds, settings), kwargs = called["compare"]

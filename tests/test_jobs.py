@@ -233,3 +233,17 @@ def test_runs_are_stopped_when_the_comparison_is_terminated(monkeypatch, tmp_pat
     with pytest.raises(SystemExit):
         run_jobs({started: ICFTConfig()}, 1, progress=False)
     assert not psutil.pid_exists(int(started.read_text())) and signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "x/other"}, "--model x/other: the demo has settings for tiny and smollm2"),
+        ({"model": "smollm2", "full": True}, "--full: only the demo of tiny"),
+        ({"quick": True}, "--quick: only the demo of smollm2"),
+    ],
+)
+def test_the_demo_refuses_what_it_has_no_settings_for(tmp_path, options, message):
+    with pytest.raises(ICFTError, match=message):
+        run_demo(tmp_path / "d", **options)
+    assert not (tmp_path / "d").exists()
