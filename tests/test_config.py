@@ -269,5 +269,5 @@ def test_a_run_says_where_its_settings_come_from():
     rate = model_defaults("smollm2", "replay")["optim.learning_rate"]
     assert f"optim.learning_rate {rate:g} (default of chat models)" in text
     assert "loss.consistency_weight 0 (preset replay)" in text and "adapter.rank 8 (given)" in text
-    assert "loss.temperature ∞ (default)" in text
+    assert "loss.temperature 1 (default of chat models)" in text
     assert "default of chat models" not in describe_settings(ICFTConfig())
