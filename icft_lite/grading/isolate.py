@@ -163,7 +163,8 @@ def build_root(plan: dict[str, Any]) -> None:
     for target in (inside[scratch], root / "dev/shm"):
         options = f"size={plan['scratch_bytes']},mode=700,uid={uid},gid={uid}"
         mount("tmpfs", target, "tmpfs", NOSUID | NODEV, options)
-    (root / "tmp").symlink_to(scratch)
+    if not (root / "tmp").exists():  # it does if Python or its packages are below /tmp; TMPDIR names the scratch folder
+        (root / "tmp").symlink_to(scratch)
     (root / "etc/passwd").write_text(f"student:x:{uid}:{uid}::{scratch}:/bin/sh\n", encoding="ascii")
     os.chdir(root)
     check(libc.pivot_root(b".", b"."), "pivot_root")
