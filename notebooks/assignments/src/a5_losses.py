@@ -133,7 +133,7 @@ assert logp.shape == (2,), f"shape: found {tuple(logp.shape)}, expected (2,)"
 assert not same(logp, [0.2447, 0.09]), "log: these are probabilities"
 assert not same(logp, [1.0, 0.0]), "softmax: these are logits"
 assert logp.max() < 0, "sign: a log-probability is negative"
-assert not same(logp, words.softmax(0).log()[[0, 1], [1, 0]]), "axis: the softmax is over tokens, not over the vocabulary"
+assert not same(logp, words.softmax(0).log()[[0, 1], [1, 0]]), "axis: the softmax is over the tokens"
 assert not same(logp, [-0.4076, -0.4076]), "off by one: each token has the target of its neighbor"
 assert same(logp, [-1.4076, -2.4076]), f"values: found {logp.tolist()}, by hand −1.408 and −2.408"
 head = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.0]])

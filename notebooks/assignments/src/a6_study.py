@@ -31,11 +31,11 @@
 # | A6.8 | Conclusion | 6 | 20 |
 
 # %% [markdown]
-# **Rules.** Replace `raise NotImplementedError` by your code or text. Do not rename functions, arguments or variables. Use
-# NumPy and SciPy. The package's own statistics are not available while your work is graded.
+# **Rules.** Replace `raise NotImplementedError` by your code or text. Do not rename functions, arguments or variables.
+# Use NumPy and SciPy. The package's own statistics are not available while your work is graded.
 #
-# A check follows each part with code. It prints "Passed", or says what kind of error it found. Grading uses other inputs
-# than the check. Your instructor marks the two texts by the rubrics shown here.
+# A check follows each part with code. It prints "Passed", or says what kind of error it found. Grading uses other
+# inputs than the check. Your instructor marks the two texts by the rubrics shown here.
 
 # %% [markdown]
 # The work of the computer in this assignment:
@@ -107,8 +107,8 @@ print("Passed: A6.1")
 # **A6.2 · 4 points · 20 minutes**
 #
 # The study trains `tiny` on medical questions and measures how much of its *general* knowledge is left: exact match on
-# 332 general questions of 18 topics. Choose one of three conditions. Each compares two values of one setting; everything
-# else is equal. Set `CHOICE` to its name.
+# 332 general questions of 18 topics. Choose one of three conditions. Each compares two values of one setting, with all
+# else equal. Set `CHOICE` to its name.
 
 # %%
 QUESTIONS = {  # name: (setting, value of arm A, value of arm B)
@@ -119,8 +119,8 @@ QUESTIONS = {  # name: (setting, value of arm A, value of arm B)
 CHOICE = "learning rate"
 NUM_QUESTIONS, SEEDS = 332, (0, 1, 2)
 for share in (0.05, 0.10, 0.20):
-    text = ", ".join(f"{100 * delta:.0f} points {power(delta, share, NUM_QUESTIONS):.2f}" for delta in (0.01, 0.02, 0.05))
-    print(f"if the arms differ on {share:.0%} of the questions, power for {text}")
+    found = [f"{points} points {power(points / 100, share, NUM_QUESTIONS):.2f}" for points in (1, 2, 5)]
+    print(f"if the arms differ on {share:.0%} of the questions, power for {', '.join(found)}")
 
 # %% [markdown]
 # Write the registration before you run anything below. One point each:
@@ -136,12 +136,12 @@ for share in (0.05, 0.10, 0.20):
 REGISTRATION = ""
 ### BEGIN SOLUTION
 REGISTRATION = """
-Question: does a learning rate of 4e-3 (arm B) forget more general knowledge than 1e-3 (arm A)? We expect A to be higher,
-because larger steps move the adapter farther from the base within the same number of tokens.
+Question: does a learning rate of 4e-3 (arm B) forget more general knowledge than 1e-3 (arm A)? We expect A to be
+higher, because larger steps move the adapter farther from the base within the same number of tokens.
 Measure: exact match on 332 general test questions, unweighted mean over 18 topics, seeds 0, 1 and 2 in both arms.
 Power: if the arms differ on 10 % of the questions, 332 questions show 5 points with a power of 0.83.
-Rule: "clear" if p over questions is below 0.05 and the 95 % t-interval over seeds excludes 0; "these runs only" if only p
-is below 0.05; otherwise "no difference measured", with the interval that the data allow.
+Rule: "clear" if p over questions is below 0.05 and the 95 % t-interval over seeds excludes 0; "these runs only" if
+only p is below 0.05; otherwise "no difference measured", with the interval that the data allow.
 """
 ### END SOLUTION
 
@@ -157,8 +157,8 @@ print("fingerprint of the registration:", hashlib.sha256(REGISTRATION.encode()).
 #
 # **A6.3 · 2 points · 10 minutes**
 #
-# Answers of several runs to one question are not independent. So each question becomes one number: the mean over arm A's
-# runs minus the mean over arm B's runs. The arms may have different numbers of runs.
+# Answers of several runs to one question are not independent. So each question becomes one number: the mean over the
+# runs of arm A minus the mean over the runs of arm B. The arms may have different numbers of runs.
 
 # %% nbgrader={"grade": false, "grade_id": "a6-3", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def question_differences(a, b):
@@ -177,11 +177,12 @@ second = np.array([[True, False, True, False]])
 found = np.asarray(question_differences(first, second), float)
 assert found.shape == (4,), f"shape: 4 questions give the shape (4,), found {found.shape}"
 assert found.tolist() != [0.0, -0.5, 1.0, 0.0], "sign: this is arm B minus arm A"
-assert found.tolist() != [1.0, 1.0, -1.0, 0.0], "mean: these are differences of sums; the arms have different numbers of runs"
+assert found.tolist() != [1.0, 1.0, -1.0, 0.0], "mean: these are differences of sums over the runs"
 assert found.tolist() == [0.0, 0.5, -1.0, 0.0], f"values: found {found.tolist()}, by hand 0, 0.5, −1, 0"
 ### BEGIN HIDDEN TESTS
 a, b = np.random.random((3, 20)) < 0.7, np.random.random((2, 20)) < 0.4
-assert np.allclose(question_differences(a, b), [x.mean() - y.mean() for x, y in zip(a.T, b.T)]), "values: wrong on random inputs"
+wanted = [x.mean() - y.mean() for x, y in zip(a.T, b.T)]
+assert np.allclose(question_differences(a, b), wanted), "values: wrong on random inputs"
 ### END HIDDEN TESTS
 print("Passed: A6.3")
 
@@ -191,8 +192,8 @@ print("Passed: A6.3")
 # **A6.4 · 3 points · 20 minutes**
 #
 # The bootstrap asks how the result would vary with other questions. It draws as many questions again, *with*
-# replacement. Our score is a mean over topics, so the draw keeps the topics: the question at position j is replaced by a
-# random question of the *same topic*. All questions of the topic, itself included, are equally likely.
+# replacement. Our score is a mean over topics, so the draw keeps the topics: the question at position j is replaced by
+# a random question of the *same topic*. All questions of the topic, itself included, are equally likely.
 
 # %% nbgrader={"grade": false, "grade_id": "a6-4", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def stratified_resamples(topics, times, seed):
@@ -274,7 +275,8 @@ estimate, low, high, p = (float(x) for x in result)
 assert abs(estimate - 0.2) > 1e-9, "topic: this is the mean over questions; each topic has the same weight"
 assert abs(estimate - 0.5) < 1e-9, f"topic: the estimate is {estimate:.3f}, by hand (0 + 1) ÷ 2 = 0.5"
 assert low < high, "order: the lower bound must be below the upper bound"
-assert abs(low - 0.0375) < 1e-6 and abs(high - 0.98125) < 1e-6, f"quantile: {low:.4f} … {high:.4f}, by hand 0.0375 … 0.9812"
+bounds = f"{low:.4f} … {high:.4f}, by hand 0.0375 … 0.9812"
+assert abs(low - 0.0375) < 1e-6 and abs(high - 0.98125) < 1e-6, f"quantile: {bounds}"
 assert abs(p - 0.5) > 1e-9, "zero: p is never 0; add 1 to the count and to the number of resamples"
 assert abs(p - 0.4) > 1e-9, "two-sided: multiply by 2"
 assert p <= 1, "range: a p-value is at most 1"
@@ -337,8 +339,8 @@ print("Passed: A6.6")
 # **A6.7 · 3 points · 15 minutes**
 #
 # Twenty comparisons at 5 % find one difference by chance, on average. Holm's adjusted p-values prevent that. Of m
-# p-values, the smallest is multiplied by m, the second smallest by m − 1, …, the largest by 1. An adjusted value is never
-# below the adjusted value of a smaller p, and never above 1.
+# p-values, the smallest is multiplied by m, the second smallest by m − 1, …, the largest by 1. An adjusted value is
+# never below the adjusted value of a smaller p, and never above 1.
 
 # %% nbgrader={"grade": false, "grade_id": "a6-7", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def holm(p_values):
@@ -361,7 +363,7 @@ def holm(p_values):
 found = np.asarray(holm(np.array([0.04, 0.01, 0.60, 0.03, 0.55])), float)
 assert found.shape == (5,), f"shape: 5 p-values give 5 adjusted ones, found {found.shape}"
 assert found.max() <= 1, "range: an adjusted p-value is at most 1"
-assert not np.allclose(found, [0.20, 0.05, 1.0, 0.15, 1.0]), "factor: this is Bonferroni's correction; the factor falls with the rank"
+assert not np.allclose(found, [0.20, 0.05, 1.0, 0.15, 1.0]), "factor: this is Bonferroni's correction"
 assert not np.allclose(np.sort(found), found), "order: return the values in the order of the input"
 assert abs(found[1] - 0.05) < 1e-9, f"factor: the smallest p-value becomes {found[1]:.3f}, by hand 5 · 0.01"
 assert abs(found[3] - 0.12) < 1e-9, f"off by one: the second smallest p-value becomes {found[3]:.3f}, by hand 4 · 0.03"
@@ -394,8 +396,8 @@ small = dataclasses.replace(
     data, trusted=data.trusted.select(short[::4]), pool=None, validation=None, general_validation=None,
     test=data.test.select(range(8)), general_test=data.general_test.select(range(8)),
     general_memory=data.general_memory.shuffle(seed=0).select(range(200)))
-shared = {"optim.max_tokens": 3000, "optim.batch_size": 16, "curriculum.signals": "length", "curriculum.order": "random",
-          "long_term.self_prompts": 0, "consolidation.enabled": False}
+shared = {"optim.max_tokens": 3000, "optim.batch_size": 16, "curriculum.signals": "length",
+          "curriculum.order": "random", "long_term.self_prompts": 0, "consolidation.enabled": False}
 questions = data.general_test.select(range(0, len(data.general_test), len(data.general_test) // NUM_QUESTIONS))
 topics = np.unique(questions["topic"][:], return_inverse=True)[1]
 
@@ -429,8 +431,8 @@ print(f"95 % over seeds {100 * seeds_low:+.1f} … {100 * seeds_high:+.1f}")
 print(f"the arms differ on {np.mean(difference**2):.3f} of the questions (seeds averaged)")
 
 # %% [markdown]
-# The package's `paired_bootstrap` on the same answers. It draws other resamples, so the bounds agree to some tenths of a
-# point, not exactly.
+# The package's `paired_bootstrap` on the same answers. It draws other resamples, so the bounds agree to some tenths of
+# a point, not exactly.
 
 # %%
 from icft_lite.statistics import paired_bootstrap
@@ -450,8 +452,9 @@ study = load_study()
 groups = np.unique(study["tests"]["general"]["topic"], return_inverse=True)[1]
 others = [method for method in dict.fromkeys(run["method"] for run in study["runs"]) if method != "icft"]
 draws = stratified_resamples(groups, 2000, 0)
-tests = [bootstrap_test(question_differences(*(answers_of(study, name, "general") for name in ("icft", method))), groups,
-                        draws) for method in others]
+icft = answers_of(study, "icft", "general")
+tests = [bootstrap_test(question_differences(icft, answers_of(study, method, "general")), groups, draws)
+         for method in others]
 for method, test, adjusted in zip(others, tests, holm(np.array([test[3] for test in tests]))):
     print(f"ICFT − {method:14} {100 * test[0]:+6.1f} points, p = {test[3]:.4f}, after Holm {adjusted:.4f}")
 
@@ -475,13 +478,13 @@ for method, test, adjusted in zip(others, tests, holm(np.array([test[3] for test
 CONCLUSION = ""
 ### BEGIN SOLUTION
 CONCLUSION = """
-Arm A (1e-3) retained more general knowledge than arm B (4e-3): the estimate, its interval over questions and p are in the
-output above, and so is the interval over the three seeds. By the registered rule the result is "clear" if both exclude 0,
-and "these runs only" if only the first does. Nothing differs from the registration.
-A loss of several points of exact match after 3,000 tokens is large: the base answers nearly all of these questions.
-The study cannot show that 1e-3 is better overall, because it did not measure what was learned, and it says nothing about
-other models or longer budgets.
-Next: both rates at an equal medical score, with five seeds and 664 questions, which show 3.5 points with a power of 0.8 if
-the arms differ on 10 % of the questions.
+Arm A (1e-3) retained more general knowledge than arm B (4e-3): +11.4 points of exact match, 95 % over questions +8.8 to
++14.1 (p = 0.001, which covers other questions for these runs) and over three seeds +4.9 to +17.8 (which covers other
+runs on these questions). By the registered rule the result is "clear". Nothing differs from the registration.
+A loss of this size after 3,000 tokens matters: the base answers nearly all of these questions.
+The study cannot show that 1e-3 is better overall, because it did not measure what was learned, and it says nothing
+about other models or longer budgets.
+Next: both rates at an equal medical score, with five seeds and 664 questions, which show 3.5 points with a power of 0.8
+if the arms differ on 10 % of the questions.
 """
 ### END SOLUTION
