@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from grading_fixtures import RIGHT, RIGHT_CLASS, RIGHT_FUNCTION, SPECS, write_notebook
+from grading_fixtures import RIGHT, RIGHT_CLASS, RIGHT_FUNCTION, SPECS, require_isolation, write_notebook
 
 from icft_lite import cli
 from icft_lite.errors import ICFTError
@@ -52,10 +52,7 @@ def calibration_error(probs, gold, bins):
 @pytest.fixture(scope="module")
 def grader():
     with Grader(SPECS, "full", LIMITS) as one:
-        try:
-            one.check_isolation()
-        except ICFTError as error:
-            pytest.skip(str(error))
+        require_isolation(one)
         yield one
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from grading_fixtures import SPECS, write_notebook
+from grading_fixtures import SPECS, require_isolation, write_notebook
 from grading_fixtures.hostile import SUBMISSIONS
 
-from icft_lite.errors import ICFTError
 from icft_lite.grading.batch import grade_one
 from icft_lite.grading.grader import Grader
 from icft_lite.grading.sandbox import Limits, site_folders, student_uid
@@ -30,10 +29,7 @@ REACHING = ("hidden_tests", "environment", "other_submission", "writes_outside",
 @pytest.fixture(scope="module")
 def grader():
     with Grader(SPECS, "full", LIMITS) as one:
-        try:
-            one.check_isolation()  # it also makes the copy of the package
-        except ICFTError as error:
-            pytest.skip(str(error))
+        require_isolation(one)
         start = time.monotonic()
         one.check_isolation()
         slower = max(1.0, (time.monotonic() - start) / START_SECONDS)

@@ -42,16 +42,6 @@ CHAT_QUICK: dict[str, Any] = {
     "long_term.size": 48,
 }
 """Settings of its `--quick` version: an illustration, not evidence."""
-CHAT_STUDY: dict[str, Any] = {
-    **CHAT_DEMO,
-    "optim.max_tokens": 60_000,
-    "limits.trusted": None,
-    "limits.pool": None,
-    "limits.validation": 100,
-    "limits.test": None,
-    "long_term.size": 320,
-}
-"""Settings of the study on a real chat model in docs/results.md."""
 
 
 def demo_settings(model: str) -> dict[str, Any]:

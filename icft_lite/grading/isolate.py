@@ -24,6 +24,8 @@ from typing import Any, NoReturn
 
 MISSING = 125
 """Exit code: a protection is not available."""
+UNAVAILABLE = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+"""Errors of the kernel that say that a protection is not available: it is forbidden, or unknown."""
 libc = ctypes.CDLL(None, use_errno=True)
 NAMESPACES = {"user": 0x10000000, "mount": 0x20000, "PID": 0x20000000, "network": 0x40000000, "IPC": 0x8000000,
               "UTS": 0x4000000}  # fmt: skip
@@ -84,7 +86,9 @@ def main(plan: dict[str, Any]) -> None:
         give_up_privileges(plan, as_root)
         os.execve(plan["program"][0], plan["program"], plan["environment"])
     except OSError as error:
-        refuse(str(error))
+        if error.errno in UNAVAILABLE:
+            refuse(str(error))
+        raise  # an error of this program: it must not look like a machine without the protection
 
 
 def end_children() -> None:

@@ -95,7 +95,8 @@ class Sandbox:
     def why_not(self, reason: str) -> str:
         """Return why the sandbox did not start."""
         if self.process.returncode != isolate.MISSING:
-            return f"the sandbox did not start: {reason}; is there enough memory, and is the machine overloaded?"
+            last = self.errors.splitlines()[-1] if self.errors else "is there enough memory?"
+            return f"the sandbox did not start: {reason} ({last})"
         return (
             f"student code cannot be isolated on this machine; missing: {'; '.join(self.errors.splitlines())}. Grade "
             "on Linux 5.12 or newer as root, or where user namespaces are enabled; --unsafe grades your own work only"

@@ -3,6 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from icft_lite.errors import ICFTError
+
 SPECS = Path(__file__).parent / "specs"
 RIGHT_FUNCTION = """
 import numpy as np
@@ -40,3 +44,13 @@ def write_notebook(path, cells, **metadata):
     }
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def require_isolation(grader):
+    """Skip where the kernel or the user's rights allow no isolation. Any other failure of the sandbox is a failure."""
+    try:
+        grader.check_isolation()  # it also makes the copy of the package
+    except ICFTError as error:
+        if "cannot be isolated on this machine" not in str(error):
+            raise
+        pytest.skip(str(error))  # the message names the missing protection
