@@ -19,7 +19,7 @@ from icft_lite.chat_checks import intrusions, is_right, passed_checks
 from icft_lite.data.chat_suite import SEEN_KINDS, ChatItem
 from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.modeling.replies import greedy_replies
-from icft_lite.retention import divergence
+from icft_lite.retention import divergence, supervised_states
 from icft_lite.utils.progress import progress_bar
 
 MAX_REPLY_TOKENS = 64
@@ -72,9 +72,10 @@ def evaluate_chat(
     scores = score_replies(suite, replies, tokenizer, base_replies)
     if base_replies is not None and isinstance(model, PeftModel):
         of_base, own = (encode_replies(suite, some, encoder) for some in (base_replies, replies))
-        with progress_bar(len(of_base) + len(own), "KL", "reply", progress) as bar:
-            scores["kl_base_tuned"], scores["nll"] = divergence(model, of_base, adapter, on_batch=bar.update)
-            scores["kl_tuned_base"] = divergence(model, own, None, teacher=adapter, on_batch=bar.update).kl
+        with progress_bar(2 * (len(of_base) + len(own)), "KL", "reply", progress) as bar:
+            base, tuned = (supervised_states(model, *some, bar.update) for some in ((of_base, None), (own, adapter)))
+            scores["kl_base_tuned"], scores["nll"] = divergence(model, of_base, adapter, base, bar.update)
+            scores["kl_tuned_base"] = divergence(model, own, None, tuned, bar.update).kl
     return scores
 
 

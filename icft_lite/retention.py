@@ -9,7 +9,7 @@ Which suites are informative is decided from the base's scores, before training.
 compare texts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 
 from icft_lite.data.schema import Example, as_response
-from icft_lite.modeling.adapters import use_adapter
+from icft_lite.modeling.adapters import merged_adapter
 from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_pass
 from icft_lite.modeling.encoding import Encoded, Encoder, encode_examples
 from icft_lite.modeling.losses import token_kl, token_logprobs
@@ -134,31 +134,53 @@ def mean_kl(
     model: PeftModel, encoded: Sequence[Encoded], adapter: str | None = "slow", teacher: str | None = None
 ) -> float:
     """Return KL(teacher ‖ adapter) in nats, see `divergence`."""
-    return divergence(model, encoded, adapter, teacher).kl
+    return divergence(model, encoded, adapter, supervised_states(model, encoded, teacher)).kl
 
 
 @torch.no_grad()
 def divergence(
     model: PeftModel,
     encoded: Sequence[Encoded],
-    adapter: str | None = "slow",
-    teacher: str | None = None,
+    adapter: str | None,
+    teacher: Sequence[torch.Tensor],
     on_batch: Callable[[int], object] = lambda n: None,
 ) -> Divergence:
     """Return the mean KL(teacher ‖ adapter) and the adapter's mean NLL over the supervised tokens; NaN without tokens.
 
-    adapter, teacher: names of adapters; None is the base. The default is KL(base ‖ slow). on_batch: called after each
-    pass with the number of examples in it, for progress bars.
+    adapter: name of an adapter; None is the base. teacher: the teacher's `supervised_states` of the same examples.
+    on_batch: called after each pass with the number of examples in it, for progress bars.
     """
     kl, nll, num_tokens, weight = 0.0, 0.0, 0, head_weight(model)
-    for group in group_by_length(encoded, max_tokens_per_pass(weight.device)):
-        batch = join_batch([encoded[i] for i in group], 0, weight.device)
-        states = []
-        for name in (teacher, adapter):
-            with use_adapter(model, name):
-                states.append(hidden_states(model, batch)[batch["row"], batch["position"]])
-        kl += float(token_kl(states[1], states[0], weight).sum())
-        nll -= float(token_logprobs(states[1], weight, batch["target"]).sum())
-        num_tokens += len(states[0])
-        on_batch(len(group))
+    for teacher_states, (states, targets) in zip(
+        teacher, _batch_states(model, encoded, adapter, on_batch), strict=True
+    ):
+        kl += float(token_kl(states, teacher_states, weight).sum())
+        nll -= float(token_logprobs(states, weight, targets).sum())
+        num_tokens += len(states)
     return Divergence(kl / num_tokens, nll / num_tokens) if num_tokens else Divergence(float("nan"), float("nan"))
+
+
+def supervised_states(
+    model: PeftModel,
+    encoded: Sequence[Encoded],
+    adapter: str | None = None,
+    on_batch: Callable[[int], object] = lambda n: None,
+) -> list[torch.Tensor]:
+    """Return the final hidden states of all supervised tokens, one tensor [tokens, hidden] per batch.
+
+    adapter: name of an adapter; None is the base. on_batch: as in `divergence`.
+    """
+    return [states for states, _ in _batch_states(model, encoded, adapter, on_batch)]
+
+
+@torch.no_grad()
+def _batch_states(
+    model: PeftModel, encoded: Sequence[Encoded], adapter: str | None, on_batch: Callable[[int], object]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield (final hidden states [tokens, hidden], target ids [tokens]) of each batch of examples."""
+    device = head_weight(model).device
+    with merged_adapter(model, adapter):
+        for group in group_by_length(encoded, max_tokens_per_pass(device)):
+            batch = join_batch([encoded[i] for i in group], 0, device)
+            yield hidden_states(model, batch)[batch["row"], batch["position"]], batch["target"]
+            on_batch(len(group))

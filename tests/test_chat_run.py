@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from small_run import SETTINGS, small_bundle
 
-from icft_lite.config import ICFTConfig
 from icft_lite.constraint import RetentionConstraint
 from icft_lite.data.bundle import balanced_items
 from icft_lite.data.chat_suite import chat_parts, chat_suite, held_out_items, leak_filter
 from icft_lite.data.sources import bundle_from_files, default_general
 from icft_lite.experiments.compare import chat_measures
+from icft_lite.memory.consolidation import SHRINK
 from icft_lite.memory.prompt_quality import trim_loop, whole_sentences
 from icft_lite.memory.rehearsal import chat_memory
 from icft_lite.modeling import replies as replies_module
@@ -20,8 +20,9 @@ from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.replies import greedy_replies
+from icft_lite.training import prepare as prepare_module
+from icft_lite.training import stage as stage_module
 from icft_lite.training.loop import train_icft
-from icft_lite.training.stage import score_candidate
 from icft_lite.utils.notice import NOTICE
 
 SIZES = dict(memory=8, validation=4, test=6)
@@ -133,27 +134,28 @@ def test_with_choice_suites_and_a_chat_suite_all_three_constrain():
         assert not constraint.allows({**good, name: value}), name
 
 
-def test_replies_are_generated_only_where_a_candidate_can_be_chosen(monkeypatch):
-    """They take a minute on a real model; the other scores take seconds."""
-    import icft_lite.training.stage as stage
-
-    constraint = RetentionConstraint.from_base({}, 0.05, 0.1, scores(0.6, 0.6))
-    part = dataclasses.make_dataclass("Part", ["items", "base"])((), scores(0.6, 0.6))
-    prepared = dataclasses.make_dataclass(
-        "Prepared", ["model", "tokenizer", "encoder", "suites", "chat", "config", "kl_examples"]
-    )(None, None, None, {}, {"validation": part}, ICFTConfig(), ())
-    measured = []
-    monkeypatch.setattr(stage, "evaluate_suite", lambda *args, **kwargs: {"medical": {"qa": dict(value=0.7)}})
-    monkeypatch.setattr(stage, "evaluate_chat", lambda *args, **kwargs: measured.append(1) or scores(0.5, 0.7))
+def test_replies_confirm_the_candidate_of_the_last_stage(ran, tmp_path, monkeypatch):
+    """Retention in replies takes a minute on a real model, so the line search measures KL only."""
+    _, _, bundle = ran
+    answers = iter([0.5, 0.97])
+    decide = stage_module.RetentionConstraint.from_base
     monkeypatch.setattr(
-        stage, "chat_retention", lambda *args, **kwargs: dataclasses.make_dataclass("R", ["value"])(0.97)
+        prepare_module.RetentionConstraint,
+        "from_base",
+        lambda *args: dataclasses.replace(decide(*args), chat=True, max_kl=1e9),
     )
-    for kl, to_beat, count in ((0.05, 0.6, 1), (0.05, 0.7, 2), (0.05, 0.71, 2), (0.11, 0.6, 2)):
-        monkeypatch.setattr(stage, "mean_kl", lambda *args, kl=kl: kl)
-        found = score_candidate(prepared, constraint, None, to_beat, progress=False)
-        assert len(measured) == count and found["medical"] == 0.7 and found["kl"] == kl
-        assert (found["chat_retention"] == 0.97) is constraint.allows(found)
-    assert found["general"] == 0.0
+    monkeypatch.setattr(stage_module, "retention_in_replies", lambda *args: next(answers))
+    report = train_icft({**SETTINGS, "optim.max_steps": 9}, tmp_path / "run", bundle, progress=False)
+    found = [
+        [one["chat_retention"] for one in stage["consolidation"]["candidates"] if one["chat_retention"] is not None]
+        for stage in report["stages"]
+    ]
+    assert found == [[], [], [0.5, 0.97]]
+    last = report["stages"][-1]["consolidation"]
+    rejected, chosen = [one for one in last["candidates"] if one["chat_retention"]]
+    alpha = rejected["alpha"] if rejected["origin"] == "base" else 1.0
+    assert (last["origin"], last["alpha"]) == ("base", pytest.approx(alpha * SHRINK))
+    assert chosen == last["candidates"][-1] and chosen["kl"] < rejected["kl"]
 
 
 def test_memory_prompts_are_answered_by_the_base(adapted, shake, tmp_path):

@@ -6,6 +6,7 @@ import torch
 
 from icft_lite.memory.consolidation import (
     EXTRAPOLATION_ALPHAS,
+    SHRINK,
     Candidate,
     ConsolidationResult,
     consolidate,
@@ -228,6 +229,38 @@ def test_a_stage_without_an_allowed_candidate_is_refused(from_base):
     )
     assert result["refused"] and result["alpha"] == 0 and result["origin"] == "start"
     assert all(torch.equal(a, b) for a, b in zip(adapter_tensors(model, "slow"), start))
+
+
+@pytest.mark.parametrize(
+    "limit, tried, chosen",
+    [
+        (2.0, [1.2], 1.2),
+        (0.9, [1.2, 1.2 * SHRINK], 1.2 * SHRINK),
+        (0.7, [1.2, 1.2 * SHRINK, 1.2 * SHRINK**2], 1.2 * SHRINK**2),
+        (0.5, [1.2, 1.2 * SHRINK, 1.2 * SHRINK**2], 0),
+    ],
+)
+def test_a_candidate_that_is_not_confirmed_is_scaled_down_from_the_base(from_base, limit, tried, chosen):
+    model, start, measured_alpha = from_base
+    asked = []
+
+    def confirm(candidate):
+        assert candidate["medical"] == pytest.approx(measured_alpha(), abs=1e-3), "the adapter is that candidate"
+        asked.append(candidate["alpha"])
+        return measured_alpha() <= limit
+
+    result = consolidate(
+        model,
+        start,
+        lambda: dict(general=1.0, medical=measured_alpha()),
+        at_least(0.5),
+        RANK,
+        SCALE,
+        extrapolation_alphas=EXTRAPOLATION_ALPHAS,
+        confirm=confirm,
+    )
+    assert asked == pytest.approx(tried) and result["alpha"] == pytest.approx(chosen)
+    assert measured_alpha() == pytest.approx(chosen, abs=1e-3) and result["refused"] is (chosen == 0)
 
 
 def test_every_layer_is_consolidated(two_adapters):

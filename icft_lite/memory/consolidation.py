@@ -14,9 +14,12 @@ candidates that satisfy it, the one with the best medical validation score is ch
 knowledge had been lost already, only the search from the base can recover it. With α > 1 from the base, the change is
 extrapolated beyond the end: where the constraint leaves room, this improves medical scores without training (compare
 Zheng et al., 2024, "Weak-to-Strong Extrapolation", arXiv 2404.16792).
+
+Scores that need a chat model's replies are too slow for a line search: they confirm its result, and if they reject it,
+the change is scaled down from the base.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any, Literal, TypedDict
 
@@ -31,6 +34,11 @@ BASE_ALPHAS = (0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.75, 0.7)
 """Coefficients tried between the bare base (0) and the end (1), if the end violates the retention constraint."""
 EXTRAPOLATION_ALPHAS = (1.05, 1.1, 1.15, 1.2)
 """Coefficients tried beyond the end of the last stage, if that end is the best candidate."""
+
+SHRINK = 0.5**0.5
+"""Factor of α after a candidate was rejected. KL grows with α² while the change is small: each factor halves it."""
+MAX_CONFIRMATIONS = 3
+"""How many candidates are confirmed at most, before the stage is refused."""
 
 Origin = Literal["start", "base"]
 """The model at α = 0: the slow adapter at the start of the stage, or the bare base."""
@@ -120,40 +128,57 @@ def consolidate(
     alphas: Sequence[float] = ALPHAS,
     base_alphas: Sequence[float] = BASE_ALPHAS,
     extrapolation_alphas: Sequence[float] = (),
+    confirm: Callable[[Candidate], bool] = lambda candidate: True,
 ) -> ConsolidationResult:
     """Choose the interpolation coefficient α, and set the adapter `slow` to the result.
 
     The candidate with the best medical score among those that `allows` accepts (the retention constraint) is chosen.
     Ties are broken by the general score. If no candidate satisfies the constraint, the stage is
-    refused: the adapter returns to `start`. The search has up to two parts:
+    refused: the adapter returns to `start`. The search has up to three parts:
 
     1. Between start and end, over `alphas`, until the medical score falls below the best allowed one.
     2. If the first candidate violates the constraint: between base and end, over `base_alphas`, with the same rule. If
        the end (α = 1) is the best candidate: from the base beyond the end, over `extrapolation_alphas`, until the
        constraint is violated. A lower medical score does not end this search, because one answer can cause it.
+    3. If `confirm` rejects the best candidate: α from the base is multiplied by SHRINK until it accepts one, which
+       MAX_CONFIRMATIONS candidates may try.
 
     start: tensors of the slow adapter when the stage began. score(): CandidateScores of the adapter `slow`; only
     `general`, `medical` and what `allows` reads are needed. exact, rank, scale: see `interpolate`.
-    alphas: not empty, from the end (1.0) downwards.
+    alphas: not empty, from the end (1.0) downwards. confirm(candidate): whether it may be chosen, for measurements that
+    are too slow for every candidate; the adapter `slow` is that candidate, and its scores may be completed in place.
     """
     end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
     base = [0 * tensor if i % 2 else tensor for i, tensor in enumerate(end)]  # B = 0
     origins: dict[Origin, Sequence[torch.Tensor]] = {"start": start, "base": base}
     candidates: list[Candidate] = []
     unmeasured = CandidateScores(general=-inf, medical=-inf, retention=None, chat_retention=None, kl=None)
-    best = Candidate(**unmeasured, alpha=0.0, origin="start", svd_residual=0.0)
+    nothing = best = Candidate(**unmeasured, alpha=0.0, origin="start", svd_residual=0.0)
+
+    def set_adapter(origin: Origin, alpha: float) -> float:
+        return interpolate(model, origins[origin], end, alpha, rank, scale, exact)
+
+    def measure(origin: Origin, alpha: float) -> Candidate:
+        residual = set_adapter(origin, alpha)
+        scores = CandidateScores(**{**unmeasured, **score()})  # type: ignore[typeddict-item]
+        candidates.append(Candidate(**scores, alpha=alpha, origin=origin, svd_residual=residual))
+        return candidates[-1]
 
     def search(origin: Origin, alphas: Sequence[float], stop: Callable[[Candidate], bool]) -> None:
         nonlocal best
         for alpha in alphas:
-            residual = interpolate(model, origins[origin], end, alpha, rank, scale, exact)
-            scores = CandidateScores(**{**unmeasured, **score()})  # type: ignore[typeddict-item]
-            candidate = Candidate(**scores, alpha=alpha, origin=origin, svd_residual=residual)
-            candidates.append(candidate)
+            candidate = measure(origin, alpha)
             if allows(candidate):
                 best = max(best, candidate, key=lambda one: (one["medical"], one["general"]))
             if stop(candidate):
                 break
+
+    def smaller_and_smaller(candidate: Candidate) -> Iterator[Candidate]:
+        set_adapter(candidate["origin"], candidate["alpha"])
+        yield candidate
+        alpha = candidate["alpha"] if candidate["origin"] == "base" else 1.0
+        for power in range(1, MAX_CONFIRMATIONS):
+            yield measure("base", alpha * SHRINK**power)
 
     def is_worse(candidate: Candidate) -> bool:
         return candidate["medical"] < best["medical"]
@@ -166,12 +191,16 @@ def consolidate(
         search("base", base_alphas, stop=is_worse)
     elif best["alpha"] == 1:
         search("base", extrapolation_alphas, stop=is_violated)
-    residual = interpolate(model, origins[best["origin"]], end, best["alpha"], rank, scale, exact)
+    chosen = nothing
+    if best is not nothing:
+        chosen = next((one for one in smaller_and_smaller(best) if allows(one) and confirm(one)), nothing)
+    if chosen is nothing:
+        set_adapter("start", 0.0)
     return ConsolidationResult(
-        alpha=best["alpha"],
-        origin=best["origin"],
-        refused=best["medical"] == -inf,
-        svd_residual=residual,
+        alpha=chosen["alpha"],
+        origin=chosen["origin"],
+        refused=chosen is nothing,
+        svd_residual=chosen["svd_residual"],
         candidates=candidates,
     )
 

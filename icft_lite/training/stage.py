@@ -6,8 +6,9 @@ again by the same code from the state saved at the stage's start, so the result 
 
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from icft_lite.data.tables import column
 from icft_lite.evaluation import Suite, evaluate_suite
 from icft_lite.memory.consolidation import (
     EXTRAPOLATION_ALPHAS,
+    Candidate,
     CandidateScores,
     ConsolidationResult,
     consolidate,
@@ -30,7 +32,7 @@ from icft_lite.memory.short_term import ShortTermMemory
 from icft_lite.metrics import mean_score
 from icft_lite.modeling.adapters import activate_adapter, adapter_tensors, copy_adapter
 from icft_lite.reporting.build import accuracy_by_level
-from icft_lite.retention import mean_kl
+from icft_lite.retention import divergence, supervised_states
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.checkpoint import load_state, save_state
 from icft_lite.training.events import Events
@@ -201,19 +203,24 @@ def choose_alpha(
     if constraint is None:
         copy_adapter(model, "fast", "slow")
         return no_search(1.0)
-    if constraint.limits_kl and not is_last:
-        constraint = replace(constraint, chat=False)  # replies take a minute per candidate; KL limits short stages
     medical = trained_levels(suites["medical_validation"], prepared, stage)
+    # Replies of a real model take a minute: the candidates of the line search do without them.
+    quick = replace(constraint, chat=False)
 
-    to_beat = -inf
+    @cache
+    def base_states() -> list[torch.Tensor]:
+        return supervised_states(model, prepared.kl_examples)
 
     def score() -> CandidateScores:
-        nonlocal to_beat
-        scores = on_main_process(lambda: score_candidate(prepared, constraint, medical, to_beat, events.progress))
-        if constraint.allows(scores):
-            to_beat = max(to_beat, scores["medical"])
+        scores = on_main_process(lambda: score_candidate(prepared, quick, medical, base_states))
         events.emit("on_candidate", scores=scores)
         return scores
+
+    def confirm(candidate: Candidate) -> bool:
+        if not (is_last and constraint.chat):
+            return True  # what a short stage loses in replies is limited by KL
+        candidate["chat_retention"] = on_main_process(lambda: retention_in_replies(prepared, events.progress))
+        return constraint.allows(candidate)
 
     # Only in the last stage: a later stage would have to recover the general knowledge that extrapolation loses.
     beyond = EXTRAPOLATION_ALPHAS if is_last else ()
@@ -221,21 +228,24 @@ def choose_alpha(
         model,
         start,
         score,
-        constraint.allows,
+        quick.allows,
         config.adapter.rank,
         config.adapter.alpha / config.adapter.rank,
         config.consolidation.exact,
         extrapolation_alphas=beyond,
+        confirm=confirm,
     )
 
 
 def score_candidate(
-    prepared: Prepared, constraint: RetentionConstraint, medical: Suite, to_beat: float, progress: bool
+    prepared: Prepared,
+    constraint: RetentionConstraint,
+    medical: Suite,
+    base_states: Callable[[], Sequence[torch.Tensor]],
 ) -> CandidateScores:
-    """Return the validation scores of the slow adapter, cheap ones first.
+    """Return the validation scores of the slow adapter, without those that need replies.
 
-    What needs replies is not measured if the candidate cannot be chosen anyway: its medical score is below `to_beat`,
-    or KL exceeds its limit.
+    base_states: returns the base's `supervised_states` of `prepared.kl_examples`.
     """
     model, tokenizer, encoder = prepared.model, prepared.tokenizer, prepared.encoder
     suites = {"medical": medical} | (
@@ -244,21 +254,21 @@ def score_candidate(
     scores = evaluate_suite(
         model, tokenizer, suites, "slow", encoder, metric=prepared.config.metric, generate_replies=False
     )
-    general = [mean_score(scores["general"])] if "general" in scores else []
-    found = CandidateScores(
-        general=0.0,
+    kl = divergence(model, prepared.kl_examples, "slow", base_states()).kl if constraint.limits_kl else None
+    return CandidateScores(
+        general=mean_score(scores["general"]) if "general" in scores else 0.0,
         medical=mean_score(scores["medical"]),
         retention=constraint.retention(scores["general"]) if constraint.topics else None,
         chat_retention=None,
-        kl=mean_kl(model, prepared.kl_examples) if constraint.limits_kl else None,
+        kl=kl,
     )
-    if constraint.chat and found["medical"] >= to_beat and constraint.allows({**found, "chat_retention": inf}):
-        part = prepared.chat["validation"]
-        replies = evaluate_chat(model, tokenizer, encoder, part.items, "slow", progress=progress)
-        found["chat_retention"] = chat_retention(part.base, replies, part.items, n_resamples=1).value
-        general += [replies["free"]["value"], replies["instructions"]["value"]]
-    found["general"] = sum(general) / max(1, len(general))
-    return found
+
+
+def retention_in_replies(prepared: Prepared, progress: bool) -> float:
+    """Return the slow adapter's retention in its replies to the validation part of the chat suite."""
+    part = prepared.chat["validation"]
+    tuned = evaluate_chat(prepared.model, prepared.tokenizer, prepared.encoder, part.items, "slow", progress=progress)
+    return chat_retention(part.base, tuned, part.items, n_resamples=1).value
 
 
 def trained_levels(medical: Suite, prepared: Prepared, stage: StagePlan) -> Suite:
