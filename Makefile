@@ -16,7 +16,8 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --nbval-kerne
 .PHONY: help demo demo-llm sweep-llm test test-all lab lessons notebooks release lint venv
 help:
 	@echo "make demo       the whole method in five minutes; FULL=1 trains longer, SEEDS=3 compares all methods"
-	@echo "make demo-llm   the same on a real chat model, in half an hour on two cores; QUICK=1 for a short illustration"
+	@echo "make demo-llm   the same on a real chat model, in half an hour on two cores; QUICK=1: a short illustration;"
+	@echo "                FULL=1 SEEDS=3: all methods, three seeds"
 	@echo "make test       the tests and the lessons, up to 20 minutes; make test-all adds the slow ones; JOBS=1 one by one"
 	@echo "make lab        the lessons in JupyterLab; make lessons runs them all in full, into runs/lessons"
 	@echo "make notebooks  build the lessons from notebooks/src"
@@ -26,8 +27,9 @@ help:
 demo: venv
 	$(BIN)/icft-lite demo --out $(OUT) $(if $(MANY),--seeds $(MANY)) $(if $(FULL_RUN),--full)
 
+LLM_KIND := $(if $(filter-out 0,$(QUICK)),-quick)$(if $(FULL_RUN),-full)
 demo-llm: venv
-	$(BIN)/icft-lite demo --model smollm2 $(if $(filter-out 0,$(QUICK)),--quick --out runs/demo-smollm2-quick)
+	$(BIN)/icft-lite demo --model smollm2 $(patsubst -%,--%,$(LLM_KIND)) $(if $(MANY),--seeds $(MANY)) --out runs/demo-smollm2$(LLM_KIND)
 
 # The sweep that the default settings of chat models come from (docs/models.md).
 sweep-llm: venv

@@ -68,8 +68,10 @@ def demo_options(sub: ArgumentParser) -> None:
     text = "`tiny` (the default, minutes) or `smollm2`, a real chat model (half an hour on two cores)"
     sub.add_argument("--model", default="tiny", metavar="NAME", help=text)
     sub.add_argument("--quick", action="store_true", help="with smollm2: a short illustration instead of evidence")
-    sub.add_argument("--seeds", type=PositiveInt, default=1, metavar="N", help="number of seeds; above 1: all presets")
-    sub.add_argument("--full", action="store_true", help="train longer, on more topics")
+    sub.add_argument(
+        "--seeds", type=PositiveInt, default=1, metavar="N", help="number of seeds; above 1: all presets of tiny"
+    )
+    sub.add_argument("--full", action="store_true", help="train longer; tiny: on more topics, smollm2: more methods")
     _jobs(sub)
 
 

@@ -221,8 +221,12 @@ class LimitsConfig:
     test: int | None = None
     """Examples of each test suite. Of the chat suite: free questions, and instructions. None: all."""
 
+    memory: int | None = None
+    """Given general examples that seed the long-term memory. Of the chat suite: free questions, and instructions.
+    None: all; 0: none, so that it is seeded with self-generated prompts only."""
+
     def __post_init__(self) -> None:
-        check_settings(self, positive=("trusted", "pool", "validation", "test"))
+        check_settings(self, positive=("trusted", "pool", "validation", "test"), not_negative=("memory",))
 
 
 @dataclass(frozen=True)

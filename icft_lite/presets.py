@@ -14,6 +14,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "curriculum.order": "random",
     },
     "replay": {"loss.consistency_weight": 0.0, "loss.replay_weight": 1.0},
+    "self_prompts": {"limits.memory": 0},
     "no_ltm": {"long_term.share": 0.0, "loss.consistency_weight": 0.0, "consolidation.enabled": False},
     "no_ring": {"short_term.share": 0.0},
     "no_curriculum": {"curriculum.order": "random"},
@@ -22,9 +23,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gold": {"weak.label_model": "gold"},
 }
 """icft: the whole method. qlora: plain fine-tuning on the same examples, with hard labels. replay: memory replayed by
-NLL, without consistency. no_ltm: no long-term memory (no memory examples, no consolidation). no_ring: no replay from
-the short-term ring, so no promotion. no_curriculum: every level from the start, in random order, without pacing.
-no_task: without L_task. majority_vote, gold: other labels."""
+NLL, without consistency. self_prompts: the memory is seeded with self-generated prompts only. no_ltm: no long-term
+memory (no memory examples, no consolidation). no_ring: no replay from the short-term ring, so no promotion.
+no_curriculum: every level from the start, in random order, without pacing. no_task: without L_task. majority_vote,
+gold: other labels."""
 
 
 CHAT_MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -39,6 +41,7 @@ CHAT_MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
         "long_term.self_prompts": 0,
     },
     "qlora": {"optim.learning_rate": 1e-3},
+    "self_prompts": {"long_term.self_prompts": 400},
 }
 """Defaults of models other than `tiny`, of all presets (key "") and of single ones: chosen on validation data of
 `smollm2`, see "Default settings of chat models" in docs/models.md."""

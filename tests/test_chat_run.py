@@ -199,6 +199,7 @@ def test_the_source_chat_brings_the_suite_and_choice_questions():
 def test_limits_are_balanced_over_topics_and_change_the_hash():
     bundle = bundle_from_files(["samples"], ["chat"])
     limited = bundle.limited(pool=50, test=30, general_test=20, validation=None)
+    assert not bundle.limited(general_memory=0).chat["memory"] and limited.chat["memory"] == bundle.chat["memory"]
     assert (len(limited.pool), len(limited.test), len(limited.general_test)) == (50, 30, 20)
     assert len(limited.validation) == len(bundle.validation) and limited.trusted is bundle.trusted
     counts = np.unique(limited.general_test["topic"][:], return_counts=True)[1]

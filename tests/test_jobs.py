@@ -205,6 +205,21 @@ def test_the_long_demo_differs_in_topics_tokens_consistency_weight_and_the_rate_
     assert long[tmp_path / "qlora-0"].curriculum.order == "random", "which uses no pacing"
 
 
+def test_the_long_demo_of_smollm2_adds_a_low_rate_and_self_generated_prompts(tmp_path, planned, monkeypatch):
+    monkeypatch.setattr("icft_lite.modeling.smollm2.smollm2_folder", lambda: tmp_path)
+    runs = planned(lambda: run_demo(tmp_path, 2, full=True, jobs=2, progress=False, model="smollm2"))
+    methods = {"icft", "qlora", "replay", "low_rate", "self_prompts"}
+    assert set(runs) == {tmp_path / f"{method}-{seed}" for method in methods for seed in (0, 1)}
+    one, other = (flatten(runs[tmp_path / name].to_dict()) for name in ("qlora-1", "low_rate-1"))
+    assert {name for name in one if one[name] != other[name]} == {"optim.learning_rate"}
+    one, other = (flatten(runs[tmp_path / name].to_dict()) for name in ("icft-0", "self_prompts-0"))
+    assert {name for name in one if one[name] != other[name]} == {
+        "method",
+        "limits.memory",
+        "long_term.self_prompts",
+    }
+
+
 def test_a_comparison_needs_questions(tmp_path):
     settings = {"topics": "relevance", "optim.max_steps": 1}
     with pytest.raises(ICFTError, match="no medical test question"):
@@ -239,7 +254,7 @@ def test_runs_are_stopped_when_the_comparison_is_terminated(monkeypatch, tmp_pat
     ("options", "message"),
     [
         ({"model": "x/other"}, "--model x/other: the demo has settings for tiny and smollm2"),
-        ({"model": "smollm2", "full": True}, "--full: only the demo of tiny"),
+        ({"model": "smollm2", "full": True, "quick": True}, "--quick, --full: one excludes the other"),
         ({"quick": True}, "--quick: only the demo of smollm2"),
     ],
 )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # which imports the samples, which are a bundle
 
 MEDICAL_ROLES = ("trusted", "pool", "validation", "test")
 GENERAL_ROLES = ("general_memory", "general_validation", "general_test")
+CHAT_PARTS = {"validation": "validation", "test": "test", "general_memory": "memory"}
+"""{role: the part of a chat suite with the same use}"""
 
 
 @dataclass
@@ -69,8 +71,8 @@ class DataBundle:
     def limited(self, **limits: int | None) -> "DataBundle":
         """Return this bundle with at most so many examples of each role, by name: `limited(pool=400, test=None)`.
 
-        The examples are drawn as in `balanced_subset`; None is no limit. `test` and `validation` limit the parts of the
-        chat suite too, free questions and instructions each.
+        The examples are drawn as in `balanced_subset`; None is no limit. `test`, `validation` and `general_memory`
+        limit the parts of the chat suite too, free questions and instructions each.
         """
         chosen: dict[str, Any] = {}
         for role, limit in limits.items():
@@ -79,8 +81,8 @@ class DataBundle:
                 chosen[role] = balanced_subset(part, limit)
         parts = {
             name: balanced_items(self.chat[name], limit)
-            for name, limit in limits.items()
-            if limit and name in self.chat
+            for role, limit in limits.items()
+            if limit is not None and (name := CHAT_PARTS.get(role, "")) in self.chat
         }
         if parts:
             chosen["chat"] = {**self.chat, **parts}

@@ -39,22 +39,23 @@ def compare(
 
     Writes comparison.json, .md and .png in `out`, and a folder for each run. Runs that are complete are not repeated.
 
-    methods: keys of `PRESETS`; settings: of all runs, by dotted name (those of the demo by default). The settings
-    of a preset override them; method_settings: {method: further settings}, which override both; data: the samples by
-    default; jobs: runs at a time (default: `jobs.default_jobs`; 1 if data is given); notes: remarks on the
-    results, shown with them.
+    methods: keys of `PRESETS`, or names of variants; settings: of all runs, by dotted name (those of the demo by
+    default). The settings of a preset override them; method_settings: {method: further settings}, which override both;
+    those of a variant name its preset as `method`; data: the samples by default; jobs: runs at a time (default:
+    `jobs.default_jobs`; 1 if data is given); notes: remarks on the results, shown with them.
     Returns the comparison (a dict). Raises ICFTError for an unknown method or setting.
     """
-    if unknown := set(methods) - set(PRESETS):
-        raise ICFTError(f"methods: {min(unknown)!r} is unknown; choose among {', '.join(PRESETS)}")
     out, own = Path(out), method_settings or {}
+    preset_of = {name: own.get(name, {}).get("method", name) for name in methods}
+    if unknown := set(preset_of.values()) - set(PRESETS):
+        raise ICFTError(f"methods: {min(unknown)!r} is unknown; choose among {', '.join(PRESETS)}")
     given = flatten(rename_settings(settings or {}))
     defaults = demo_settings(str(given.get("model", ICFTConfig.model)))
     defaults = defaults if data is None else {"optim.max_tokens": defaults["optim.max_tokens"]}
     common = {name: value for name, value in {**defaults, **given}.items() if name not in ("method", "seed")}
     configs = {
         (method, seed): ICFTConfig.from_dict(
-            {**common, **PRESETS[method], **own.get(method, {}), "method": method, "seed": seed}
+            {**common, **PRESETS[preset_of[method]], "method": preset_of[method], **own.get(method, {}), "seed": seed}
         )
         for seed in seeds
         for method in methods

@@ -32,6 +32,10 @@ CHAT_DEMO: dict[str, Any] = {
     "long_term.size": 160,
 }
 """Settings of the demo on a real chat model. The memory has a few more examples than this many tokens draw."""
+CHAT_FULL: dict[str, Any] = {**CHAT_DEMO, "optim.max_tokens": 60_000, "long_term.size": 320}
+"""Settings of its `--full` version: twice the tokens, and twice the memory."""
+CHAT_LOW_RATE: dict[str, Any] = {"method": "qlora", "optim.learning_rate": 2e-4}
+"""Plain fine-tuning at a low learning rate, which forgets less: a variant in the `--full` version."""
 CHAT_QUICK: dict[str, Any] = {
     **CHAT_DEMO,
     "optim.max_tokens": 8_000,

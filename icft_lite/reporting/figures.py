@@ -20,6 +20,7 @@ LABELS = {
     "icft": "ICFT",
     "qlora": "plain QLoRA",
     "replay": "replay, no consistency loss",
+    "self_prompts": "ICFT, self-generated prompts only",
     "no_ltm": "no long-term memory",
     "no_ring": "no short-term ring, no promotion",
     "no_curriculum": "no curriculum",
@@ -88,13 +89,16 @@ def png(figure: Figure, dpi: int = 160) -> bytes:
 
 
 def method_label(method: str, source: Mapping[str, Any] | None = None) -> str:
-    """Return the display name of a method.
+    """Return the display name of a method, or of a variant: the name of its preset with the variant's settings.
 
     source: the report or the comparison that it is in. If its base is not held in 4 bits, QLoRA is called LoRA.
     """
-    source, label = source or {}, LABELS.get(method, method)
+    source = source or {}
+    own = (source.get("method_settings") or {}).get(method) or {}
+    varied = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in own.items() if name != "method")
+    label = f"{LABELS[own['method']]}, {varied}" if "method" in own else LABELS.get(method, method)
     default = ((source.get("config") or {}).get("adapter") or {}).get("load_in_4bit", True)
-    settings = {**(source.get("settings") or {}), **((source.get("method_settings") or {}).get(method) or {})}
+    settings = {**(source.get("settings") or {}), **own}
     return label if settings.get("adapter.load_in_4bit", default) else label.replace("QLoRA", "LoRA")
 
 

@@ -65,6 +65,7 @@ def train_icft(
         general_validation=limits.validation,
         test=limits.test,
         general_test=limits.test,
+        general_memory=limits.memory,
     )
     init_processes()
     check_pool(data, config)  # before the folder holds a run: with other data it would be another one
