@@ -36,7 +36,6 @@ CHAT_MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
         "loss.consistency_tokens": "response",
         "loss.temperature": 1.0,
         "consolidation.max_drop": 0.05,
-        "consolidation.max_kl": 0.2,
         "long_term.size": 400,
         "long_term.self_prompts": 0,
     },

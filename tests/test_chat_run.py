@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from small_run import SETTINGS, small_bundle
 
+from icft_lite.config import ICFTConfig
 from icft_lite.constraint import RetentionConstraint
 from icft_lite.data.bundle import balanced_items
 from icft_lite.data.chat_suite import chat_parts, chat_suite, held_out_items, leak_filter
 from icft_lite.data.sources import bundle_from_files, default_general
 from icft_lite.experiments.compare import chat_measures
-from icft_lite.memory.consolidation import SHRINK
 from icft_lite.memory.prompt_quality import trim_loop, whole_sentences
 from icft_lite.memory.rehearsal import chat_memory
 from icft_lite.modeling import replies as replies_module
@@ -134,8 +134,10 @@ def test_with_choice_suites_and_a_chat_suite_all_three_constrain():
         assert not constraint.allows({**good, name: value}), name
 
 
-def test_replies_confirm_the_candidate_of_the_last_stage(ran, tmp_path, monkeypatch):
-    """Retention in replies takes a minute on a real model, so the line search measures KL only."""
+def test_replies_are_generated_in_the_last_stage_and_a_candidate_that_they_reject_is_scaled_down(
+    ran, tmp_path, monkeypatch
+):
+    """They take a minute on a real model. The stages before are limited by KL."""
     _, _, bundle = ran
     answers = iter([0.5, 0.97])
     decide = stage_module.RetentionConstraint.from_base
@@ -152,10 +154,23 @@ def test_replies_confirm_the_candidate_of_the_last_stage(ran, tmp_path, monkeypa
     ]
     assert found == [[], [], [0.5, 0.97]]
     last = report["stages"][-1]["consolidation"]
-    rejected, chosen = [one for one in last["candidates"] if one["chat_retention"]]
-    alpha = rejected["alpha"] if rejected["origin"] == "base" else 1.0
-    assert (last["origin"], last["alpha"]) == ("base", pytest.approx(alpha * SHRINK))
-    assert chosen == last["candidates"][-1] and chosen["kl"] < rejected["kl"]
+    rejected, chosen = last["candidates"]
+    assert (last["origin"], last["alpha"]) == ("base", pytest.approx(0.5**0.5)) and not last["refused"]
+    assert chosen["alpha"] == last["alpha"] and chosen["kl"] < rejected["kl"]
+
+
+@pytest.mark.parametrize("kl, asked", [(0.09, 1), (0.11, 0)])
+def test_a_candidate_with_too_much_kl_is_not_asked_for_replies(monkeypatch, kl, asked):
+    constraint = RetentionConstraint.from_base({}, 0.05, 0.1, scores(0.6, 0.6))
+    names = ["model", "tokenizer", "encoder", "suites", "config", "kl_examples"]
+    prepared = dataclasses.make_dataclass("Prepared", names)(None, None, None, {}, ICFTConfig(), ())
+    replies = []
+    monkeypatch.setattr(stage_module, "evaluate_suite", lambda *args, **kwargs: {"medical": {"qa": dict(value=0.7)}})
+    monkeypatch.setattr(stage_module, "divergence", lambda *args: dataclasses.make_dataclass("D", ["kl"])(kl))
+    monkeypatch.setattr(stage_module, "retention_in_replies", lambda *args: replies.append(1) or 0.97)
+    found = stage_module.score_candidate(prepared, constraint, None, list)
+    assert (len(replies), found["medical"], found["kl"]) == (asked, 0.7, kl)
+    assert constraint.allows(found) is bool(asked)
 
 
 def test_memory_prompts_are_answered_by_the_base(adapted, shake, tmp_path):

@@ -6,12 +6,14 @@ import torch
 
 from icft_lite.memory.consolidation import (
     EXTRAPOLATION_ALPHAS,
-    SHRINK,
+    MAX_SCALINGS,
+    UNMEASURED,
     Candidate,
     ConsolidationResult,
     consolidate,
     ema_step,
     interpolate,
+    scale_down,
 )
 from icft_lite.modeling.adapters import adapter_tensors, delta_svd, lora_layers
 
@@ -232,35 +234,36 @@ def test_a_stage_without_an_allowed_candidate_is_refused(from_base):
 
 
 @pytest.mark.parametrize(
-    "limit, tried, chosen",
+    "limit, alphas",
     [
-        (2.0, [1.2], 1.2),
-        (0.9, [1.2, 1.2 * SHRINK], 1.2 * SHRINK),
-        (0.7, [1.2, 1.2 * SHRINK, 1.2 * SHRINK**2], 1.2 * SHRINK**2),
-        (0.5, [1.2, 1.2 * SHRINK, 1.2 * SHRINK**2], 0),
+        (1.0, [1.0]),
+        (0.5, [1.0, 0.5**0.5]),  # KL(α) = α²: the second α has the KL that is the limit
+        (0.01, [1.0, 0.1]),
+        (0.95, [1.0, 0.9**0.5]),
     ],
 )
-def test_a_candidate_that_is_not_confirmed_is_scaled_down_from_the_base(from_base, limit, tried, chosen):
+def test_a_change_is_scaled_down_to_the_limit_of_kl(from_base, limit, alphas):
     model, start, measured_alpha = from_base
-    asked = []
 
-    def confirm(candidate):
-        assert candidate["medical"] == pytest.approx(measured_alpha(), abs=1e-3), "the adapter is that candidate"
-        asked.append(candidate["alpha"])
-        return measured_alpha() <= limit
+    def score():
+        return {**UNMEASURED, "medical": measured_alpha(), "kl": measured_alpha() ** 2}
 
-    result = consolidate(
-        model,
-        start,
-        lambda: dict(general=1.0, medical=measured_alpha()),
-        at_least(0.5),
-        RANK,
-        SCALE,
-        extrapolation_alphas=EXTRAPOLATION_ALPHAS,
-        confirm=confirm,
-    )
-    assert asked == pytest.approx(tried) and result["alpha"] == pytest.approx(chosen)
-    assert measured_alpha() == pytest.approx(chosen, abs=1e-3) and result["refused"] is (chosen == 0)
+    def allows(candidate):
+        return candidate["kl"] <= limit + 1e-3
+
+    result = scale_down(model, start, score, allows, limit, RANK, SCALE)
+    assert [one["alpha"] for one in result["candidates"]] == pytest.approx(alphas, abs=1e-3)
+    assert result["alpha"] == result["candidates"][-1]["alpha"] == pytest.approx(measured_alpha(), abs=1e-3)
+    assert result["origin"] == "base" and not result["refused"] and result["svd_residual"] < 1e-6
+
+
+def test_kl_is_halved_where_something_else_is_violated_and_in_the_end_the_stage_is_refused(two_adapters):
+    model, start, _ = two_adapters
+    scores = {**UNMEASURED, "kl": 0.01}
+    result = scale_down(model, start, lambda: scores, lambda one: False, 0.1, RANK, SCALE)
+    assert [one["alpha"] ** 2 for one in result["candidates"]] == pytest.approx([0.5**i for i in range(MAX_SCALINGS)])
+    assert result["refused"] and (result["alpha"], result["origin"]) == (0.0, "start")
+    assert all(torch.equal(a, b) for a, b in zip(adapter_tensors(model, "slow"), start))
 
 
 def test_every_layer_is_consolidated(two_adapters):

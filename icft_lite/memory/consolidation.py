@@ -15,11 +15,11 @@ knowledge had been lost already, only the search from the base can recover it. W
 extrapolated beyond the end: where the constraint leaves room, this improves medical scores without training (compare
 Zheng et al., 2024, "Weak-to-Strong Extrapolation", arXiv 2404.16792).
 
-Scores that need a chat model's replies are too slow for a line search: they confirm its result, and if they reject it,
-the change is scaled down from the base.
+A chat model's replies take too long for a line search. There, `scale_down` multiplies the change by a smaller and
+smaller α until the constraint allows it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any, Literal, TypedDict
 
@@ -35,10 +35,8 @@ BASE_ALPHAS = (0.95, 0.92, 0.89, 0.86, 0.83, 0.8, 0.75, 0.7)
 EXTRAPOLATION_ALPHAS = (1.05, 1.1, 1.15, 1.2)
 """Coefficients tried beyond the end of the last stage, if that end is the best candidate."""
 
-SHRINK = 0.5**0.5
-"""Factor of α after a candidate was rejected. KL grows with α² while the change is small: each factor halves it."""
-MAX_CONFIRMATIONS = 3
-"""How many candidates are confirmed at most, before the stage is refused."""
+MAX_SCALINGS = 7
+"""Coefficients that `scale_down` tries at most."""
 
 Origin = Literal["start", "base"]
 """The model at α = 0: the slow adapter at the start of the stage, or the bare base."""
@@ -57,6 +55,9 @@ class CandidateScores(TypedDict):
     """Retention in the model's own replies to the chat suite."""
     kl: float | None
     """KL(base ‖ tuned) on general validation, in nats per token."""
+
+
+UNMEASURED = CandidateScores(general=-inf, medical=-inf, retention=None, chat_retention=None, kl=None)
 
 
 class Candidate(CandidateScores):
@@ -128,57 +129,38 @@ def consolidate(
     alphas: Sequence[float] = ALPHAS,
     base_alphas: Sequence[float] = BASE_ALPHAS,
     extrapolation_alphas: Sequence[float] = (),
-    confirm: Callable[[Candidate], bool] = lambda candidate: True,
 ) -> ConsolidationResult:
     """Choose the interpolation coefficient α, and set the adapter `slow` to the result.
 
     The candidate with the best medical score among those that `allows` accepts (the retention constraint) is chosen.
     Ties are broken by the general score. If no candidate satisfies the constraint, the stage is
-    refused: the adapter returns to `start`. The search has up to three parts:
+    refused: the adapter returns to `start`. The search has up to two parts:
 
     1. Between start and end, over `alphas`, until the medical score falls below the best allowed one.
     2. If the first candidate violates the constraint: between base and end, over `base_alphas`, with the same rule. If
        the end (α = 1) is the best candidate: from the base beyond the end, over `extrapolation_alphas`, until the
        constraint is violated. A lower medical score does not end this search, because one answer can cause it.
-    3. If `confirm` rejects the best candidate: α from the base is multiplied by SHRINK until it accepts one, which
-       MAX_CONFIRMATIONS candidates may try.
 
     start: tensors of the slow adapter when the stage began. score(): CandidateScores of the adapter `slow`; only
     `general`, `medical` and what `allows` reads are needed. exact, rank, scale: see `interpolate`.
-    alphas: not empty, from the end (1.0) downwards. confirm(candidate): whether it may be chosen, for measurements that
-    are too slow for every candidate; the adapter `slow` is that candidate, and its scores may be completed in place.
+    alphas: not empty, from the end (1.0) downwards.
     """
     end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
-    base = [0 * tensor if i % 2 else tensor for i, tensor in enumerate(end)]  # B = 0
-    origins: dict[Origin, Sequence[torch.Tensor]] = {"start": start, "base": base}
+    origins: dict[Origin, Sequence[torch.Tensor]] = {"start": start, "base": _without_change(end)}
     candidates: list[Candidate] = []
-    unmeasured = CandidateScores(general=-inf, medical=-inf, retention=None, chat_retention=None, kl=None)
-    nothing = best = Candidate(**unmeasured, alpha=0.0, origin="start", svd_residual=0.0)
-
-    def set_adapter(origin: Origin, alpha: float) -> float:
-        return interpolate(model, origins[origin], end, alpha, rank, scale, exact)
-
-    def measure(origin: Origin, alpha: float) -> Candidate:
-        residual = set_adapter(origin, alpha)
-        scores = CandidateScores(**{**unmeasured, **score()})  # type: ignore[typeddict-item]
-        candidates.append(Candidate(**scores, alpha=alpha, origin=origin, svd_residual=residual))
-        return candidates[-1]
+    best = Candidate(**UNMEASURED, alpha=0.0, origin="start", svd_residual=0.0)
 
     def search(origin: Origin, alphas: Sequence[float], stop: Callable[[Candidate], bool]) -> None:
         nonlocal best
         for alpha in alphas:
-            candidate = measure(origin, alpha)
+            residual = interpolate(model, origins[origin], end, alpha, rank, scale, exact)
+            scores = CandidateScores(**{**UNMEASURED, **score()})  # type: ignore[typeddict-item]
+            candidate = Candidate(**scores, alpha=alpha, origin=origin, svd_residual=residual)
+            candidates.append(candidate)
             if allows(candidate):
                 best = max(best, candidate, key=lambda one: (one["medical"], one["general"]))
             if stop(candidate):
                 break
-
-    def smaller_and_smaller(candidate: Candidate) -> Iterator[Candidate]:
-        set_adapter(candidate["origin"], candidate["alpha"])
-        yield candidate
-        alpha = candidate["alpha"] if candidate["origin"] == "base" else 1.0
-        for power in range(1, MAX_CONFIRMATIONS):
-            yield measure("base", alpha * SHRINK**power)
 
     def is_worse(candidate: Candidate) -> bool:
         return candidate["medical"] < best["medical"]
@@ -191,18 +173,54 @@ def consolidate(
         search("base", base_alphas, stop=is_worse)
     elif best["alpha"] == 1:
         search("base", extrapolation_alphas, stop=is_violated)
-    chosen = nothing
-    if best is not nothing:
-        chosen = next((one for one in smaller_and_smaller(best) if allows(one) and confirm(one)), nothing)
-    if chosen is nothing:
-        set_adapter("start", 0.0)
+    residual = interpolate(model, origins[best["origin"]], end, best["alpha"], rank, scale, exact)
     return ConsolidationResult(
-        alpha=chosen["alpha"],
-        origin=chosen["origin"],
-        refused=chosen is nothing,
-        svd_residual=chosen["svd_residual"],
+        alpha=best["alpha"],
+        origin=best["origin"],
+        refused=best["medical"] == -inf,
+        svd_residual=residual,
         candidates=candidates,
     )
+
+
+def scale_down(
+    model: PeftModel,
+    start: Sequence[torch.Tensor],
+    score: Callable[[], CandidateScores],
+    allows: Callable[[Candidate], bool],
+    max_kl: float,
+    rank: int,
+    scale: float,
+) -> ConsolidationResult:
+    """Scale down what was learned so far until the constraint allows it, and set the adapter `slow` to the result.
+
+    ΔW(α) = α·ΔW(end) for α = 1 and smaller ones. The first that `allows` accepts is chosen. KL(base ‖ tuned) of a small
+    change is proportional to α². So the next α is the one at which KL would be `max_kl`; if KL is below that already,
+    half of what it is. If MAX_SCALINGS candidates are not allowed, the stage is refused: the adapter returns to
+    `start`.
+
+    start, rank, scale: as in `consolidate`. score(): CandidateScores of the adapter `slow`, with `kl`.
+    """
+    end = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
+    candidates: list[Candidate] = []
+    alpha = 1.0
+    for _ in range(MAX_SCALINGS):
+        residual = interpolate(model, _without_change(end), end, alpha, rank, scale)
+        candidate = Candidate(**score(), alpha=alpha, origin="base", svd_residual=residual)
+        candidates.append(candidate)
+        if allows(candidate):
+            return ConsolidationResult(
+                alpha=alpha, origin="base", refused=False, svd_residual=residual, candidates=candidates
+            )
+        kl = candidate["kl"] or 0.0
+        alpha *= (min(0.9, max_kl / kl) if kl > max_kl else 0.5) ** 0.5
+    interpolate(model, start, end, 0.0, rank, scale)
+    return ConsolidationResult(alpha=0.0, origin="start", refused=True, svd_residual=0.0, candidates=candidates)
+
+
+def _without_change(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return adapter tensors [A, B, A, B, …] with B = 0."""
+    return [0 * tensor if i % 2 else tensor for i, tensor in enumerate(tensors)]
 
 
 def ema_step(slow: list[torch.Tensor], fast: list[torch.Tensor], t: int, decay: float) -> None:

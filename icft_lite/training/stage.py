@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,10 @@ from icft_lite.data.tables import column
 from icft_lite.evaluation import Suite, evaluate_suite
 from icft_lite.memory.consolidation import (
     EXTRAPOLATION_ALPHAS,
-    Candidate,
     CandidateScores,
     ConsolidationResult,
     consolidate,
+    scale_down,
 )
 from icft_lite.memory.promotion import promote
 from icft_lite.memory.short_term import ShortTermMemory
@@ -197,43 +198,42 @@ def train(
 def choose_alpha(
     prepared: Prepared, stage: StagePlan, start: list[torch.Tensor], events: Events
 ) -> ConsolidationResult:
-    """Set the slow adapter to the best interpolation coefficient that meets the retention constraint."""
+    """Set the slow adapter to an interpolation coefficient that meets the retention constraint.
+
+    The best one; with a chat suite, whose replies take long, the largest one that `scale_down` tries.
+    """
     config, model, suites = prepared.config, prepared.model, prepared.suites
     constraint, is_last = prepared.constraint, stage.number == len(prepared.stages)
     if constraint is None:
         copy_adapter(model, "fast", "slow")
         return no_search(1.0)
     medical = trained_levels(suites["medical_validation"], prepared, stage)
-    # Replies of a real model take a minute: the candidates of the line search do without them.
-    quick = replace(constraint, chat=False)
+    if not is_last:
+        constraint = replace(constraint, chat=False)  # KL limits what the replies of a short stage lose
 
     @cache
     def base_states() -> list[torch.Tensor]:
         return supervised_states(model, prepared.kl_examples)
 
     def score() -> CandidateScores:
-        scores = on_main_process(lambda: score_candidate(prepared, quick, medical, base_states))
+        scores = on_main_process(lambda: score_candidate(prepared, constraint, medical, base_states, events.progress))
         events.emit("on_candidate", scores=scores)
         return scores
 
-    def confirm(candidate: Candidate) -> bool:
-        if not (is_last and constraint.chat):
-            return True  # what a short stage loses in replies is limited by KL
-        candidate["chat_retention"] = on_main_process(lambda: retention_in_replies(prepared, events.progress))
-        return constraint.allows(candidate)
-
+    rank, scale = config.adapter.rank, config.adapter.alpha / config.adapter.rank
+    if "validation" in prepared.chat:
+        return scale_down(model, start, score, constraint.allows, constraint.max_kl, rank, scale)
     # Only in the last stage: a later stage would have to recover the general knowledge that extrapolation loses.
     beyond = EXTRAPOLATION_ALPHAS if is_last else ()
     return consolidate(
         model,
         start,
         score,
-        quick.allows,
-        config.adapter.rank,
-        config.adapter.alpha / config.adapter.rank,
+        constraint.allows,
+        rank,
+        scale,
         config.consolidation.exact,
         extrapolation_alphas=beyond,
-        confirm=confirm,
     )
 
 
@@ -242,8 +242,9 @@ def score_candidate(
     constraint: RetentionConstraint,
     medical: Suite,
     base_states: Callable[[], Sequence[torch.Tensor]],
+    progress: bool = False,
 ) -> CandidateScores:
-    """Return the validation scores of the slow adapter, without those that need replies.
+    """Return the validation scores of the slow adapter, replies last: only if nothing else rules it out.
 
     base_states: returns the base's `supervised_states` of `prepared.kl_examples`.
     """
@@ -255,13 +256,16 @@ def score_candidate(
         model, tokenizer, suites, "slow", encoder, metric=prepared.config.metric, generate_replies=False
     )
     kl = divergence(model, prepared.kl_examples, "slow", base_states()).kl if constraint.limits_kl else None
-    return CandidateScores(
+    found = CandidateScores(
         general=mean_score(scores["general"]) if "general" in scores else 0.0,
         medical=mean_score(scores["medical"]),
         retention=constraint.retention(scores["general"]) if constraint.topics else None,
         chat_retention=None,
         kl=kl,
     )
+    if constraint.chat and constraint.allows({**found, "chat_retention": inf}):
+        found["chat_retention"] = retention_in_replies(prepared, progress)
+    return found
 
 
 def retention_in_replies(prepared: Prepared, progress: bool) -> float:
