@@ -4,7 +4,7 @@
     python scripts/chat_results.py --check             # exit with 1 if they are not current
     python scripts/chat_results.py --add runs/study    # first copy the results of a comparison or a sweep
 
-experiments/results/ has one small JSON file for each comparison or sweep, with the command and the machine.
+icft_lite/experiments/results/ has one small JSON file for each, with the command and the machine.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from icft_lite.reporting.tables import comparison_tables
 from icft_lite.utils.io import write_bytes, write_json
 
 ROOT = Path(__file__).parents[1]
-RESULTS, DOCS = ROOT / "experiments" / "results", ROOT / "docs"
+RESULTS, DOCS = ROOT / "icft_lite" / "experiments" / "results", ROOT / "docs"
 SWEEP_COLUMNS = {
     "medical": "medical",
     "retention": "retention",
@@ -69,7 +69,7 @@ def conditions(result: Mapping[str, Any]) -> str:
 def pages() -> dict[Path, str]:
     """Return {page: its text with current tables}."""
     texts: dict[Path, str] = {}
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in sorted(RESULTS.glob("*smollm2*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         text = sweep_table(result) if "runs" in result else comparison_text(result)
         mark = f"<!-- {path.stem} -->\n"
@@ -84,7 +84,7 @@ def pages() -> dict[Path, str]:
 
 
 def add(folder: Path, command: str) -> None:
-    """Copy the results of a finished comparison or sweep into experiments/results."""
+    """Copy the results of a finished comparison or sweep into icft_lite/experiments/results."""
     (path,) = [path for name in ("comparison.json", "sweep.json") if (path := folder / name).exists()]
     found = json.loads(path.read_text(encoding="utf-8"))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
