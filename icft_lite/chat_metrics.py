@@ -133,15 +133,17 @@ def chat_retention(
     return ChatRetention(float(np.mean(ratios)), float(low), float(high), free, instructions, still_right)
 
 
-def encode_replies(suite: Sequence[ChatItem], replies: Mapping[str, str], encoder: Encoder) -> list[Encoded]:
-    """Encode at most KL_REPLIES replies, evenly spaced over the suite, as responses to their prompts.
+def encode_replies(
+    suite: Sequence[ChatItem], replies: Mapping[str, str], encoder: Encoder, limit: int = KL_REPLIES
+) -> list[Encoded]:
+    """Encode at most `limit` replies, evenly spaced over the suite, as responses to their prompts.
 
     Empty replies are left out. The end of turn is supervised only where the reply ends before the limit.
     """
     written = [item for item in suite if replies[item.id]]
     encoded = [
         encoder({**item.example, "responses": [replies[item.id]], "label": 0})
-        for item in written[:: max(1, -(-len(written) // KL_REPLIES))]
+        for item in written[:: max(1, -(-len(written) // limit))]
     ]
     for one in encoded:
         one.tokens = one.tokens[:MAX_REPLY_TOKENS]

@@ -12,10 +12,12 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from icft_lite.data.bundle import balanced_items
+from icft_lite.data.chat_suite import chat_suite
 from icft_lite.reporting.chat_tables import display_table
 from icft_lite.reporting.figures import comparison_figure, method_label, png
 from icft_lite.reporting.formatting import Table, format_cell, to_markdown
@@ -33,6 +35,8 @@ SWEEP_COLUMNS = {
     "intrusion": "intrusion",
 }
 """{key of a run's scores: heading}"""
+RECORDED = 15
+"""Free questions, and instructions, whose replies are recorded for the lessons."""
 METHOD_ORDER = ("qlora", "replay", "icft")
 
 
@@ -90,9 +94,24 @@ def add(folder: Path, command: str) -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
     model = next((line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")), "")
     found |= dict(command=command, commit=commit.stdout.strip(), machine=f"{platform.machine()}, {model}")
-    write_json(RESULTS / f"{folder.name}.json", {name: value for name, value in found.items() if name != "samples"})
+    found.pop("samples", None)
     if "methods" in found:
+        found["recorded"] = recorded_replies(folder, list(found["methods"]), found["seeds"][0])
         write_bytes(DOCS / f"{folder.name}.png", png(comparison_figure(found)))
+    write_json(RESULTS / f"{folder.name}.json", found)
+
+
+def recorded_replies(folder: Path, methods: Sequence[str], seed: int) -> list[dict[str, str]]:
+    """Return the replies of the base and all methods to the display prompts and RECORDED test items of each kind."""
+    runs = {name: json.loads((folder / f"{name}-{seed}" / "replies.json").read_text("utf-8")) for name in methods}
+    first = runs[methods[0]]
+    asked = [item for item in chat_suite("test") if item.id in first]
+    chosen = [item.id for item in [*chat_suite("display"), *balanced_items(asked, RECORDED)] if item.id in first]
+    return [
+        dict(prompt=first[one]["prompt"], base=first[one]["base"])
+        | {name: replies[one]["after"] for name, replies in runs.items()}
+        for one in chosen
+    ]
 
 
 def _cpu_lines() -> list[str]:

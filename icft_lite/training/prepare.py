@@ -143,82 +143,14 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
             if name in suites
         }
     with events.phase("evaluate"):
-        events.say(f"base {config.model}: scoring {sum(len(suite.examples) for suite in suites.values())} examples")
-        baseline = on_main_process(
-            lambda: evaluate_all(model, tokenizer, suites, "base", encoder, config.metric, events.progress)
-        )
-        for name, suite in suites.items():
-            if name not in baseline:
-                events.say(f"{name}: no example can be scored ({suite.left_out} do not fit encoding.max_length)")
-        parts = ("validation", "test", "display") if config.consolidation.enabled else ("test", "display")
-        chat = on_main_process(
-            lambda: score_chat_parts(
-                data, parts, model, tokenizer, encoder, events.progress, cache_folder() / "replies"
-            )
-        )
-        if "test" in chat:
-            scores = chat["test"].base
-            events.say(
-                f"replies of the base: {scores['free']['value']:.2f} of {scores['free']['n']} free questions right, "
-                f"{scores['instructions']['value']:.2f} of {scores['instructions']['n']} instructions passed"
-            )
+        baseline, chat = score_base(config, data, suites, model, tokenizer, encoder, events)
         constraint, kl_examples = decide_constraint(config, baseline, chat, suites, encoder, events)
     with events.phase("label"):
-        examples, label_report = make_training_examples(data, config, model, encoder)
-        for note in label_report.get("notes", []):
-            events.say(note)
-        examples, encoded, left_out = encode_examples(examples, encoder)
-        left_out += label_report.pop("too_long", [])
-        if left_out:
-            events.say(
-                f"{len(left_out)} training examples do not fit encoding.max_length="
-                f"{config.encoding.max_length}: left out"
-            )
-    if not examples:
-        raise ICFTError(
-            "data: no training example is left (none is labelled, and no labelling function voted); "
-            "add labelled examples or labelling functions"
-        )
+        examples, encoded, left_out, label_report = label_examples(config, data, model, encoder, events)
     with events.phase("seed memory"):
         memory = make_memory(config, runtime, model)
         if config.long_term.share:
-            held_out = [
-                example
-                for name in ("general", "general_validation")
-                if name in suites
-                for example in suites[name].examples
-            ]
-            outcomes = seed_memory(
-                memory,
-                data.general_memory,
-                held_out,
-                model,
-                tokenizer,
-                encoder,
-                config.long_term.self_prompts,
-                config.seed,
-                on_main_process(
-                    lambda: chat_memory(
-                        data.chat.get("memory", ()),
-                        memory.size,
-                        model,
-                        tokenizer,
-                        encoder,
-                        events.progress,
-                        cache_folder() / "replies",
-                    )
-                ),
-                held_out_items(data.chat),
-            )
-            if outcomes and config.model != ICFTConfig.model:
-                counts = ", ".join(f"{count} {reason}" for reason, count in outcomes.most_common())
-                events.say(f"self-generated prompts: {counts}")
-            topics = {entry.example["topic"] for entry in memory.entries}
-            events.say(f"long-term memory: {len(memory)} examples from {len(topics)} topics")
-            if config.loss.consistency_weight:
-                entries, hidden = [entry.encoded for entry in memory.entries], head_weight(model).shape[1]
-                if note := on_main_process(lambda: check_space(entries, hidden, cache, memory.teacher_dtype)):
-                    events.say(note)
+            fill_memory(memory, config, data, suites, model, tokenizer, encoder, cache, events)
     with events.phase("difficulty"):
         difficulty = None
         if config.curriculum.order in SORTED_ORDERS:
@@ -256,6 +188,109 @@ def load_model(config: ICFTConfig, runtime: RuntimeConfig) -> tuple[PeftModel, P
     if base.device.type == "cpu":
         base = dequantize_base(base, runtime.dequantize_below_mib * 2**20)
     return add_adapters(base, config.adapter.rank, config.adapter.alpha, config.seed), tokenizer
+
+
+def score_base(
+    config: ICFTConfig,
+    data: DataBundle,
+    suites: Mapping[str, Suite],
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    events: Events,
+) -> tuple[dict[str, Any], Mapping[str, ChatPart]]:
+    """Return the scores of the base on the suites, and its replies to the chat suite: `baseline` and `chat`."""
+    events.say(f"base {config.model}: scoring {sum(len(suite.examples) for suite in suites.values())} examples")
+    baseline = on_main_process(
+        lambda: evaluate_all(model, tokenizer, suites, "base", encoder, config.metric, events.progress)
+    )
+    for name, suite in suites.items():
+        if name not in baseline:
+            events.say(f"{name}: no example can be scored ({suite.left_out} do not fit encoding.max_length)")
+    parts = ("validation", "test", "display") if config.consolidation.enabled else ("test", "display")
+    chat = on_main_process(
+        lambda: score_chat_parts(data, parts, model, tokenizer, encoder, events.progress, cache_folder() / "replies")
+    )
+    if "test" in chat:
+        scores = chat["test"].base
+        events.say(
+            f"replies of the base: {scores['free']['value']:.2f} of {scores['free']['n']} free questions right, "
+            f"{scores['instructions']['value']:.2f} of {scores['instructions']['n']} instructions passed"
+        )
+    return baseline, chat
+
+
+def label_examples(
+    config: ICFTConfig, data: DataBundle, model: PeftModel, encoder: Encoder, events: Events
+) -> tuple[Dataset, EncodedExamples, list[str], dict[str, Any]]:
+    """Return (training examples, the same encoded, ids of those that do not fit, how the weak pool was labelled).
+
+    Raises ICFTError if none is left.
+    """
+    examples, report = make_training_examples(data, config, model, encoder)
+    for note in report.get("notes", []):
+        events.say(note)
+    examples, encoded, left_out = encode_examples(examples, encoder)
+    left_out += report.pop("too_long", [])
+    if left_out:
+        events.say(
+            f"{len(left_out)} training examples do not fit encoding.max_length={config.encoding.max_length}: left out"
+        )
+    if not examples:
+        raise ICFTError(
+            "data: no training example is left (none is labelled, and no labelling function voted); "
+            "add labelled examples or labelling functions"
+        )
+    return examples, encoded, left_out, report
+
+
+def fill_memory(
+    memory: LongTermMemory,
+    config: ICFTConfig,
+    data: DataBundle,
+    suites: Mapping[str, Suite],
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    cache: OutputCache,
+    events: Events,
+) -> None:
+    """Seed the long-term memory with general data, replies of the base and self-generated prompts.
+
+    Raises ICFTError if the teacher states of its examples would fit neither the memory nor the disk.
+    """
+    general = [suites[name] for name in ("general", "general_validation") if name in suites]
+    outcomes = seed_memory(
+        memory,
+        data.general_memory,
+        [example for suite in general for example in suite.examples],
+        model,
+        tokenizer,
+        encoder,
+        config.long_term.self_prompts,
+        config.seed,
+        on_main_process(
+            lambda: chat_memory(
+                data.chat.get("memory", ()),
+                memory.size,
+                model,
+                tokenizer,
+                encoder,
+                events.progress,
+                cache_folder() / "replies",
+            )
+        ),
+        held_out_items(data.chat),
+    )
+    if outcomes and config.model != ICFTConfig.model:
+        counts = ", ".join(f"{count} {reason}" for reason, count in outcomes.most_common())
+        events.say(f"self-generated prompts: {counts}")
+    topics = {entry.example["topic"] for entry in memory.entries}
+    events.say(f"long-term memory: {len(memory)} examples from {len(topics)} topics")
+    if config.loss.consistency_weight:
+        entries, hidden = [entry.encoded for entry in memory.entries], head_weight(model).shape[1]
+        if note := on_main_process(lambda: check_space(entries, hidden, cache, memory.teacher_dtype)):
+            events.say(note)
 
 
 def decide_constraint(

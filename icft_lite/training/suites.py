@@ -17,6 +17,9 @@ from icft_lite.evaluation import Suite, evaluate_suite, is_short_answer
 from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.utils.io import to_plain
 
+KL_PROBE = 30
+"""Replies on which KL(base ‖ tuned) of a candidate of consolidation is measured, ten seconds each time on a CPU."""
+
 
 @dataclass(frozen=True)
 class ChatPart:
@@ -31,8 +34,8 @@ class ChatPart:
         return self.base["replies"]
 
     def encode(self, encoder: Encoder) -> list[Encoded]:
-        """Return some of the base's replies, encoded for `retention.divergence`."""
-        return encode_replies(self.items, self.base_replies, encoder)
+        """Return at most KL_PROBE of the base's replies, encoded for `retention.divergence`."""
+        return encode_replies(self.items, self.base_replies, encoder, KL_PROBE)
 
 
 def score_chat_parts(
