@@ -228,6 +228,21 @@ def test_an_untrained_slow_adapter_is_no_teacher(adapted, row):
     assert memory.entries[0].states.dtype == torch.float16
 
 
+def test_the_base_teaches_what_it_wrote_itself(remembered, adapted):
+    model, memory = remembered
+    chosen = memory.refresh(model)
+    assert chosen["memory"] > 0, "the slow adapter gives some responses the higher likelihood"
+    memory.base_teaches = True
+    assert memory.refresh(model) == {"memory": 0, "base": 1}
+    with use_adapter(model, None):
+        expected = response_states(model, [entry.encoded for entry in memory.entries])
+    for entry, states in zip(memory.entries, expected, strict=True):
+        torch.testing.assert_close(entry.states, states, atol=1e-4, rtol=1e-4)
+    for entry in memory.entries:
+        entry.source = "promoted"
+    assert memory.refresh(model) == chosen, "promoted examples have responses of other origin"
+
+
 def test_the_error_of_storing_states_in_16_bits_is_measured(remembered):
     model, memory = remembered
     error = {}

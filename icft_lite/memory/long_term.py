@@ -41,6 +41,7 @@ class LongTermMemory:
     policy `surprise` fills at random. teacher_dtype: of the cached teacher states, a name in torch (`float32`,
     `float16`, `bfloat16`). seed: of the random priorities. features(encoded): float [n, d], required by the policy
     `herding` only. teach_prompts: entries have a teacher on the tokens of their prompt too, except promoted ones.
+    base_teaches: the base is the teacher of all entries but promoted ones, because it wrote their responses.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class LongTermMemory:
         seed: int = 0,
         features: Callable[[list[Encoded]], np.ndarray] | None = None,
         teach_prompts: bool = True,
+        base_teaches: bool = False,
     ) -> None:
         self.size, self.policy, self.reservoir_share, self.features = size, policy, reservoir_share, features
-        self.teach_prompts = teach_prompts
+        self.teach_prompts, self.base_teaches = teach_prompts, base_teaches
         self.teacher_dtype: torch.dtype = getattr(torch, teacher_dtype)
         self.entries: list[MemoryEntry] = []
         self.seed = seed
@@ -119,7 +121,8 @@ class LongTermMemory:
             return {}
         encoded, store = [entry.encoded for entry in chosen], cache or OutputCache(model)
         on_main_process(lambda: check_space(encoded, head_weight(model).shape[1], store, self.teacher_dtype))
-        for entry, choice in zip(chosen, choose_teachers(model, encoded, store, self.teacher_dtype)):
+        of_base = {i for i, entry in enumerate(chosen) if self.base_teaches and entry.source != "promoted"}
+        for entry, choice in zip(chosen, choose_teachers(model, encoded, store, self.teacher_dtype, of_base)):
             entry.teacher, entry.states = choice
         share = sum(entry.teacher == "memory" for entry in chosen) / len(chosen)
         return {"memory": share, "base": 1 - share}

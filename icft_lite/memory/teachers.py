@@ -6,7 +6,7 @@ cached: the frozen head turns them into the teacher's logits, so training needs 
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from icft_lite.utils.distributed import on_main_process
 from icft_lite.utils.progress import progress_bar
 
 ADAPTERS: dict[Teacher, str | None] = {"base": None, "memory": "slow"}
-"""The adapter of each teacher. Ties are broken by this order."""
+"""The adapter of each teacher."""
 GIB = 2**30
 
 
@@ -45,6 +45,7 @@ def choose_teachers(
     encoded: Sequence[Encoded],
     cache: OutputCache | None = None,
     dtype: torch.dtype = torch.float32,
+    of_base: Collection[int] = (),
 ) -> list[TeacherChoice]:
     """Return the teacher of each example: the model that gives its response the higher likelihood.
 
@@ -52,23 +53,27 @@ def choose_teachers(
     adapter that has not been trained yet equals the base and is not evaluated. All processes take the choice of the
     first one, since a likelihood may be rounded differently on another.
 
-    encoded: examples whose last response is the stored one. dtype: of the returned states.
+    encoded: examples whose last response is the stored one. dtype: of the returned states. of_base: indices of examples
+    whose teacher is the base in any case.
     """
     weight, cache = head_weight(model), cache or OutputCache(model)
-    candidates: dict[Teacher, tuple[list[torch.Tensor], list[float]]] = {}
-    for teacher, adapter in ADAPTERS.items():
-        if adapter is not None and not _is_trained(model, adapter):
-            continue
+
+    def compute(teacher: Teacher, some: Sequence[Encoded]) -> list[torch.Tensor]:
         # This names the files of the cache. A run may be resumed with another dtype, so that is a part of the name.
         name = (
             f"states-{teacher}" if dtype == torch.float32 else f"states-{teacher}-{str(dtype).removeprefix('torch.')}"
         )
-        states = cache.compute(name, partial(_states_in, dtype=dtype), encoded, adapter, width=weight.shape[1])
-        candidates[teacher] = states, on_main_process(partial(response_logp, encoded, states, weight))
-    choices = []
-    for i in range(len(encoded)):
-        best = max(candidates, key=lambda teacher: candidates[teacher][1][i])
-        choices.append(TeacherChoice(best, candidates[best][0][i]))
+        return cache.compute(name, partial(_states_in, dtype=dtype), some, ADAPTERS[teacher], width=weight.shape[1])
+
+    choices = [TeacherChoice("base", states) for states in compute("base", encoded)]
+    open_ones = [i for i in range(len(encoded)) if i not in of_base] if _is_trained(model, "slow") else []
+    if open_ones:
+        some = [encoded[i] for i in open_ones]
+        by_base, by_memory = [choices[i].states for i in open_ones], compute("memory", some)
+        logps = on_main_process(lambda: [response_logp(some, states, weight) for states in (by_base, by_memory)])
+        for i, states, base_logp, memory_logp in zip(open_ones, by_memory, *logps, strict=True):
+            if memory_logp > base_logp:
+                choices[i] = TeacherChoice("memory", states)
     return choices
 
 

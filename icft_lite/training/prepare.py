@@ -148,7 +148,7 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
     with events.phase("label"):
         examples, encoded, left_out, label_report = label_examples(config, data, model, encoder, events)
     with events.phase("seed memory"):
-        memory = make_memory(config, runtime, model)
+        memory = make_memory(config, runtime, model, base_teaches=bool(data.chat))
         if config.long_term.share:
             fill_memory(memory, config, data, suites, model, tokenizer, encoder, cache, events)
     with events.phase("difficulty"):
@@ -323,8 +323,10 @@ def decide_constraint(
     return constraint, encode_for_kl(suites["general_validation"].examples, encoder)
 
 
-def make_memory(config: ICFTConfig, runtime: RuntimeConfig, model: PeftModel) -> LongTermMemory:
-    """Return an empty long-term memory."""
+def make_memory(
+    config: ICFTConfig, runtime: RuntimeConfig, model: PeftModel, base_teaches: bool = False
+) -> LongTermMemory:
+    """Return an empty long-term memory. base_teaches: the base writes the responses that seed it."""
     return LongTermMemory(
         config.long_term.size,
         config.long_term.policy,
@@ -333,6 +335,7 @@ def make_memory(config: ICFTConfig, runtime: RuntimeConfig, model: PeftModel) ->
         config.seed,
         partial(mean_states, model),
         bool(config.loss.consistency_weight) and config.loss.consistency_tokens == "all",
+        base_teaches,
     )
 
 
