@@ -181,8 +181,8 @@ def test_the_teacher_gives_the_response_the_higher_likelihood(remembered, adapte
 def test_all_processes_use_the_teachers_chosen_by_the_first_one(remembered, monkeypatch):
     """Likelihoods may be rounded differently on another machine, and the processes would diverge."""
     model, memory = remembered
-    of_first_process = iter([[0.0] * len(memory), [1.0] * len(memory)])  # base, memory
-    monkeypatch.setattr(teachers, "on_main_process", lambda work: next(of_first_process))
+    of_first_process = [[0.0] * len(memory), [1.0] * len(memory)]  # base, memory
+    monkeypatch.setattr(teachers, "on_main_process", lambda work: of_first_process)
     assert memory.refresh(model) == {"memory": 1, "base": 0}
 
 
@@ -285,7 +285,7 @@ def test_refresh_and_rounding_apply_the_functions_of_teachers(remembered):
 
 def test_ties_are_broken_in_favor_of_the_base(remembered, monkeypatch):
     model, memory = remembered
-    monkeypatch.setattr(teachers, "on_main_process", lambda work: [-1.0] * len(memory))
+    monkeypatch.setattr(teachers, "on_main_process", lambda work: [[-1.0] * len(memory)] * 2)
     assert memory.refresh(model) == {"memory": 0, "base": 1}
 
 

@@ -58,6 +58,7 @@ from icft_lite import Encoder, evaluate_suite, generate, load_base, load_run, sa
 from icft_lite.chat import SaveStageAdapters, run_models
 from icft_lite.evaluation import Suite
 from icft_lite.experiments.blind_votes import pairwise_result, read_votes
+from icft_lite.experiments.recorded import load_recorded, recorded_models
 from icft_lite.metrics import key_fact_recall, normalize_answer, token_f1
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.scoring import score_responses
@@ -194,6 +195,35 @@ print("all in the file:", votes == panel.votes and len(votes) + panel.num_identi
 print("a line holds:", ", ".join(votes[0]))
 result = pairwise_result(votes, "base", "slow")
 print("on general questions the base wins; one half is below the interval:", result.low > 0.5)
+
+# %% [markdown]
+# ### Replies of a real chat model
+#
+# `tiny` replies in a few words whatever it is asked, so its forgetting is a wrong word. A real chat model has more to
+# lose. These replies of SmolLM2-135M-Instruct were recorded before and after fine-tuning on 30,000 tokens of the
+# course's medicine, with three methods (`make demo-llm`; lesson 10 has the scores).
+#
+# **Predict.** The base lists, explains and writes letters. What does plain LoRA do?
+
+# %%
+recorded = load_recorded()
+real = recorded_models(recorded)
+ask_table(real, [one["prompt"] for one in recorded["display"]][:3])
+
+# %%
+asked = [one["prompt"] for one in recorded["recorded"]]
+ask_panel(real, asked)
+
+# %% [markdown]
+# Vote for the more useful reply of two, blind. The models' names are shown with the result.
+
+# %%
+vote_panel({name: real[name] for name in ("base", "ICFT")}, asked, runs / "real_votes.jsonl")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+changed = {name: sum(real[name](prompt) != real["base"](prompt) for prompt in asked) for name in real}
+print("ICFT changed fewer replies than plain LoRA:", changed["ICFT"] < changed["plain LoRA"])
 
 # %% [markdown]
 # ## 4 · A rate without an interval says little

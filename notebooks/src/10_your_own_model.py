@@ -56,7 +56,7 @@ import matplotlib
 import pandas as pd
 import torch
 from huggingface_hub import HfApi, ModelCard, get_token
-from IPython.display import Image, Markdown
+from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -67,6 +67,7 @@ from transformers.utils import logging
 
 from icft_lite import Encoder, ICFTError, add_adapters, bundle_from_files, load_base, read_examples, train_icft
 from icft_lite.config import RuntimeConfig
+from icft_lite.experiments.recorded import load_recorded, recorded_models
 from icft_lite.finished_runs import export, load_run
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
@@ -74,8 +75,10 @@ from icft_lite.modeling.losses import chunk_size, token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.figures import DASHED, INK, RC, png
+from icft_lite.reporting.tables import comparison_tables
 from icft_lite.statistics import binomial_interval, mcnemar_exact
 from icft_lite.utils.hardware import hardware, peak_memory
+from icft_lite.widgets import ask_table
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
 logging.set_verbosity_error()
@@ -702,7 +705,51 @@ for n in (8, 500):
 # be distinguished more finely, by McNemar or a paired bootstrap (lesson 09). Before you claim a gain of one point,
 # count your questions (exercise 3).
 #
-# ## 7 · Take it with you
+# ## 7 · What did it forget?
+#
+# A chat model has knowledge and a way to reply. Fine-tuning on short medical answers can spoil the second while
+# multiple choice still finds the first. SmolLM2-135M-Instruct is small enough to see this on two CPU cores in half an
+# hour:
+#
+# ```
+# icft-lite demo --model smollm2 --out runs/demo-smollm2
+# ```
+#
+# Each method trains on 30,000 tokens of the course's medicine. Then every model replies to general questions and
+# instructions (*List three …*, *Answer in JSON …*) whose constraints a program checks. **Retention** is the share of
+# right replies, divided by that of the base. The cells below show the record of a complete run.
+#
+# **Predict** for plain LoRA: what happens to choice accuracy on general questions, to retention, and to the number of
+# words in a reply?
+
+# %%
+recorded = load_recorded()
+methods, replies, differences = comparison_tables(recorded)
+for part in (methods, replies):
+    display(pd.DataFrame(part.rows, columns=part.columns).set_index("method"))
+
+# %%
+# NBVAL_CHECK_OUTPUT
+mean = {name: {key: one[key]["mean"] for key in ("general", "retention", "words", "kl_base_tuned")}
+        for name, one in recorded["methods"].items()}
+plain, icft = mean["qlora"], mean["icft"]
+base = recorded["base"]["general"], recorded["chat"]["base"]["words"]
+print("choice accuracy of plain LoRA fell by less than 0.1:", plain["general"] > base[0] - 0.1)
+print("its retention fell below a half, its replies below half as many words:",
+      plain["retention"] < 0.5, plain["words"] < base[1] / 2)
+print("ICFT's KL from the base is less than a fifth of plain LoRA's:",
+      icft["kl_base_tuned"] < plain["kl_base_tuned"] / 5)
+
+# %% [markdown]
+# Six of the replies, word for word (lesson 08 has more, in its panels):
+
+# %%
+ask_table(recorded_models(recorded), [one["prompt"] for one in recorded["display"]])
+
+# %% [markdown]
+# READING
+#
+# ## 8 · Take it with you
 #
 # An **adapter** is small and needs its base. It is in peft's own format: the next cell uses nothing of ours.
 # **Merged** weights are a model of their own, for any program that runs Qwen3.
@@ -744,7 +791,7 @@ print("training had changed more than that:", apart["untrained base"] > apart["m
 print("merged, none of it is in 4 bits:", not any("quant" in key for key in alone.config.to_dict()))
 
 # %% [markdown]
-# ## 8 · Say what it is
+# ## 9 · Say what it is
 #
 # A **model card** is the README that travels with weights: what they are for, what they are not, what was measured.
 # Every run writes one next to its adapter. Its first lines are for machines; the Hub reads them.
