@@ -14,6 +14,7 @@ of notebooks/assignments/specs/*.py with other inputs or constants. `icft-lite g
 """
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -31,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 import build  # noqa: E402  (notebooks/build.py)
 
 from icft_lite.data.samples import samples_dir  # noqa: E402
-from icft_lite.grading.grader import load_assignments  # noqa: E402
+from icft_lite.grading.grader import PUBLISHED, load_assignments  # noqa: E402
 from icft_lite.grading.package_copy import PACKAGE  # noqa: E402
 from icft_lite.grading.parts import Assignment  # noqa: E402
 
@@ -87,6 +88,12 @@ def to_instructor(notebook: NotebookNode, run: bool) -> NotebookNode:
     return notebook
 
 
+def solutions(notebook: NotebookNode) -> dict[str, str]:
+    """Return {part, such as "A1.2": source of the cell with its solution}."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and SOLUTION.search(cell.source)]
+    return {cell.metadata.nbgrader.grade_id.upper().replace("-", "."): cell.source for cell in cells}
+
+
 def write_notebook(path: Path, notebook: NotebookNode) -> None:
     """Write a notebook, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,11 +146,14 @@ def release(
     known = load_assignments(specs)
     if unknown := sorted(set(names) - set(known)):
         raise ValueError(f"assignment {unknown[0]!r} is unknown; choose among {', '.join(known)}")
-    written = []
+    notebooks, written = {}, []
     for name in names or sorted(known):
         (source,) = (assignments / "src").glob(f"{name.lower()}_*.py")
-        notebook = read_source(source, known[name])
-        file, student = f"{source.stem}.ipynb", to_student(notebook)
+        notebooks[name] = source.stem, read_source(source, known[name])
+    published = {name: solutions(notebook) for name, (_, notebook) in notebooks.items()}
+    (specs / PUBLISHED).write_text(json.dumps(published, indent=1) + "\n", encoding="utf-8")
+    for name, (stem, notebook) in notebooks.items():
+        file, student = f"{stem}.ipynb", to_student(notebook)
         written.append(out / "student" / file)
         for path in (written[-1], out / "nbgrader" / "release" / name / file):
             write_notebook(path, student)

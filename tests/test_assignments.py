@@ -8,11 +8,14 @@ import importlib
 import importlib.util
 import io
 import re
+from keyword import iskeyword
 
 import numpy as np
 import pytest
-from graded_parts import HIDDEN, SOLUTION, feedback, load_assignment, released, run_notebook, visible_check
+from graded_parts import FOLDER, HIDDEN, SOLUTION, feedback, load_assignment, released, run_notebook, visible_check
 from test_notebooks import cells
+
+from icft_lite.grading.package_copy import copied_parts
 
 NAMES = ("a3", "a5", "a6")
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupytext") is None, reason="reads a notebook's source")
@@ -114,6 +117,18 @@ def test_the_cells_agree_with_the_specification(assignment):
         check = graded[name if part.rubric else f"{name}-check"]
         assert check.metadata["nbgrader"]["points"] == part.points and check.metadata["nbgrader"]["grade"]
         assert part.rubric or (HIDDEN.search(check.source) and check.metadata["nbgrader"]["locked"])
+
+
+def test_copies_of_the_public_solutions_are_flagged_and_other_solutions_are_not(assignment):
+    """The other ones are those of the specification and of the file of mutants, right and wrong, all together."""
+    name = assignment.spec.id.lower()
+    given = "\n".join(released(cell.source) for cell in cells(assignment.book, "code"))
+    others = "\n".join((FOLDER / kind / f"{name}.py").read_text(encoding="utf-8") for kind in ("specs", "mutants"))
+    solutions = {cell.metadata["nbgrader"]["grade_id"]: cell.source for cell in graded_cells(assignment)}
+    solutions = {part: source for part, source in solutions.items() if SOLUTION.search(source)}
+    assert copied_parts(f"{given}\n{others}", solutions) == []
+    copy = re.sub(r"\b[a-z_]\w*", lambda word: word[0] + "_x" * (not iskeyword(word[0])), "\n".join(solutions.values()))
+    assert len(copied_parts(copy, solutions)) >= 5
 
 
 def test_what_is_blocked_exists(assignment):

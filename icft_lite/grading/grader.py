@@ -5,6 +5,7 @@ process, and nothing that the sandbox says is believed: points are given for val
 """
 
 import importlib.util
+import json
 import secrets
 import shutil
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from icft_lite.errors import ICFTError
-from icft_lite.grading.package_copy import PACKAGE, copy_package, make_readable, overlap
+from icft_lite.grading.package_copy import COPIED, PACKAGE, copied_parts, copy_package, make_readable, overlap
 from icft_lite.grading.parts import Assignment, Part
 from icft_lite.grading.results import PartResult, Result, clean
 from icft_lite.grading.sandbox import Limits, Sandbox, SandboxEnded
@@ -27,8 +28,8 @@ from icft_lite.grading.shim import described, pack, perform, unpack
 from icft_lite.grading.submissions import Submission
 
 SPECS = Path("notebooks", "assignments", "specs")
-COPIED = 0.6
-"""Share of a removed function's k-grams in the notebook from which it is flagged."""
+PUBLISHED = "published.json"
+"""File of scripts/release.py in the folder of specifications: {assignment: {part: source of the public solution}}."""
 MAX_NOTES = 20
 
 
@@ -125,6 +126,8 @@ class Grader:
     def __init__(self, specs: Path, isolation: str, limits: Limits) -> None:
         self.specs, self.isolation, self.limits = specs, isolation, limits
         self.assignments = load_assignments(specs)
+        published = specs / PUBLISHED
+        self.published = json.loads(published.read_text(encoding="utf-8")) if published.is_file() else {}
         self.folder = Path(tempfile.mkdtemp(prefix="icft-grade-"))
         self.folder.chmod(0o711)
         self.packages: dict[tuple[str, ...], tuple[Path, dict[str, list[str]]]] = {}
@@ -173,10 +176,7 @@ class Grader:
             for blocked, parts in groups.items():
                 while parts:
                     work.attempt(blocked, parts, files)
-        text = "\n".join(submission.cells)
         removed = {name: sources for blocked in groups for name, sources in self.package(blocked)[1].items()}
-        shares = {name: overlap(text, sources) for name, sources in removed.items()}
-        flags = [f"{share:.0%} of the code of {name} is in the notebook" for name, share in shares.items()]
         return Result(
             submission.name,
             submission.digest,
@@ -185,8 +185,16 @@ class Grader:
             self.isolation,
             tuple(work.marks[part.id] for part in assignment.parts),
             tuple(work.notes)[:MAX_NOTES],
-            tuple(flag for flag, share in zip(flags, shares.values()) if share >= COPIED),
+            tuple(self.flags("\n".join(submission.cells), assignment, removed)),
         )
+
+    def flags(self, text: str, assignment: Assignment, removed: Mapping[str, list[str]]) -> Iterator[str]:
+        """Yield what the instructor should look at: copies of the package's code and of the public solutions."""
+        for name, sources in removed.items():
+            if (share := overlap(text, sources)) >= COPIED:
+                yield f"{share:.0%} of the code of {name} is in the notebook"
+        if parts := copied_parts(text, self.published.get(assignment.id, {})):
+            yield f"the public solutions of {', '.join(parts)} are in the notebook"
 
 
 class Work:

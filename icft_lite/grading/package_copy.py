@@ -5,7 +5,7 @@ import compileall
 import keyword
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from icft_lite.data.samples import samples_dir
@@ -16,6 +16,9 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 GRAM, MIN_GRAMS = 8, 40
 """Tokens in a row that are compared at a time (k-grams, as in Schleimer, Wilkerson and Aiken, "Winnowing", 2003), and
 the smallest number of them that says something."""
+COPIED, ALIKE, MIN_ALIKE = 0.6, 0.8, 3
+"""Shares of k-grams from which a function of the package, and a public solution, is seen as copied; the smallest number
+of parts that are alike from which a notebook is flagged. One short part is often solved in the same way twice."""
 
 
 def copy_package(folder: Path, blocked: Iterable[str]) -> dict[str, list[str]]:
@@ -72,6 +75,15 @@ def overlap(text: str, sources: Iterable[str]) -> float:
     found = grams(text)
     wanted = [grams(source) for source in sources]
     return max((len(found & one) / len(one) for one in wanted if len(one) >= MIN_GRAMS), default=0.0)
+
+
+def copied_parts(text: str, solutions: Mapping[str, str]) -> list[str]:
+    """Return the parts whose public solution is in `text`, whatever the names are; none if they are fewer than three.
+
+    solutions: id of a part → source of its public solution.
+    """
+    found = [part for part, source in solutions.items() if overlap(text, [source]) >= ALIKE]
+    return found if len(found) >= MIN_ALIKE else []
 
 
 def grams(text: str) -> set[tuple[str, ...]]:
