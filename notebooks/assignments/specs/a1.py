@@ -3,10 +3,13 @@
 Votes are int [n, m] with −1 for an abstention; posteriors are float [n, k_max].
 """
 
+from functools import partial
+
 import numpy as np
+from outputs import make_part
 
 from icft_lite.grading.feedback import recognize
-from icft_lite.grading.parts import Assignment, Call, Part
+from icft_lite.grading.parts import Assignment, Call
 
 TINY = 1e-10
 """Accuracies are clipped to TINY … 1 − TINY, as in the notebook."""
@@ -266,12 +269,7 @@ MODELS = "icft_lite.weak.label_models"
 BLOCKED = tuple(f"{MODELS}.{name}" for name in ("MajorityVote", "DawidSkene")) + (
     "icft_lite.metrics.expected_calibration_error",
 )
-
-
-def part(number, title, points, minutes, solution, draw, mistakes, names=()):
-    compare = recognize(solution, mistakes, names)
-    return Part(f"A1.{number}", title, points, solution.__name__, draw, solution, compare, BLOCKED, minutes)
-
+part = partial(make_part, "A1", BLOCKED)
 
 LAST = "abstention: −1 is used as an index, so an abstention counts as a vote for the last option"
 UNWEIGHTED = "weight: every labelling function counts the same"
@@ -304,13 +302,13 @@ ASSIGNMENT = Assignment(
             "mask: options that an example does not have get probability": dict(masked=False),
             UNWEIGHTED: dict(weighted=False),
         }),
-        part(4, "The EM loop", 3, 15, fit_one_coin, draw_fit, {
+        part(4, "The EM loop", 3, 15, fit_one_coin, draw_fit, compare=recognize(fit_one_coin, {
             "order: these accuracies come from an M-step after the last E-step": dict(again=True),
             "start: EM does not start from the vote shares": dict(start="uniform"),
             "hard labels: a round uses the most likely option, not the posterior": dict(hard=True),
             "off by one: EM runs one round too many": dict(extra=1),
             "off by one: EM runs one round too few": dict(extra=-1),
-        }, ("accuracy", "posterior")),
+        }, ("accuracy", "posterior"))),
         part(5, "M-step for confusion matrices", 3, 20, confusion_step, draw_confusion, {
             LAST: dict(last=True),
             "axis: each truth's votes must sum to 1, not each vote's truths": dict(axis=1),

@@ -1,9 +1,11 @@
 """A2, curriculum: how each part is drawn, solved and compared."""
 
-import numpy as np
+from functools import partial
 
-from icft_lite.grading.feedback import recognize
-from icft_lite.grading.parts import Assignment, Call, Part
+import numpy as np
+from outputs import make_part
+
+from icft_lite.grading.parts import Assignment, Call
 
 LEVELS = ["easy", "medium", "hard"]
 GRID = (np.arange(2000) + 0.5) / 2000
@@ -276,11 +278,7 @@ BLOCKED = tuple(
     f"icft_lite.curriculum.{name}"
     for name in ("rank_average", "label_entropy", "score_difficulty", "build_curriculum", "competence", "PacedSampler")
 )
-
-
-def part(number, title, points, minutes, solution, draw, compare):
-    return Part(f"A2.{number}", title, points, solution.__name__, draw, solution, compare, BLOCKED, minutes)
-
+part = partial(make_part, "A2", BLOCKED)
 
 ASSIGNMENT = Assignment(
     id="A2",
@@ -288,27 +286,27 @@ ASSIGNMENT = Assignment(
     version="1.0",
     lessons=("03_curriculum",),
     parts=(
-        part(1, "Loss of a response", 2, 10, response_loss, draw_loss, recognize(response_loss, {
+        part(1, "Loss of a response", 2, 10, response_loss, draw_loss, {
             "mask: the mean is over all positions, with prompt and padding": dict(over="all"),
             "mask: the loss is that of the tokens outside the response": dict(inverse=True),
             "sign: a loss is the negative log-likelihood": dict(sign=1),
             "scale: a sum is returned, not a mean per token": dict(mean=False),
-        })),
-        part(2, "Instruction-following difficulty", 2, 12, ifd, draw_ifd, recognize(ifd, {
+        }),
+        part(2, "Instruction-following difficulty", 2, 12, ifd, draw_ifd, {
             "inverse: the loss without the prompt is the denominator": dict(inverse=True),
             "mean: divide mean losses, do not average the ratios of tokens": dict(by_token=True),
             "ratio: a difference is returned": dict(difference=True),
             "mask: examples without IFD must be NaN": dict(everywhere=True),
             "not finite: the denominator can be 0": dict(clip=False),
-        })),
-        part(3, "Uncertainty of a label", 2, 12, label_uncertainty, draw_uncertainty, recognize(label_uncertainty, {
+        }),
+        part(3, "Uncertainty of a label", 2, 12, label_uncertainty, draw_uncertainty, {
             "scale: the entropy is not divided by its maximum": dict(scale="none"),
             "scale: the maximum is that of another number of options": dict(scale="widest"),
             "scale: the maximum of the entropy is not the number of options": dict(scale="count"),
             "sign: an entropy is not negative": dict(sign=1),
             "formula: this is 1 minus the largest probability, not an entropy": dict(least=True),
-        })),
-        part(4, "Difficulty from ranks", 4, 25, rank_difficulty, draw_ranks, recognize(rank_difficulty, {
+        }),
+        part(4, "Difficulty from ranks", 4, 25, rank_difficulty, draw_ranks, {
             "direction: the hardest examples get the lowest difficulty": dict(direction=-1),
             "ties: equal values must share the mean of their ranks": dict(ties="order"),
             "ties: equal values share their lowest rank, not the mean": dict(ties="lowest"),
@@ -318,16 +316,16 @@ ASSIGNMENT = Assignment(
             "off by one: the highest rank of a signal must be 1": dict(top="count"),
             "weight: all signals count the same": dict(weighted=False),
             "no signal: the difficulty is 0.5": dict(none=0.0),
-        })),
-        part(5, "Stages", 3, 20, stages, draw_stages, compare_stages),
-        part(6, "Competence", 2, 15, competence, draw_competence, recognize(competence, {
+        }),
+        part(5, "Stages", 3, 20, stages, draw_stages, compare=compare_stages),
+        part(6, "Competence", 2, 15, competence, draw_competence, {
             "cap: competence is at most 1": dict(cap=False),
             "start: at t = 0 the competence must be `start`": dict(powered=False),
             "end: `end` has no effect": dict(ended=False),
             "root: the power is not undone": dict(root=False),
             "scale: at t = `end` the competence reaches 1, and not before": dict(free=True),
-        })),
-        part(7, "Draws from the pool", 2, 15, draw_available, draw_draws, compare_draws),
-        part(8, "Shuffled passes", 4, 30, PassSampler, draw_passes, compare_passes),
+        }),
+        part(7, "Draws from the pool", 2, 15, draw_available, draw_draws, compare=compare_draws),
+        part(8, "Shuffled passes", 4, 30, PassSampler, draw_passes, compare=compare_passes),
     ),
 )  # fmt: skip

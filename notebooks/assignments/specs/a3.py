@@ -4,13 +4,14 @@ The solutions are in NumPy and float64. Their keywords make known mistakes. Inpu
 rounding of float32 stays far below the tolerance of the comparison.
 """
 
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
-from outputs import on_arrays, recognize_each
+from outputs import make_part, recognize_each
 
-from icft_lite.grading.feedback import array_feedback, recognize
-from icft_lite.grading.parts import Assignment, Call, Part
+from icft_lite.grading.feedback import array_feedback
+from icft_lite.grading.parts import Assignment, Call
 
 # --- solutions
 
@@ -208,13 +209,7 @@ def decode_scales(codes, parameters, call):
 # --- parts
 
 BLOCKED = tuple(f"icft_lite.modeling.adapters.{name}" for name in ("add_adapters", "merged_adapter", "delta_svd"))
-
-
-def part(number, title, points, minutes, solution, draw, mistakes=None, names=(), compare=None):
-    compare = compare or (recognize_each(solution, mistakes, names) if names else recognize(solution, mistakes))
-    name, reference = solution.__name__, on_arrays(solution)
-    return Part(f"A3.{number}", title, points, name, draw, reference, compare, BLOCKED, minutes)
-
+part = partial(make_part, "A3", BLOCKED)
 
 ASSIGNMENT = Assignment(
     id="A3",

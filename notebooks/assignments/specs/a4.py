@@ -1,11 +1,13 @@
 """A4, memory: how each part is drawn, solved and compared."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
+from outputs import make_part
 
-from icft_lite.grading.feedback import array_feedback, recognize
-from icft_lite.grading.parts import Assignment, Call, Part
+from icft_lite.grading.feedback import array_feedback
+from icft_lite.grading.parts import Assignment, Call
 
 GRID = (np.arange(1500) + 0.5) / 1500
 """Uniform numbers for `reservoir_slots`."""
@@ -346,11 +348,7 @@ BLOCKED = (
     "icft_lite.memory.consolidation.consolidate",
     "icft_lite.modeling.adapters.delta_svd",
 )
-
-
-def part(number, title, points, minutes, solution, draw, compare):
-    return Part(f"A4.{number}", title, points, solution.__name__, draw, solution, compare, BLOCKED, minutes)
-
+part = partial(make_part, "A4", BLOCKED)
 
 ASSIGNMENT = Assignment(
     id="A4",
@@ -358,31 +356,31 @@ ASSIGNMENT = Assignment(
     version="1.0",
     lessons=("04_qlora_from_scratch", "05_memory"),
     parts=(
-        part(1, "Reservoir sampling", 2, 15, reservoir_slots, draw_slots, compare_slots),
-        part(2, "A buffer with random priorities", 3, 15, PriorityBuffer, draw_buffer, compare_buffer),
-        part(3, "Quotas", 3, 15, fill_quotas, draw_quotas, compare_quotas),
-        part(4, "Surprise with quotas", 4, 25, retain, draw_retain, compare_retain),
-        part(5, "The gate for promotion", 2, 10, promotable, draw_promotable, recognize(promotable, {
+        part(1, "Reservoir sampling", 2, 15, reservoir_slots, draw_slots, compare=compare_slots),
+        part(2, "A buffer with random priorities", 3, 15, PriorityBuffer, draw_buffer, compare=compare_buffer),
+        part(3, "Quotas", 3, 15, fill_quotas, draw_quotas, compare=compare_quotas),
+        part(4, "Surprise with quotas", 4, 25, retain, draw_retain, compare=compare_retain),
+        part(5, "The gate for promotion", 2, 10, promotable, draw_promotable, {
             "trusted: an example without a posterior is certain": dict(trusted=False),
             "confidence: it is the largest entry of the posterior, not the first": dict(first=True),
             "confidence: the gate has no effect": dict(gate=False),
             "replays: their number has no effect": dict(replayed=False),
             "off by one: a value equal to the minimum is enough": dict(strict=1),
-        })),
-        part(6, "The slow adapter", 3, 15, SlowAdapter, draw_slow, compare_slow),
-        part(7, "Interpolation of weight changes", 4, 25, interpolate, draw_change, compare_change),
-        part(8, "Truncation error", 2, 10, truncation_error, draw_change, recognize(truncation_error, {
+        }),
+        part(6, "The slow adapter", 3, 15, SlowAdapter, draw_slow, compare=compare_slow),
+        part(7, "Interpolation of weight changes", 4, 25, interpolate, draw_change, compare=compare_change),
+        part(8, "Truncation error", 2, 10, truncation_error, draw_change, {
             "scale: the error is not relative to the norm of the whole change": dict(relative=False),
             "complement: this is the norm of what is retained": dict(dropped=False),
             "scale: this is the square of the error": dict(squared=True),
             "norm: the Frobenius norm is the root of the sum of squares": dict(of="sum"),
-        })),
-        part(9, "The interpolation coefficient", 2, 15, choose_alpha, draw_alpha, recognize(choose_alpha, {
+        }),
+        part(9, "The interpolation coefficient", 2, 15, choose_alpha, draw_alpha, {
             "refusal: if no candidate is allowed, the coefficient is 0": dict(refused=1.0),
             "criterion: the best medical score decides, not the general one": dict(by="general"),
             "chance: retention is not corrected for chance": dict(corrected="none"),
             "retention: a drop in points is compared, not a ratio": dict(corrected="points"),
             "ties: equal medical scores are decided by the general score": dict(ties=False),
-        })),
+        }),
     ),
 )  # fmt: skip

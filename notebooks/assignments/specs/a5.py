@@ -4,11 +4,13 @@ The solutions are in NumPy and float64. Their keywords make known mistakes. The 
 rounding of float32 stays far below the tolerance of the comparison.
 """
 
+from functools import partial
+
 import numpy as np
-from outputs import on_arrays, recognize_each
+from outputs import make_part
 
 from icft_lite.grading.feedback import recognize
-from icft_lite.grading.parts import Assignment, Call, Part
+from icft_lite.grading.parts import Assignment, Call
 
 # --- solutions
 
@@ -211,13 +213,7 @@ BLOCKED = tuple(
                  "losses.fine_tune_loss", "losses.question_loss", "losses.pair_loss", "losses.icft_losses",
                  "scoring.score_responses")
 )  # fmt: skip
-
-
-def part(number, title, points, minutes, solution, draw, mistakes=None, names=(), compare=None):
-    compare = compare or (recognize_each(solution, mistakes, names) if names else recognize(solution, mistakes))
-    name, reference = solution.__name__, on_arrays(solution)
-    return Part(f"A5.{number}", title, points, name, draw, reference, compare, BLOCKED, minutes)
-
+part = partial(make_part, "A5", BLOCKED)
 
 SIGN = "sign: a negative log-likelihood has the opposite sign"
 

@@ -1,12 +1,12 @@
 """A6, a small study: how each part is drawn, solved and compared. Two parts are texts, which a person marks."""
 
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
-from outputs import on_arrays, recognize_each
+from outputs import make_part
 from scipy import stats
 
-from icft_lite.grading.feedback import recognize
 from icft_lite.grading.parts import Assignment, Call, Part
 
 # --- solutions; the keywords make known mistakes
@@ -154,12 +154,7 @@ def resamples_feedback(got, expected, call):
 # --- parts
 
 BLOCKED = tuple(f"icft_lite.statistics.{name}" for name in ("paired_bootstrap", "mean_interval", "holm"))
-
-
-def part(number, title, points, minutes, solution, draw, mistakes=None, names=(), compare=None):
-    compare = compare or (recognize_each(solution, mistakes, names) if names else recognize(solution, mistakes))
-    name, reference = solution.__name__, on_arrays(solution)
-    return Part(f"A6.{number}", title, points, name, draw, reference, compare, BLOCKED, minutes)
+part = partial(make_part, "A6", BLOCKED)
 
 
 def text(number, title, points, minutes, variable):

@@ -1,4 +1,4 @@
-"""What specifications share: solutions that take arrays or tensors, and the comparison of several outputs."""
+"""What specifications share: parts, solutions that take arrays or tensors, and the comparison of several outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from icft_lite.grading.feedback import recognize
-from icft_lite.grading.parts import Call
+from icft_lite.grading.parts import Call, Part
 
 
 def on_arrays(solution: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,3 +32,15 @@ def recognize_each(
         return next((f"{name}: {text}" for name, text in zip(names, texts) if text), "")
 
     return compare
+
+
+def make_part(
+    assignment, blocked, number, title, points, minutes, solution, draw, mistakes=None, names=(), compare=None
+):
+    """Return a `Part` that asks for a function, or class, of the name of `solution`.
+
+    mistakes: {feedback: keywords of `solution`}. names: of the outputs, if several. compare: replaces mistakes.
+    """
+    compare = compare or (recognize_each(solution, mistakes, names) if names else recognize(solution, mistakes))
+    reference, name = solution if isinstance(solution, type) else on_arrays(solution), solution.__name__
+    return Part(f"{assignment}.{number}", title, points, name, draw, reference, compare, blocked, minutes)
