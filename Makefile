@@ -21,7 +21,8 @@ help:
 	@echo "make test       the tests and the lessons, up to 20 minutes; make test-all adds the slow ones; JOBS=1 one by one"
 	@echo "make lab        the lessons in JupyterLab; make lessons runs them all in full, into runs/lessons"
 	@echo "make notebooks  build the lessons from notebooks/src"
-	@echo "make release    build the assignments for students, instructors and autograders into dist/course; PRIVATE=DIR"
+	@echo "make release    build the assignments for students, instructors and autograders into dist/course;"
+	@echo "                SEED=TEXT: with other constants than the public ones; PRIVATE=DIR: with your own specifications"
 	@echo "make lint       style, formatting, types, import contracts, vocabulary"
 
 demo: venv
@@ -53,7 +54,7 @@ notebooks: venv
 	$(BIN)/python notebooks/build.py
 
 release: venv
-	$(BIN)/python scripts/release.py $(if $(PRIVATE),--private $(PRIVATE))
+	$(BIN)/python scripts/release.py $(if $(PRIVATE),--private '$(PRIVATE)') $(if $(SEED),--seed '$(SEED)')
 
 lint: venv
 	$(BIN)/ruff check .

@@ -70,10 +70,11 @@ def budget_table(lesson: Mapping[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
-def read(source: Path) -> NotebookNode:
+def read(source: Path, constants: Mapping[str, Any] | None = None) -> NotebookNode:
     """Return the notebook of a source without outputs, with all placeholders replaced.
 
-    The id of a cell is the hash of its content. Raises ValueError for an unknown placeholder.
+    constants: name → value, further placeholders. The id of a cell is the hash of its content. Raises ValueError for an
+    unknown placeholder.
     """
     notebook = jupytext.read(source)
     lesson = notebook.metadata["lesson"]
@@ -82,6 +83,7 @@ def read(source: Path) -> NotebookNode:
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     texts = placeholders(source.stem, lesson)
+    texts |= {f"{{{{{name}}}}}": str(value) for name, value in (constants or {}).items()}
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
         for placeholder, text in texts.items():

@@ -3,6 +3,7 @@
     python scripts/release.py                     # all assignments, into dist/course
     python scripts/release.py A1 A3 --no-run      # two of them; instructor notebooks are not executed
     python scripts/release.py --private DIR       # specifications in DIR replace those of the same name
+    python scripts/release.py --seed TEXT         # other constants than the public ones, in text and specification
 
     student/      notebooks without solutions and hidden tests; stubs raise NotImplementedError
     instructor/   notebooks with solutions, executed
@@ -54,7 +55,7 @@ def read_source(source: Path, assignment: Assignment) -> NotebookNode:
 
     Raises ValueError if cells share a grade_id, or if the points differ from those of the specification.
     """
-    notebook = build.read(source)
+    notebook = build.read(source, assignment.constants)
     notebook.metadata["icft_lite"] = {"assignment": assignment.id, "version": assignment.version}
     graded = [cell.metadata.nbgrader for cell in notebook.cells if "nbgrader" in cell.metadata]
     ids = Counter(entry["grade_id"] for entry in graded)
@@ -121,15 +122,26 @@ def write_autograder(path: Path, assignment: Assignment, specs: Path) -> None:
         archive.write(ROOT / "constraints.txt", "constraints.txt")
 
 
-def collect_specs(to: Path, public: Path, private: Path | None) -> Path:
-    """Copy the specifications into the folder `to`; files of `private` replace those of the same name."""
+def collect_specs(to: Path, public: Path, private: Path | None, seed: str = "") -> Path:
+    """Copy the specifications into the folder `to`; files of `private` replace those of the same name.
+
+    seed: chooses the constants of the assignments; "" for the public ones.
+    """
     for folder in filter(None, (public, private)):
         shutil.copytree(folder, to, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    if seed:
+        text = (to / "constants.py").read_text(encoding="utf-8")
+        (to / "constants.py").write_text(text.replace('SEED = ""', f"SEED = {seed!r}", 1), encoding="utf-8")
     return to
 
 
 def release(
-    out: Path, names: list[str], run: bool = True, private: Path | None = None, assignments: Path = ASSIGNMENTS
+    out: Path,
+    names: list[str],
+    run: bool = True,
+    private: Path | None = None,
+    assignments: Path = ASSIGNMENTS,
+    seed: str = "",
 ) -> list[Path]:
     """Build the assignments with these ids (all if there are none) and return the paths of their student notebooks.
 
@@ -142,7 +154,7 @@ def release(
         shutil.rmtree(out)
     (out / CONFIG).parent.mkdir(parents=True)
     (out / CONFIG).write_text(NBGRADER, encoding="utf-8")
-    specs = collect_specs(out / "specs", assignments / "specs", private)
+    specs = collect_specs(out / "specs", assignments / "specs", private, seed)
     known = load_assignments(specs)
     if unknown := sorted(set(names) - set(known)):
         raise ValueError(f"assignment {unknown[0]!r} is unknown; choose among {', '.join(known)}")
@@ -172,9 +184,10 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="ID", help="such as A1; default: all")
     parser.add_argument("--out", type=Path, default=ROOT / "dist" / "course", metavar="DIR", help="replaced")
     parser.add_argument("--private", type=Path, metavar="DIR", help="specifications that replace the public ones")
+    parser.add_argument("--seed", default="", metavar="TEXT", help="chooses other constants than the public ones")
     parser.add_argument("--no-run", action="store_true", help="do not execute the instructor notebooks")
     args = parser.parse_args()
-    for path in release(args.out, args.names, not args.no_run, args.private):
+    for path in release(args.out, args.names, not args.no_run, args.private, seed=args.seed):
         print(path)
 
 

@@ -32,18 +32,21 @@ def load(path):
 
 
 def load_assignment(name):
-    """Return what belongs to an assignment such as "a3": specification, mutants, notebook and its namespace.
-
-    The namespace is that of a student who has solved all parts and executed the cells up to the last check.
-    """
+    """Return what belongs to an assignment such as "a3": specification, mutants, notebook and its namespace."""
     (source,) = (FOLDER / "src").glob(f"{name}_*.py")
-    book, namespace = build.read(source), {}
-    graded = [cell for cell in cells(book, "code") if "nbgrader" in cell.metadata]
+    specification, mutants = load(FOLDER / "specs" / f"{name}.py").ASSIGNMENT, load(FOLDER / "mutants" / f"{name}.py")
+    book = build.read(source, specification.constants)
+    wrong_and_right = {"WRONG": mutants.WRONG, "RIGHT": mutants.RIGHT}
+    return SimpleNamespace(spec=specification, book=book, namespace=namespace_of(book), **wrong_and_right)
+
+
+def namespace_of(book):
+    """Return the namespace of a student who has solved all parts and executed the cells up to the last check."""
+    namespace, graded = {}, [cell for cell in cells(book, "code") if "nbgrader" in cell.metadata]
     with contextlib.redirect_stdout(io.StringIO()):
         for cell in [*cells(book, "code")[:2], *graded]:
             exec(HIDDEN.sub("", cell.source), namespace)
-    specification, mutants = load(FOLDER / "specs" / f"{name}.py").ASSIGNMENT, load(FOLDER / "mutants" / f"{name}.py")
-    return SimpleNamespace(spec=specification, book=book, namespace=namespace, WRONG=mutants.WRONG, RIGHT=mutants.RIGHT)
+    return namespace
 
 
 def released(source):

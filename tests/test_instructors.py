@@ -42,6 +42,12 @@ def test_the_table_of_assignments_agrees_with_the_specifications():
     assert rows[-1] == ["total", "", "", "", *(f"{number:g}" for number in sums)] and len(rows) == len(ASSIGNMENTS) + 1
 
 
+def test_the_constants_that_a_seed_changes_are_listed():
+    rows = table("Academic integrity")[1:]
+    assert [row[0] for row in rows] == sorted(name for name, one in ASSIGNMENTS.items() if one.constants)
+    assert all(part.split(".")[0] == row[0] and part in PARTS for row in rows for part in row[3].split(", "))
+
+
 def test_the_minutes_of_the_syllabi_are_those_of_their_parts():
     for number in range(3):
         *rows, total = table("Syllabi", number)[1:]

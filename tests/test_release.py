@@ -12,10 +12,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from graded_parts import load_assignment, namespace_of
 from grading_fixtures import SPECS, require_isolation, write_notebook
 
 from icft_lite.grading.batch import grade_all
-from icft_lite.grading.grader import Grader
+from icft_lite.grading.grader import Grader, check_function, load_assignments
 from icft_lite.grading.sandbox import Limits
 from icft_lite.grading.submissions import find_submissions
 
@@ -77,6 +78,21 @@ def test_private_specifications_replace_public_ones(script, tmp_path):
     assert "1.0-autumn" in next((tmp_path / "out" / "student").iterdir()).read_text()
     with zipfile.ZipFile(tmp_path / "out" / "gradescope" / "F1.zip") as archive:
         assert b"1.0-autumn" in archive.read("specs/f1.py")
+
+
+@pytest.mark.parametrize("name", ["A1", "A2", "A3", "A4", "A6"])
+def test_a_seed_changes_the_same_constants_in_text_and_specification(script, tmp_path, name):
+    """The new solution is right by all checks and by the specification. The public one is not, in at least one part."""
+    script.release(tmp_path, [name], run=False, seed="spring")
+    changed, public = load_assignments(tmp_path / "specs")[name], load_assignment(name.lower())
+    assert changed.version.startswith(f"{public.spec.version}-")
+    assert all(changed.constants[key] != value for key, value in public.spec.constants.items())
+    (student,), (new,) = ((tmp_path / kind).iterdir() for kind in ("student", "instructor"))
+    text, solved = student.read_text(encoding="utf-8"), namespace_of(nbformat.read(new, 4))
+    assert "{{" not in text and changed.version in text
+    parts = [part for part in changed.parts if not part.rubric]
+    assert [check_function(part, solved[part.function]) for part in parts] == [""] * len(parts)
+    assert any(check_function(part, public.namespace[part.function]) for part in parts)
 
 
 def test_mistakes_in_sources_and_folders_of_others_are_refused(script, tmp_path):

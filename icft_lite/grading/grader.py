@@ -50,6 +50,8 @@ def load_assignments(place: Path) -> dict[str, Assignment]:
     A specification is a Python file that defines ASSIGNMENT. It may import other files of the folder.
     """
     found: dict[str, Assignment] = {}
+    names = [path.stem for path in place.glob("*.py")]
+    elsewhere = {name: sys.modules.pop(name) for name in names if name in sys.modules}  # of another folder
     sys.path.insert(0, str(place.resolve()))
     try:
         for path in sorted(place.glob("*.py")):
@@ -61,6 +63,9 @@ def load_assignments(place: Path) -> dict[str, Assignment]:
                 found[one.id] = one
     finally:
         sys.path.remove(str(place.resolve()))
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(elsewhere)
     return found
 
 

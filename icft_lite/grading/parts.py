@@ -59,6 +59,8 @@ class Assignment:
     version: str
     lessons: tuple[str, ...]
     parts: tuple[Part, ...]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Name → value. scripts/release.py replaces {{name}} in the notebook, so that text and specification agree."""
 
 
 def close(got: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-7, where: str = "the result") -> str:

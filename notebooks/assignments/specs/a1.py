@@ -6,12 +6,13 @@ Votes are int [n, m] with −1 for an abstention; posteriors are float [n, k_max
 from functools import partial
 
 import numpy as np
+from constants import SUFFIX, constant
 from outputs import make_part
 
 from icft_lite.grading.feedback import recognize
 from icft_lite.grading.parts import Assignment, Call
 
-TINY = 1e-10
+TINY = constant("clip", 1e-10, 1e-8, 1e-7, 1e-6, 1e-5)
 """Accuracies are clipped to TINY … 1 − TINY, as in the notebook."""
 
 
@@ -258,7 +259,9 @@ def draw_temperature(rng):
     for k in (2, 3, 5):
         probs = rng.dirichlet(np.full(k, 0.7), 60)
         probs[0] = np.arange(k) == 0  # certain: the probabilities of the others are 0
-        calls.append(Call((probs, rng.integers(0, k, 60), np.sort(rng.uniform(0.3, 3, 5)))))
+        gold = rng.integers(0, k, 60)
+        gold[0] = k - 1
+        calls.append(Call((probs, gold, np.sort(rng.uniform(0.3, 3, 5)))))
     return calls
 
 
@@ -277,8 +280,9 @@ UNWEIGHTED = "weight: every labelling function counts the same"
 ASSIGNMENT = Assignment(
     id="A1",
     title="Label models",
-    version="1.0",
+    version="1.0" + SUFFIX,
     lessons=("02_weak_supervision",),
+    constants={"clip": TINY},
     parts=(
         part(1, "Weighted vote shares", 2, 12, vote_shares, draw_shares, {
             LAST: dict(abstention="last"),

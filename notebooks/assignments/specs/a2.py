@@ -3,10 +3,13 @@
 from functools import partial
 
 import numpy as np
+from constants import SUFFIX, constant
 from outputs import make_part
 
 from icft_lite.grading.parts import Assignment, Call
 
+NONE = constant("none", 0.5, 0.3, 0.4, 0.6, 0.7)
+"""Difficulty of an example to which no signal applies."""
 LEVELS = ["easy", "medium", "hard"]
 GRID = (np.arange(2000) + 0.5) / 2000
 """Uniform numbers for `draw_available`."""
@@ -52,7 +55,7 @@ def label_uncertainty(posteriors, scale="own", zeros=True, sign=-1, least=False)
 
 
 def rank_difficulty(
-    signals, weight, ties="mean", missing="left out", weighted=True, top="known", direction=1, none=0.5
+    signals, weight, ties="mean", missing="left out", weighted=True, top="known", direction=1, none=NONE
 ):
     ranks = np.full(signals.shape, np.nan)
     for s, signal in enumerate(signals):
@@ -283,8 +286,9 @@ part = partial(make_part, "A2", BLOCKED)
 ASSIGNMENT = Assignment(
     id="A2",
     title="Curriculum",
-    version="1.0",
-    lessons=("03_curriculum",),
+    version="1.0" + SUFFIX,
+    lessons=("02_weak_supervision", "03_curriculum"),
+    constants={"none": NONE},
     parts=(
         part(1, "Loss of a response", 2, 10, response_loss, draw_loss, {
             "mask: the mean is over all positions, with prompt and padding": dict(over="all"),
@@ -315,7 +319,7 @@ ASSIGNMENT = Assignment(
             "scale: the highest rank of a signal must be 1, and NaN has no rank": dict(top="all"),
             "off by one: the highest rank of a signal must be 1": dict(top="count"),
             "weight: all signals count the same": dict(weighted=False),
-            "no signal: the difficulty is 0.5": dict(none=0.0),
+            f"no signal: the difficulty is {NONE}": dict(none=0.0),
         }),
         part(5, "Stages", 3, 20, stages, draw_stages, compare=compare_stages),
         part(6, "Competence", 2, 15, competence, draw_competence, {

@@ -8,10 +8,15 @@ from functools import partial
 from statistics import NormalDist
 
 import numpy as np
+from constants import SUFFIX, constant
 from outputs import make_part, recognize_each
 
 from icft_lite.grading.feedback import array_feedback
 from icft_lite.grading.parts import Assignment, Call
+
+BITS = constant("bits", 8, 6, 7, 9, 10)
+TOP = 2**BITS - 1
+"""The highest code of a scale."""
 
 # --- solutions
 
@@ -55,7 +60,7 @@ def dequantize(indices, scales, levels, block, shape, tiled=False, inverse=False
     return (values / spread if inverse else values * spread).reshape(tuple(shape))
 
 
-def compress_scales(scales, group, steps=255, offset=True, whole=False, padded=False):
+def compress_scales(scales, group, steps=TOP, offset=True, whole=False, padded=False):
     scales = np.asarray(scales, float)
     parts = [scales[start : start + group] for start in range(0, len(scales), group)]
     low = np.array([0.0 if padded and len(part) < group or not offset else part.min() for part in parts])
@@ -179,7 +184,7 @@ def codes_feedback(names, decode, known):
         text = known(got, expected, call)
         if not text or not isinstance(got, list | tuple) or len(got) != len(names):
             return text
-        codes, wanted, high = np.asarray(got[0]), expected[0], len(call.args[1]) if names[0] == "indices" else 256
+        codes, wanted, high = np.asarray(got[0]), expected[0], len(call.args[1]) if names[0] == "indices" else TOP + 1
         if codes.shape != wanted.shape or any(array_feedback(*pair) for pair in zip(got[1:], expected[1:])):
             return text
         if codes.dtype.kind not in "iu":
@@ -214,8 +219,9 @@ part = partial(make_part, "A3", BLOCKED)
 ASSIGNMENT = Assignment(
     id="A3",
     title="LoRA and NF4",
-    version="1.0",
+    version="1.0" + SUFFIX,
     lessons=("04_qlora_from_scratch",),
+    constants={"bits": BITS, "top": TOP},
     parts=(
         part(1, "Levels of a k-bit NormalFloat", 3, 15, normal_float_levels, draw_levels, {
             LINEAR: dict(linear=True),
@@ -242,7 +248,7 @@ ASSIGNMENT = Assignment(
         }),
         part(4, "Quantize the scales", 3, 15, compress_scales, draw_compress, compare=codes_feedback(
             ("codes", "low", "step"), decode_scales, recognize_each(compress_scales, {
-                "off by one: the range is divided into 256 steps": dict(steps=256),
+                f"off by one: the range is divided into {TOP + 1} steps": dict(steps=TOP + 1),
                 "offset: the smallest scale is not subtracted": dict(offset=False),
                 "group: all scales share one range": dict(whole=True),
                 "padding: zeros that fill the last group count as scales": dict(padded=True),

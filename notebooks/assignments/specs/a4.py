@@ -4,11 +4,14 @@ from collections import Counter
 from functools import partial
 
 import numpy as np
+from constants import SUFFIX, constant
 from outputs import make_part
 
 from icft_lite.grading.feedback import array_feedback
 from icft_lite.grading.parts import Assignment, Call
 
+WARM_UP = constant("warm_up", 1, 0.5, 2, 3)
+"""c of β_t = min(t / (t + c), decay)."""
 GRID = (np.arange(1500) + 0.5) / 1500
 """Uniform numbers for `reservoir_slots`."""
 
@@ -68,7 +71,7 @@ class SlowAdapter:
         self.slow, self.decay, self.beta, self.moves, self.t = [a.copy() for a in tensors], decay, beta, moves, 0
 
     def update(self, fast):
-        beta = self.beta(self.t, self.decay) if self.beta else min(1 - 1 / (self.t + 1), self.decay)
+        beta = self.beta(self.t, self.decay) if self.beta else min(self.t / (self.t + WARM_UP), self.decay)
         self.slow = [beta * s + (1 - beta) * f if move else s for s, f, move in zip(self.slow, fast, self.moves)]
         self.t += 1
         return [a.copy() for a in self.slow]
@@ -156,7 +159,7 @@ def draw_promotable(rng):
 
 def draw_slow(rng):
     calls = []
-    for decay, steps in ((0.6, 5), (0.75, 8), (0.85, 9)):
+    for decay, steps in ((0.55, 6), (0.6, 8), (0.75, 12)):
         tensors = [rng.normal(size=(2, 5)), rng.normal(size=(4, 2))]
         path = [[a + rng.normal(size=a.shape) for a in tensors] for _ in range(steps)]
         calls.append(Call((tensors, decay), then=tuple(("update", (fast,)) for fast in path)))
@@ -294,12 +297,12 @@ SLOW_MISTAKES = {
     "movement: the slow adapter never moves": slow_mistake(moves=(False, False)),
     "movement: only the first tensor moves": slow_mistake(moves=(True, False)),
     "copy: the slow adapter is always the fast one": slow_mistake(beta=lambda t, decay: 0.0),
-    "direction: β and 1 − β are exchanged": slow_mistake(beta=lambda t, decay: 1 - min(1 - 1 / (t + 1), decay)),
+    "direction: β and 1 − β are exchanged": slow_mistake(beta=lambda t, decay: 1 - min(t / (t + WARM_UP), decay)),
     "off by one: the first update must not use the value before it": slow_mistake(
-        beta=lambda t, decay: min(1 - 1 / (t + 2), decay)
+        beta=lambda t, decay: min((t + 1) / (t + 1 + WARM_UP), decay)
     ),
     "warm-up: β is constant from the first update on": slow_mistake(beta=lambda t, decay: decay),
-    "limit: β grows beyond `decay`": slow_mistake(beta=lambda t, decay: 1 - 1 / (t + 1)),
+    "limit: β grows beyond `decay`": slow_mistake(beta=lambda t, decay: t / (t + WARM_UP)),
 }
 
 
@@ -353,8 +356,9 @@ part = partial(make_part, "A4", BLOCKED)
 ASSIGNMENT = Assignment(
     id="A4",
     title="Memory",
-    version="1.0",
+    version="1.0" + SUFFIX,
     lessons=("04_qlora_from_scratch", "05_memory"),
+    constants={"warm_up": WARM_UP, "step": "t" if WARM_UP == 1 else f"t / {WARM_UP}"},
     parts=(
         part(1, "Reservoir sampling", 2, 15, reservoir_slots, draw_slots, compare=compare_slots),
         part(2, "A buffer with random priorities", 3, 15, PriorityBuffer, draw_buffer, compare=compare_buffer),

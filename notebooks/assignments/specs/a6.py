@@ -4,15 +4,20 @@ from functools import partial
 from statistics import NormalDist
 
 import numpy as np
+from constants import SUFFIX, constant
 from outputs import make_part
 from scipy import stats
 
 from icft_lite.grading.parts import Assignment, Call, Part
 
+LEVEL, Z = constant("level", (5, 1.96), (1, 2.576), (2, 2.326), (10, 1.645))
+"""Level of the test in part 1, in percent, and the quantile that belongs to it."""
+ONE_SIDED = round(NormalDist().inv_cdf(1 - LEVEL / 100), 3)
+
 # --- solutions; the keywords make known mistakes
 
 
-def power(difference, share, n, subtract=True, sides=2, root=True, signed=False, z=1.96):
+def power(difference, share, n, subtract=True, sides=2, root=True, signed=False, z=Z):
     variance = share - difference**2 * subtract
     shift = difference / ((variance / n) ** 0.5 if root else variance / n)
     shift = shift if signed else abs(shift)
@@ -164,15 +169,22 @@ def text(number, title, points, minutes, variable):
 ASSIGNMENT = Assignment(
     id="A6",
     title="A small study",
-    version="1.0",
+    version="1.0" + SUFFIX,
     lessons=("01_forgetting", "09_does_it_work"),
+    constants={
+        "level": LEVEL,
+        "z": Z,
+        "power": f"{power(0.05, 0.15, 400):.4f}",
+        "not_subtracted": f"{power(0.05, 0.15, 400, subtract=False):.4f}",
+        "planned": f"{power(0.05, 0.10, 332):.2f}",
+    },
     parts=(
         part(1, "Power", 2, 15, power, draw_power, {
             "variance: δ² is not subtracted": dict(subtract=False),
             "two-sided: only one side of the test is counted": dict(sides=1),
             "root: the shift is divided by the variance, not by the standard error": dict(root=False),
             "sign: a negative difference has too little power": dict(sides=1, signed=True),
-            "quantile: 1.645 belongs to a one-sided test": dict(z=1.645),
+            f"quantile: {ONE_SIDED} belongs to a one-sided test": dict(z=ONE_SIDED),
         }),
         text(2, "Registration", 4, 20, "REGISTRATION"),
         part(3, "Differences per question", 2, 10, question_differences, draw_differences, {

@@ -186,7 +186,7 @@ print("Passed: A2.3")
 # 1. Rank each signal: its smallest value gets 0, its largest 1, the others evenly between. Equal values share the mean of
 #    their ranks. NaN has no rank. If only one value is known, its rank is 0.
 # 2. The difficulty of an example is the weighted mean of its ranks over the signals that apply to it.
-# 3. If no signal applies, the difficulty is 0.5.
+# 3. If no signal applies, the difficulty is {{none}}.
 
 # %% nbgrader={"grade": false, "grade_id": "a2-4", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def rank_difficulty(signals, weight):
@@ -203,20 +203,20 @@ def rank_difficulty(signals, weight):
         last = np.searchsorted(values, signal[known], "right") - 1
         total[known] += w * (first + last) / 2 / max(1, len(values) - 1)
         used[known] += w
-    return np.where(used > 0, total / np.where(used > 0, used, 1), 0.5)
+    return np.where(used > 0, total / np.where(used > 0, used, 1), {{none}})
     ### END SOLUTION
 
 
 # %% nbgrader={"grade": true, "grade_id": "a2-4-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
 nan = np.nan
 found = rank_difficulty(np.array([[3, 1, 1, nan], [nan, 2, 5, nan]]), np.array([1.0, 3.0]))
-check_array(found, [1, 0.0625, 0.8125, 0.5], {
-    "direction: the hardest examples get the lowest difficulty": [0, 0.9375, 0.1875, 0.5],
-    "ties: equal values must share the mean of their ranks": [1, 0, 0.875, 0.5],
-    "ties: equal values share their lowest rank, not the mean": [1, 0, 0.75, 0.5],
-    "weight: all signals count the same": [1, 0.125, 0.625, 0.5],
+check_array(found, [1, 0.0625, 0.8125, {{none}}], {
+    "direction: the hardest examples get the lowest difficulty": [0, 0.9375, 0.1875, {{none}}],
+    "ties: equal values must share the mean of their ranks": [1, 0, 0.875, {{none}}],
+    "ties: equal values share their lowest rank, not the mean": [1, 0, 0.75, {{none}}],
+    "weight: all signals count the same": [1, 0.125, 0.625, {{none}}],
     "mask: a signal that does not apply counts as 0": [0.25, 0.0625, 0.8125, 0],
-    "no signal: the difficulty is 0.5": [1, 0.0625, 0.8125, 0],
+    "no signal: the difficulty is {{none}}": [1, 0.0625, 0.8125, 0],
 })
 check_array(rank_difficulty(np.array([[nan, 9.0, nan], [2, 1, 3]]), np.ones(2)), [0.5, 0, 1])
 steps = rank_difficulty(np.array([[10.0, 0, 5, 7, 1]]), np.ones(1))

@@ -197,12 +197,12 @@ print("Passed: A3.3")
 #
 # **A3.4 · 3 points · 15 minutes**
 #
-# A float32 scale for 64 numbers costs half a bit per number. *Double quantization* stores the scales in 8 bits.
-# bitsandbytes uses a table of 256 levels for it. Here you use evenly spaced codes:
+# A float32 scale for 64 numbers costs half a bit per number. *Double quantization* stores the scales in few bits.
+# bitsandbytes uses 8 bits and a table of 256 levels. Here you use {{bits}} bits and evenly spaced codes:
 #
 # - The scales are divided into consecutive groups of `group` scales. The last group may be shorter.
-# - `low` is the smallest scale of the group. `step` = (largest − smallest) / 255.
-# - A code is the integer from 0 to 255 for which low + code · step is nearest to the scale.
+# - `low` is the smallest scale of the group. `step` = (largest − smallest) / {{top}}.
+# - A code is the integer from 0 to {{top}} for which low + code · step is nearest to the scale.
 # - A group whose scales are all equal has `step` 0 and the codes 0.
 
 # %% nbgrader={"grade": false, "grade_id": "a3-4", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -215,8 +215,8 @@ def compress_scales(scales, group):
     codes, low, step = [], [], []
     for part in scales.split(group):
         low.append(part.min())
-        step.append((part.max() - part.min()) / 255)
-        codes.append(((part - low[-1]) / step[-1].clamp_min(1e-38)).round().to(torch.uint8))
+        step.append((part.max() - part.min()) / {{top}})
+        codes.append(((part - low[-1]) / step[-1].clamp_min(1e-38)).round().int())
     return torch.cat(codes), torch.stack(low), torch.stack(step)
     ### END SOLUTION
 
@@ -226,13 +226,13 @@ codes, low, step = compress_scales(torch.tensor([1.0, 2.0, 1.203, 5.0, 5.0, 5.0,
 assert codes.shape == (8,), f"shape: one code per scale is 8, found the shape {tuple(codes.shape)}"
 assert low.shape == step.shape == (3,), "shape: `low` and `step` have one number per group, here 3"
 assert not codes.is_floating_point(), "type: the codes must be integers"
-assert 0 <= int(codes.min()) and int(codes.max()) <= 255, "range: a code must fit 8 bits, 0 to 255"
+assert 0 <= int(codes.min()) and int(codes.max()) <= {{top}}, "range: a code must fit {{bits}} bits, 0 to {{top}}"
 assert same(low, [1.0, 5.0, 7.0]), "group: `low` must be the smallest scale of its own group"
 assert step[1] == 0 and codes[3:6].tolist() == [0, 0, 0], "zero: a group of equal scales has step 0 and codes 0"
-assert codes[2] == 52, "rounding: take the nearest code; by hand (1.203 − 1) · 255 = 51.8"
+assert codes[2] == round(0.203 * {{top}}), "rounding: take the nearest code, here to (1.203 − 1) · {{top}}"
 assert codes[[0, 6]].tolist() == [0, 0], "offset: the smallest scale of a group has the code 0"
-assert codes[[1, 7]].tolist() == [255, 255], "off by one: the largest scale of a group has the code 255"
-assert abs(step[0] - 1 / 255) < 1e-7, "off by one: 256 codes have 255 steps between them"
+assert codes[[1, 7]].tolist() == [{{top}}, {{top}}], "off by one: the largest scale of a group has the code {{top}}"
+assert abs(step[0] - 1 / {{top}}) < 1e-7, "off by one: codes 0 to {{top}} have {{top}} steps between them"
 ### BEGIN HIDDEN TESTS
 scales = torch.rand(300) + 0.5
 codes, low, step = compress_scales(scales, 128)
@@ -391,7 +391,7 @@ print("Passed: A3.7")
 # %% [markdown]
 # ## Your QLoRA, on a real model
 #
-# There is nothing to write in this section. `QLoRALinear` stores a weight in 4 bits with 8-bit scales, and uses your
+# There is nothing to write in this section. `QLoRALinear` stores a weight in 4 bits with {{bits}}-bit scales, and uses your
 # forward and backward pass.
 
 # %%
@@ -414,7 +414,7 @@ class QLoRAFunction(torch.autograd.Function):
 
 # %%
 class QLoRALinear(torch.nn.Module):
-    """A frozen 4-bit weight with 8-bit scales, and a LoRA adapter."""
+    """A frozen 4-bit weight with {{bits}}-bit scales, and a LoRA adapter."""
 
     def __init__(self, weight, rank, alpha, levels):
         super().__init__()
@@ -481,7 +481,7 @@ for step in (0, 9, 19):
           f"{losses_theirs[step]:.3f} with PEFT and bitsandbytes")
 
 # %% [markdown]
-# The first losses differ by little: 8-bit scales are rounded in another way than those of bitsandbytes. If your loss
+# The first losses differ by little: {{bits}}-bit scales are rounded in another way than those of bitsandbytes. If your loss
 # does not fall, look at the gradient of B in part 6. If it starts elsewhere, look at parts 1 to 4.
 #
 # Last, the merge. How much of what was learned would remain after quantizing the merged weights again?

@@ -293,7 +293,7 @@ print("Passed: A4.5")
 # **A4.6 · 3 points · 15 minutes**
 #
 # After optimizer step t = 0, 1, 2, …, each slow array becomes β_t · slow + (1 − β_t) · fast, with
-# β_t = min(1 − 1/(t + 1), `decay`). The object counts the steps.
+# β_t = min(t / (t + {{warm_up}}), `decay`). The object counts the steps.
 
 # %% nbgrader={"grade": false, "grade_id": "a4-6", "locked": false, "schema_version": 3, "solution": true, "task": false}
 class SlowAdapter:
@@ -310,7 +310,7 @@ class SlowAdapter:
     def update(self, fast):
         """Return the slow arrays after one more step, a list. fast: list of arrays of the same shapes, not changed."""
         ### BEGIN SOLUTION
-        beta = min(1 - 1 / (self.steps + 1), self.decay)
+        beta = min(self.steps / (self.steps + {{warm_up}}), self.decay)
         self.slow = [beta * slow + (1 - beta) * new for slow, new in zip(self.slow, fast)]
         self.steps += 1
         return self.slow
@@ -322,20 +322,36 @@ slow, fast = SlowAdapter([np.array([100.0]), np.array([5.0])], 0.6), [np.array([
 first = [np.array(a) for a in slow.update(fast)]
 assert len(first) == 2, f"type: update must return a list of 2 arrays, found {len(first)}"
 assert first[0] != 100 and first[1] != 5, "movement: an array never moves"
+b = min(1 / (1 + {{warm_up}}), 0.6)
 check_array(first, [[2], [-1]], {
-    "off by one: the first update must not use the value before it": [[51], [2]],
+    "off by one: the first update must not use the value before it": [[100 * b + 2 * (1 - b)], [5 * b - (1 - b)]],
     "warm-up: β is constant from the first update on": [[60.8], [2.6]],
 })
-path = [float(np.asarray(slow.update([np.array([x]), fast[1]])[0])[0]) for x in (4.0, 9.0, 5.0)]
-check_array(path[:1], [3], {"copy: the slow adapter is the fast one": [4], "direction: exchange β and 1 − β": [2.0]})
-check_array(path[1:], [5.4, 5.24], {"limit: β grows beyond `decay`": [5, 5], "direction: exchange β and 1 − β": [5, 7]})
+values, t = np.array([4.0, 9.0, 5.0, 1.0, 8.0]), np.arange(1, 6)
+path = [float(np.asarray(slow.update([np.array([x]), fast[1]])[0])[0]) for x in values]
+
+
+def average(beta):
+    """Return the first slow array after each step, from 2 on."""
+    steps = [2.0]
+    for b, x in zip(beta, values):
+        steps.append(b * steps[-1] + (1 - b) * x)
+    return steps[1:]
+
+
+growing = t / (t + {{warm_up}})
+check_array(path, average(np.minimum(growing, 0.6)), {
+    "copy: the slow adapter is the fast one": values,
+    "direction: exchange β and 1 − β": average(1 - np.minimum(growing, 0.6)),
+    "limit: β grows beyond `decay`": average(growing),
+})
 assert fast[0] == 2, "copy: update must not change the fast arrays"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng()
 start, steps = [rng.random((2, 3)), rng.random(4)], [[rng.random((2, 3)), rng.random(4)] for _ in range(9)]
 slow = SlowAdapter(start, 0.7)
 found = [[np.array(a) for a in slow.update(fast)] for fast in steps][-1]
-beta = np.minimum(1 - 1 / np.arange(1, 10), 0.7)
+beta = np.minimum(np.arange(9) / (np.arange(9) + {{warm_up}}), 0.7)
 weight = (1 - beta) * np.append(np.cumprod(beta[::-1])[::-1][1:], 1)
 for at in (0, 1):
     check_array(found[at], sum(w * fast[at] for w, fast in zip(weight, steps)))
@@ -514,7 +530,7 @@ for t in range(steps):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    ema_step(package, fast, t, decay)
+    ema_step(package, fast, {{step}}, decay)
     end = slow.update([tensor.detach().numpy() for tensor in fast])
 difference = max(np.abs(mine - tensor.detach().numpy()).max() for mine, tensor in zip(end, package))
 print(f"largest difference from the package's moving average: {difference:.1e}")

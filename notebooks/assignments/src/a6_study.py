@@ -64,7 +64,7 @@ from scipy import stats
 # is δ. One question adds +1, 0 or −1 to the difference, so its variance is d − δ², and the standard error of the
 # estimated difference is √((d − δ²) / n).
 #
-# A two-sided test at 5 % finds a difference if the estimate is more than 1.96 standard errors from 0, on *either* side.
+# A two-sided test at {{level}} % finds a difference if the estimate is more than {{z}} standard errors from 0, on *either* side.
 # Power is the probability of that, if estimates are normally distributed around δ.
 
 # %% nbgrader={"grade": false, "grade_id": "a6-1", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -76,7 +76,7 @@ def power(difference, share, n):
     """
     ### BEGIN SOLUTION
     shift = difference / ((share - difference**2) / n) ** 0.5
-    return NormalDist().cdf(shift - 1.96) + NormalDist().cdf(-shift - 1.96)
+    return NormalDist().cdf(shift - {{z}}) + NormalDist().cdf(-shift - {{z}})
     ### END SOLUTION
 
 
@@ -87,16 +87,16 @@ assert power(0.05, 0.15, 1600) > found, "n: more questions must give more power"
 assert power(0.10, 0.15, 400) > found, "difference: a larger difference must give more power"
 assert power(0.05, 0.30, 400) < found, "variance: a larger share of differing answers must give less power"
 assert abs(power(-0.05, 0.15, 400) - found) < 1e-9, "sign: δ and −δ have the same power"
-assert abs(power(0.0, 0.15, 400) - 0.05) < 1e-4, "two-sided: without a difference, the test finds one in 5 % of studies"
-assert abs(found - 0.7330) > 5e-4, "variance: δ² is not subtracted"
-assert abs(found - 0.7397) < 5e-4, f"values: found {found:.4f}, by hand 0.7397 (the shift is 2.603 standard errors)"
+assert abs(power(0.0, 0.15, 400) - {{level}} / 100) < 1e-4, "two-sided: without a difference, the test finds one in {{level}} % of studies"
+assert abs(found - {{not_subtracted}}) > 5e-4, "variance: δ² is not subtracted"
+assert abs(found - {{power}}) < 5e-4, f"values: found {found:.4f}, by hand {{power}} (the shift is 2.603 standard errors)"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng()
 for _ in range(3):
     d, n = float(rng.uniform(0.1, 0.4)), int(rng.integers(100, 900))
     delta = float(rng.uniform(0.02, d / 2))
     z = delta / ((d - delta**2) / n) ** 0.5
-    wanted = stats.norm.sf(1.96 - z) + stats.norm.cdf(-1.96 - z)
+    wanted = stats.norm.sf({{z}} - z) + stats.norm.cdf(-{{z}} - z)
     assert abs(power(delta, d, n) - wanted) < 1e-6, "values: wrong on random inputs"
 ### END HIDDEN TESTS
 print("Passed: A6.1")
@@ -139,7 +139,7 @@ REGISTRATION = """
 Question: does a learning rate of 4e-3 (arm B) forget more general knowledge than 1e-3 (arm A)? We expect A to be
 higher, because larger steps move the adapter farther from the base within the same number of tokens.
 Measure: exact match on 332 general test questions, unweighted mean over 18 topics, seeds 0, 1 and 2 in both arms.
-Power: if the arms differ on 10 % of the questions, 332 questions show 5 points with a power of 0.83.
+Power: if the arms differ on 10 % of the questions, 332 questions show 5 points with a power of {{planned}}.
 Rule: "clear" if p over questions is below 0.05 and the 95 % t-interval over seeds excludes 0; "these runs only" if
 only p is below 0.05; otherwise "no difference measured", with the interval that the data allow.
 """
