@@ -438,6 +438,8 @@ class QLoRALinear(torch.nn.Module):
 # do the same from the same A. **Predict**: how far apart are the two losses after 20 steps?
 
 # %%
+import warnings
+
 from peft import LoraConfig, get_peft_model
 
 from icft_lite import Encoder, load_base, load_samples
@@ -445,6 +447,7 @@ from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.losses import token_logprobs
 from icft_lite.modeling.packing import join_batch
 
+warnings.simplefilter("ignore", FutureWarning)
 _ = torch.manual_seed(0)
 mine, tokenizer = load_base(load_in_4bit=False, device="cpu")
 theirs = get_peft_model(load_base(device="cpu")[0], LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))

@@ -386,10 +386,12 @@ print("Passed: A6.7")
 # %%
 import dataclasses
 import tempfile
+import warnings
 from pathlib import Path
 
 from icft_lite import evaluate_suite, load_run, sample_bundle, train_icft
 
+warnings.simplefilter("ignore", FutureWarning)
 data = sample_bundle()
 short = [i for i, topic in enumerate(data.trusted["topic"][:]) if topic != "reply"]
 small = dataclasses.replace(
