@@ -13,9 +13,9 @@ from keyword import iskeyword
 import numpy as np
 import pytest
 from graded_parts import FOLDER, HIDDEN, SOLUTION, feedback, load_assignment, released, run_notebook, visible_check
-from test_notebooks import cells
+from test_notebooks import SOURCES, cells, notebook
 
-from icft_lite.grading.package_copy import copied_parts
+from icft_lite.grading.package_copy import ALIKE, copied_parts, overlap
 
 NAMES = ("a3", "a5", "a6")
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupytext") is None, reason="reads a notebook's source")
@@ -33,6 +33,12 @@ def automatic(assignment):
 
 def graded_cells(assignment):
     return [cell for cell in cells(assignment.book, "code") if "nbgrader" in cell.metadata]
+
+
+def solutions_of(assignment):
+    """Return {grade_id: source} of the cells with a solution."""
+    sources = {cell.metadata["nbgrader"]["grade_id"]: cell.source for cell in graded_cells(assignment)}
+    return {name: source for name, source in sources.items() if SOLUTION.search(source)}
 
 
 # --- the solution, and right answers that are written in another way
@@ -124,11 +130,18 @@ def test_copies_of_the_public_solutions_are_flagged_and_other_solutions_are_not(
     name = assignment.spec.id.lower()
     given = "\n".join(released(cell.source) for cell in cells(assignment.book, "code"))
     others = "\n".join((FOLDER / kind / f"{name}.py").read_text(encoding="utf-8") for kind in ("specs", "mutants"))
-    solutions = {cell.metadata["nbgrader"]["grade_id"]: cell.source for cell in graded_cells(assignment)}
-    solutions = {part: source for part, source in solutions.items() if SOLUTION.search(source)}
+    solutions = solutions_of(assignment)
     assert copied_parts(f"{given}\n{others}", solutions) == []
     copy = re.sub(r"\b[a-z_]\w*", lambda word: word[0] + "_x" * (not iskeyword(word[0])), "\n".join(solutions.values()))
     assert len(copied_parts(copy, solutions)) >= 5
+
+
+def test_no_lesson_prints_a_solution(assignment):
+    solutions = solutions_of(assignment)
+    for lesson in SOURCES:
+        text = "\n".join(cell.source for cell in notebook(lesson).cells)
+        found = {name: overlap(text, [source]) for name, source in solutions.items()}
+        assert max(found.values()) < ALIKE, (lesson.stem, found)
 
 
 def test_what_is_blocked_exists(assignment):

@@ -80,6 +80,17 @@ def test_the_lessons_exist_and_each_has_a_goal():
     assert set(re.findall(r"\d\d", " ".join(re.findall(r"[Ll]essons? (?:\d\d|, | and )+", GUIDE)))) <= known
 
 
+def test_assignments_and_their_lessons_name_each_other():
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "notebooks" / "src").glob("[0-9]*.py")}
+    for name, one in ASSIGNMENTS.items():
+        (source,) = (FOLDER / "src").glob(f"{name.lower()}_*.py")
+        needed = re.search(r"\*\*You need\*\* lessons? (.+?)\.", source.read_text(encoding="utf-8"))[1]
+        assert re.findall(r"\d\d", needed) == [lesson[:2] for lesson in one.lessons], name
+        link = rf"{name}, {one.title},[^:]* on this lesson: see the \[[^)]*/instructors\.md#assignments\)"
+        linked = [lesson for lesson, text in sorted(sources.items()) if re.search(link, text)]
+        assert linked == list(one.lessons), name
+
+
 def test_the_changelog_starts_with_the_versions_of_today():
     newest = {}
     for name, version, *_ in table("Changelog of the assignments")[1:]:

@@ -674,6 +674,10 @@ else:
 # - [LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673) (Biderman and others, 2024): the same plane
 #   for large models.
 
+# %% [markdown]
+# Assignment A6, A small study, builds on this lesson: see the [instructor's
+# guide]({{repository}}/blob/main/docs/instructors.md#assignments).
+
 # %%
 # NBVAL_CHECK_OUTPUT
 peak = peak_memory() / 2**30

@@ -1059,6 +1059,10 @@ else:
 # - [On Calibration of Modern Neural Networks](https://arxiv.org/abs/1706.04599) (Guo and others, 2017): ECE,
 #   reliability diagrams, and the simplest fix.
 
+# %% [markdown]
+# Assignments A1, Label models, and A2, Curriculum, build on this lesson: see the [instructor's
+# guide]({{repository}}/blob/main/docs/instructors.md#assignments).
+
 # %%
 # NBVAL_CHECK_OUTPUT
 peak = (peak_memory() or 0) / 2**30  # not known on Windows

@@ -801,6 +801,10 @@ else:
 # - [Human-Inspired Learning Strategies in Medical Question Answering](https://arxiv.org/abs/2408.07888) (Yang and
 #   others, 2024): the study nearest to us.
 
+# %% [markdown]
+# Assignment A2, Curriculum, builds on this lesson: see the [instructor's
+# guide]({{repository}}/blob/main/docs/instructors.md#assignments).
+
 # %%
 # NBVAL_CHECK_OUTPUT
 peak = (peak_memory() or 0) / 2**30  # not known on Windows

@@ -1166,6 +1166,10 @@ else:
 # - [8-bit approximations](https://arxiv.org/abs/1511.04561) (Dettmers, 2015): where the dynamic levels come
 #   from.
 
+# %% [markdown]
+# Assignments A3, LoRA and NF4, and A4, Memory, build on this lesson: see the [instructor's
+# guide]({{repository}}/blob/main/docs/instructors.md#assignments).
+
 # %%
 # NBVAL_CHECK_OUTPUT
 peak = peak_memory() / 2**30

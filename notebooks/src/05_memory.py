@@ -861,6 +861,10 @@ else:
 # - [peft on merging](https://huggingface.co/docs/peft/developer_guides/model_merging): more ways to mix adapters.
 #   Its `cat` and `svd` mix the changes, its `linear` mixes the factors.
 
+# %% [markdown]
+# Assignment A4, Memory, builds on this lesson: see the [instructor's
+# guide]({{repository}}/blob/main/docs/instructors.md#assignments).
+
 # %%
 # NBVAL_CHECK_OUTPUT
 peak = peak_memory() / 2**30

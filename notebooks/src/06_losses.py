@@ -1019,6 +1019,10 @@ else:
 # - [Fixing Gradient Accumulation](https://huggingface.co/blog/gradient_accumulation) (Hugging Face, 2024): the
 #   normalizer that was wrong for years.
 
+# %% [markdown]
+# Assignment A5, The three losses, builds on this lesson: see the [instructor's
+# guide]({{repository}}/blob/main/docs/instructors.md#assignments).
+
 # %%
 # NBVAL_CHECK_OUTPUT
 peak = peak_memory() / 2**30

@@ -815,6 +815,10 @@ else:
 #   and others, 2021): few seeds, done well.
 # - [RL's Razor](https://arxiv.org/abs/2509.04259) (Shenfeld and others, 2025): the claim of section 10.
 
+# %% [markdown]
+# Assignment A6, A small study, builds on this lesson: see the [instructor's
+# guide]({{repository}}/blob/main/docs/instructors.md#assignments).
+
 # %%
 # NBVAL_CHECK_OUTPUT
 peak = peak_memory() / 2**30
