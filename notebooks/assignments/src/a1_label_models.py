@@ -38,6 +38,9 @@
 #
 # A check follows each part. It prints "Passed", or says what kind of error it found. Grading uses other inputs than the
 # check. Later parts call your earlier functions.
+#
+# At the end, restart the kernel, run all cells, save the notebook and hand it in. During grading, cells that compare your
+# code with the package's fail. This costs no points.
 
 # %% [markdown]
 # **Notation.** `votes` is an int array [n, m]: n examples, m labelling functions. A vote is the index of an option, and
@@ -120,7 +123,8 @@ print("Passed: A1.1")
 def accuracy_step(votes, posterior, strength, expected):
     """Return the estimated accuracy of each labelling function: float [m].
 
-    votes: int [n, m]. posterior: float [n, k]. strength: pseudo-votes per function, at least 0. expected: their accuracy.
+    votes: int [n, m]. posterior: float [n, k]. strength: pseudo-votes per function, at least 0.
+    expected: their accuracy.
     """
     ### BEGIN SOLUTION
     voted = votes >= 0
@@ -321,7 +325,8 @@ print("Passed: A1.5")
 def confusion_posterior(votes, prior, confusion, weight):
     """Return the posterior of each label given all votes: float [n, k].
 
-    votes: int [n, m]. prior: float [k]. confusion: float [m, k (truth), k (vote)]. weight: float [m].
+    votes: int [n, m]. prior: float [k]. confusion: float [m, k (truth), k (vote)]. weight: float
+    [m].
     """
     ### BEGIN SOLUTION
     log_joint = np.tile(np.log(prior), (len(votes), 1))
@@ -368,7 +373,10 @@ print("Passed: A1.6")
 
 # %% nbgrader={"grade": false, "grade_id": "a1-7", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def family_weights(votes, min_shared):
-    """Return the weight of each labelling function: float [m]. votes: int [n, m]. min_shared: int, at least 1."""
+    """Return the weight of each labelling function: float [m].
+
+    votes: int [n, m]. min_shared: int, at least 1.
+    """
     ### BEGIN SOLUTION
     m = votes.shape[1]
     alike = np.eye(m, dtype=bool)
@@ -411,7 +419,10 @@ print("Passed: A1.7")
 
 # %% nbgrader={"grade": false, "grade_id": "a1-8", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def calibration_error(probs, gold, bins):
-    """Return the calibration error, a number from 0 to 1. probs: float [n, k]. gold: int [n]. bins: int, at most n."""
+    """Return the calibration error, a number from 0 to 1.
+
+    probs: float [n, k]. gold: int [n]. bins: int, at most n.
+    """
     ### BEGIN SOLUTION
     order = np.argsort(probs.max(1), kind="stable")
     gap = (probs.max(1) - (probs.argmax(1) == gold))[order]
@@ -447,9 +458,9 @@ print("Passed: A1.8")
 
 # %% nbgrader={"grade": false, "grade_id": "a1-9", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def temperature_losses(probs, gold, temperatures):
-    """Return the mean negative log-likelihood at each temperature, in nats: float [number of temperatures].
+    """Return the mean negative log-likelihood at each temperature, in nats: float [t].
 
-    probs: float [n, k]. gold: int [n]. temperatures: float [number of temperatures], positive.
+    probs: float [n, k]. gold: int [n]. temperatures: float [t], positive.
     """
     ### BEGIN SOLUTION
     losses = []

@@ -37,6 +37,9 @@
 #
 # A check follows each part. It prints "Passed", or says what kind of error it found. Grading uses other inputs than the
 # check. Later parts may call your earlier functions.
+#
+# At the end, restart the kernel, run all cells, save the notebook and hand it in. During grading, cells that compare your
+# code with the package's fail. This costs no points.
 
 # %% [markdown]
 # The work of the computer in this assignment:
@@ -66,9 +69,9 @@ from icft_lite.grading.feedback import check_array  # compares arrays and names 
 
 # %% nbgrader={"grade": false, "grade_id": "a2-1", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def response_loss(logp, mask):
-    """Return the mean negative log-likelihood per response token, NaN where there is no such token: float [n].
+    """Return the mean negative log-likelihood per response token: float [n].
 
-    logp: float [n, width], in nats. mask: bool [n, width].
+    It is NaN where there is no such token. logp: float [n, width], in nats. mask: bool [n, width].
     """
     ### BEGIN SOLUTION
     count = mask.sum(1)
@@ -80,13 +83,13 @@ def response_loss(logp, mask):
 # %% nbgrader={"grade": true, "grade_id": "a2-1-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 logp = np.array([[-1.0, -2, -3, -9], [-4, -9, -9, -9], [-7, -7, -7, -7]])
 mask = np.array([[0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
-check_array(response_loss(logp, mask), [2.5, 4, np.nan], {
-    "mask: the mean is over all positions": [1.25, 1, np.nan],
-    "scale: a sum is returned, not a mean per token": [5, 4, np.nan],
-    "sign: a loss is the negative log-likelihood": [-2.5, -4, np.nan],
-    "mask: the loss is that of the tokens outside the response": [5, 9, 7],
-    "no response: the result is NaN there": [2.5, 4, 0],
+check_array(response_loss(logp[:2], mask[:2]), [2.5, 4], {
+    "mask: the mean is over all positions": [1.25, 1],
+    "scale: a sum is returned, not a mean per token": [5, 4],
+    "sign: a loss is the negative log-likelihood": [-2.5, -4],
+    "mask: the loss is that of the tokens outside the response": [5, 9],
 })
+check_array(response_loss(logp, mask), [2.5, 4, np.nan], {"no response: the result is NaN there": [2.5, 4, 0]})
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng()
 table, chosen = -rng.random((6, 9)), rng.random((6, 9)) < 0.5
@@ -107,8 +110,8 @@ print("Passed: A2.1")
 def ifd(given, bare, mask, applies):
     """Return the instruction-following difficulty, NaN where it does not apply: float [n].
 
-    given, bare: float [n, width], log-probabilities with and without the prompt. mask: bool [n, width], tokens of the
-    response. applies: bool [n].
+    given, bare: float [n, width], log-probabilities with and without the prompt. mask: bool [n,
+    width], tokens of the response. applies: bool [n].
     """
     ### BEGIN SOLUTION
     ratio = response_loss(given, mask) / np.maximum(response_loss(bare, mask), 1e-6)
@@ -192,7 +195,8 @@ print("Passed: A2.3")
 def rank_difficulty(signals, weight):
     """Return the difficulty of each example, 0 (easiest) to 1: float [n].
 
-    signals: float [s, n], larger is harder, NaN where a signal does not apply. weight: float [s], positive.
+    signals: float [s, n], larger is harder, NaN where a signal does not apply. weight: float [s],
+    positive.
     """
     ### BEGIN SOLUTION
     total, used = np.zeros(signals.shape[1]), np.zeros(signals.shape[1])
@@ -248,7 +252,8 @@ print("Passed: A2.4")
 def stages(levels, difficulty, order):
     """Return three lists of indices of examples.
 
-    levels: list of "easy", "medium" or "hard", [n]. difficulty: float [n]. order: "easy_to_hard" or "hard_to_easy".
+    levels: list of "easy", "medium" or "hard", [n]. difficulty: float [n]. order: "easy_to_hard" or
+    "hard_to_easy".
     """
     ### BEGIN SOLUTION
     names = ["easy", "medium", "hard"]
@@ -388,7 +393,10 @@ class PassSampler:
         ### END SOLUTION
 
     def draw(self, available):
-        """Return the next example, an int. available: number of available examples, at least 1, never decreasing."""
+        """Return the next example, an int.
+
+        available: number of available examples, at least 1, never decreasing.
+        """
         ### BEGIN SOLUTION
         if not self.remaining:
             self.available = 0

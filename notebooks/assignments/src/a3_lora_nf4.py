@@ -35,6 +35,9 @@
 #
 # A check follows each part. It prints "Passed", or says what kind of error it found. Grading uses other inputs than the
 # check. Later parts call your earlier functions.
+#
+# At the end, restart the kernel, run all cells, save the notebook and hand it in. During grading, cells that compare your
+# code with the package's fail. This costs no points.
 
 # %% [markdown]
 # The work of the computer at the end of this assignment:
@@ -78,7 +81,8 @@ def same(found, expected):
 def normal_float_levels(bits):
     """Return the 2**bits levels of a NormalFloat, rising from -1 to 1: float tensor [2**bits].
 
-    bits: int, at least 2. `NormalDist().inv_cdf(p)` is the p-quantile of the standard normal distribution.
+    bits: int, at least 2. `NormalDist().inv_cdf(p)` is the p-quantile of the standard normal
+    distribution.
     """
     ### BEGIN SOLUTION
     n = 2**bits
@@ -125,7 +129,8 @@ print("Passed: A3.1")
 def quantize(numbers, levels, block):
     """Return (indices, scales): int tensor [n] and float tensor [number of blocks].
 
-    numbers: float tensor [n]. levels: float tensor [number of levels], rising. block: int, numbers per block.
+    numbers: float tensor [n]. levels: float tensor [number of levels], rising. block: int, numbers
+    per block.
     """
     ### BEGIN SOLUTION
     blocks = F.pad(numbers, (0, -len(numbers) % block)).reshape(-1, block)
@@ -170,8 +175,8 @@ print("Passed: A3.2")
 def dequantize(indices, scales, levels, block, shape):
     """Return the numbers that indices and scales represent: float tensor of shape `shape`.
 
-    indices: int tensor [n]; scales: float tensor [number of blocks]; levels: float tensor [number of levels];
-    block: int; shape: sequence of ints whose product is n.
+    indices: int tensor [n]; scales: float tensor [number of blocks]; levels: float tensor [number
+    of levels]; block: int; shape: sequence of ints whose product is n.
     """
     ### BEGIN SOLUTION
     spread = scales.repeat_interleave(block)[:len(indices)]
@@ -207,7 +212,7 @@ print("Passed: A3.3")
 
 # %% nbgrader={"grade": false, "grade_id": "a3-4", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def compress_scales(scales, group):
-    """Return (codes, low, step): int tensor [n], float tensor [number of groups], float tensor [number of groups].
+    """Return (codes, low, step): int tensor [n] and two float tensors [number of groups].
 
     scales: float tensor [n], not negative. group: int, scales per group.
     """
@@ -297,8 +302,8 @@ print("Passed: A3.5")
 def lora_backward(x, g, W, A, B, alpha):
     """Return (gradient of x [n, in], gradient of A [r, in], gradient of B [out, r]).
 
-    x: float tensor [n, in]; g: float tensor [n, out], the gradient of the loss with respect to the output; W [out, in];
-    A [r, in]; B [out, r]; alpha: float. The loss is a sum over the n examples.
+    x: float tensor [n, in]; g: float tensor [n, out], the gradient of the loss with respect to the
+    output; W [out, in]; A [r, in]; B [out, r]; alpha: float. The loss is a sum over the n examples.
     """
     ### BEGIN SOLUTION
     scale = alpha / len(A)

@@ -38,6 +38,9 @@
 #
 # A check follows each part. It prints "Passed", or says what kind of error it found. Grading uses other inputs than the
 # check. Later parts may call your earlier functions.
+#
+# At the end, restart the kernel, run all cells, save the notebook and hand it in. During grading, cells that compare your
+# code with the package's fail. This costs no points.
 
 # %% [markdown]
 # The work of the computer in this assignment:
@@ -209,7 +212,8 @@ print("Passed: A4.3")
 def retain(topics, surprise, priority, size, random_share):
     """Return the indices of the examples that are retained, in any order: list of int.
 
-    topics: list of str, [n]. surprise: float [n]. priority: float [n]. size: int. random_share: 0 to 1.
+    topics: list of str, [n]. surprise: float [n]. priority: float [n]. size: int. random_share: 0
+    to 1.
     """
     ### BEGIN SOLUTION
     retained, names = [], sorted(set(topics))
@@ -260,7 +264,8 @@ print("Passed: A4.4")
 def promotable(replays, posteriors, min_replays, min_confidence):
     """Return which examples may be promoted: bool [n].
 
-    replays: int [n]. posteriors: list of lists of float, [n]. min_replays: int. min_confidence: 0 to 1.
+    replays: int [n]. posteriors: list of lists of float, [n]. min_replays: int. min_confidence: 0
+    to 1.
     """
     ### BEGIN SOLUTION
     confidence = np.array([max(p) if p else 1.0 for p in posteriors])
@@ -308,7 +313,10 @@ class SlowAdapter:
         ### END SOLUTION
 
     def update(self, fast):
-        """Return the slow arrays after one more step, a list. fast: list of arrays of the same shapes, not changed."""
+        """Return the slow arrays after one more step, a list.
+
+        fast: list of arrays of the same shapes, not changed.
+        """
         ### BEGIN SOLUTION
         beta = min(self.steps / (self.steps + {{warm_up}}), self.decay)
         self.slow = [beta * slow + (1 - beta) * new for slow, new in zip(self.slow, fast)]
@@ -457,7 +465,8 @@ print("Passed: A4.8")
 def choose_alpha(alphas, general, medical, base, chance, max_drop):
     """Return the coefficient of the best allowed candidate, or 0.0.
 
-    alphas, general, medical: float [number of candidates]. base: general score of the base. chance: chance level.
+    alphas, general, medical: float [number of candidates]. base: general score of the base. chance:
+    chance level.
     """
     ### BEGIN SOLUTION
     allowed = (general - chance) / (base - chance) >= 1 - max_drop

@@ -37,6 +37,9 @@
 #
 # A check follows each part. It prints "Passed", or says what kind of error it found. Grading uses other inputs than the
 # check.
+#
+# At the end, restart the kernel, run all cells, save the notebook and hand it in. During grading, cells that compare your
+# code with the package's fail. This costs no points.
 
 # %% [markdown]
 # The work of the computer at the end of this assignment:
@@ -74,8 +77,8 @@ def same(found, expected):
 def supervised_tokens(input_ids, prompt_lengths, lengths):
     """Return (row, position, target), int tensors [supervised tokens], row by row.
 
-    input_ids: int tensor [rows, columns]. prompt_lengths: int tensor [rows], tokens of the prompt. lengths: int tensor
-    [rows], tokens of prompt and response together.
+    input_ids: int tensor [rows, columns]. prompt_lengths: int tensor [rows], tokens of the prompt.
+    lengths: int tensor [rows], tokens of prompt and response together.
     """
     ### BEGIN SOLUTION
     column = torch.arange(input_ids.shape[1])
@@ -118,7 +121,8 @@ print("Passed: A5.1")
 def token_logprobs(states, head, target):
     """Return the log-probability of each target in nats: float tensor [n].
 
-    states: float tensor [n, hidden]; head: float tensor [vocabulary, hidden]; target: int tensor [n].
+    states: float tensor [n, hidden]; head: float tensor [vocabulary, hidden]; target: int tensor
+    [n].
     """
     ### BEGIN SOLUTION
     logits = states @ head.T
@@ -162,8 +166,8 @@ print("Passed: A5.2")
 def fine_tune_loss(logp, response, posterior):
     """Return the weighted mean negative log-likelihood: float tensor [].
 
-    logp: float tensor [n], log-probabilities of tokens. response: int tensor [n], which response a token belongs to.
-    posterior: float tensor [responses].
+    logp: float tensor [n], log-probabilities of tokens. response: int tensor [n], which response a
+    token belongs to. posterior: float tensor [responses].
     """
     ### BEGIN SOLUTION
     weight = posterior[response]
@@ -205,9 +209,9 @@ print("Passed: A5.3")
 def question_loss(logp, response, question, posterior):
     """Return the noise-aware cross-entropy, mean over the questions: float tensor [].
 
-    logp: float tensor [n], log-probabilities of tokens. response: int tensor [n], the option that a token belongs to.
-    question: int tensor [options], the question that an option belongs to, 0, 1, 2, …, in ascending order.
-    posterior: float tensor [options].
+    logp: float tensor [n], log-probabilities of tokens. response: int tensor [n], the option that a
+    token belongs to. question: int tensor [options], the question that an option belongs to, 0, 1,
+    2, …, in ascending order. posterior: float tensor [options].
     """
     ### BEGIN SOLUTION
     scores = logp.new_zeros(len(question)).index_add(0, response, logp)
@@ -258,8 +262,9 @@ print("Passed: A5.4")
 def pair_loss(logp, response, posterior, beta):
     """Return the pairwise logistic loss for soft labels, mean over the pairs: float tensor [].
 
-    logp: float tensor [n], log-probabilities of tokens. response: int tensor [n], which response a token belongs to.
-    posterior: float tensor [pairs], the probability that the first response is better. beta: float.
+    logp: float tensor [n], log-probabilities of tokens. response: int tensor [n], which response a
+    token belongs to. posterior: float tensor [pairs], the probability that the first response is
+    better. beta: float.
     """
     ### BEGIN SOLUTION
     zeros = logp.new_zeros(2 * len(posterior))
@@ -308,7 +313,8 @@ print("Passed: A5.5")
 def consistency(student, teacher, head, temperature):
     """Return (T²·KL of each token [n], its gradient with respect to the student's state [n, hidden]).
 
-    student, teacher: float tensors [n, hidden]; head: float tensor [vocabulary, hidden]; temperature: float.
+    student, teacher: float tensors [n, hidden]; head: float tensor [vocabulary, hidden];
+    temperature: float.
     """
     ### BEGIN SOLUTION
     log_s, log_t = ((states @ head.T / temperature).log_softmax(-1) for states in (student, teacher))
@@ -360,8 +366,8 @@ print("Passed: A5.6")
 def total_loss(micro_batches, weights):
     """Return the total loss of a step, a float.
 
-    micro_batches: list of dicts, name of the loss → [sum, count], floats. weights: dict, name of the loss → float.
-    Every micro-batch has the same names as `weights`.
+    micro_batches: list of dicts, name of the loss → [sum, count], floats. weights: dict, name of
+    the loss → float. Every micro-batch has the same names as `weights`.
     """
     ### BEGIN SOLUTION
     total = 0.0

@@ -36,6 +36,9 @@
 #
 # A check follows each part with code. It prints "Passed", or says what kind of error it found. Grading uses other
 # inputs than the check. Your instructor marks the two texts by the rubrics shown here.
+#
+# At the end, restart the kernel, run all cells, save the notebook and hand it in. During grading, cells that compare your
+# code with the package's fail. This costs no points.
 
 # %% [markdown]
 # The work of the computer in this assignment:
@@ -71,8 +74,8 @@ from scipy import stats
 def power(difference, share, n):
     """Return the probability that the test finds a difference, a float in 0 … 1.
 
-    difference: float δ, positive or negative; share: float d > δ²; n: int, questions. `NormalDist().cdf(z)` is the
-    probability that a standard normal number is below z.
+    difference: float δ, positive or negative; share: float d > δ²; n: int, questions.
+    `NormalDist().cdf(z)` is the probability that a standard normal number is below z.
     """
     ### BEGIN SOLUTION
     shift = difference / ((share - difference**2) / n) ** 0.5
@@ -164,7 +167,8 @@ print("fingerprint of the registration:", hashlib.sha256(REGISTRATION.encode()).
 def question_differences(a, b):
     """Return the difference of the arms on each question: float array [questions].
 
-    a: bool array [runs of arm A, questions], whether a run answers a question correctly; b: the same of arm B.
+    a: bool array [runs of arm A, questions], whether a run answers a question correctly; b: the
+    same of arm B.
     """
     ### BEGIN SOLUTION
     return a.mean(0) - b.mean(0)
@@ -199,7 +203,8 @@ print("Passed: A6.3")
 def stratified_resamples(topics, times, seed):
     """Return indices of the questions of each resample: int array [times, questions].
 
-    topics: int array [questions]. times: int, number of resamples. seed: int, of `np.random.default_rng`.
+    topics: int array [questions]. times: int, number of resamples. seed: int, of
+    `np.random.default_rng`.
     """
     ### BEGIN SOLUTION
     rng = np.random.default_rng(seed)
@@ -252,8 +257,8 @@ print("Passed: A6.4")
 def bootstrap_test(difference, topics, resamples):
     """Return (estimate, low, high, p), four floats.
 
-    difference: float array [questions]; topics: int array [questions]; resamples: int array [times, questions], as
-    `stratified_resamples` returns it.
+    difference: float array [questions]; topics: int array [questions]; resamples: int array [times,
+    questions], as `stratified_resamples` returns it.
     """
     ### BEGIN SOLUTION
     def score(values):
@@ -305,7 +310,8 @@ print("Passed: A6.5")
 def seed_interval(scores_a, scores_b):
     """Return (mean difference, low, high), three floats.
 
-    scores_a, scores_b: float arrays [seeds], the scores of the runs of arm A and arm B in the same order of seeds.
+    scores_a, scores_b: float arrays [seeds], the scores of the runs of arm A and arm B in the same
+    order of seeds.
     """
     ### BEGIN SOLUTION
     difference = np.asarray(scores_a) - np.asarray(scores_b)
