@@ -5,11 +5,10 @@ import importlib.util
 import json
 import shutil
 import zipfile
-from pathlib import Path
 
 import nbformat
 import pytest
-from grading_fixtures import RIGHT, SPECS, require_isolation, write_notebook
+from grading_fixtures import RIGHT, ROOT, SPECS, release_script, require_isolation, write_notebook
 from grading_fixtures.hostile import SUBMISSIONS
 from test_grading import COPY
 
@@ -21,7 +20,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("jupytext") is None, reason="reads a notebook's source"),
 ]
-ROOT = Path(__file__).parents[1]
 ASSIGNMENTS = ROOT / "notebooks" / "assignments"
 HOSTILE = ("always_equal", "channel_forged", "channel_pickle", "crash", "deaf_loop", "grader_names", "import_solution",
            "nested", "os_exit_cell", "os_exit_function", "patched", "pickle", "results_file", "sys_exit")  # fmt: skip
@@ -41,13 +39,10 @@ COPY_OF = "the public solutions of"
 @pytest.fixture
 def course(tmp_path):
     """The kit of assignment A2 and of the fixture F1."""
-    spec = importlib.util.spec_from_file_location("release", ROOT / "scripts" / "release.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     sources = tmp_path / "assignments"
     for folder, name in ((folder, name) for folder in (ASSIGNMENTS, SPECS.parent) for name in ("src", "specs")):
         shutil.copytree(folder / name, sources / name, dirs_exist_ok=True)
-    script.release(tmp_path / "course", ["A2", "F1"], run=False, assignments=sources)
+    release_script().release(tmp_path / "course", ["A2", "F1"], run=False, assignments=sources)
     return tmp_path / "course"
 
 

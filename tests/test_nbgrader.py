@@ -1,6 +1,5 @@
 """nbgrader's own commands on what `make release` writes. Needs `pip install -e '.[nbgrader]' -c constraints.txt`."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -9,22 +8,19 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from grading_fixtures import release_script
 
 nbgrader = pytest.importorskip("nbgrader.api", reason="needs nbgrader: pip install -e '.[nbgrader]' -c constraints.txt")
 pytest.importorskip("jupytext", reason="reads a notebook's source")
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
 BIN = str(Path(sys.executable).parent)
 
 
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory):
     """What `make release` writes, without execution."""
-    spec = importlib.util.spec_from_file_location("release", ROOT / "scripts" / "release.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     out = tmp_path_factory.mktemp("dist") / "course"
-    script.release(out, list(AUTOMATIC), run=False)
+    release_script().release(out, list(AUTOMATIC), run=False)
     return out
 
 

@@ -1,6 +1,5 @@
 """What `make release` builds: versions of one source, and bundles that work."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -13,22 +12,17 @@ from pathlib import Path
 import nbformat
 import pytest
 from graded_parts import load_assignment, namespace_of
-from grading_fixtures import SPECS, require_isolation, write_notebook
+from grading_fixtures import SPECS, release_script, require_isolation, write_notebook
 
 from icft_lite.grading.batch import grade_all
 from icft_lite.grading.grader import Grader, check_function, load_assignments
 from icft_lite.grading.sandbox import Limits
 from icft_lite.grading.submissions import find_submissions
 
-ROOT = Path(__file__).parents[1]
-
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("release", ROOT / "scripts" / "release.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return release_script()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Correct and hostile submissions of a small assignment, for tests of the grader."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from icft_lite.errors import ICFTError
 
+ROOT = Path(__file__).parents[2]
 SPECS = Path(__file__).parent / "specs"
 RIGHT_FUNCTION = """
 import numpy as np
@@ -44,6 +46,14 @@ def write_notebook(path, cells, **metadata):
     }
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def release_script():
+    """Return the module scripts/release.py."""
+    spec = importlib.util.spec_from_file_location("release", ROOT / "scripts" / "release.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def require_isolation(grader):

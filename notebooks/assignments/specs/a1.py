@@ -12,7 +12,7 @@ from outputs import make_part
 from icft_lite.grading.feedback import recognize
 from icft_lite.grading.parts import Assignment, Call
 
-TINY = constant("clip", 1e-10, 1e-8, 1e-7, 1e-6, 1e-5)
+TINY = constant("clip", 1e-10, 1e-7, 1e-6, 1e-5)
 """Accuracies are clipped to TINY … 1 − TINY, as in the notebook."""
 
 
