@@ -32,7 +32,7 @@ gold: other labels."""
 CHAT_MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "": {
         "optim.learning_rate": 1e-3,
-        "loss.consistency_weight": 1.0,
+        "loss.consistency_weight": 2.5,
         "loss.consistency_tokens": "response",
         "loss.temperature": 1.0,
         "consolidation.max_drop": 0.05,
