@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from icft_lite.constraint import RetentionConstraint
 from icft_lite.data.bundle import balanced_items
 from icft_lite.data.chat_suite import chat_parts, chat_suite, held_out_items, leak_filter
 from icft_lite.data.sources import bundle_from_files, default_general
-from icft_lite.experiments.compare import chat_measures
+from icft_lite.experiments.compare import chat_measures, differences
 from icft_lite.memory.prompt_quality import trim_loop, whole_sentences
 from icft_lite.memory.rehearsal import chat_memory
 from icft_lite.modeling import replies as replies_module
@@ -69,6 +70,20 @@ def test_the_report_says_what_was_lost_in_replies(ran):
     assert "## Forgetting in the model's own replies" in text and "KL(base ‖ tuned)" in text and NOTICE in text
     assert {"free", "instructions", "kl_base_tuned", "intrusion"} <= chat_measures(report).keys()
     assert report["problems"] == []
+
+
+def test_replies_of_two_methods_are_compared_item_by_item(ran, tmp_path):
+    report, out, bundle = ran
+    for name in ("icft", "qlora"):
+        shutil.copytree(out, tmp_path / f"{name}-0")
+    path = tmp_path / "qlora-0" / "items.json"
+    items = json.loads(path.read_text())
+    items["chat"]["after"] = {name: 1.0 - value for name, value in items["chat"]["after"].items()}
+    path.write_text(json.dumps(items))
+    found = differences(tmp_path, ["qlora"], [0], bundle)["qlora"]
+    free = report["chat"]["scores"]["after"]["free"]["value"]
+    assert found["free questions"]["difference"] == pytest.approx(2 * free - 1)
+    assert found["medical"]["difference"] == 0 and found.keys() == {"medical", "free questions", "instructions"}
 
 
 def test_a_second_run_takes_the_replies_of_the_base_from_the_cache(ran, tmp_path, monkeypatch):

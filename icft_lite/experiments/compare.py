@@ -202,7 +202,7 @@ def _item_scores(out: Path, method: str, seeds: Sequence[int], name: str) -> lis
     """Return {example id: score} of a test for each seed."""
     paths = [Path(out) / f"{method}-{seed}" / "items.json" for seed in seeds]
     found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    return [items[name]["qa"] if name in items else items["chat"] for items in found]
+    return [items[name]["qa"] if name in items else items["chat"]["after"] for items in found]
 
 
 def paired_samples(icft: Path, qlora: Path) -> list[dict[str, str]]:

@@ -734,7 +734,7 @@ mean = {name: {key: one[key]["mean"] for key in ("general", "retention", "words"
         for name, one in recorded["methods"].items()}
 plain, icft = mean["qlora"], mean["icft"]
 base = recorded["base"]["general"], recorded["chat"]["base"]["words"]
-print("choice accuracy of plain LoRA fell by less than 0.1:", plain["general"] > base[0] - 0.1)
+print("choice accuracy of plain LoRA did not fall:", plain["general"] >= base[0])
 print("its retention fell below a half, its replies below half as many words:",
       plain["retention"] < 0.5, plain["words"] < base[1] / 2)
 print("ICFT's KL from the base is less than a fifth of plain LoRA's:",
@@ -747,7 +747,11 @@ print("ICFT's KL from the base is less than a fifth of plain LoRA's:",
 ask_table(recorded_models(recorded), [one["prompt"] for one in recorded["display"]])
 
 # %% [markdown]
-# READING
+# Whoever looks at choice accuracy alone finds that plain LoRA forgot nothing. Its replies say otherwise: an email becomes
+# a line that sends the reader to a doctor, and a capital becomes a single word. ICFT writes what the base writes, with
+# other words here and there. It repairs nothing: where the base is wrong or repeats itself, so does ICFT. And it learned
+# somewhat less medicine. All of this is one seed and a hundred questions of each kind, so the intervals in the table are
+# wide; `docs/results.md` has longer runs.
 #
 # ## 8 · Take it with you
 #
