@@ -285,7 +285,8 @@ def test_without_4_bits_every_table_says_lora(tmp_path):
             progress_from_report(to_plain(report)).title,
         ]
         samples = [dict(prompt="p", qlora="reply")]
-        for one in (dict(settings=settings), dict(method_settings={"qlora": settings})):
+        by_model = dict(four_bit=wanted == "QLoRA")
+        for one in (dict(settings=settings), dict(method_settings={"qlora": settings}), by_model):
             compared = {**comparison(), "samples": samples, **one}
             write_comparison(compared, tmp_path)
             out = io.StringIO()

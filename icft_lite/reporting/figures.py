@@ -97,7 +97,7 @@ def method_label(method: str, source: Mapping[str, Any] | None = None) -> str:
     own = (source.get("method_settings") or {}).get(method) or {}
     varied = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in own.items() if name != "method")
     label = f"{LABELS[own['method']]}, {varied}" if "method" in own else LABELS.get(method, method)
-    default = ((source.get("config") or {}).get("adapter") or {}).get("load_in_4bit", True)
+    default = ((source.get("config") or {}).get("adapter") or {}).get("load_in_4bit", source.get("four_bit", True))
     settings = {**(source.get("settings") or {}), **own}
     return label if settings.get("adapter.load_in_4bit", default) else label.replace("QLoRA", "LoRA")
 
