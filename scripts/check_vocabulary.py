@@ -34,7 +34,7 @@ PHRASES = {
     r"mend(?:s|ed|ing)?": "fix, fixed",
     r"likeliest": "most likely",
     r"likelier": "more likely",
-    r"dear(?:er|est)?": "expensive",
+    r"dear(?:er|est)?(?! \\?\[)": "expensive",  # not "Dear [Name]"
     r"made[- ]up (?:prompts?|questions?)": "self-generated prompts (pseudo-rehearsal)",
     r"mak(?:es?|ing) up (?:its |their )?(?:prompts?|questions?)": "generates prompts (pseudo-rehearsal)",
     r"same line again": "run the same command again",

@@ -14,6 +14,7 @@ import yaml
 import icft_lite
 from icft_lite import cli, compat
 from icft_lite.config import ICFTConfig, RuntimeConfig, flatten
+from icft_lite.experiments.recorded import load_recorded
 
 ROOT = Path(icft_lite.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -169,10 +170,18 @@ def test_the_readme_lists_every_lesson():
     assert all(name.startswith(number) for number, name in rows)
 
 
-def test_the_readme_shows_the_results_of_the_results_page():
-    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    numbers = re.findall(r"\d\.\d\d \(\d\.\d{3} to \d\.\d{3}\)", README)
-    assert len(numbers) == 8 and all(number in results for number in numbers)
+def test_the_readme_shows_the_recorded_results():
+    found = load_recorded()
+    words = found["chat"]["base"]["words"]
+    rows = {"base model": [found["base"]["medical"], found["base"]["general"], 1, 0, words]}
+    for name, method in (("plain LoRA", "qlora"), ("replay", "replay"), ("ICFT", "icft")):
+        one = found["methods"][method]
+        interval = " to ".join(f"{one[key]['mean']:.2f}" for key in ("retention_low", "retention_high"))
+        assert f"{one['retention']['mean']:.2f} ({interval})" in README
+        rows[name] = [one[key]["mean"] for key in ("medical", "general", "retention", "kl_base_tuned", "words")]
+    for name, values in rows.items():
+        shown = re.search(rf"^\| {name} \| (.*) \|$", README, re.M)[1].split(" | ")
+        assert [cell.split()[0] for cell in shown] == [*(f"{value:.2f}" for value in values[:-1]), f"{values[-1]:.0f}"]
 
 
 # --- links

@@ -5,7 +5,10 @@ import re
 from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
-CELL = "padding: 4px 8px; text-align: left; vertical-align: top; white-space: pre-wrap"
+CELL = (
+    "padding: 4px 8px; text-align: left; vertical-align: top; white-space: pre-wrap; "
+    "overflow-wrap: anywhere; min-width: 5em"  # a reply that repeats one character has no other place to break
+)
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 

@@ -726,7 +726,7 @@ for n in (8, 500):
 recorded = load_recorded()
 methods, replies, differences = comparison_tables(recorded)
 for part in (methods, replies):
-    display(pd.DataFrame(part.rows, columns=part.columns).set_index("method"))
+    display(pd.DataFrame(part.rows, columns=part.header).set_index("method").fillna("–"))
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -747,11 +747,11 @@ print("ICFT's KL from the base is less than a fifth of plain LoRA's:",
 ask_table(recorded_models(recorded), [one["prompt"] for one in recorded["display"]])
 
 # %% [markdown]
-# Whoever looks at choice accuracy alone finds that plain LoRA forgot nothing. Its replies say otherwise: an email becomes
-# a line that sends the reader to a doctor, and a capital becomes a single word. ICFT writes what the base writes, with
-# other words here and there. It repairs nothing: where the base is wrong or repeats itself, so does ICFT. And it learned
-# somewhat less medicine. All of this is one seed and a hundred questions of each kind, so the intervals in the table are
-# wide; `docs/results.md` has longer runs.
+# By choice accuracy alone, plain LoRA forgot nothing. Its replies say otherwise: the email is an appointment, the poem
+# three words. ICFT and replay still write as the base does, and not always the same: ICFT's tips are better than the
+# base's loop of digits, but its sentence about Bosnia lacks the capital. Their price is medicine: ICFT learned about
+# half of what plain LoRA did with as many tokens, replay a quarter. (With twice the tokens it is nine tenths;
+# `docs/results.md`.) All of this is one seed and a hundred questions of each kind, so intervals are wide.
 #
 # ## 8 · Take it with you
 #
