@@ -704,7 +704,8 @@ for n in (8, 500):
 # Nothing can be. With 500 questions one run's score is known to some ±4.5 points; two runs on the *same* questions can
 # be distinguished more finely, by McNemar or a paired bootstrap (lesson 09). Before you claim a gain of one point,
 # count your questions (exercise 3).
-#
+
+# %% [markdown]
 # ## 7 · What did it forget?
 #
 # A chat model has knowledge and a way to reply. Fine-tuning on short medical answers can spoil the second while
@@ -714,11 +715,13 @@ for n in (8, 500):
 # ```
 # icft-lite demo --model smollm2 --out runs/demo-smollm2
 # ```
-#
+
+# %% [markdown]
 # Each method trains on 30,000 tokens of the course's medicine. Then every model replies to general questions and
 # instructions (*List three …*, *Answer in JSON …*) whose constraints a program checks. **Retention** is the share of
 # right replies, divided by that of the base. The cells below show the record of a complete run.
-#
+
+# %% [markdown]
 # **Predict** for plain LoRA: what happens to choice accuracy on general questions, to retention, and to the number of
 # words in a reply?
 
@@ -748,11 +751,15 @@ ask_table(recorded_models(recorded), [one["prompt"] for one in recorded["display
 
 # %% [markdown]
 # By choice accuracy alone, plain LoRA forgot nothing. Its replies say otherwise: the email is an appointment, the poem
-# three words. ICFT and replay still write as the base does, and not always the same: ICFT's tips are better than the
+# three words.
+
+# %% [markdown]
+# ICFT and replay still write as the base does, and not always the same: ICFT's tips are better than the
 # base's loop of digits, but its sentence about Bosnia lacks the capital. Their price is medicine: ICFT learned about
 # half of what plain LoRA did with as many tokens, replay a quarter. (With twice the tokens it is nine tenths;
 # `docs/results.md`.) All of this is one seed and a hundred questions of each kind, so intervals are wide.
-#
+
+# %% [markdown]
 # ## 8 · Take it with you
 #
 # An **adapter** is small and needs its base. It is in peft's own format: the next cell uses nothing of ours.
