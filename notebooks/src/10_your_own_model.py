@@ -62,8 +62,7 @@ from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
-from transformers.utils import logging
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, logging
 
 from icft_lite import Encoder, ICFTError, add_adapters, bundle_from_files, load_base, read_examples, train_icft
 from icft_lite.config import RuntimeConfig
