@@ -54,7 +54,7 @@ notebooks: venv
 	$(BIN)/python notebooks/build.py
 
 release: venv
-	$(BIN)/python scripts/release.py $(if $(PRIVATE),--private '$(PRIVATE)') $(if $(SEED),--seed '$(SEED)')
+	$(SHARE) $(BIN)/python scripts/release.py $(if $(PRIVATE),--private '$(PRIVATE)') $(if $(SEED),--seed '$(SEED)')
 
 lint: venv
 	$(BIN)/ruff check .
