@@ -6,6 +6,7 @@ of color vision, and every method also has its own marker.
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -367,4 +368,4 @@ def _conditions(comparison: Mapping[str, Any]) -> str | None:
         )
     elif counts:
         parts.append("test set: " + " and ".join(f"{n:,} {suite}" for suite, n in counts.items()) + " questions")
-    return "; ".join(parts) or None
+    return fill("; ".join(parts), 110) or None
