@@ -999,8 +999,9 @@ else:
 #
 # ```python
 # def consistency(student, teacher, head, temperature):
-#     log_s, log_t = ((states @ head.T / temperature).log_softmax(-1) for states in (student, teacher))
-#     return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(-1).mean()
+#     def log_p(states): return (states @ head.T / temperature).log_softmax(-1)
+#     kl = torch.nn.functional.kl_div(log_p(student), log_p(teacher), reduction="batchmean", log_target=True)
+#     return temperature**2 * kl
 # ```
 #
 # </details>
