@@ -30,39 +30,43 @@ def samples_dir() -> Path:
     return inside if inside.exists() else package.parent / "data_samples"
 
 
-def load_samples(name: str) -> Dataset:
-    """Return a bundled sample set, a key of SAMPLE_FILES. Raises ICFTError for any other name."""
+def load_samples(name: str, folder: Path | None = None) -> Dataset:
+    """Return a sample set, a key of SAMPLE_FILES: a bundled one, or one from files of the same names in `folder`.
+
+    Raises ICFTError for any other name.
+    """
     if name not in SAMPLE_FILES:
         raise ICFTError(f"samples: {name!r} is unknown; choose one of {', '.join(SAMPLE_FILES)}")
-    return read_examples([samples_dir() / f"{file}.jsonl" for file in SAMPLE_FILES[name]], domain=name.split("_")[0])
+    folder = folder or samples_dir()
+    return read_examples([folder / f"{file}.jsonl" for file in SAMPLE_FILES[name]], domain=name.split("_")[0])
 
 
-def pool_gold() -> dict[str, int]:
-    """Return the gold labels of the bundled pool, from id to the index of the right response.
+def pool_gold(folder: Path | None = None) -> dict[str, int]:
+    """Return the gold labels of the samples' pool, from id to the index of the right response.
 
     Only to evaluate weak labels, never to train.
     """
-    pool = set(column(load_samples("medical_pool"), "id"))
+    pool = set(column(load_samples("medical_pool", folder), "id"))
     return {
         row["id"]: row["answer"]
-        for path in sorted((samples_dir() / "gold").glob("*.jsonl"))
+        for path in sorted(((folder or samples_dir()) / "gold").glob("*.jsonl"))
         for _, _, row in read_jsonl(path)
         if row["id"] in pool
     }
 
 
-def sample_bundle() -> DataBundle:
-    """Return the bundled samples as a DataBundle."""
-    pool = load_samples("medical_pool")
+def sample_bundle(folder: Path | None = None) -> DataBundle:
+    """Return the bundled samples, or those in `folder`, as a DataBundle."""
+    pool = load_samples("medical_pool", folder)
     return DataBundle(
-        trusted=load_samples("medical_train"),
+        trusted=load_samples("medical_train", folder),
         pool=pool,
-        validation=load_samples("medical_validation"),
-        test=load_samples("medical_test"),
-        general_memory=load_samples("general_memory"),
-        general_validation=load_samples("general_validation"),
-        general_test=load_samples("general_test"),
-        pool_gold=pool_gold(),
+        validation=load_samples("medical_validation", folder),
+        test=load_samples("medical_test", folder),
+        general_memory=load_samples("general_memory", folder),
+        general_validation=load_samples("general_validation", folder),
+        general_test=load_samples("general_test", folder),
+        pool_gold=pool_gold(folder),
         own_lfs=dict.fromkeys(column(pool, "id"), "samples"),
         sources={"samples": ""},
     )

@@ -30,6 +30,7 @@ from icft_lite.training.prepare import Prepared, prepare
 from icft_lite.training.run_folder import clean_up, open_run, run_identity, runtime_changes
 from icft_lite.training.stage import StageResult, run_stage
 from icft_lite.training.suites import compare_with_base, evaluate_all
+from icft_lite.training.trainer import ICFTTrainer
 from icft_lite.utils.distributed import init_processes, on_main_process, rank
 from icft_lite.utils.io import write_json
 
@@ -41,6 +42,7 @@ def train_icft(
     progress: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
     runtime: RuntimeConfig | None = None,
+    trainer: type[ICFTTrainer] = ICFTTrainer,
 ) -> dict[str, Any]:
     """Run the whole method and write report, figures and adapters to the folder `out`.
 
@@ -48,9 +50,9 @@ def train_icft(
 
     config: an ICFTConfig, or a dict for `ICFTConfig.from_dict` (keys `runtime.…` go to RuntimeConfig). data: the
     examples. progress: print messages and show progress bars. callbacks: TrainerCallbacks for every stage, see
-    `events.RunCallback` for the events of the run. runtime: may change when an interrupted run is resumed. Returns the
-    report (a dict, as in report.json). Raises ICFTError if `out` holds another run, another process is at work
-    there, or the data cannot be trained on.
+    `events.RunCallback` for the events of the run. runtime: may change when an interrupted run is resumed. trainer: a
+    subclass of ICFTTrainer with other losses. Returns the report (a dict, as in report.json). Raises ICFTError if `out`
+    holds another run, another process is at work there, or the data cannot be trained on.
     """
     if not isinstance(config, ICFTConfig):
         settings, run_settings = split_settings(config)
@@ -69,24 +71,24 @@ def train_icft(
     )
     init_processes()
     check_pool(data, config)  # before the folder holds a run: with other data it would be another one
-    identity = run_identity(config, data)
+    identity = run_identity(config, data, "" if trainer is ICFTTrainer else trainer.__name__)
     events = Events(() if rank() else callbacks, progress and not rank())
     with contextlib.ExitStack() as lock:
         report = on_main_process(lambda: open_run(lock, paths, identity, runtime, events))
         if not report:
             on_main_process(lambda: save_seen(paths.out, whole))
-            report = run(prepare(config, data, runtime, paths, events), events)
+            report = run(prepare(config, data, runtime, paths, events), events, trainer)
     on_main_process(lambda: clean_up(paths))
     events.emit("on_run_end", report=report)
     return report
 
 
-def run(prepared: Prepared, events: Events) -> dict[str, Any]:
+def run(prepared: Prepared, events: Events, trainer: type[ICFTTrainer] = ICFTTrainer) -> dict[str, Any]:
     """Run the stages that are not finished yet, then write the report and return it."""
     results = load_results(prepared, events)
     events.emit("on_run_begin", prepared=prepared, results=results, shares=[stage.share for stage in prepared.stages])
     for stage in prepared.stages[len(results) :]:
-        result = run_stage(prepared, stage, steps_left(prepared, results), events)
+        result = run_stage(prepared, stage, steps_left(prepared, results), events, trainer)
         results.append(result)
         on_main_process(lambda: save_results(prepared, results, events))
         events.emit("on_stage_end", prepared=prepared, result=result)

@@ -28,10 +28,14 @@ IDENTITY = ("config", "data", "base", "processes")
 """Keys of run.json that identify the run. The others may change when an interrupted run is resumed."""
 
 
-def run_identity(config: ICFTConfig, data: DataBundle) -> dict[str, Any]:
-    """Return the values of IDENTITY, which two runs must have in common to be the same run, as plain JSON values."""
+def run_identity(config: ICFTConfig, data: DataBundle, trainer: str = "") -> dict[str, Any]:
+    """Return the values of IDENTITY, which two runs must have in common to be the same run, as plain JSON values.
+
+    trainer: name of a trainer other than ICFTTrainer.
+    """
+    settings = config.to_dict() | ({"trainer": trainer} if trainer else {})
     identity = dict(
-        config=config.to_dict(), data=data.content_hash(), base=model_fingerprint(config.model), processes=world_size()
+        config=settings, data=data.content_hash(), base=model_fingerprint(config.model), processes=world_size()
     )  # a step has batch_size sequences for each process
     return json.loads(json.dumps(to_plain(identity)))
 

@@ -59,7 +59,13 @@ class StageResult:
     """The fast adapter at the end of the stage. Empty for all but the last finished stage of a resumed run."""
 
 
-def run_stage(prepared: Prepared, stage: StagePlan, max_steps: int | None, events: Events) -> StageResult:
+def run_stage(
+    prepared: Prepared,
+    stage: StagePlan,
+    max_steps: int | None,
+    events: Events,
+    trainer: type[ICFTTrainer] = ICFTTrainer,
+) -> StageResult:
     """Train the fast adapter, promote examples, move the slow adapter, and score it.
 
     max_steps: None for as many steps as the stage's tokens need, 0 to skip training.
@@ -92,7 +98,7 @@ def run_stage(prepared: Prepared, stage: StagePlan, max_steps: int | None, event
     start = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
     history: list[dict[str, Any]] = []
     if steps:
-        history, began = train(prepared, stage, batches, events, began)
+        history, began = train(prepared, stage, batches, events, began, trainer)
     model.eval()
     promotion = dict(candidates=0, gated=0, promoted=0, evicted=0)
     if config.long_term.share:
@@ -144,7 +150,12 @@ def refresh_teachers(prepared: Prepared, drawn: set[int], events: Events) -> dic
 
 
 def train(
-    prepared: Prepared, stage: StagePlan, batches: StageBatches, events: Events, began: float
+    prepared: Prepared,
+    stage: StagePlan,
+    batches: StageBatches,
+    events: Events,
+    began: float,
+    make_trainer: type[ICFTTrainer],
 ) -> tuple[list[dict[str, Any]], float]:
     """Train the fast adapter, from the last checkpoint of this stage if there is one.
 
@@ -176,7 +187,7 @@ def train(
         mininterval=1,
     )
     with bar, events.phase("train"):
-        trainer = ICFTTrainer(
+        trainer = make_trainer(
             model,
             batches,
             prepared.config,

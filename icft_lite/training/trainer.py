@@ -193,17 +193,12 @@ class ICFTTrainer(Trainer):
             return sum(tensor.sum() for tensor in self.trainable) * 0.0
         model.eval()  # Trainer has set train mode, in which the base's own dropout would be noise in L_consistency
         hidden = hidden_states(model, inputs)
-        losses = icft_losses(
-            hidden,
-            self.head,
-            inputs,
-            inputs["normalizers"],
-            self.temperature,
-            self.config.loss.pair_beta,
-            self.covariance,
-        )
+        losses = self.losses(hidden, inputs)
         weighted = {name: getattr(self.config.loss, f"{name}_weight") * losses[name] for name in LOSSES}
         total = sum(weighted.values())
+        if (added := self.regularizer(model, hidden, inputs)) is not None:
+            total = total + added
+            record["regularizer"] = record.get("regularizer", 0) + added.detach()
         for name in LOSSES:
             record[name] = record.get(name, 0) + losses[name].detach()
         record["total"] = record.get("total", 0) + total.detach()
@@ -215,6 +210,22 @@ class ICFTTrainer(Trainer):
                 before = record.setdefault("gradients", {}).get(name)
                 record["gradients"][name] = grads if before is None else torch._foreach_add(before, grads)
         return (total, hidden) if return_outputs else total
+
+    def losses(self, hidden: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the three losses of a micro-batch without their weights; a subclass may change them.
+
+        hidden [rows, columns, hidden]: final hidden states; inputs: the batch, as for `losses.icft_losses`.
+        """
+        beta = self.config.loss.pair_beta
+        return icft_losses(hidden, self.head, inputs, inputs["normalizers"], self.temperature, beta, self.covariance)
+
+    def regularizer(self, model: PeftModel, hidden: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor | None:
+        """Return what a subclass adds to L_total of a micro-batch, a scalar; None: nothing.
+
+        Gradients of a step's micro-batches are summed. A term of the weights alone must therefore be divided by
+        `train_dataset.parts`; one of the examples, by a normalizer of the whole step.
+        """
+        return None
 
     def _record(self) -> dict[str, Any]:
         if self._open is None:
