@@ -209,6 +209,9 @@ def evaluate_lm_eval(args: Namespace, settings: dict[str, Any]) -> None:
 
 def compare(args: Namespace, settings: dict[str, Any]) -> None:
     """Compare methods over seeds on the samples; unset settings are those of the demo."""
+    if args.suite:
+        run_study(args, settings)
+        return
     methods = [name for text in args.methods for name in text.split(",") if name]
     for name in methods:
         if name not in PRESETS:
@@ -224,6 +227,16 @@ def compare(args: Namespace, settings: dict[str, Any]) -> None:
     result = run(Path(args.out), methods, range(args.seeds), settings, jobs=args.jobs, runtime=runtime_config)
     if args.json:
         print(json.dumps(result, indent=2))
+
+
+def run_study(args: Namespace, settings: dict[str, Any]) -> None:
+    """Run the evidence study."""
+    if settings:
+        raise ICFTError(f"--{min(settings)}: the arms of --suite paper have settings of their own; leave it out")
+    check_out(Path(args.out))
+    from icft_lite.experiments.paper.suite import run_suite
+
+    run_suite(Path(args.out), args.study, args.arms, args.splits, jobs=args.jobs, quick=args.quick, plan=args.plan)
 
 
 def chat(args: Namespace, _: dict[str, Any]) -> None:

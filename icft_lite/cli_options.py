@@ -131,6 +131,13 @@ def compare_options(sub: ArgumentParser) -> None:
     _out(sub, "folder of the runs and the comparison", required=True)
     _jobs(sub)
     json_option(sub)
+    paper = sub.add_argument_group("The evidence study (docs/protocol.md)")
+    paper.add_argument("--suite", choices=["paper"], help="run the study in place of --methods; see docs/protocol.md")
+    paper.add_argument("--study", default="tiny", metavar="NAME", help="tiny, tiny-short or smollm2")
+    paper.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="only these arms of the study")
+    paper.add_argument("--splits", type=int, nargs="+", metavar="N", help="re-splits; default: those of confirmation")
+    paper.add_argument("--quick", action="store_true", help="the five main arms, one split, a short syllabus")
+    paper.add_argument("--plan", action="store_true", help="only print the runs that are missing, and their time")
 
 
 def run_folder_option(sub: ArgumentParser) -> None:

@@ -1,0 +1,140 @@
+"""What the records of the evidence study say: the rule that chooses α, differences with intervals, the two claims.
+
+All functions read records (`runner.run_one`), so that anyone can compute other intervals from the committed files.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from icft_lite.errors import ICFTError
+from icft_lite.experiments.study import unpack_bits
+from icft_lite.statistics import Interval, mean_interval
+
+MIN_RETENTION = 0.95
+"""Retention on validation that the rule for α demands."""
+MATCHED_GAIN = 0.9
+"""Claim (b) compares retention where the medical score is this share of plain fine-tuning's gain over the base."""
+Record = Mapping[str, Any]
+Point = Mapping[str, Any]
+"""An entry of a record's `curve`."""
+
+
+def load_records(folder: Path, splits: Sequence[int] | None = None) -> dict[str, dict[int, Record]]:
+    """Return {arm: {split: record}} of a folder. Raises ICFTError if a file cannot be read."""
+    found: dict[str, dict[int, Record]] = {}
+    for path in sorted(folder.glob("*-*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            arm, split = record["arm"], record["split"]
+        except (OSError, ValueError, KeyError):
+            raise ICFTError(f"{path}: cannot be read; delete it, and run the study again") from None
+        if splits is None or split in splits:
+            found.setdefault(arm, {})[split] = record
+    return found
+
+
+def choose_point(record: Record, min_retention: float = MIN_RETENTION) -> Point:
+    """Return the point that the registered rule chooses on validation.
+
+    The highest medical score with retention ≥ `min_retention`; if no α has it, the highest retention. Ties go to the
+    larger α.
+    """
+    allowed = [point for point in record["curve"] if point["validation"]["retention"] >= min_retention]
+    if allowed:
+        return max(allowed, key=lambda point: (point["validation"]["medical"], point["alpha"]))
+    return max(record["curve"], key=lambda point: (point["validation"]["retention"], point["alpha"]))
+
+
+def trained_point(record: Record) -> Point:
+    """Return the point α = 1; of the base's record, its only one."""
+    return max(record["curve"], key=lambda point: point["alpha"])
+
+
+def retention_at(record: Record, base: Record, medical: float) -> float:
+    """Return test retention where the record's α curve reaches the medical test score `medical`; NaN if it never does.
+
+    The curve is interpolated linearly between neighbouring α; α = 0 is the base. Where it crosses the score several
+    times, the largest retention counts.
+    """
+    points = [(trained_point(base)["test"]["medical"], 1.0)]
+    ordered = sorted(record["curve"], key=lambda point: point["alpha"])
+    points += [(point["test"]["medical"], point["test"]["retention"]) for point in ordered]
+    crossings = []
+    for (low, first), (high, second) in zip(points, points[1:]):
+        if min(low, high) <= medical <= max(low, high):
+            share = 0.0 if low == high else (medical - low) / (high - low)
+            crossings.append(first + share * (second - first))
+    return max(crossings, default=float("nan"))
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """Return the mean of first − second over splits, with Student's t-interval."""
+    return mean_interval(np.subtract(first, second))
+
+
+class Claim(NamedTuple):
+    """A registered claim, and whether the records support it."""
+
+    text: str
+    rival: str
+    """The arm that ICFT is compared with."""
+    interval: Interval
+    bound: float
+    """The lower end of the interval must exceed this."""
+    supported: bool
+
+
+def claim_medical(records: Mapping[str, Mapping[int, Record]], bound: float = -0.02) -> Claim:
+    """Claim (a): at the α that the rule chooses, ICFT's medical score is not lower than the best baseline's.
+
+    The best baseline is named on validation: the highest mean medical score among those whose mean retention reaches
+    MIN_RETENTION; if none does, the one with the highest mean retention.
+    """
+    rival = best_baseline(records)
+    splits = sorted(set(records["icft"]) & set(records[rival]))
+    scores = {
+        arm: [choose_point(records[arm][split])["test"]["medical"] for split in splits] for arm in ("icft", rival)
+    }
+    found = difference(scores["icft"], scores[rival])
+    return Claim("medical score at the chosen α", rival, found, bound, bool(found.low > bound))
+
+
+def best_baseline(records: Mapping[str, Mapping[int, Record]], among: Sequence[str] = ()) -> str:
+    """Return the baseline that the rule names on validation; `among`: names, all but ICFT and the base by default."""
+    names = among or [arm for arm in records if arm not in ("icft", "base")]
+
+    def mean(arm: str, key: str) -> float:
+        return float(np.mean([choose_point(one)["validation"][key] for one in records[arm].values()]))
+
+    allowed = [arm for arm in names if mean(arm, "retention") >= MIN_RETENTION]
+    if allowed:
+        return max(allowed, key=lambda arm: mean(arm, "medical"))
+    return max(names, key=lambda arm: mean(arm, "retention"))
+
+
+def claim_retention(records: Mapping[str, Mapping[int, Record]], rival: str = "replay_25", bound: float = 0.0) -> Claim:
+    """Claim (b): at a matched medical score, ICFT's retention exceeds replay's.
+
+    The matched score is MATCHED_GAIN of plain fine-tuning's gain over the base, on each split. A split on which either
+    curve does not reach it has no value, and the claim is then not supported.
+    """
+    splits = sorted(set(records["icft"]) & set(records[rival]) & set(records["plain"]) & set(records["base"]))
+    values: dict[str, list[float]] = {"icft": [], rival: []}
+    for split in splits:
+        base = records["base"][split]
+        start, end = (trained_point(one)["test"]["medical"] for one in (base, records["plain"][split]))
+        for arm in values:
+            values[arm].append(retention_at(records[arm][split], base, start + MATCHED_GAIN * (end - start)))
+    found = difference(values["icft"], values[rival])
+    return Claim("retention at a matched medical score", rival, found, bound, bool(found.low > bound))
+
+
+def answers(record: Record, point: Point, test: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (right, topics) of a test at a point: bool [n] and str [n], sorted by topic and id."""
+    rows = record["questions"][test]
+    topics = np.repeat([row[0] for row in rows], [row[2] for row in rows])
+    return unpack_bits(point["test"]["right"][test], len(topics)), topics

@@ -1,0 +1,99 @@
+"""Figures of the evidence study, from its records. Each can be read alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from icft_lite.experiments.paper.analysis import choose_point, difference
+from icft_lite.experiments.paper.tables import Records, arms_of
+from icft_lite.reporting.figures import DASHED, GREY, INK, RC, STYLES
+from icft_lite.statistics import mean_interval
+
+
+def plane_figure(records: Records, title: str, among: Sequence[str] = ()) -> Figure:
+    """Return the learning–retention plane: the α curve of each method, and the point that the rule chooses.
+
+    A curve is the mean over splits at each α; the cross at the chosen point has 95 % t-intervals over splits.
+    """
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(7.2, 4.8))
+        axes = figure.subplots()
+        shown = [arm for arm in arms_of(records) if arm.name != "base" and (not among or arm.name in among)]
+        for arm, (color, marker) in zip(shown, STYLES * 3):
+            runs = list(records[arm.name].values())
+            curve = np.mean([[_place(point) for point in _by_alpha(run)] for run in runs], axis=0)
+            axes.plot(*curve.T, color=color, marker=marker, markersize=3, linewidth=1, alpha=0.6)
+            chosen = np.array([_place(choose_point(run)) for run in runs])
+            (x, *_), (y, *_) = mean_interval(chosen[:, 0]), mean_interval(chosen[:, 1])
+            half = [_half_width(chosen[:, axis]) for axis in (0, 1)]
+            axes.errorbar(x, y, yerr=half[1], xerr=half[0], color=color, marker=marker, markersize=9, label=arm.label)
+        axes.axhline(0.95, color=GREY, **DASHED)
+        axes.set(xlabel="medical test score", ylabel="retention of general abilities, test", title=title)
+        axes.legend(fontsize=8, frameon=False, loc="lower left")
+    return figure
+
+
+def _by_alpha(record: Any) -> list[Any]:
+    return sorted(record["curve"], key=lambda point: point["alpha"])
+
+
+def _place(point: Any) -> tuple[float, float]:
+    return point["test"]["medical"], point["test"]["retention"]
+
+
+def _half_width(values: np.ndarray) -> float:
+    found = mean_interval(values)
+    return 0.0 if len(values) < 2 else found.high - found.mean
+
+
+def forest_figure(records: Records, title: str, reference: str = "icft") -> Figure:
+    """Return ICFT minus each ablation in medical score at the chosen α, with 95 % t-intervals over splits."""
+    arms = [arm for arm in arms_of(records) if arm.ablates]
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(7.2, 1.2 + 0.34 * max(1, len(arms))))
+        axes = figure.subplots()
+        for row, arm in enumerate(arms):
+            splits = sorted(set(records[reference]) & set(records[arm.name]))
+            scores = [[choose_point(records[n][s])["test"]["medical"] for s in splits] for n in (reference, arm.name)]
+            found = difference(*scores)
+            ends = [found.low, found.high] if len(splits) > 1 else [found.mean] * 2
+            axes.plot(ends, [row, row], color=INK, linewidth=1.2)
+            axes.plot(found.mean, row, "o", color=STYLES[0][0], markersize=6)
+        axes.axvline(0, color=GREY, **DASHED)
+        axes.set_yticks(range(len(arms)), [arm.label for arm in arms], fontsize=9)
+        axes.invert_yaxis()
+        axes.set(xlabel="ICFT minus the ablation, medical test score (right: the part helps)", title=title)
+    return figure
+
+
+def kl_figure(records: Records, title: str) -> Figure:
+    """Return KL(base ‖ tuned) against forgetting (1 − retention), one point for each method, split and α."""
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(7.2, 4.4))
+        axes = figure.subplots()
+        for arm, (color, marker) in zip([one for one in arms_of(records) if one.name != "base"], STYLES * 3):
+            points = [point["test"] for run in records[arm.name].values() for point in run["curve"]]
+            kl, lost = [one["kl"] for one in points], [1 - one["retention"] for one in points]
+            axes.plot(kl, lost, marker, color=color, markersize=4, linestyle="", alpha=0.7, label=arm.label)
+        axes.set_xscale("log")
+        axes.set(xlabel="KL(base ‖ tuned) on general test data, nats per token (log scale)")
+        axes.set(ylabel="forgetting: 1 − retention", title=title)
+        axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def cost_figure(records: Records, title: str) -> Figure:
+    """Return the seconds of a run of each method, mean over splits."""
+    arms = arms_of(records)
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(7.2, 1.2 + 0.3 * len(arms)))
+        axes = figure.subplots()
+        seconds = [float(np.mean([run["cost"]["seconds"] for run in records[arm.name].values()])) for arm in arms]
+        bars = axes.barh([arm.label for arm in arms], seconds, color=STYLES[0][0])
+        axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+        axes.invert_yaxis()
+        axes.set(xlabel="seconds on one thread", title=title)
+    return figure

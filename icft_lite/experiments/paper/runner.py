@@ -1,0 +1,180 @@
+"""Run the evidence study: one process and one small JSON record for each arm and split.
+
+A record that exists is not computed again, so the study can be interrupted, continued elsewhere and extended.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from icft_lite.data.bundle import DataBundle
+from icft_lite.experiments.paper.arms import Arm, Study
+from icft_lite.utils.io import to_plain, write_json
+from icft_lite.utils.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm on one split."""
+
+    study: Study
+    arm: Arm
+    split: int
+
+    @property
+    def name(self) -> str:
+        """Name of the record's file."""
+        return f"{self.arm.name}-{self.split}"
+
+
+def planned_runs(study: Study, arms: Sequence[Arm], splits: Sequence[int], out: Path) -> list[Run]:
+    """Return the runs whose records are missing, in the order of the protocol: arm by arm."""
+    runs = [Run(study, arm, split) for arm in arms for split in splits]
+    return [run for run in runs if not (out / f"{run.name}.json").exists()]
+
+
+def plan_text(runs: Sequence[Run]) -> str:
+    """Return how long the runs will take on one thread, in words."""
+    minutes = sum(run.study.minutes * run.arm.cost for run in runs)
+    each = f"{minutes / max(1, len(runs)):.1f} minutes each on one thread"
+    return f"{len(runs)} runs × {each} = {minutes / 60:.1f} thread-hours"
+
+
+def run_all(
+    runs: Sequence[Run], out: Path, work: Path, jobs: int = 1, command: str = "", progress: bool = True
+) -> None:
+    """Compute the records of runs, `jobs` at a time, each in a process of its own with one thread.
+
+    out: folder of the records. work: folder of the runs, which are removed when their record is written.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the processes; two runs of one thread beat one of two
+    commit = current_commit()
+    with (
+        ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool,
+        progress_bar(len(runs), "study", "run", progress) as bar,
+    ):
+        waiting = {pool.submit(run_one, run, work / run.name): run for run in runs}
+        for future in as_completed(waiting):
+            run = waiting[future]
+            facts = dict(study=run.study.name, arm=run.arm.name, split=run.split, commit=commit, command=command)
+            write_json(out / f"{run.name}.json", {**facts, **future.result()})
+            bar.update(1)
+
+
+def run_one(run: Run, folder: Path) -> dict[str, Any]:
+    """Train one arm on one split and score it at every α of its study. Returns its record."""
+    from icft_lite.experiments.paper.curve import Curve, topic_counts
+    from icft_lite.training.events import RunCallback
+    from icft_lite.training.loop import train_icft
+
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted run has no Prepared to score with
+    config, data, began = run.study.config(run.arm), run.study.data(run.split), time.time()
+    kept: list[Any] = []
+
+    class Keep(RunCallback):
+        """Keeps the model, whose adapter `slow` is the result of the run."""
+
+        def on_run_begin(self, prepared: Any, results: Any, shares: Any) -> None:
+            kept.append(prepared)
+
+    hooks = [load(name)() for name in run.arm.callbacks]
+    trainer = load(run.arm.trainer)
+    with counted_tokens() as tokens:
+        report = train_icft(config, folder, data, False, [Keep(), *hooks], trainer=trainer)
+    seconds = time.time() - began
+    curve = Curve(kept[0])
+    points = [curve.score(alpha) for alpha in run.arm.alphas or run.study.alphas]
+    shutil.rmtree(folder, ignore_errors=True)
+    return to_plain(
+        dict(
+            settings={name: value for name, value in {**run.study.settings, **run.arm.settings}.items()},
+            trainer=run.arm.trainer,
+            seed=config.seed,
+            label_accuracy=report["data"]["weak"].get("accuracy"),
+            stages=[stage_facts(stage) for stage in report["stages"]],
+            cost=dict(tokens, trained=report["cost"]["tokens"], seconds=seconds, by_part=report["cost"]["by_part"]),
+            questions=topic_counts(curve),
+            curve=points,
+            machine=f"{platform.machine()}, {processor()}, one thread",
+        )
+    )
+
+
+def stage_facts(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record keeps of a stage."""
+    kept = {name: stage[name] for name in ("name", "steps", "tokens", "examples", "promoted")}
+    return kept | {name: stage["consolidation"][name] for name in ("alpha", "origin", "refused")}
+
+
+@contextmanager
+def counted_tokens() -> Iterator[dict[str, int]]:
+    """Count the tokens of all forward passes in the block: {with_gradient, forward_only, generated}, padding included.
+
+    A pass over one new token without gradient is a step of generation.
+    """
+    import torch
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    counts = dict(with_gradient=0, forward_only=0, generated=0)
+
+    def count(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+        if isinstance(module, torch.nn.Embedding) and arguments:
+            ids = arguments[0]
+            kind = "with_gradient" if torch.is_grad_enabled() else "forward_only" if ids.shape[-1] > 1 else "generated"
+            counts[kind] += ids.numel()
+
+    handle = register_module_forward_pre_hook(count)
+    try:
+        yield counts
+    finally:
+        handle.remove()
+
+
+def load(name: str) -> Any:
+    """Return `module.Name` of the baselines; ICFTTrainer for ""."""
+    if not name:
+        from icft_lite.training.trainer import ICFTTrainer
+
+        return ICFTTrainer
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(f"icft_lite.experiments.baselines.{module}"), attribute)
+
+
+def half_of_suite(data: DataBundle, half: int) -> DataBundle:
+    """Return a bundle with one half of the chat suite's test items: 0 for development, 1 for confirmation.
+
+    Items alternate within each topic, so both halves have the same topics.
+    """
+    seen: dict[str, int] = {}
+    items = []
+    for item in data.chat["test"]:
+        seen[item.topic] = seen.get(item.topic, -1) + 1
+        if seen[item.topic] % 2 == half:
+            items.append(item)
+    return replace(data, chat={**data.chat, "test": items})
+
+
+def current_commit() -> str:
+    """Return the commit of the source tree, "" outside one."""
+    folder = Path(__file__).parent
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

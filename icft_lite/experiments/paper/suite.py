@@ -1,0 +1,99 @@
+"""`icft-lite compare --suite paper`: the runs of a study, then its tables and figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from icft_lite.errors import ICFTError
+from icft_lite.experiments.jobs import default_jobs
+from icft_lite.experiments.paper.analysis import claim_medical, claim_retention, load_records
+from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Arm
+from icft_lite.experiments.paper.figures import cost_figure, forest_figure, kl_figure, plane_figure
+from icft_lite.experiments.paper.runner import plan_text, planned_runs, run_all
+from icft_lite.experiments.paper.tables import (
+    Records,
+    ablation_table,
+    claims_table,
+    cost_table,
+    main_table,
+    preference_difference,
+)
+from icft_lite.reporting.figures import png
+from icft_lite.reporting.formatting import Table, to_markdown, to_text
+from icft_lite.utils.io import write_bytes, write_text
+
+CONFIRMATION = (11, 12, 13, 14, 15)
+"""Re-splits of the confirmation."""
+
+
+def run_suite(
+    out: Path,
+    study_name: str = "tiny",
+    arm_names: Sequence[str] = (),
+    splits: Sequence[int] | None = None,
+    jobs: int | None = None,
+    quick: bool = False,
+    plan: bool = False,
+    progress: bool = True,
+) -> None:
+    """Run the missing runs of a study and write its tables and figures.
+
+    out: gets a folder of records, NAME/*.json, and NAME.md with the figures next to it. arm_names: all arms by default.
+    splits: re-splits, CONFIRMATION by default; 0 is the bundled split. Seeds for `smollm2`. quick: the arms of order 1 on `tiny-short`, bundled
+    split. plan: only print the runs that are missing and their time. Raises ICFTError for an unknown study or arm.
+    """
+    if quick:
+        study_name, arm_names, splits = "tiny-short", arm_names or QUICK_ARMS, (0,)
+    if study_name not in STUDIES:
+        raise ICFTError(f"--study: {study_name!r} is unknown; choose among {', '.join(STUDIES)}")
+    splits = CONFIRMATION if splits is None else splits
+    study, arms = STUDIES[study_name], [arm for arm in ARMS if arm.runs_on(study_name)]
+    if unknown := set(arm_names) - {arm.name for arm in arms}:
+        raise ICFTError(
+            f"--arms: {min(unknown)!r} is not in study {study_name}; choose among {', '.join(a.name for a in arms)}"
+        )
+    chosen: list[Arm] = [arm for arm in arms if not arm_names or arm.name in arm_names]
+    records = out / study_name
+    runs = planned_runs(study, chosen, splits, records)
+    print(f"{study_name}: {plan_text(runs)}", flush=True)
+    if plan:
+        for run in runs:
+            print(f"  {run.name}")
+        return
+    command = f"icft-lite compare --suite paper {'--quick' if quick else f'--study {study_name}'}"
+    jobs = jobs or default_jobs(max(1, len(runs)), str(study.settings.get("model", "tiny")))
+    run_all(runs, records, out / "work" / study_name, jobs, command, progress)
+    found = load_records(records, splits)
+    for table in study_tables(found):
+        print(f"\n{to_text(table)}")
+    write_study(found, out / study_name, study_name)
+    print(f"\nreport: {out / study_name}.md")
+
+
+def study_tables(records: Records) -> list[Table]:
+    """Return all tables that the records allow."""
+    tables = [main_table(records), main_table(records, "trained")]
+    if {"base", "plain", "icft"} <= set(records) and len(set(records)) > 3:
+        claims = [claim_medical(records)]
+        if "replay_25" in records:
+            claims.append(claim_retention(records))
+        if "pairs" in next(iter(records["icft"].values()))["questions"]:
+            claims.append(preference_difference(records))
+        tables.append(claims_table(claims))
+    if any(arm.ablates and arm.name in records for arm in ARMS) and "icft" in records:
+        tables.append(ablation_table(records))
+    return [*tables, cost_table(records)]
+
+
+def write_study(records: Records, path: Path, name: str) -> None:
+    """Write PATH.md and the figures PATH-*.png."""
+    figures = {
+        "plane": plane_figure(records, f"{name}: medicine learned and general abilities retained"),
+        "kl": kl_figure(records, f"{name}: distance from the base and forgetting"),
+        "cost": cost_figure(records, f"{name}: cost of a run"),
+    }
+    if any(arm.ablates and arm.name in records for arm in ARMS) and "icft" in records:
+        figures["ablations"] = forest_figure(records, f"{name}: what each part of ICFT contributes")
+    for key, figure in figures.items():
+        write_bytes(path.with_name(f"{path.name}-{key}.png"), png(figure))
+    images = [f"![{key}]({path.name}-{key}.png)" for key in figures]
+    write_text(path.with_suffix(".md"), "\n\n".join([f"# {name}", *images, *map(to_markdown, study_tables(records))]))
