@@ -35,6 +35,8 @@ class Arm:
     """In place of those of the study."""
     studies: tuple[str, ...] = ("tiny", "tiny-short", "smollm2")
     """Studies that it is part of."""
+    tokens: float = 1.0
+    """Its tokens, as a multiple of the study's."""
 
     def runs_on(self, study: str) -> bool:
         """Return whether the arm is part of a study."""
@@ -53,7 +55,8 @@ class Study:
 
     def config(self, arm: Arm) -> ICFTConfig:
         """Return the configuration of an arm."""
-        return ICFTConfig.from_dict({**self.settings, **arm.settings})
+        tokens = round(self.settings["optim.max_tokens"] * arm.tokens)
+        return ICFTConfig.from_dict({**self.settings, "optim.max_tokens": tokens, **arm.settings})
 
     def data(self, split: int) -> DataBundle:
         """Return the data of a split: 0 is the bundled one."""
@@ -68,13 +71,88 @@ STUDIES = {
     "tiny-short": Study("tiny-short", DEMO, ALPHAS, 2.5),
 }
 PLAIN: dict[str, Any] = {"method": "qlora"}
-MEMORY: dict[str, Any] = {**PLAIN, "long_term.share": 0.25}
+ICFT: dict[str, Any] = {"method": "icft"}
+TINY = ("tiny", "tiny-short")
+SHORT = ("tiny-short", "smollm2")
+
+
+def _replay(share: float, **settings: Any) -> dict[str, Any]:
+    """Return plain fine-tuning with a share of each batch replayed from memory, by NLL."""
+    return {**PLAIN, "long_term.share": share, "loss.replay_weight": 1.0, **settings}
+
+
+def _memory(share: float, weight: float, **settings: Any) -> dict[str, Any]:
+    """Return plain fine-tuning with L_consistency on memory examples."""
+    return {**PLAIN, "long_term.share": share, "loss.consistency_weight": weight, **settings}
+
+
 ARMS: tuple[Arm, ...] = (
+    # order 1
     Arm("base", "base, not fine-tuned", {**PLAIN, "optim.max_steps": 1}, alphas=(0.0,), cost=0.5),
     Arm("plain", "plain QLoRA", PLAIN),
-    Arm("replay_25", "replay, 25 %", {**MEMORY, "loss.replay_weight": 1.0}, general="prompts"),
-    Arm("kl_memory", "KL on memory", {**MEMORY, "loss.consistency_weight": 0.4}, general="prompts"),
-    Arm("icft", "ICFT", {"method": "icft"}, general="prompts"),
+    Arm("replay_25", "replay, 25 %", _replay(0.25), general="prompts"),
+    Arm("kl_memory", "KL to the base on memory", _memory(0.25, 0.4), "teachers.BaseTeacher", general="prompts"),
+    Arm("icft", "ICFT", ICFT, general="prompts"),
+    # order 2: what ICFT consists of
+    Arm("no_consistency", "NLL on memory instead of L_consistency", {"method": "replay"}, ablates="losses"),
+    Arm("no_task", "no L_task", {"method": "no_task"}, ablates="losses"),
+    Arm("no_fine_tune", "no L_fine-tune", {**ICFT, "loss.fine_tune_weight": 0.0}, ablates="losses", studies=TINY),
+    Arm("temperature_1", "T = 1", {**ICFT, "loss.temperature": 1.0}, ablates="losses", studies=TINY),
+    Arm("no_memory", "no long-term memory", {"method": "no_ltm"}, ablates="memory", studies=TINY),
+    Arm("ring", "with the short-term ring", {**ICFT, "short_term.share": 0.125}, ablates="memory"),
+    Arm("no_average", "no slow adapter", {**ICFT, "long_term.ema_decay": 0.0}, ablates="memory"),
+    Arm("no_search", "no consolidation", {**ICFT, "consolidation.enabled": False}, ablates="memory"),
+    Arm("base_teacher", "the base teaches", ICFT, "teachers.BaseTeacher", ablates="memory", studies=TINY),
+    Arm("slow_teacher", "the slow adapter teaches", ICFT, "teachers.SlowTeacher", ablates="memory", studies=TINY),
+    Arm("given_memory", "given memory only", {**ICFT, "long_term.self_prompts": 0}, ablates="memory", studies=TINY),
+    Arm("self_memory", "self-generated memory only", {**ICFT, "limits.memory": 0}, ablates="memory", studies=TINY),
+    Arm("small_memory", "memory of 300", {**ICFT, "long_term.size": 300}, ablates="memory", studies=TINY),
+    Arm("random", "random order", {**ICFT, "curriculum.order": "random"}, ablates="curriculum"),
+    Arm("hard_first", "hard to easy", {**ICFT, "curriculum.order": "hard_to_easy"}, ablates="curriculum", studies=TINY),
+    Arm("interleaved", "interleaved", {**ICFT, "curriculum.order": "interleaved"}, ablates="curriculum", studies=TINY),
+    Arm("no_pacing", "no pacing", {**ICFT, "curriculum.competence_start": 1.0}, ablates="curriculum"),
+    Arm("majority_vote", "majority vote", {"method": "majority_vote"}, ablates="labels", studies=TINY),
+    Arm("gold", "gold labels", {"method": "gold"}, ablates="labels", studies=TINY),
+    Arm("full_precision", "not in 4 bits", {**ICFT, "adapter.load_in_4bit": False}, ablates="precision", studies=TINY),
+    # order 3: the other baselines
+    Arm("low_rate", "plain, low rate", {**PLAIN, "optim.learning_rate": 5e-4}, studies=SHORT),
+    Arm(
+        "mlp",
+        "LoRA on MLP layers, rank 10",
+        {**PLAIN, "adapter.rank": 10, "adapter.alpha": 20},
+        "mlp_only.MLPOnly",
+        studies=SHORT,
+    ),
+    Arm("replay_5", "replay, 5 %", _replay(0.05), general="prompts", studies=SHORT),
+    Arm("replay_50", "replay, 50 %", _replay(0.5), general="prompts", studies=SHORT),
+    Arm(
+        "joint",
+        "joint training: replay, 50 %, twice the tokens",
+        _replay(0.5),
+        general="prompts",
+        studies=("tiny-short",),
+        tokens=2.0,
+    ),
+    Arm("kl_new", "KL to the base on new examples", PLAIN, "base_kl.BaseKL", studies=SHORT),
+    Arm("dft", "DFT: NLL weighted by probability", PLAIN, "token_weights.DFT", studies=SHORT),
+    Arm("eaft", "EAFT: NLL weighted by entropy", PLAIN, "token_weights.EAFT", studies=SHORT),
+    Arm(
+        "averaged_replay",
+        "fast and slow LoRA, surprise replay",
+        _replay(0.25),
+        "averaged.Averaged",
+        general="prompts",
+        studies=SHORT,
+    ),
+    Arm("ewc", "EWC", PLAIN, callbacks=("ewc.EWC",), general="prompts", studies=("tiny-short",)),
+    Arm(
+        "der",
+        "DER++",
+        _memory(0.25, 0.4, **{"loss.replay_weight": 0.5}),
+        "teachers.BaseTeacher",
+        general="prompts",
+        studies=("tiny-short",),
+    ),
 )
 QUICK_ARMS = ("base", "plain", "replay_25", "kl_memory", "icft")
 """The arms of order 1; each has its α curve."""

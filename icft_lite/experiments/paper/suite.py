@@ -38,8 +38,9 @@ def run_suite(
     """Run the missing runs of a study and write its tables and figures.
 
     out: gets a folder of records, NAME/*.json, and NAME.md with the figures next to it. arm_names: all arms by default.
-    splits: re-splits, CONFIRMATION by default; 0 is the bundled split. Seeds for `smollm2`. quick: the arms of order 1 on `tiny-short`, bundled
-    split. plan: only print the runs that are missing and their time. Raises ICFTError for an unknown study or arm.
+    splits: re-splits, CONFIRMATION by default; 0 is the bundled split. Seeds for `smollm2`. quick: the arms of order 1
+    on `tiny-short`, bundled split. plan: only print the runs that are missing and their time. Raises ICFTError for an
+    unknown study or arm.
     """
     if quick:
         study_name, arm_names, splits = "tiny-short", arm_names or QUICK_ARMS, (0,)

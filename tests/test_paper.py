@@ -1,0 +1,265 @@
+"""The evidence study: its rules on cases with a known answer, its records, and a small run from end to end."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from small_run import SETTINGS, cut
+
+from icft_lite.data.samples import sample_bundle
+from icft_lite.data.sources import bundle_from_files
+from icft_lite.errors import ICFTError
+from icft_lite.experiments.paper.analysis import (
+    answers,
+    best_baseline,
+    choose_point,
+    claim_medical,
+    claim_retention,
+    load_records,
+    retention_at,
+    trained_point,
+)
+from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Arm, Study
+from icft_lite.experiments.paper.curve import scaled
+from icft_lite.experiments.paper.runner import (
+    Run,
+    counted_tokens,
+    half_of_suite,
+    load,
+    planned_runs,
+    run_one,
+)
+from icft_lite.experiments.paper.suite import run_suite, study_tables, write_study
+from icft_lite.experiments.paper.tables import ablation_table, interval_text, main_table, preference_difference
+from icft_lite.experiments.study import pack_bits
+from icft_lite.statistics import t_test
+
+
+def point(alpha, medical, retention, validation=None, **test):
+    """Return an entry of a curve; validation: (medical, retention), those of the test by default."""
+    of_validation = validation or (medical, retention)
+    return dict(
+        alpha=alpha,
+        validation=dict(zip(("medical", "retention"), of_validation)),
+        test=dict(medical=medical, retention=retention, kl=0.1, **test),
+    )
+
+
+def record(*points, arm="icft", split=1, **facts):
+    """Return a record with a curve."""
+    cost = dict(trained=10, with_gradient=12, forward_only=5, generated=1, seconds=2.0)
+    return dict(arm=arm, split=split, curve=list(points), cost=cost, questions={}, **facts)
+
+
+# --- the rule for α
+
+
+def test_the_rule_takes_the_best_medical_score_among_points_that_retain_enough_on_validation():
+    one = record(
+        point(1.0, 0.9, 0.99, validation=(0.9, 0.5)),
+        point(0.8, 0.8, 0.10, validation=(0.7, 0.96)),
+        point(0.5, 0.6, 0.99, validation=(0.6, 0.99)),
+    )
+    assert choose_point(one)["alpha"] == 0.8, "test retention must not matter"
+    assert choose_point(one, min_retention=0.4)["alpha"] == 1.0
+
+
+def test_without_such_a_point_the_rule_takes_the_highest_retention_and_ties_go_to_the_larger_alpha():
+    assert choose_point(record(point(1.0, 0.9, 0.2), point(0.5, 0.4, 0.8)))["alpha"] == 0.5
+    assert choose_point(record(point(1.0, 0.4, 0.97), point(0.5, 0.4, 0.99)))["alpha"] == 1.0
+    assert choose_point(record(point(1.0, 0.9, 0.8), point(0.5, 0.4, 0.8)))["alpha"] == 1.0
+
+
+def test_retention_at_a_medical_score_is_interpolated_from_the_base_on():
+    base = record(point(0.0, 0.0, 1.0), arm="base")
+    one = record(point(1.0, 0.8, 0.5), point(0.5, 0.4, 0.9))
+    assert retention_at(one, base, 0.6) == pytest.approx(0.7)
+    assert retention_at(one, base, 0.2) == pytest.approx(0.95), "between the base and the smallest α"
+    assert math.isnan(retention_at(one, base, 0.9)), "a score that the curve does not reach"
+    bent = record(point(1.0, 0.3, 0.2), point(0.5, 0.6, 0.6))
+    assert retention_at(bent, base, 0.3) == pytest.approx(0.8), "of two crossings, the one with the larger retention"
+
+
+# --- claims
+
+
+def study(icft, replay, plain=0.9):
+    """Return records of three splits: medical scores at retention 0.96, and the base."""
+    arms = {"base": 0.0, "plain": plain, "replay_25": replay, "icft": icft}
+    shift = (-0.01, 0.0, 0.01)
+    return {
+        arm: {
+            split: record(
+                point(1.0, medical + shift[split], 0.96 if arm != "plain" else 0.0),
+                *([point(0.5, medical / 2, 0.98)] if arm != "base" else []),
+                arm=arm,
+                split=split,
+            )
+            for split in range(3)
+        }
+        for arm, medical in arms.items()
+    }
+
+
+def test_claim_a_compares_with_the_baseline_that_validation_names():
+    records = study(icft=0.8, replay=0.6)
+    assert best_baseline(records) == "replay_25", "plain fine-tuning retains nothing at α = 1 and 0.45 at α = 0.5"
+    claim = claim_medical(records)
+    assert claim.supported and claim.interval.mean == pytest.approx(0.2)
+    assert not claim_medical(study(icft=0.5, replay=0.6)).supported
+
+
+def test_claim_b_needs_curves_that_reach_the_matched_score():
+    records = study(icft=0.85, replay=0.7, plain=0.7)
+    claim = claim_retention(records)
+    assert claim.interval.mean > 0
+    assert not claim_retention(study(icft=0.5, replay=0.7, plain=0.9)).supported, "0.81 is not reached"
+
+
+def test_claim_c_pools_pairs_over_splits():
+    def with_pairs(arm, split, right):
+        one = record(point(1.0, 0.5, 1.0, right={"pairs": pack_bits(np.array(right))}), arm=arm, split=split)
+        return {**one, "questions": {"pairs": [["safety", "rule", 2], ["relevance", "rule", 2]]}}
+
+    records = {
+        "icft": {s: with_pairs("icft", s, [True, True, True, False]) for s in range(3)},
+        "plain": {s: with_pairs("plain", s, [True, False, True, False]) for s in range(3)},
+    }
+    claim = preference_difference(records)
+    assert "12 pairs" in claim.text and claim.interval.mean == pytest.approx(0.25)
+    right, topics = answers(records["icft"][0], trained_point(records["icft"][0]), "pairs")
+    assert right.tolist() == [True, True, True, False] and topics.tolist() == ["safety"] * 2 + ["relevance"] * 2
+
+
+def test_the_t_test_agrees_with_scipy():
+    values = [0.1, 0.3, -0.05, 0.2]
+    assert t_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert math.isnan(t_test([0.3])) and t_test([0.2, 0.2]) == 0.0 and t_test([0.0, 0.0]) == 1.0
+
+
+# --- tables
+
+
+def test_the_main_table_has_a_row_for_each_arm_and_for_a_plain_adapter_scaled_to_half():
+    records = study(icft=0.8, replay=0.6)
+    rows = {row[0]: row for row in main_table(records, "trained").rows}
+    half = rows["plain QLoRA, half of its change"]
+    assert half[2] == "0.5" and half[3].startswith("0.450")
+    assert [row[0] for row in main_table(records).rows][:2] == ["base, not fine-tuned", "plain QLoRA"]
+    assert interval_text([0.5]) == "0.500" and interval_text([None]) == "–"
+
+
+def test_ablations_are_differences_over_common_splits_with_holms_correction():
+    records = study(icft=0.8, replay=0.6)
+    name = next(arm.name for arm in ARMS if arm.ablates)
+    records[name] = study(icft=0.5, replay=0.6)["icft"]
+    (row,) = [row for row in ablation_table(records).rows if row[0] == next(a.label for a in ARMS if a.name == name)]
+    assert row[2].startswith("+0.300") and row[-1] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_report_and_its_figures_are_written(tmp_path):
+    records = study(icft=0.8, replay=0.6)
+    write_study(records, tmp_path / "tiny", "tiny")
+    text = (tmp_path / "tiny.md").read_text()
+    for table in study_tables(records):
+        assert table.title in text
+    assert (tmp_path / "tiny-plane.png").stat().st_size > 10_000
+
+
+# --- records and runs
+
+
+def test_records_are_read_by_arm_and_split_and_a_broken_one_is_named(tmp_path):
+    for split in (1, 2):
+        (tmp_path / f"icft-{split}.json").write_text(json.dumps(record(point(1.0, 1, 1), split=split)))
+    assert set(load_records(tmp_path)["icft"]) == {1, 2} and set(load_records(tmp_path, [2])["icft"]) == {2}
+    (tmp_path / "plain-1.json").write_text("{")
+    with pytest.raises(ICFTError, match=r"plain-1\.json: cannot be read"):
+        load_records(tmp_path)
+
+
+def test_only_missing_runs_are_planned_arm_by_arm(tmp_path):
+    (tmp_path / "plain-11.json").write_text("{}")
+    arms = [arm for arm in ARMS if arm.name in ("plain", "icft")]
+    runs = planned_runs(STUDIES["tiny"], arms, (11, 12), tmp_path)
+    assert [run.name for run in runs] == ["plain-12", "icft-11", "icft-12"]
+
+
+def test_arms_have_different_names_and_valid_settings_and_hooks_that_exist():
+    assert len({arm.name for arm in ARMS}) == len(ARMS) and {*QUICK_ARMS} <= {arm.name for arm in ARMS}
+    for arm in ARMS:
+        for name, one in STUDIES.items():
+            if arm.runs_on(name):
+                assert one.config(arm).method == arm.settings["method"]
+        load(arm.trainer)
+        for name in arm.callbacks:
+            load(name)
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(ICFTError, match="'huge' is unknown; choose among tiny"):
+        run_suite(tmp_path, "huge")
+    with pytest.raises(ICFTError, match="'magic' is not in study tiny"):
+        run_suite(tmp_path, arm_names=["magic"])
+
+
+def test_the_plan_runs_nothing(tmp_path, capsys):
+    run_suite(tmp_path, quick=True, plan=True)
+    out = capsys.readouterr().out
+    assert "5 runs" in out and "icft-0" in out and not any(tmp_path.iterdir())
+
+
+def test_the_halves_of_the_chat_suite_share_no_item_and_have_the_same_topics():
+    data = bundle_from_files(["samples"], ["chat"])
+    first, second = (half_of_suite(data, half).chat["test"] for half in (0, 1))
+    assert not {item.id for item in first} & {item.id for item in second}
+    assert len(first) + len(second) == len(data.chat["test"])
+    assert {item.topic for item in first} == {item.topic for item in second}
+
+
+def test_tokens_of_forward_passes_are_counted_by_kind():
+    embedding = torch.nn.Embedding(10, 4)
+    with counted_tokens() as counts:
+        embedding(torch.zeros(2, 5, dtype=torch.long))
+        with torch.no_grad():
+            embedding(torch.zeros(3, 4, dtype=torch.long))
+            embedding(torch.zeros(6, 1, dtype=torch.long))
+    embedding(torch.zeros(9, 9, dtype=torch.long))
+    assert counts == dict(with_gradient=10, forward_only=12, generated=6)
+
+
+def test_a_change_is_scaled_inside_the_block_only():
+    tensors = [torch.randn(2, 3), torch.randn(4, 2)]
+    change = tensors[1] @ tensors[0]
+    with scaled(tensors, 0.25):
+        torch.testing.assert_close(tensors[1] @ tensors[0], 0.25 * change)
+    torch.testing.assert_close(tensors[1] @ tensors[0], change, rtol=0, atol=0)
+
+
+@dataclass(frozen=True)
+class SmallStudy(Study):
+    """A study with few examples."""
+
+    def data(self, split):
+        """Return two or three examples of each topic."""
+        few = dict(trusted=2, pool=2, validation=2, test=2, general_memory=2, general_validation=3, general_test=2)
+        return cut(sample_bundle(), **few)
+
+
+def test_a_run_gives_a_record_that_scores_the_base_at_alpha_0(tmp_path):
+    settings = {name: value for name, value in SETTINGS.items() if not name.startswith("runtime")}
+    small = SmallStudy("small", {**settings, "optim.max_steps": 6}, (1.0, 0.0), 1.0)
+    found = run_one(Run(small, Arm("icft", "ICFT", {"method": "icft"}), 0), tmp_path / "run")
+    json.dumps(found)
+    trained, base = found["curve"]
+    assert base["test"]["retention"] == 1.0 and base["test"]["kl"] == pytest.approx(0, abs=1e-6)
+    assert trained["test"]["kl"] > base["test"]["kl"]
+    right, topics = answers({**found, "questions": found["questions"]}, base, "medical")
+    by_topic = {topic: right[topics == topic].mean() for topic in set(topics)}
+    assert by_topic == pytest.approx(base["test"]["by_topic"])
+    assert found["cost"]["with_gradient"] > found["cost"]["trained"] > 0 and found["cost"]["forward_only"] > 0
+    assert not (tmp_path / "run").exists()
