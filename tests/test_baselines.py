@@ -1,0 +1,171 @@
+"""Baselines of the experiments, each on a case with a known answer."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.experiments.baselines.base_kl import BaseKL, base_kl
+from icft_lite.experiments.baselines.token_weights import DFT, EAFT
+from icft_lite.memory.long_term import LongTermMemory
+from icft_lite.modeling.adapters import set_adapter_tensors, use_adapter
+from icft_lite.modeling.base import hidden_states
+from icft_lite.modeling.encoding import Encoder
+from icft_lite.training.batches import StageBatches
+from icft_lite.training.plan import PlannedStep
+from icft_lite.training.trainer import ICFTTrainer
+
+STEPS = (PlannedStep([0, 1, 2], [3], [0, 1]), PlannedStep([3, 2], [0], [1]), PlannedStep([1], [2, 0], [0]))
+
+
+@pytest.fixture
+def stage(adapted, example, tmp_path):
+    """stage(trainer, settings, micro_batches) → that trainer, of a stage with all roles and tasks."""
+    model, tokenizer = adapted
+    encoder = Encoder(tokenizer)
+    examples = [
+        example(),
+        example(prompt="Define pain in a long and slow wording of some length.", responses=["it hurts"]),
+        example(task="question", responses=["a kidney", "pain", "none"], label=-1, posterior=[0.2, 0.7, 0.1]),
+        example(task="pair", responses=["go to surgery", "rest"], label=-1, posterior=[0.9, 0.1]),
+    ]
+    memory, capitals = LongTermMemory(10), {"Burundi": "Gitega", "Armenia": "Yerevan"}
+    general = [
+        example(id=country, prompt=f"Which city is the capital of {country}?", responses=[city])
+        for country, city in capitals.items()
+    ]
+    memory.add(general, encoder, "general")
+    memory.refresh(model)
+
+    def make(trainer, settings=None, micro_batches=1, steps=STEPS, **kwargs):
+        usual = {"adapter.rank": 8, "adapter.alpha": 16, "optim.learning_rate": 1e-3, "loss.replay_weight": 0.3}
+        config = ICFTConfig.from_dict({**usual, **(settings or {})})
+        runtime = RuntimeConfig(micro_batches=micro_batches)
+        batches = StageBatches(
+            list(steps), examples, [encoder(one) for one in examples], memory.entries, config, runtime
+        )
+        return trainer(model, batches, config, tmp_path, norms_every=0, **kwargs)
+
+    return make
+
+
+def first_batch(trainer):
+    """(inputs, hidden states) of the first micro-batch."""
+    inputs = trainer.train_dataset[0]
+    return inputs, hidden_states(trainer.model.eval(), inputs)
+
+
+def logprobs(trainer, inputs, hidden):
+    """log p [tokens, vocab] at the supervised tokens, by plain torch."""
+    return (hidden[inputs["row"], inputs["position"]] @ trainer.head.T).log_softmax(-1)
+
+
+def gradients(trainer):
+    """The gradient of each adapter tensor that one optimizer step sums over its micro-batches."""
+    trainer.model.zero_grad()
+    for part in range(trainer.train_dataset.parts):
+        trainer.compute_loss(trainer.model, trainer.train_dataset[part]).backward()
+    return [torch.zeros_like(one) if one.grad is None else one.grad.clone() for one in trainer.trainable]
+
+
+def assert_micro_batches_do_not_matter(stage, trainer, settings=None, parts=(2, 4), **kwargs):
+    whole = gradients(stage(trainer, settings, **kwargs))
+    scale = max(float(one.abs().max()) for one in whole)
+    assert scale > 0
+    for number in parts:
+        for a, b in zip(whole, gradients(stage(trainer, settings, number, **kwargs)), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4 * scale, rtol=1e-3)
+
+
+# --- weighted cross-entropy
+
+
+def test_the_gradient_of_dft_is_that_of_minus_p(stage, shake):
+    """p·∇log p is ∇p. The gradient of a state is −w·p·(W[target] − Σ_v p_v·W[v]) / normalizer."""
+    trainer = stage(DFT)
+    shake(trainer.model, "fast")
+    inputs, hidden = first_batch(trainer)
+    loss = trainer.losses(hidden, inputs)["fine_tune"]
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    p = logprobs(trainer, inputs, hidden.detach()).exp()
+    of_target = p.gather(1, inputs["target"][:, None])
+    factor = inputs["token_weight"][:, None] / inputs["normalizers"]["fine_tune"] * of_target
+    by_hand = -factor * (trainer.head[inputs["target"]] - p @ trainer.head)
+    expected = torch.zeros_like(hidden).index_put((inputs["row"], inputs["position"]), by_hand, accumulate=True)
+    torch.testing.assert_close(gradient, expected, atol=1e-7, rtol=1e-3)
+    assert gradient.abs().max() > 1e-4
+    torch.testing.assert_close(loss, (factor * -of_target.log()).sum())
+
+
+@pytest.mark.parametrize("chunk", [3, 1024])
+def test_eaft_weights_tokens_by_the_entropy_of_the_20_largest_logits(stage, shake, monkeypatch, chunk):
+    monkeypatch.setattr("icft_lite.modeling.losses.MAX_CHUNK_TOKENS", chunk)
+    trainer = stage(EAFT)
+    shake(trainer.model, "fast")
+    inputs, hidden = first_batch(trainer)
+    logp = logprobs(trainer, inputs, hidden)
+    top = logp.detach().exp().sort(descending=True).values[:, :20]
+    top = top / top.sum(1, keepdim=True)
+    weight = inputs["token_weight"] * torch.special.entr(top).sum(1) / math.log(20)
+    nll = -logp.gather(1, inputs["target"][:, None]).squeeze(1)
+    expected = (weight * nll).sum() / inputs["normalizers"]["fine_tune"]
+    loss = trainer.losses(hidden, inputs)["fine_tune"]
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-4)
+    for a, b in zip(*(torch.autograd.grad(one, hidden, retain_graph=True) for one in (loss, expected))):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
+
+
+def test_uniform_and_certain_predictions_have_entropy_1_and_0(stage):
+    head = torch.eye(30)
+    states = torch.stack([torch.zeros(30), 100 * torch.eye(30)[0]])
+    torch.testing.assert_close(EAFT.factor(states, head, None), torch.tensor([1.0, 0.0]))
+
+
+@pytest.mark.parametrize("trainer", [DFT, EAFT])
+def test_weights_change_nothing_but_fine_tune_and_do_not_depend_on_micro_batches(stage, shake, trainer):
+    shake(stage(trainer).model, "fast")
+    inputs, hidden = first_batch(stage(trainer))
+    before = inputs["token_weight"].clone()
+    other, plain = stage(trainer).losses(hidden, inputs), stage(ICFTTrainer).losses(hidden, inputs)
+    assert torch.equal(inputs["token_weight"], before)
+    assert {name for name in plain if not torch.equal(plain[name], other[name])} == {"fine_tune"}
+    assert_micro_batches_do_not_matter(stage, trainer)
+
+
+# --- KL to the base
+
+
+def test_kl_to_the_base_is_0_at_the_start_and_that_of_torch_later(stage, shake):
+    trainer = stage(base_kl(0.3))
+    model = trainer.model
+    inputs, hidden = first_batch(trainer)
+    assert float(trainer.regularizer(model, hidden, inputs)) == pytest.approx(0, abs=1e-6)
+    shake(model, "fast")
+    inputs, hidden = first_batch(trainer)
+    with torch.no_grad(), use_adapter(model, None):
+        base = logprobs(trainer, inputs, hidden_states(model, inputs))
+    kl = F.kl_div(logprobs(trainer, inputs, hidden), base, log_target=True, reduction="none").sum(-1)
+    # responses only: 1 for a labelled one, the posterior for an option; the pair and prompts have none
+    expected = 0.3 * (inputs["token_weight"] * kl).sum() / inputs["token_weight"].sum()
+    found = trainer.regularizer(model, hidden, inputs)
+    assert float(found) > 1e-3
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    ours, plain = (torch.autograd.grad(one, trainer.trainable, retain_graph=True) for one in (found, expected))
+    for a, b in zip(ours, plain):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+def test_kl_to_the_base_is_trained_and_logged_and_does_not_depend_on_micro_batches(stage, shake):
+    start = shake(stage(BaseKL).model, "fast")
+    assert_micro_batches_do_not_matter(stage, base_kl(3.0))
+    trainer, plain = stage(base_kl(3.0)), stage(ICFTTrainer)
+    for one in (trainer, plain):
+        set_adapter_tensors(one.model, "fast", start)
+        one.train()
+    assert trainer.history[0]["regularizer"] > 0
+    without = plain.history[0]["total"]
+    assert trainer.history[0]["total"] == pytest.approx(without + trainer.history[0]["regularizer"], rel=1e-4)
+    assert trainer.history[2]["fine_tune"] > plain.history[2]["fine_tune"], "it limits learning"
+    assert [base_kl(w).__name__ for w in (0.1, 3.0)] == ["BaseKL0.1", "BaseKL3"]
