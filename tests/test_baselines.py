@@ -5,15 +5,21 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
+from small_model import family_model
+from small_run import SETTINGS, small_bundle
 
 from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.errors import ICFTError
 from icft_lite.experiments.baselines.base_kl import BaseKL, base_kl
+from icft_lite.experiments.baselines.ewc import EWC, FisherInformation, ewc, fisher_information, quadratic_penalty
 from icft_lite.experiments.baselines.token_weights import DFT, EAFT
 from icft_lite.memory.long_term import LongTermMemory
-from icft_lite.modeling.adapters import set_adapter_tensors, use_adapter
+from icft_lite.modeling.adapters import adapter_tensors, add_adapters, lora_layers, set_adapter_tensors, use_adapter
 from icft_lite.modeling.base import hidden_states
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.training.batches import StageBatches
+from icft_lite.training.loop import train_icft
 from icft_lite.training.plan import PlannedStep
 from icft_lite.training.trainer import ICFTTrainer
 
@@ -49,6 +55,11 @@ def stage(adapted, example, tmp_path):
         return trainer(model, batches, config, tmp_path, norms_every=0, **kwargs)
 
     return make
+
+
+def pairs(tensors):
+    """[(A, B), …] of the tensors of an adapter."""
+    return list(zip(tensors[::2], tensors[1::2]))
 
 
 def first_batch(trainer):
@@ -169,3 +180,90 @@ def test_kl_to_the_base_is_trained_and_logged_and_does_not_depend_on_micro_batch
     assert trainer.history[0]["total"] == pytest.approx(without + trainer.history[0]["regularizer"], rel=1e-4)
     assert trainer.history[2]["fine_tune"] > plain.history[2]["fine_tune"], "it limits learning"
     assert [base_kl(w).__name__ for w in (0.1, 3.0)] == ["BaseKL0.1", "BaseKL3"]
+
+
+# --- elastic weight consolidation
+
+
+@pytest.fixture
+def llama(base, example):
+    """(model, encoded): a small random Llama in float32 with adapters, and two encoded general examples."""
+    model = add_adapters(family_model("Llama"), rank=2, alpha=6, seed=0)
+    encoder = Encoder(base[1])
+    texts = {"Which city is the capital of Burundi?": "Gitega", "How much is 2 plus 2?": "It is 4."}
+    return model, [encoder(example(prompt=prompt, responses=[reply])) for prompt, reply in texts.items()]
+
+
+def test_the_fisher_information_is_the_mean_of_squared_gradients_of_single_examples(llama, shake):
+    model, encoded = llama
+    trainable = [one.requires_grad for one in model.parameters()]
+    shake(model, "fast")  # the adapter must not matter
+    found = fisher_information(model, encoded)
+    assert [one.requires_grad for one in model.parameters()] == trainable
+    plain = family_model("Llama")
+    weights = {name: plain.get_parameter(f"{name.removeprefix('base_model.model.')}.weight") for name in found}
+    squares = dict.fromkeys(found, 0)
+    for one in encoded:
+        plain.zero_grad()
+        logp = plain(input_ids=torch.tensor(one.sequences)).logits[0].log_softmax(-1)
+        sum(logp[position, target] for _, position, target, _ in one.tokens).backward()
+        squares = {name: squares[name] + weights[name].grad ** 2 for name in found}
+    mean = torch.cat([one.flatten() for one in squares.values()]).mean()
+    for name, value in found.items():
+        torch.testing.assert_close(value, squares[name] / mean, atol=1e-4, rtol=1e-3)
+    assert len(found) == 14 and float(torch.cat([one.flatten() for one in found.values()]).mean()) == pytest.approx(1)
+
+
+def test_the_gradient_of_the_penalty_has_its_closed_form(llama, shake):
+    """½·Σ F·ΔW² has the gradients s·(F∘ΔW)·Aᵀ for B and s·Bᵀ·(F∘ΔW) for A, with ΔW = s·B·A."""
+    model, encoded = llama
+    shake(model, "fast")
+    fisher = fisher_information(model, encoded)
+    quadratic_penalty(model, fisher).backward()
+    value = 0
+    for (A, B), importance in zip(pairs(adapter_tensors(model, "fast")), fisher.values(), strict=True):
+        change = 3 * B.detach() @ A.detach()  # s = alpha / r = 3
+        value += 0.5 * (importance * change**2).sum()
+        torch.testing.assert_close(B.grad, 3 * (importance * change) @ A.detach().T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(A.grad, 3 * B.detach().T @ (importance * change), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(quadratic_penalty(model, fisher).detach(), value)
+
+
+def test_ewc_does_not_depend_on_micro_batches_even_if_some_are_empty(stage, shake):
+    fisher, few = FisherInformation(), [PlannedStep([0], [], [0])]
+    model = stage(EWC, callbacks=[fisher]).model
+    shake(model, "fast")
+    fisher.fisher = {name: layer.get_delta_weight("fast").detach().abs() for name, layer in lora_layers(model).items()}
+    parts = stage(EWC, micro_batches=4, steps=few).train_dataset
+    assert sum("empty" in parts[i] for i in range(4)) >= 2
+    for steps in (STEPS, few):
+        assert_micro_batches_do_not_matter(stage, ewc(0.1), callbacks=[fisher], steps=steps)
+    penalty = float(quadratic_penalty(model, fisher.fisher).detach())
+    trainer = stage(ewc(0.1), micro_batches=4, steps=few, callbacks=[fisher])
+    trainer.train()
+    record = trainer.history[0]
+    assert record["regularizer"] == pytest.approx(0.1 * penalty, rel=1e-4)
+    weights = dict(consistency=0.4, task=1, fine_tune=1, regularizer=1)
+    assert record["total"] == pytest.approx(sum(weight * record[name] for name, weight in weights.items()), rel=1e-4)
+
+
+def test_ewc_without_what_it_needs_is_an_error(stage, adapted, llama):
+    with pytest.raises(ICFTError, match=r"callbacks: .*FisherInformation"):
+        stage(EWC).train()
+    with pytest.raises(ICFTError, match="adapter.load_in_4bit=false"):
+        fisher_information(adapted[0], llama[1])  # the embedded base in NF4
+
+
+def test_ewc_in_a_run_limits_the_change_of_important_weights(tmp_path):
+    def run(trainer, callbacks=()):
+        settings = {**SETTINGS, "method": "qlora", "long_term.share": 0, "short_term.share": 0, "optim.max_steps": 6}
+        out = tmp_path / trainer.__name__
+        train_icft(settings, out, small_bundle(), progress=False, trainer=trainer, callbacks=callbacks)
+        tensors = load_file(out / "adapter" / "adapter_model.safetensors")
+        A = {name.removesuffix(".lora_A.weight"): one for name, one in tensors.items() if "lora_A" in name}
+        return {name: 2 * tensors[f"{name}.lora_B.weight"] @ one for name, one in A.items()}
+
+    fisher = FisherInformation(number=8)
+    plain, limited = run(ICFTTrainer), run(ewc(100.0), [fisher])
+    before, after = (sum((fisher.fisher[name] * one**2).sum() for name, one in run.items()) for run in (plain, limited))
+    assert 0 < after < 0.5 * before

@@ -8,8 +8,8 @@ response tokens are those of the code of ASFT (`train_v2.py`, modes `sft+kl` and
 
 w_t is the weight of the token in L_fine-tune: 1 for a labelled response, the posterior for an option of a weak
 question, 0 for pairs and prompts. Memory examples that are replayed by NLL take part with their weight, so use the
-preset `qlora`, which has none, for KL on new examples alone. Both sums are over the whole optimizer step. Different from
-Li and Hoiem: temperature 1 instead of 2. ASFT itself is DFT with this term: `class ASFT(DFT, BaseKL)`.
+preset `qlora`, which has none, for KL on new examples alone. Both sums are over the whole optimizer step. Different
+from Li and Hoiem: temperature 1 instead of 2. ASFT itself is DFT with this term: `class ASFT(DFT, BaseKL)`.
 
     train_icft(ICFTConfig.preset("qlora"), out, data, trainer=base_kl(0.3))
 """
