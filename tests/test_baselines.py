@@ -8,13 +8,18 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from small_model import family_model
 from small_run import SETTINGS, small_bundle
+from transformers import TrainerCallback
 
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError
+from icft_lite.experiments.baselines.averaged import Averaged
 from icft_lite.experiments.baselines.base_kl import BaseKL, base_kl
 from icft_lite.experiments.baselines.ewc import EWC, FisherInformation, ewc, fisher_information, quadratic_penalty
+from icft_lite.experiments.baselines.mlp_only import MLPOnly
+from icft_lite.experiments.baselines.teachers import BaseTeacher, SlowTeacher
 from icft_lite.experiments.baselines.token_weights import DFT, EAFT
 from icft_lite.memory.long_term import LongTermMemory
+from icft_lite.memory.teachers import response_states
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters, lora_layers, set_adapter_tensors, use_adapter
 from icft_lite.modeling.base import hidden_states
 from icft_lite.modeling.encoding import Encoder
@@ -267,3 +272,103 @@ def test_ewc_in_a_run_limits_the_change_of_important_weights(tmp_path):
     plain, limited = run(ICFTTrainer), run(ewc(100.0), [fisher])
     before, after = (sum((fisher.fisher[name] * one**2).sum() for name, one in run.items()) for run in (plain, limited))
     assert 0 < after < 0.5 * before
+
+
+# --- MLP only, averages, teachers
+
+
+def test_mlp_only_trains_no_adapter_of_attention_and_clips_the_rest(stage):
+    norms = []
+
+    class Watched(MLPOnly):
+        def _clip_grad_norm(self, model):
+            of_mlp = [one.grad.norm() for name, one in model.named_parameters() if ".mlp." in name and ".fast." in name]
+            expected = float(torch.stack(of_mlp).norm())
+            norms.append((float(super()._clip_grad_norm(model)), expected))
+
+    trainer = stage(Watched)
+    before = {name: one.detach().clone() for name, one in trainer.model.named_parameters() if ".fast." in name}
+    trainer.train()
+    after = {name: one.detach() for name, one in trainer.model.named_parameters() if name in before}
+    assert {name for name in before if (before[name] != after[name]).any()} == {
+        name for name in before if ".mlp." in name
+    }
+    attention = [one for name, one in after.items() if ".self_attn." in name and "lora_B" in name]
+    assert len(attention) == 16 and not any(one.any() for one in attention)
+    assert len(norms) == 3 and all(found == pytest.approx(expected, rel=1e-4) for found, expected in norms)
+
+
+def test_a_resumed_stage_of_mlp_only_ends_with_the_same_bytes(stage):
+    saved = []
+
+    def save(trainer):
+        groups, facts = trainer.state_to_save()
+        saved.append(({name: [one.detach().clone() for one in many] for name, many in groups.items()}, facts))
+
+    stage(MLPOnly, save=save, save_steps=1).train()
+    other = stage(MLPOnly)
+    other.resume(*saved[0])
+    other.train()
+    assert all(torch.equal(a, b) for a, b in zip(saved[-1][0]["fast"], other.trainable, strict=True))
+
+
+def test_averaged_ends_with_the_mean_of_the_fast_adapter(stage):
+    """With a decay of 1, the moving average is the plain mean over all steps."""
+    seen, saved = [], []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            seen.append([one.detach().clone() for one in trainer.trainable])
+
+    def save(one):
+        groups, facts = one.state_to_save()
+        saved.append(({name: [t.detach().clone() for t in many] for name, many in groups.items()}, facts))
+
+    trainer = stage(Averaged, {"long_term.ema_decay": 1.0}, callbacks=[Watch()], save=save)
+    trainer.train()
+    means = [torch.stack(steps).mean(0) for steps in zip(*seen)]
+    assert any(not torch.allclose(mean, last) for mean, last in zip(means, seen[-1]))
+    for mean, fast, slow in zip(means, trainer.trainable, trainer.slow, strict=True):
+        torch.testing.assert_close(fast.detach(), mean, atol=1e-7, rtol=1e-5)
+        assert torch.equal(fast, slow)
+    killed = stage(Averaged)  # after the last checkpoint of the stage, before its end
+    killed.resume(*saved[-1])
+    assert killed.step == killed.steps
+    assert all(torch.equal(a, b) for a, b in zip(killed.trainable, saved[-1][0]["slow"], strict=True))
+
+
+@pytest.mark.parametrize("trainer, adapter", [(BaseTeacher, None), (SlowTeacher, "slow")])
+def test_one_teacher_has_the_states_of_the_base_or_of_the_slow_adapter(stage, shake, trainer, adapter):
+    shake(stage(ICFTTrainer).model, "fast", seed=1)
+    shake(stage(ICFTTrainer).model, "slow", seed=2)
+    entries, model = stage(ICFTTrainer).train_dataset.entries, stage(ICFTTrainer).model
+    for entry in entries:
+        entry.states, entry.teacher = entry.states * 0, "neither"
+    entries[1].states = None  # of an example that the stage does not draw
+    found = stage(trainer, steps=[PlannedStep([0], [], [0])])
+    with use_adapter(model, adapter):
+        expected = response_states(model, [entries[0].encoded])[0]
+    assert torch.equal(entries[0].states, expected) and entries[1].states is None
+    assert entries[0].teacher == {None: "base", "slow": "memory"}[adapter]
+    assert torch.equal(found.train_dataset[0]["teacher"], expected)
+    assert model.active_adapter == "fast" and all(one.requires_grad for one in found.trainable)
+
+
+def test_der_plus_plus_is_half_the_mse_of_centered_logits_and_replay_by_nll(stage, shake):
+    """Buzzega et al., 2020, arXiv 2004.07211: α·MSE(logits, stored logits) + β·NLL(replay).
+
+    A softmax does not change with a constant, so the logits of both are centered first.
+    """
+    settings = {"loss.replay_weight": 0.5, "loss.temperature": None, "loss.consistency_tokens": "response"}
+    trainer = stage(ICFTTrainer, settings, steps=[PlannedStep([], [], [0, 1])])
+    shake(trainer.model, "fast")
+    inputs, hidden = first_batch(trainer)
+    losses = trainer.losses(hidden, inputs)
+    logits, stored = (one @ trainer.head.T for one in (hidden[inputs["row"], inputs["position"]], inputs["teacher"]))
+    centered = (one - one.mean(1, keepdim=True) for one in (logits, stored))
+    assert len(inputs["teacher"]) == inputs["normalizers"]["consistency"]
+    torch.testing.assert_close(losses["consistency"], 0.5 * F.mse_loss(*centered), atol=1e-5, rtol=1e-3)
+    is_reply = inputs["token_weight"] > 0
+    nll = F.cross_entropy(logits[is_reply], inputs["target"][is_reply])
+    torch.testing.assert_close(losses["fine_tune"], nll, atol=1e-5, rtol=1e-4)
+    assert set(inputs["token_weight"].tolist()) == {0.0, 0.5} and float(losses["consistency"]) > 0

@@ -2,8 +2,9 @@
 
     L = L_total + ½·λ·Σ_i F_i·ΔW_i²        ΔW = (alpha / r)·B·A of the adapter `fast`
 
-Source: Kirkpatrick et al., 2017, arXiv 1612.00796, equation 3, with the base's weights as θ*_A. F is the diagonal Fisher
-information of the frozen weights W that have adapters: the mean over general examples of (∂ log p(response) / ∂W)².
+Source: Kirkpatrick et al., 2017, arXiv 1612.00796, equation 3, with the base's weights as θ*_A. F is the diagonal
+Fisher information of the frozen weights W that have adapters: the mean over general examples of
+(∂ log p(response) / ∂W)².
 
 As in the source: the quadratic penalty around the old weights with a diagonal F, from the gradient of each example.
 Different: it is the empirical Fisher information, whose responses are those of the data, not samples of the model. If
