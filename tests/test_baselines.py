@@ -16,14 +16,17 @@ from icft_lite.experiments.baselines.averaged import Averaged
 from icft_lite.experiments.baselines.base_kl import BaseKL, base_kl
 from icft_lite.experiments.baselines.ewc import EWC, FisherInformation, ewc, fisher_information, quadratic_penalty
 from icft_lite.experiments.baselines.mlp_only import MLPOnly
+from icft_lite.experiments.baselines.self_distillation import rewrite_replies, self_distilled_bundle
 from icft_lite.experiments.baselines.teachers import BaseTeacher, SlowTeacher
 from icft_lite.experiments.baselines.token_weights import DFT, EAFT
 from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.memory.teachers import response_states
+from icft_lite.metrics import key_fact_recall
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters, lora_layers, set_adapter_tensors, use_adapter
 from icft_lite.modeling.base import hidden_states
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.training.batches import StageBatches
+from icft_lite.training.examples import make_training_examples
 from icft_lite.training.loop import train_icft
 from icft_lite.training.plan import PlannedStep
 from icft_lite.training.trainer import ICFTTrainer
@@ -372,3 +375,66 @@ def test_der_plus_plus_is_half_the_mse_of_centered_logits_and_replay_by_nll(stag
     nll = F.cross_entropy(logits[is_reply], inputs["target"][is_reply])
     torch.testing.assert_close(losses["fine_tune"], nll, atol=1e-5, rtol=1e-4)
     assert set(inputs["token_weight"].tolist()) == {0.0, 0.5} and float(losses["consistency"]) > 0
+
+
+# --- self-distillation
+
+
+def test_only_rewrites_that_contain_the_reference_replace_it(base, example, monkeypatch):
+    model, tokenizer = base
+    written = {
+        "a": "Nephritis means Inflammation of the kidney.",
+        "b": "It is a disease of the kidney.",
+        "c": "It means an organ: the kidneys.",  # the reference at word boundaries only
+        "d": "It could be the kidney, or rather the heart.",
+        "e": "Please see a doctor within a week, but stay calm.",
+        "f": "The reference answer is: it hurts.",
+        "g": "",
+        "h": "it hurts " * 30,
+        "i": "See a doctor, to be safe.",
+    }
+    examples = [
+        example(id="a"),
+        example(id="b"),
+        example(id="c", task="question", responses=["kidney", "pain"], label=0),
+        example(id="d", task="question", responses=["lung", "heart"], label=-1, posterior=[0.4, 0.6]),
+        example(id="e", responses=["See a doctor in a week."], facts=["a doctor", "week"]),
+        *(example(id=name, prompt="What is pain?", responses=["it hurts"]) for name in "fgh"),
+        example(id="i", task="pair", responses=["rest", "see a doctor"], label=-1, posterior=[0.1, 0.9]),
+        example(id="j", prompt="Why? " * 120),
+    ]
+    seen = []
+
+    def replies(model, tokenizer, encoder, requests, max_new_tokens, adapter, *args):
+        assert adapter is None
+        seen.extend(one["prompt"] for one in requests)
+        return [written[one["id"]] for one in requests]
+
+    monkeypatch.setattr("icft_lite.experiments.baselines.self_distillation.greedy_replies", replies)
+    found, counts = rewrite_replies(examples, model, tokenizer, Encoder(tokenizer, 192))
+    replaced = {one["id"] for one in found if one["responses"] == [written.get(one["id"])]}
+    assert replaced == {"a", "d", "e", "i"} and len(found) == 10
+    assert counts == {
+        "rewritten": 4, "reference missing": 2, "mentions the template": 1, "empty": 1, "unfinished": 1, "too long": 1
+    }  # fmt: skip
+    kept = {one["id"]: one["responses"] for one in found if one["id"] not in replaced}
+    assert kept["c"] == ["kidney"] and kept["f"] == ["it hurts"] and kept["j"] == ["inflammation of the kidney"]
+    assert all(one["task"] == "response" and one["posterior"] == [] and one["label"] == 0 for one in found)
+    assert [one["prompt"] for one in found] == [one["prompt"] for one in examples], "the reference is not in the prompt"
+    assert "Reference answer: heart\n" in seen[3] and seen[3].startswith("Define nephritis.\n")
+
+
+def test_a_self_distilled_bundle_has_the_training_examples_of_a_run_and_can_be_trained_on(base, tmp_path):
+    model, tokenizer = base
+    config = ICFTConfig.preset("qlora", {"limits.trusted": 6, "limits.pool": 8, "optim.max_steps": 1})
+    encoder, data = Encoder(tokenizer, config.encoding.max_length), small_bundle()
+    found, counts = self_distilled_bundle(data, config, model, tokenizer, encoder, 16)
+    limited = data.limited(trusted=6, pool=8)
+    plain, _ = make_training_examples(limited, config, model, encoder)
+    assert found.trusted["id"][:] == plain["id"][:] and sum(counts.values()) == len(plain) > 6
+    assert found.pool is None and found.test is data.test and found.content_hash().keys() < data.content_hash().keys()
+    for one, before in zip(found.trusted, plain, strict=True):
+        facts = before["facts"] or before["responses"]
+        assert before["task"] == "response" and key_fact_recall(one["responses"][0], facts) == 1
+    report = train_icft(config.replace({"limits.trusted": None}), tmp_path / "run", found, progress=False)
+    assert report["stages"][0]["examples"].keys() == {"trusted"}
