@@ -25,6 +25,7 @@ from icft_lite.experiments.paper.analysis import (
 )
 from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Arm, Study
 from icft_lite.experiments.paper.curve import scaled
+from icft_lite.experiments.paper.replies import diversity, error_kind
 from icft_lite.experiments.paper.runner import (
     Run,
     counted_tokens,
@@ -252,7 +253,7 @@ class SmallStudy(Study):
 
 def test_a_run_gives_a_record_that_scores_the_base_at_alpha_0(tmp_path):
     settings = {name: value for name, value in SETTINGS.items() if not name.startswith("runtime")}
-    small = SmallStudy("small", {**settings, "optim.max_steps": 6}, (1.0, 0.0), 1.0)
+    small = SmallStudy("small", {**settings, "optim.max_steps": 6, "optim.max_tokens": 9000}, (1.0, 0.0), 1.0)
     found = run_one(Run(small, Arm("icft", "ICFT", {"method": "icft"}), 0), tmp_path / "run")
     json.dumps(found)
     trained, base = found["curve"]
@@ -263,3 +264,28 @@ def test_a_run_gives_a_record_that_scores_the_base_at_alpha_0(tmp_path):
     assert by_topic == pytest.approx(base["test"]["by_topic"])
     assert found["cost"]["with_gradient"] > found["cost"]["trained"] > 0 and found["cost"]["forward_only"] > 0
     assert not (tmp_path / "run").exists()
+    assert sum(found["written"]["errors"].values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        ("the kidney", "right"),
+        ("The kidney.", "right"),
+        ("It is the kidney of course", "longer"),
+        ("the liver", "option"),
+        ("an inflamed artery", "medical"),
+        ("paris", "other"),
+        ("  ", "empty"),
+    ],
+)
+def test_answers_are_sorted_by_kind_of_error(reply, kind):
+    example = dict(responses=["the liver", "the kidney"], label=1)
+    assert error_kind(reply, example) == kind
+
+
+def test_diversity_counts_different_n_grams_and_what_replies_share():
+    same, different = diversity(["see a doctor", "see a doctor"]), diversity(["see a doctor", "drink more water"])
+    assert same == dict(distinct_1=0.5, distinct_2=0.5, overlap=1.0)
+    assert different == dict(distinct_1=1.0, distinct_2=1.0, overlap=0.0)
+    assert math.isnan(diversity([])["overlap"])

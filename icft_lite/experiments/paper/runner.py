@@ -74,6 +74,7 @@ def run_all(
 def run_one(run: Run, folder: Path) -> dict[str, Any]:
     """Train one arm on one split and score it at every α of its study. Returns its record."""
     from icft_lite.experiments.paper.curve import Curve, topic_counts
+    from icft_lite.experiments.paper.replies import what_it_writes
     from icft_lite.training.events import RunCallback
     from icft_lite.training.loop import train_icft
 
@@ -105,6 +106,7 @@ def run_one(run: Run, folder: Path) -> dict[str, Any]:
             cost=dict(tokens, trained=report["cost"]["tokens"], seconds=seconds, by_part=report["cost"]["by_part"]),
             questions=topic_counts(curve),
             curve=points,
+            written=what_it_writes(kept[0]),
             machine=f"{platform.machine()}, {processor()}, one thread",
         )
     )
