@@ -264,7 +264,7 @@ def test_a_run_gives_a_record_that_scores_the_base_at_alpha_0(tmp_path):
     assert by_topic == pytest.approx(base["test"]["by_topic"])
     assert found["cost"]["with_gradient"] > found["cost"]["trained"] > 0 and found["cost"]["forward_only"] > 0
     assert not (tmp_path / "run").exists()
-    assert sum(found["written"]["errors"].values()) > 0
+    assert sum(found["written"]["errors"].values()) > 0 and 0 <= found["calibration"] <= 1
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ import torch
 from icft_lite.chat_metrics import chat_retention, evaluate_chat
 from icft_lite.evaluation import Suite, evaluate_suite
 from icft_lite.experiments.study import pack_bits
-from icft_lite.metrics import mean_score
-from icft_lite.modeling.adapters import adapter_tensors
+from icft_lite.metrics import expected_calibration_error, mean_score
+from icft_lite.modeling.adapters import adapter_tensors, merged_adapter
+from icft_lite.modeling.scoring import score_responses
 from icft_lite.retention import (
     chance_corrected_retention,
     divergence,
@@ -89,6 +90,23 @@ class Curve:
         if not prepared.chat:
             test["right"]["general"] = _bits(found["general"]["qa"], prepared.test_questions["general"])
         return dict(alpha=alpha, validation=validation, test=test)
+
+    def calibration(self) -> float | None:
+        """Return the expected calibration error of the medical test questions with options; None without any.
+
+        The probability of an option is the softmax over the options' summed log-probabilities. As trained (α = 1).
+        """
+        suite = self.prepared.suites["medical"].subset(
+            lambda example: example["task"] == "question" and example["label"] >= 0 and len(example["responses"]) > 1
+        )
+        if not suite.examples:
+            return None
+        with merged_adapter(self.prepared.model, "slow") as model:
+            logps = [score["logp"] for score in score_responses(model, suite.encoded)]
+        probs = np.zeros((len(logps), max(map(len, logps))))
+        for row, logp in zip(probs, logps):
+            row[: len(logp)] = np.exp(logp - np.logaddexp.reduce(logp))
+        return expected_calibration_error(probs, [example["label"] for example in suite.examples])
 
     def _evaluate(self, suites: dict[str, Suite], generate: bool) -> dict[str, Any]:
         prepared = self.prepared

@@ -106,6 +106,7 @@ def run_one(run: Run, folder: Path) -> dict[str, Any]:
             cost=dict(tokens, trained=report["cost"]["tokens"], seconds=seconds, by_part=report["cost"]["by_part"]),
             questions=topic_counts(curve),
             curve=points,
+            calibration=curve.calibration(),
             written=what_it_writes(kept[0]),
             machine=f"{platform.machine()}, {processor()}, one thread",
         )
