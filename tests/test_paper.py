@@ -23,13 +23,12 @@ from icft_lite.experiments.paper.analysis import (
     retention_at,
     trained_point,
 )
-from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Arm, Study
+from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Arm, Study, half_of_suite
 from icft_lite.experiments.paper.curve import scaled
 from icft_lite.experiments.paper.replies import diversity, error_kind
 from icft_lite.experiments.paper.runner import (
     Run,
     counted_tokens,
-    half_of_suite,
     load,
     planned_runs,
     run_one,
@@ -195,7 +194,7 @@ def test_arms_have_different_names_and_valid_settings_and_hooks_that_exist():
     for arm in ARMS:
         for name, one in STUDIES.items():
             if arm.runs_on(name):
-                assert one.config(arm).method == arm.settings["method"]
+                assert one.config(arm, 0).method == arm.settings["method"]
         load(arm.trainer)
         for name in arm.callbacks:
             load(name)

@@ -1,12 +1,12 @@
 """The arms of the evidence study: every method, its settings, and where it comes from (docs/protocol.md)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
-from icft_lite.experiments.settings import DEMO
+from icft_lite.experiments.settings import CHAT_FULL, DEMO
 
 General = Literal["none", "prompts"]
 
@@ -20,6 +20,8 @@ class Arm:
     """Its name in tables."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """By dotted name, with the preset as `method`."""
+    chat: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings on a chat model."""
     trainer: str = ""
     """`module.Class` in `experiments.baselines`; "" for ICFTTrainer."""
     callbacks: tuple[str, ...] = ()
@@ -53,27 +55,68 @@ class Study:
     minutes: float
     """Of a run of plain fine-tuning with its curve, on one thread."""
 
-    def config(self, arm: Arm) -> ICFTConfig:
+    confirmation: tuple[int, ...] = (11, 12, 13, 14, 15)
+    """Splits that only the frozen method is scored on."""
+
+    def config(self, arm: Arm, split: int) -> ICFTConfig:
         """Return the configuration of an arm."""
         tokens = round(self.settings["optim.max_tokens"] * arm.tokens)
         return ICFTConfig.from_dict({**self.settings, "optim.max_tokens": tokens, **arm.settings})
 
     def data(self, split: int) -> DataBundle:
-        """Return the data of a split: 0 is the bundled one."""
+        """Return the data of a split: 0 is the bundled one, the others are re-splits."""
         from icft_lite.experiments.resplit import resplit
 
         return resplit(split)
 
 
+class ChatStudy(Study):
+    """A study of a chat model, on the bundled split.
+
+    Splits 0 to 2 are the seed, with half 0 of the chat suite's test items; 10 to 12 are 10 + the seed, with half 1.
+    """
+
+    def config(self, arm: Arm, split: int) -> ICFTConfig:
+        """Return the configuration of an arm with the split's seed."""
+        return super().config(replace(arm, settings={**arm.settings, **arm.chat, "seed": split % 10}), split)
+
+    def data(self, split: int) -> DataBundle:
+        """Return the bundled samples with one half of the chat suite's test items."""
+        from icft_lite.data.sources import bundle_from_files
+
+        return half_of_suite(bundle_from_files(["samples"], ["chat"]), split // 10)
+
+
+def half_of_suite(data: DataBundle, half: int) -> DataBundle:
+    """Return a bundle with one half of the chat suite's test items: 0 for development, 1 for confirmation.
+
+    Items alternate within each topic, so both halves have the same topics.
+    """
+    seen: dict[str, int] = {}
+    items = []
+    for item in data.chat["test"]:
+        seen[item.topic] = seen.get(item.topic, -1) + 1
+        if seen[item.topic] % 2 == half:
+            items.append(item)
+    return replace(data, chat={**data.chat, "test": items})
+
+
 ALPHAS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2)
-STUDIES = {
-    "tiny": Study("tiny", {"optim.max_tokens": 350_000}, ALPHAS, 3.0),
-    "tiny-short": Study("tiny-short", DEMO, ALPHAS, 2.5),
+STUDIES: dict[str, Study] = {
+    "tiny": Study("tiny", {"optim.max_tokens": 350_000}, ALPHAS, 5.0),
+    "tiny-short": Study("tiny-short", DEMO, ALPHAS, 4.0),
+    "smollm2": ChatStudy("smollm2", CHAT_FULL, (1.0, 0.7, 0.5, 0.3), 30.0, (10, 11, 12)),
 }
+CHAT_WEIGHT: dict[str, Any] = {"loss.consistency_weight": 2.5}
 PLAIN: dict[str, Any] = {"method": "qlora"}
 ICFT: dict[str, Any] = {"method": "icft"}
 TINY = ("tiny", "tiny-short")
 SHORT = ("tiny-short", "smollm2")
+
+
+def _rate(rate: float) -> dict[str, Any]:
+    """Return plain fine-tuning with another learning rate."""
+    return {**PLAIN, "optim.learning_rate": rate}
 
 
 def _replay(share: float, **settings: Any) -> dict[str, Any]:
@@ -91,7 +134,14 @@ ARMS: tuple[Arm, ...] = (
     Arm("base", "base, not fine-tuned", {**PLAIN, "optim.max_steps": 1}, alphas=(0.0,), cost=0.5),
     Arm("plain", "plain QLoRA", PLAIN),
     Arm("replay_25", "replay, 25 %", _replay(0.25), general="prompts"),
-    Arm("kl_memory", "KL to the base on memory", _memory(0.25, 0.4), "teachers.BaseTeacher", general="prompts"),
+    Arm(
+        "kl_memory",
+        "KL to the base on memory",
+        _memory(0.25, 0.4),
+        chat=CHAT_WEIGHT,
+        trainer="teachers.BaseTeacher",
+        general="prompts",
+    ),
     Arm("icft", "ICFT", ICFT, general="prompts"),
     # order 2: what ICFT consists of
     Arm("no_consistency", "NLL on memory instead of L_consistency", {"method": "replay"}, ablates="losses"),
@@ -102,8 +152,10 @@ ARMS: tuple[Arm, ...] = (
     Arm("ring", "with the short-term ring", {**ICFT, "short_term.share": 0.125}, ablates="memory"),
     Arm("no_average", "no slow adapter", {**ICFT, "long_term.ema_decay": 0.0}, ablates="memory"),
     Arm("no_search", "no consolidation", {**ICFT, "consolidation.enabled": False}, ablates="memory"),
-    Arm("base_teacher", "the base teaches", ICFT, "teachers.BaseTeacher", ablates="memory", studies=TINY),
-    Arm("slow_teacher", "the slow adapter teaches", ICFT, "teachers.SlowTeacher", ablates="memory", studies=TINY),
+    Arm("base_teacher", "the base teaches", ICFT, trainer="teachers.BaseTeacher", ablates="memory", studies=TINY),
+    Arm(
+        "slow_teacher", "the slow adapter teaches", ICFT, trainer="teachers.SlowTeacher", ablates="memory", studies=TINY
+    ),
     Arm("given_memory", "given memory only", {**ICFT, "long_term.self_prompts": 0}, ablates="memory", studies=TINY),
     Arm("self_memory", "self-generated memory only", {**ICFT, "limits.memory": 0}, ablates="memory", studies=TINY),
     Arm("small_memory", "memory of 300", {**ICFT, "long_term.size": 300}, ablates="memory", studies=TINY),
@@ -115,12 +167,18 @@ ARMS: tuple[Arm, ...] = (
     Arm("gold", "gold labels", {"method": "gold"}, ablates="labels", studies=TINY),
     Arm("full_precision", "not in 4 bits", {**ICFT, "adapter.load_in_4bit": False}, ablates="precision", studies=TINY),
     # order 3: the other baselines
-    Arm("low_rate", "plain, low rate", {**PLAIN, "optim.learning_rate": 5e-4}, studies=SHORT),
+    Arm(
+        "low_rate",
+        "plain, low rate",
+        {**PLAIN, "optim.learning_rate": 1e-3},
+        chat={"optim.learning_rate": 2e-4},
+        studies=SHORT,
+    ),
     Arm(
         "mlp",
         "LoRA on MLP layers, rank 10",
         {**PLAIN, "adapter.rank": 10, "adapter.alpha": 20},
-        "mlp_only.MLPOnly",
+        trainer="mlp_only.MLPOnly",
         studies=SHORT,
     ),
     Arm("replay_5", "replay, 5 %", _replay(0.05), general="prompts", studies=SHORT),
@@ -133,14 +191,14 @@ ARMS: tuple[Arm, ...] = (
         studies=("tiny-short",),
         tokens=2.0,
     ),
-    Arm("kl_new", "KL to the base on new examples", PLAIN, "base_kl.BaseKL", studies=SHORT),
-    Arm("dft", "DFT: NLL weighted by probability", PLAIN, "token_weights.DFT", studies=SHORT),
-    Arm("eaft", "EAFT: NLL weighted by entropy", PLAIN, "token_weights.EAFT", studies=SHORT),
+    Arm("kl_new", "KL to the base on new examples", PLAIN, trainer="base_kl.BaseKL", studies=SHORT),
+    Arm("dft", "DFT: NLL weighted by probability", PLAIN, trainer="token_weights.DFT", studies=SHORT),
+    Arm("eaft", "EAFT: NLL weighted by entropy", PLAIN, trainer="token_weights.EAFT", studies=SHORT),
     Arm(
         "averaged_replay",
         "fast and slow LoRA, surprise replay",
         _replay(0.25),
-        "averaged.Averaged",
+        trainer="averaged.Averaged",
         general="prompts",
         studies=SHORT,
     ),
@@ -149,7 +207,7 @@ ARMS: tuple[Arm, ...] = (
         "der",
         "DER++",
         _memory(0.25, 0.4, **{"loss.replay_weight": 0.5}),
-        "teachers.BaseTeacher",
+        trainer="teachers.BaseTeacher",
         general="prompts",
         studies=("tiny-short",),
     ),

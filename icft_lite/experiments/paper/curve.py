@@ -45,7 +45,8 @@ class Curve:
         general = suites.get("general")
         self.kl_examples = encode_for_kl(general.examples, prepared.encoder) if general and not prepared.chat else ()
         self.base_states = supervised_states(prepared.model, self.kl_examples) if self.kl_examples else []
-        self.topics, _ = informative_topics(prepared.baseline["general_validation"])
+        of_base = {} if prepared.chat else prepared.baseline
+        self.topics = {name: informative_topics(scores)[0] for name, scores in of_base.items() if "general" in name}
 
     def score(self, alpha: float) -> Scores:
         """Return {alpha, validation, test}, the scores at α.
@@ -56,30 +57,21 @@ class Curve:
         """
         prepared = self.prepared
         with scaled(adapter_tensors(prepared.model, "slow"), alpha):
-            found = self._evaluate(
-                dict(
-                    validation_medical=prepared.suites["medical_validation"],
-                    validation_general=prepared.suites["general_validation"],
-                    medical=prepared.test_questions["medical"],
-                    general=prepared.test_questions["general"],
-                    pairs=self.pairs,
-                ),
-                generate=False,
-            )
+            given = {name: suite for name, suite in prepared.suites.items() if "validation" in name}
+            found = self._evaluate({**given, **prepared.test_questions, "pairs": self.pairs}, generate=False)
             replies = self._evaluate(dict(replies=self.replies), generate=True)
-            validation, test = _medical(found["validation_medical"]), _medical(found["medical"])
-            for part, name in ((validation, "validation_general"), (test, "general")):
-                part["general"] = mean_score(found[name])
+            validation, test = _medical(found["medical_validation"]), _medical(found["medical"])
+            for part, name in ((validation, "general_validation"), (test, "general")):
+                if name in found:
+                    part["general"] = mean_score(found[name])
+                if name in self.topics:
+                    part["retention"] = chance_corrected_retention(
+                        prepared.baseline[name], found[name], self.topics[name]
+                    )
             if prepared.chat:
                 validation |= self._chat("validation")
                 test |= self._chat("test")
             else:
-                base = prepared.baseline
-                validation["retention"] = chance_corrected_retention(
-                    base["general_validation"], found["validation_general"], self.topics
-                )
-                topics, _ = informative_topics(base["general"])
-                test["retention"] = chance_corrected_retention(base["general"], found["general"], topics)
                 test["kl"] = divergence(prepared.model, self.kl_examples, "slow", self.base_states).kl
         test["right"] = {"medical": _bits(found["medical"]["qa"], prepared.test_questions["medical"])}
         if "preference" in found.get("pairs", {}):

@@ -11,13 +11,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from icft_lite.data.bundle import DataBundle
 from icft_lite.experiments.paper.arms import Arm, Study
 from icft_lite.utils.io import to_plain, write_json
 from icft_lite.utils.progress import progress_bar
@@ -79,7 +78,7 @@ def run_one(run: Run, folder: Path) -> dict[str, Any]:
     from icft_lite.training.loop import train_icft
 
     shutil.rmtree(folder, ignore_errors=True)  # an interrupted run has no Prepared to score with
-    config, data, began = run.study.config(run.arm), run.study.data(run.split), time.time()
+    config, data, began = run.study.config(run.arm, run.split), run.study.data(run.split), time.time()
     kept: list[Any] = []
 
     class Keep(RunCallback):
@@ -151,20 +150,6 @@ def load(name: str) -> Any:
         return ICFTTrainer
     module, _, attribute = name.rpartition(".")
     return getattr(import_module(f"icft_lite.experiments.baselines.{module}"), attribute)
-
-
-def half_of_suite(data: DataBundle, half: int) -> DataBundle:
-    """Return a bundle with one half of the chat suite's test items: 0 for development, 1 for confirmation.
-
-    Items alternate within each topic, so both halves have the same topics.
-    """
-    seen: dict[str, int] = {}
-    items = []
-    for item in data.chat["test"]:
-        seen[item.topic] = seen.get(item.topic, -1) + 1
-        if seen[item.topic] % 2 == half:
-            items.append(item)
-    return replace(data, chat={**data.chat, "test": items})
 
 
 def current_commit() -> str:

@@ -21,9 +21,6 @@ from icft_lite.reporting.figures import png
 from icft_lite.reporting.formatting import Table, to_markdown, to_text
 from icft_lite.utils.io import write_bytes, write_text
 
-CONFIRMATION = (11, 12, 13, 14, 15)
-"""Re-splits of the confirmation."""
-
 
 def run_suite(
     out: Path,
@@ -38,7 +35,7 @@ def run_suite(
     """Run the missing runs of a study and write its tables and figures.
 
     out: gets a folder of records, NAME/*.json, and NAME.md with the figures next to it. arm_names: all arms by default.
-    splits: re-splits, CONFIRMATION by default; 0 is the bundled split. Seeds for `smollm2`. quick: the arms of order 1
+    splits: by default those of the confirmation. quick: the arms of order 1
     on `tiny-short`, bundled split. plan: only print the runs that are missing and their time. Raises ICFTError for an
     unknown study or arm.
     """
@@ -46,12 +43,12 @@ def run_suite(
         study_name, arm_names, splits = "tiny-short", arm_names or QUICK_ARMS, (0,)
     if study_name not in STUDIES:
         raise ICFTError(f"--study: {study_name!r} is unknown; choose among {', '.join(STUDIES)}")
-    splits = CONFIRMATION if splits is None else splits
     study, arms = STUDIES[study_name], [arm for arm in ARMS if arm.runs_on(study_name)]
     if unknown := set(arm_names) - {arm.name for arm in arms}:
         raise ICFTError(
             f"--arms: {min(unknown)!r} is not in study {study_name}; choose among {', '.join(a.name for a in arms)}"
         )
+    splits = study.confirmation if splits is None else splits
     chosen: list[Arm] = [arm for arm in arms if not arm_names or arm.name in arm_names]
     records = out / study_name
     runs = planned_runs(study, chosen, splits, records)
