@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.jobs import default_jobs
 from icft_lite.experiments.paper.analysis import claim_medical, claim_retention, load_records
@@ -82,8 +84,8 @@ def study_tables(records: Records) -> list[Table]:
     return [*tables, cost_table(records)]
 
 
-def write_study(records: Records, path: Path, name: str) -> None:
-    """Write PATH.md and the figures PATH-*.png."""
+def study_figures(records: Records, name: str) -> dict[str, Figure]:
+    """Return {key: figure} of a study."""
     figures = {
         "plane": plane_figure(records, f"{name}: medicine learned and general abilities retained"),
         "kl": kl_figure(records, f"{name}: distance from the base and forgetting"),
@@ -91,6 +93,12 @@ def write_study(records: Records, path: Path, name: str) -> None:
     }
     if any(arm.ablates and arm.name in records for arm in ARMS) and "icft" in records:
         figures["ablations"] = forest_figure(records, f"{name}: what each part of ICFT contributes")
+    return figures
+
+
+def write_study(records: Records, path: Path, name: str) -> None:
+    """Write PATH.md and the figures PATH-*.png."""
+    figures = study_figures(records, name)
     for key, figure in figures.items():
         write_bytes(path.with_name(f"{path.name}-{key}.png"), png(figure))
     images = [f"![{key}]({path.name}-{key}.png)" for key in figures]
