@@ -1,12 +1,15 @@
 """Baselines of the experiments, each on a case with a known answer."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file
-from small_model import family_model
+from small_model import family_model, logits
 from small_run import SETTINGS, small_bundle
 from transformers import TrainerCallback
 
@@ -16,6 +19,8 @@ from icft_lite.experiments.baselines.averaged import Averaged
 from icft_lite.experiments.baselines.base_kl import BaseKL, base_kl
 from icft_lite.experiments.baselines.ewc import EWC, FisherInformation, ewc, fisher_information, quadratic_penalty
 from icft_lite.experiments.baselines.mlp_only import MLPOnly
+from icft_lite.experiments.baselines.peft_methods import corda, osf
+from icft_lite.experiments.baselines.peft_training import changed_weights, planned_batches, train_peft
 from icft_lite.experiments.baselines.self_distillation import rewrite_replies, self_distilled_bundle
 from icft_lite.experiments.baselines.teachers import BaseTeacher, SlowTeacher
 from icft_lite.experiments.baselines.token_weights import DFT, EAFT
@@ -23,12 +28,16 @@ from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.memory.teachers import response_states
 from icft_lite.metrics import key_fact_recall
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters, lora_layers, set_adapter_tensors, use_adapter
-from icft_lite.modeling.base import hidden_states
+from icft_lite.modeling.base import dequantize_base, head_weight, hidden_states, load_base
 from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.losses import icft_losses
 from icft_lite.training.batches import StageBatches
+from icft_lite.training.checkpoint import RunPaths
+from icft_lite.training.events import Events, RunCallback
 from icft_lite.training.examples import make_training_examples
 from icft_lite.training.loop import train_icft
 from icft_lite.training.plan import PlannedStep
+from icft_lite.training.prepare import prepare
 from icft_lite.training.trainer import ICFTTrainer
 
 STEPS = (PlannedStep([0, 1, 2], [3], [0, 1]), PlannedStep([3, 2], [0], [1]), PlannedStep([1], [2, 0], [0]))
@@ -438,3 +447,88 @@ def test_a_self_distilled_bundle_has_the_training_examples_of_a_run_and_can_be_t
         assert before["task"] == "response" and key_fact_recall(one["responses"][0], facts) == 1
     report = train_icft(config.replace({"limits.trusted": None}), tmp_path / "run", found, progress=False)
     assert report["stages"][0]["examples"].keys() == {"trusted"}
+
+
+# --- methods of peft
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    settings = {"adapter.rank": 4, "adapter.alpha": 8, "optim.max_steps": 5, "optim.learning_rate": 2e-3}
+    paths = RunPaths(tmp_path_factory.mktemp("peft"))
+    return prepare(ICFTConfig.preset("qlora", settings), small_bundle(), RuntimeConfig(), paths, Events(progress=False))
+
+
+def method(name, prepared):
+    return {"osf": osf, "corda": partial(corda, prepared=prepared, number=8)}[name]
+
+
+@pytest.mark.parametrize("name", ["osf", "corda"])
+def test_a_peft_method_starts_from_the_base(prepared, name):
+    model = dequantize_base(load_base("tiny")[0])
+    before = logits(model)
+    model = method(name, prepared)(model)
+    torch.testing.assert_close(logits(model), before, atol=2e-4, rtol=1e-4)
+    trained = {part for part, one in model.named_parameters() if one.requires_grad}
+    assert trained and all("osf_svd" in part or "lora_" in part for part in trained)
+
+
+@pytest.mark.parametrize("name", ["osf", "corda"])
+def test_the_changes_of_a_peft_method_give_the_trained_model(prepared, name, monkeypatch):
+    merge, seen = BaseTuner.merge_and_unload, []
+
+    def watch(self, *args, **kwargs):
+        seen.append(logits(self.model))
+        return merge(self, *args, **kwargs)
+
+    monkeypatch.setattr(BaseTuner, "merge_and_unload", watch)
+    changes, losses = train_peft(prepared, method(name, prepared))
+    base = logits(prepared.model)
+    first = next(batches[0] for batches in planned_batches(prepared) if batches.steps)
+
+    def loss():
+        states = hidden_states(prepared.model, first)
+        return float(
+            icft_losses(states, head_weight(prepared.model), first, first["normalizers"])["fine_tune"].detach()
+        )
+
+    assert len(losses) == 5 and len(changes) == 28 and losses[0] == pytest.approx(loss(), rel=1e-4)
+    with changed_weights(prepared.model, changes):
+        assert loss() < 0.95 * losses[0]
+        torch.testing.assert_close(logits(prepared.model), seen[0], atol=2e-3, rtol=1e-3)
+    assert (seen[0] - base).abs().max() > 0.1 and torch.equal(logits(prepared.model), base)
+    with changed_weights(prepared.model, changes, alpha=0.0):
+        assert torch.equal(logits(prepared.model), base)
+    parts = replace(prepared, runtime=RuntimeConfig(micro_batches=2))
+    assert train_peft(parts, method(name, prepared))[1] == pytest.approx(losses, rel=2e-3)
+
+
+def test_a_peft_method_is_trained_on_the_batches_of_a_run(prepared, tmp_path):
+    """The plan of each stage is that of `train_icft`, and so is the first loss: the adapters start from the base."""
+    seen, histories = [], []
+
+    class Watch(RunCallback):
+        def on_stage_begin(self, stage, batches, history):
+            seen.append(batches.steps)
+            histories.append(history)
+
+    settings = {**prepared.config.to_dict(), "method": "qlora"}
+    train_icft(settings, tmp_path / "run", small_bundle(), progress=False, callbacks=[Watch()])
+    assert [batches.steps for batches in planned_batches(prepared) if batches.steps] == seen
+    assert train_peft(prepared, osf)[1][0] == pytest.approx(histories[0][0]["fine_tune"], rel=1e-3)
+
+
+def test_corda_trains_what_general_examples_need_least(prepared):
+    """The adapter's part of W is, on general inputs, the smallest that any part of its rank could be."""
+    model = dequantize_base(load_base("tiny")[0])
+    weights = {name: one.detach().clone() for name, one in model.named_parameters()}
+    seen, name = [], "model.layers.1.mlp.gate_proj"
+    hook = model.get_submodule(name).register_forward_hook(lambda layer, args, out: seen.append(args[0].detach()[0]))
+    layer = corda(model, prepared, 8).get_base_model().get_submodule(name)
+    hook.remove()
+    inputs = torch.cat([one / one.max() for one in seen])
+    part = layer.get_delta_weight("default").detach()
+    torch.testing.assert_close(layer.base_layer.weight + part, weights[f"{name}.weight"], atol=1e-5, rtol=1e-4)
+    covariance = inputs.T @ inputs / len(seen)
+    singular = torch.linalg.svdvals(weights[f"{name}.weight"] @ covariance)
+    assert (part @ covariance).norm() < 0.02 * singular.norm() and torch.linalg.matrix_rank(part) == 4

@@ -9,5 +9,6 @@
 | `averaged` | fast and slow LoRA whose result is the moving average (I-LoRA, SuRe) |
 | `teachers` | ablations of the teacher choice: always the base, or always the slow adapter |
 | `self_distillation` | the base rewrites the training replies (SDFT) |
-| `peft_methods` | OSF and CorDA, trained on the same batches |
+| `peft_methods`, `peft_training` | OSF and CorDA, trained on the same batches |
+| `general` | general examples for EWC and CorDA |
 """
