@@ -171,6 +171,7 @@ def test_kl_to_the_base_is_0_at_the_start_and_that_of_torch_later(stage, shake):
     inputs, hidden = first_batch(trainer)
     assert float(trainer.regularizer(model, hidden, inputs)) == pytest.approx(0, abs=1e-6)
     shake(model, "fast")
+    shake(model, "slow", seed=1)
     inputs, hidden = first_batch(trainer)
     with torch.no_grad(), use_adapter(model, None):
         base = logprobs(trainer, inputs, hidden_states(model, inputs))
@@ -401,6 +402,7 @@ def test_only_rewrites_that_contain_the_reference_replace_it(base, example, monk
         "g": "",
         "h": "it hurts " * 30,
         "i": "See a doctor, to be safe.",
+        "k": "See a doctor today.",
     }
     examples = [
         example(id="a"),
@@ -411,6 +413,7 @@ def test_only_rewrites_that_contain_the_reference_replace_it(base, example, monk
         *(example(id=name, prompt="What is pain?", responses=["it hurts"]) for name in "fgh"),
         example(id="i", task="pair", responses=["rest", "see a doctor"], label=-1, posterior=[0.1, 0.9]),
         example(id="j", prompt="Why? " * 120),
+        example(id="k", responses=["See a doctor in a week."], facts=["a doctor", "week"]),
     ]
     seen = []
 
@@ -422,9 +425,9 @@ def test_only_rewrites_that_contain_the_reference_replace_it(base, example, monk
     monkeypatch.setattr("icft_lite.experiments.baselines.self_distillation.greedy_replies", replies)
     found, counts = rewrite_replies(examples, model, tokenizer, Encoder(tokenizer, 192))
     replaced = {one["id"] for one in found if one["responses"] == [written.get(one["id"])]}
-    assert replaced == {"a", "d", "e", "i"} and len(found) == 10
+    assert replaced == {"a", "d", "e", "i"} and len(found) == 11
     assert counts == {
-        "rewritten": 4, "reference missing": 2, "mentions the template": 1, "empty": 1, "unfinished": 1, "too long": 1
+        "rewritten": 4, "reference missing": 3, "mentions the template": 1, "empty": 1, "unfinished": 1, "too long": 1
     }  # fmt: skip
     kept = {one["id"]: one["responses"] for one in found if one["id"] not in replaced}
     assert kept["c"] == ["kidney"] and kept["f"] == ["it hurts"] and kept["j"] == ["inflammation of the kidney"]
@@ -481,6 +484,12 @@ def test_the_changes_of_a_peft_method_give_the_trained_model(prepared, name, mon
         seen.append(logits(self.model))
         return merge(self, *args, **kwargs)
 
+    def clip(tensors, limit):
+        norms.append(float(torch.stack([one.grad.norm() for one in tensors]).norm()))
+        return clip_grad_norm(tensors, limit)
+
+    clip_grad_norm, norms = torch.nn.utils.clip_grad_norm_, []
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
     monkeypatch.setattr(BaseTuner, "merge_and_unload", watch)
     changes, losses = train_peft(prepared, method(name, prepared))
     base = logits(prepared.model)
@@ -501,6 +510,7 @@ def test_the_changes_of_a_peft_method_give_the_trained_model(prepared, name, mon
         assert torch.equal(logits(prepared.model), base)
     parts = replace(prepared, runtime=RuntimeConfig(micro_batches=2))
     assert train_peft(parts, method(name, prepared))[1] == pytest.approx(losses, rel=2e-3)
+    assert norms[5:] == pytest.approx(norms[:5], rel=1e-2)
 
 
 def test_a_peft_method_is_trained_on_the_batches_of_a_run(prepared, tmp_path):
