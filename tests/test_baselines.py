@@ -169,7 +169,7 @@ def test_kl_to_the_base_is_0_at_the_start_and_that_of_torch_later(stage, shake):
     trainer = stage(base_kl(0.3))
     model = trainer.model
     inputs, hidden = first_batch(trainer)
-    assert float(trainer.regularizer(model, hidden, inputs)) == pytest.approx(0, abs=1e-6)
+    assert float(trainer.regularizer(model, hidden, inputs).detach()) == pytest.approx(0, abs=1e-6)
     shake(model, "fast")
     shake(model, "slow", seed=1)
     inputs, hidden = first_batch(trainer)
@@ -179,7 +179,7 @@ def test_kl_to_the_base_is_0_at_the_start_and_that_of_torch_later(stage, shake):
     # responses only: 1 for a labelled one, the posterior for an option; the pair and prompts have none
     expected = 0.3 * (inputs["token_weight"] * kl).sum() / inputs["token_weight"].sum()
     found = trainer.regularizer(model, hidden, inputs)
-    assert float(found) > 1e-3
+    assert float(found.detach()) > 1e-3
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     ours, plain = (torch.autograd.grad(one, trainer.trainable, retain_graph=True) for one in (found, expected))
     for a, b in zip(ours, plain):
@@ -384,7 +384,7 @@ def test_der_plus_plus_is_half_the_mse_of_centered_logits_and_replay_by_nll(stag
     is_reply = inputs["token_weight"] > 0
     nll = F.cross_entropy(logits[is_reply], inputs["target"][is_reply])
     torch.testing.assert_close(losses["fine_tune"], nll, atol=1e-5, rtol=1e-4)
-    assert set(inputs["token_weight"].tolist()) == {0.0, 0.5} and float(losses["consistency"]) > 0
+    assert set(inputs["token_weight"].tolist()) == {0.0, 0.5} and float(losses["consistency"].detach()) > 0
 
 
 # --- self-distillation
@@ -400,9 +400,10 @@ def test_only_rewrites_that_contain_the_reference_replace_it(base, example, monk
         "e": "Please see a doctor within a week, but stay calm.",
         "f": "The reference answer is: it hurts.",
         "g": "",
-        "h": "it hurts " * 30,
+        "h": "one two three " * 30,
         "i": "See a doctor, to be safe.",
         "k": "See a doctor today.",
+        "l": "It is how it hurts. " + "one two three " * 20,
     }
     examples = [
         example(id="a"),
@@ -410,7 +411,7 @@ def test_only_rewrites_that_contain_the_reference_replace_it(base, example, monk
         example(id="c", task="question", responses=["kidney", "pain"], label=0),
         example(id="d", task="question", responses=["lung", "heart"], label=-1, posterior=[0.4, 0.6]),
         example(id="e", responses=["See a doctor in a week."], facts=["a doctor", "week"]),
-        *(example(id=name, prompt="What is pain?", responses=["it hurts"]) for name in "fgh"),
+        *(example(id=name, prompt="What is pain?", responses=["it hurts"]) for name in "fghl"),
         example(id="i", task="pair", responses=["rest", "see a doctor"], label=-1, posterior=[0.1, 0.9]),
         example(id="j", prompt="Why? " * 120),
         example(id="k", responses=["See a doctor in a week."], facts=["a doctor", "week"]),
@@ -425,11 +426,12 @@ def test_only_rewrites_that_contain_the_reference_replace_it(base, example, monk
     monkeypatch.setattr("icft_lite.experiments.baselines.self_distillation.greedy_replies", replies)
     found, counts = rewrite_replies(examples, model, tokenizer, Encoder(tokenizer, 192))
     replaced = {one["id"] for one in found if one["responses"] == [written.get(one["id"])]}
-    assert replaced == {"a", "d", "e", "i"} and len(found) == 11
+    assert replaced == {"a", "d", "e", "i"} and len(found) == 12
     assert counts == {
-        "rewritten": 4, "reference missing": 3, "mentions the template": 1, "empty": 1, "unfinished": 1, "too long": 1
+        "rewritten": 5, "reference missing": 3, "mentions the template": 1, "no whole sentence": 2, "too long": 1
     }  # fmt: skip
     kept = {one["id"]: one["responses"] for one in found if one["id"] not in replaced}
+    assert kept["l"] == ["It is how it hurts."], "cut after the last whole sentence"
     assert kept["c"] == ["kidney"] and kept["f"] == ["it hurts"] and kept["j"] == ["inflammation of the kidney"]
     assert all(one["task"] == "response" and one["posterior"] == [] and one["label"] == 0 for one in found)
     assert [one["prompt"] for one in found] == [one["prompt"] for one in examples], "the reference is not in the prompt"

@@ -12,7 +12,7 @@ the data has a chat suite, they are the base's own greedy replies. (van de Ven, 
 choices.) F is divided by its mean over all weights, so that λ is comparable between models. The weights without an
 adapter (embeddings, norms, head) do not change, so they need no penalty.
 
-    trainer, fisher = ewc(1.0), FisherInformation()
+    trainer, fisher = ewc(0.003), FisherInformation()
     train_icft(ICFTConfig.preset("qlora"), out, data, trainer=trainer, callbacks=[fisher])
 """
 
@@ -79,7 +79,7 @@ class FisherInformation(RunCallback):
 class EWC(ICFTTrainer):
     """An ICFTTrainer that adds ½·`weight`·Σ F·ΔW². It reads F from the callback FisherInformation."""
 
-    weight = 1.0
+    weight = 0.003
 
     def compute_loss(self, model: PeftModel, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return L_total of one micro-batch and its share of the penalty, also for a micro-batch without examples."""

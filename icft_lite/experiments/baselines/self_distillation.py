@@ -7,9 +7,10 @@ confirms it; else the reference stays.
 As in the source: the base sees the instruction and the reference answer, and writes its own; a rewrite that speaks of
 the "reference answer" is discarded (`gen_distilled_data.py`). Different: TEMPLATE is a user turn of the chat template;
 decoding is greedy; the answer is confirmed if the rewrite contains all key facts of the example, or else the whole
-reference, as words (`metrics.key_fact_recall`); rewrites that do not end within `max_new_tokens` are discarded. Options
-and pairs become plain responses: the reference is the right response, or the most likely one under the weak label.
-Exact match does not suit a model that was trained on sentences; use choice accuracy.
+reference, as words (`metrics.key_fact_recall`); a rewrite that reaches `max_new_tokens` is cut after its last whole
+sentence, because the end of turn follows. Questions and pairs become plain responses: the reference is the right
+response, or the most likely one under the weak label. Exact match does not suit a model that was trained on sentences:
+use choice accuracy.
 
     data, counts = self_distilled_bundle(data, config, model, tokenizer, encoder)
     train_icft(config.replace({"limits.trusted": None, "limits.pool": None}), out, data)
@@ -27,6 +28,7 @@ from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.schema import Example, as_response
 from icft_lite.data.tables import iter_examples, to_dataset
+from icft_lite.memory.prompt_quality import trim_loop, whole_sentences
 from icft_lite.metrics import key_fact_recall
 from icft_lite.modeling.encoding import Encoder, encode_examples
 from icft_lite.modeling.replies import greedy_replies
@@ -52,16 +54,21 @@ def rewrite_replies(
     """Return the examples as responses that the base has rewritten where possible, and how often each outcome occurred.
 
     examples: training examples of a run, with labels or posteriors. max_new_tokens: of a rewrite. cache: folder for the
-    base's replies. Outcomes: "rewritten", or the reason why the reference stays: "too long", "empty", "unfinished",
+    base's replies. Outcomes: "rewritten", or the reason why the reference stays: "too long", "no whole sentence",
     "mentions the template", "reference missing". Examples stay in order and retain their ids and key facts.
     """
+
+    def trim(reply: str) -> str:
+        num_tokens = len(tokenizer(reply, add_special_tokens=False).input_ids)
+        return trim_loop(reply if num_tokens < max_new_tokens - 1 else whole_sentences(reply))
+
     originals = [as_response(example) for example in examples]
     requests = [
         {**one, "prompt": TEMPLATE.format(prompt=one["prompt"], reference=one["responses"][0])} for one in originals
     ]
     fitting, _, _ = encode_examples(requests, encoder)
     replies = greedy_replies(model, tokenizer, encoder, list(fitting), max_new_tokens, None, progress, cache)
-    reply_of = {one["id"]: reply for one, reply in zip(fitting, replies, strict=True)}
+    reply_of = {one["id"]: trim(reply) for one, reply in zip(fitting, replies, strict=True)}
     rewritten = [{**one, "responses": [reply_of.get(one["id"], "")]} for one in originals]
     too_long = {*(one["id"] for one in originals if one["id"] not in reply_of), *encode_examples(rewritten, encoder)[2]}
     counts: Counter[str] = Counter()
@@ -71,9 +78,7 @@ def rewrite_replies(
         if before["id"] in too_long:
             outcome = "too long"
         elif not reply:
-            outcome = "empty"
-        elif len(tokenizer(reply, add_special_tokens=False).input_ids) >= max_new_tokens - 1:
-            outcome = "unfinished"
+            outcome = "no whole sentence"
         elif any(text in reply.lower() for text in LEAKS):
             outcome = "mentions the template"
         else:
