@@ -179,6 +179,16 @@ def surprising_by_share(topics, surprise, priority, size, random_share):
     ]
 
 
+def surprising_before_luck(topics, surprise, priority, size, random_share):
+    out = []
+    for name, quota in zip(sorted(set(topics)), quotas([topics.count(name) for name in sorted(set(topics))], size)):
+        members = [i for i, topic in enumerate(topics) if topic == name]
+        members.sort(key=lambda i: -surprise[i])
+        split = quota - int(random_share * quota)
+        out += members[:split] + sorted(members[split:], key=lambda i: priority[i])[: quota - split]
+    return out
+
+
 def surprising_from_high_priority(*args):
     return surprising(*args, rank=-1)
 
@@ -403,6 +413,7 @@ WRONG = {
         "no quotas": (surprising_overall, "quotas"),
         "proportional quotas": (surprising_by_share, "quotas"),
         "highest priority": (surprising_from_high_priority, "priority"),
+        "random part last": (surprising_before_luck, "order"),
     },
     "A4.5": {
         "trusted rejected": (gate_rejects_trusted, "trusted"),

@@ -47,12 +47,13 @@ def retain(topics, surprise, priority, size, random_share):
     return sorted(i for members in chosen for i in members)
 
 
-def of_topic(topics, name, surprise, priority, quota, random_share, low=False, lucky=True, sign=1):
-    """Return the indices that a topic retains. low, lucky, sign: make known mistakes."""
+def of_topic(topics, name, surprise, priority, quota, random_share, low=False, lucky=True, sign=1, late=False):
+    """Return the indices that a topic retains. low, lucky, sign, late: make known mistakes."""
     members = sorted((i for i, topic in enumerate(topics) if topic == name), key=lambda i: sign * priority[i])
     at_random = int(random_share * quota) if lucky else 0
-    rest = sorted(members[at_random:], key=lambda i: surprise[i] * (1 if low else -1))
-    return members[:at_random] + rest[: quota - at_random]
+    rest = sorted(members if late else members[at_random:], key=lambda i: surprise[i] * (1 if low else -1))
+    rest = rest[: quota - at_random]
+    return rest + [i for i in members if i not in rest][:at_random]
 
 
 def promotable(
@@ -280,6 +281,8 @@ def compare_retain(got, expected, call):
         return "random part: it is missing"
     if chooses(sign=-1):
         return "priority: the random part has the highest priorities, not the lowest"
+    if chooses(late=True):
+        return "order: the most surprising examples are taken first, and the random part from the others"
     return "values: the quotas are right, but wrong examples are retained"
 
 
@@ -332,7 +335,7 @@ def compare_change(got, expected, call):
     factors = [(1 - alpha) * a + alpha * b for a, b in zip(start, end)]
     return array_feedback(B @ A, expected[1] @ expected[0], {
         "factors: A and B are averaged, not their product": factors[1] @ factors[0],
-        "direction: alpha is the weight of `start`": np.matmul(*interpolate(end, start, alpha, rank)[::-1]),
+        "direction: alpha is the weight of `end`": np.matmul(*interpolate(end, start, alpha, rank)[::-1]),
         "scale: the singular values are missing": u @ vh,
         "scale: the singular values are in both factors": u * s**2 @ vh,
         "scale: the singular values are under a square root in one factor only": u * np.sqrt(s) @ vh,

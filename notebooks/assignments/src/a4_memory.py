@@ -230,15 +230,16 @@ def retain(topics, surprise, priority, size, random_share):
 # %% nbgrader={"grade": true, "grade_id": "a4-4-check", "locked": true, "points": 4, "schema_version": 3, "solution": false, "task": false}
 topics = ["a"] * 6 + ["b"] * 2
 surprise = np.array([0.1, 0.9, 0.5, 0.8, 0.3, 0.2, 0.0, 0.05])
-priority = np.array([0.6, 0.1, 0.5, 0.9, 0.7, 0.2, 0.4, 0.3])
+priority = np.array([0.95, 0.1, 0.8, 0.9, 0.6, 0.2, 0.4, 0.3])
 found = sorted(int(i) for i in retain(topics, surprise, priority, 6, 0.5))
 assert len(set(found)) == len(found), "repetition: an example of the random part takes part again"
 assert len(found) == 6, f"quotas: {len(found)} examples are retained, expected 6"
 assert set(found) >= {6, 7}, "quotas: topic b has two examples, and both fit into its quota"
 plain = sorted(int(i) for i in retain(topics, surprise, priority, 6, 0.0))
-assert plain != [0, 4, 5, 2, 6, 7] and 1 in plain, "direction: the most surprising examples must be retained"
+assert plain != [0, 2, 4, 5, 6, 7], "direction: the most surprising examples must be retained"
 assert plain == [1, 2, 3, 4, 6, 7], f"surprise: {plain} are retained without a random part"
 assert found != plain, "random part: it has no effect"
+assert found != [1, 3, 4, 5, 6, 7], "order: the random part must be filled first, from all examples of the topic"
 assert found == [1, 2, 3, 5, 6, 7], f"priority: {found} are retained with a random part; the lowest priorities belong to it"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng()
@@ -329,7 +330,7 @@ class SlowAdapter:
 slow, fast = SlowAdapter([np.array([100.0]), np.array([5.0])], 0.6), [np.array([2.0]), np.array([-1.0])]
 first = [np.array(a) for a in slow.update(fast)]
 assert len(first) == 2, f"type: update must return a list of 2 arrays, found {len(first)}"
-assert first[0] != 100 and first[1] != 5, "movement: an array never moves"
+assert first[0] != 100 and first[1] != 5, "movement: an array does not move in the first step; what is β_0, and what does it multiply?"
 b = min(1 / (1 + {{warm_up}}), 0.6)
 check_array(first, [[2], [-1]], {
     "off by one: the first update must not use the value before it": [[100 * b + 2 * (1 - b)], [5 * b - (1 - b)]],
@@ -350,7 +351,6 @@ def average(beta):
 growing = t / (t + {{warm_up}})
 check_array(path, average(np.minimum(growing, 0.6)), {
     "copy: the slow adapter is the fast one": values,
-    "direction: exchange β and 1 − β": average(1 - np.minimum(growing, 0.6)),
     "limit: β grows beyond `decay`": average(growing),
 })
 assert fast[0] == 2, "copy: update must not change the fast arrays"
