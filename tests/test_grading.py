@@ -30,6 +30,11 @@ from icft_lite.grading.submissions import find_submissions, read_submission
 LIMITS = Limits(cell_seconds=20, total_seconds=60)
 WRONG_SIGN = RIGHT_FUNCTION.replace("return float(total)", "return -float(total)")
 STUB = "def calibration_error(probs, gold, bins):\n    raise NotImplementedError"
+COMPARES = """
+from icft_lite.metrics import expected_calibration_error
+
+package = expected_calibration_error(np.array([[0.2, 0.8]]), np.array([1]))
+"""
 COPY = """
 import math
 import numpy as np
@@ -76,22 +81,27 @@ def test_a_folder_of_submissions(grader, tmp_path):
         tmp_path / "reordered.ipynb", [STUB, RIGHT_CLASS, "1 / 0", RIGHT_FUNCTION, RIGHT_CLASS, "answer = ' '"]
     )
     write_notebook(tmp_path / "untouched.ipynb", [STUB])
-    write_notebook(tmp_path / "sign.ipynb", [WRONG_SIGN])
+    for name, function in (("sign", WRONG_SIGN), ("compares", RIGHT_FUNCTION)):
+        write_notebook(tmp_path / f"{name}.ipynb", ["x = 1 / 0", function, *RIGHT[1:], COMPARES, "print(package)"])
     write_notebook(tmp_path / "copied.ipynb", [COPY])
     (tmp_path / "broken.ipynb").write_text("{")
     results = {result.submission: result for result in grade_all(grader, find_submissions([tmp_path]))}
     marks = {name: [part.earned for part in result.parts] for name, result in results.items()}
     assert marks == {
         "broken.ipynb": [],
+        "compares.ipynb": [3, 2, None],
         "copied.ipynb": [3, 0, 0],
         "data": [3, 2, None],
         "reordered.ipynb": [3, 2, 0],
         "right.ipynb": [3, 2, None],
-        "sign.ipynb": [0, 0, 0],
+        "sign.ipynb": [0, 2, None],
         "untouched.ipynb": [0, 0, 0],
     }
     assert results["data"].parts[2].answer == "<b>from a file</b>" and results["data"].to_be_marked == 5
     assert results["reordered.ipynb"].notes == ("code cell 3: ZeroDivisionError: division by zero",)
+    notes = results["sign.ipynb"].notes
+    assert "not available while this part is graded" in notes[1] and "name 'package'" in notes[2]
+    assert results["compares.ipynb"].notes == notes[:1] == ("code cell 1: ZeroDivisionError: division by zero",)
     assert results["sign.ipynb"].parts[0].feedback == "the sign is wrong"
     assert results["untouched.ipynb"].parts[0].feedback == "not implemented yet"
     assert results["untouched.ipynb"].parts[1].feedback == "the notebook defines no RunningMean"

@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 
 from icft_lite.errors import ICFTError
-from icft_lite.grading.package_copy import COPIED, PACKAGE, copied_parts, copy_package, make_readable, overlap
+from icft_lite.grading.package_copy import (
+    COPIED,
+    PACKAGE,
+    UNAVAILABLE,
+    copied_parts,
+    copy_package,
+    make_readable,
+    overlap,
+)
 from icft_lite.grading.parts import Assignment, Part
 from icft_lite.grading.results import PartResult, Result, clean
 from icft_lite.grading.sandbox import Limits, Sandbox, SandboxEnded
@@ -114,7 +122,7 @@ def check_function(part: Part, function: Any) -> str:
 
 def explained(error: str) -> str:
     """Return feedback for an error that was raised in a call."""
-    if error.startswith("NotImplementedError") and "is not available while" not in error:
+    if error.startswith("NotImplementedError") and UNAVAILABLE not in error:
         return "not implemented yet"
     kind, _, text = error.partition(": ")
     if kind == "NameError" and text.startswith("the notebook defines no"):
@@ -189,7 +197,7 @@ class Grader:
             assignment.version,
             self.isolation,
             tuple(work.marks[part.id] for part in assignment.parts),
-            tuple(work.notes)[:MAX_NOTES],
+            tuple(work.relevant_notes())[:MAX_NOTES],
             tuple(self.flags("\n".join(submission.cells), assignment, removed)),
         )
 
@@ -208,7 +216,8 @@ class Work:
     def __init__(self, grader: Grader, submission: Submission, deadline: float) -> None:
         self.grader, self.submission, self.deadline = grader, submission, deadline
         self.marks: dict[str, PartResult] = {}
-        self.notes: dict[str, None] = {}  # an ordered set: the cells may be executed several times
+        self.notes: dict[str, bool] = {}
+        """Note → whether a cell before it needed removed code. The cells may be executed several times."""
         self.skipped: set[int] = set()
 
     def attempt(self, blocked: tuple[str, ...], parts: list[Part], files: Path) -> None:
@@ -218,13 +227,15 @@ class Work:
                 self.fail(parts.pop(0), "not graded: the time for the whole submission is used up")
             return
         cell: int | None = None
+        needs_removed = False
         try:
             with self.grader.sandbox(blocked, files, self.deadline) as box:
                 for cell, source in enumerate(self.submission.cells):
                     if cell not in self.skipped:
                         answer = box.ask({"cell": source, "seconds": self.grader.limits.cell_seconds})
-                        if answer.get("error"):
-                            self.note(cell, str(answer["error"]))
+                        if error := str(answer.get("error") or ""):
+                            needs_removed = needs_removed or UNAVAILABLE in error
+                            self.note(cell, error, needs_removed)
                 cell = None
                 while parts:
                     self.mark(box, parts[0])
@@ -237,9 +248,14 @@ class Work:
                 part = parts.pop(0)
                 self.fail(part, f"{part.function} did not return: {end}")
 
-    def note(self, cell: int, text: str) -> None:
-        """Note what happened in a code cell."""
-        self.notes[f"code cell {cell + 1}: {clean(text)}"] = None
+    def note(self, cell: int, text: str, needs_removed: bool = False) -> None:
+        """Note what happened in a code cell. needs_removed: it, or a cell before it, needed removed code."""
+        self.notes.setdefault(f"code cell {cell + 1}: {clean(text)}", needs_removed)
+
+    def relevant_notes(self) -> list[str]:
+        """Return the notes; if all parts are right, without the cells that fail because the package lacks code."""
+        right = all(mark.earned in (None, mark.points) for mark in self.marks.values())
+        return [text for text, needs_removed in self.notes.items() if not (right and needs_removed)]
 
     def mark(self, box: Sandbox, part: Part) -> None:
         """Test a part and write its mark."""

@@ -13,6 +13,8 @@ from icft_lite.errors import ICFTError
 
 PACKAGE = Path(__file__).parents[1]
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+UNAVAILABLE = "is not available while this part is graded"
+"""In the message of removed code."""
 GRAM, MIN_GRAMS = 8, 40
 """Tokens in a row that are compared at a time (k-grams, as in Schleimer, Wilkerson and Aiken, "Winnowing", 2003), and
 the smallest number of them that says something."""
@@ -59,7 +61,7 @@ def remove(folder: Path, name: str) -> list[str]:
         raise ICFTError(f"blocked name {name!r}: the package does not define it; name it by the module that defines it")
     functions = [node for node in ast.walk(found) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     sources = [ast.get_source_segment(text, node) or "" for node in functions]
-    stop = f"raise NotImplementedError({name + ' is not available while this part is graded'!r})"
+    stop = f"raise NotImplementedError({f'{name} {UNAVAILABLE}'!r})"
     for node in functions:
         node.body = ast.parse(stop).body
     file.write_text(ast.unparse(tree), encoding="utf-8")
