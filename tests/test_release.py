@@ -74,7 +74,7 @@ def test_private_specifications_replace_public_ones(script, tmp_path):
         assert b"1.0-autumn" in archive.read("specs/f1.py")
 
 
-@pytest.mark.parametrize("name", ["A1", "A2", "A3", "A4", "A6"])
+@pytest.mark.parametrize("name", ["A1", "A2", "A3", "A4", "A5", "A6"])
 def test_a_seed_changes_the_same_constants_in_text_and_specification(script, tmp_path, name):
     """The new solution is right by all checks and by the specification. The public one is not, in at least one part."""
     script.release(tmp_path, [name], run=False, seed="spring")

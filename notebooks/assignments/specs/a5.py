@@ -7,10 +7,14 @@ rounding of float32 stays far below the tolerance of the comparison.
 from functools import partial
 
 import numpy as np
+from constants import SUFFIX, constant
 from outputs import make_part
 
 from icft_lite.grading.feedback import recognize
 from icft_lite.grading.parts import Assignment, Call
+
+LEAST = constant("least", 0, 0.0625, 0.125, 0.1875)
+"""The weight up to which tokens do not count in L_fine-tune. Exact in float32, so that no comparison is rounded."""
 
 # --- solutions
 
@@ -38,7 +42,8 @@ def token_logprobs(states, head, target, axis=-1, log=True, sign=1, normalized=T
     return sign * (values if log else np.exp(values))
 
 
-def fine_tune_loss(logp, response, posterior, weighted=True, by="weight", sign=-1):
+def fine_tune_loss(logp, response, posterior, weighted=True, by="weight", sign=-1, least=LEAST):
+    posterior = np.where(posterior > least, posterior, 0)
     weight = posterior.astype(float)[response] if weighted else np.ones(len(logp))
     if by == "response":  # the mean of the responses' means
         means = np.array([logp[response == i].mean() for i in range(len(posterior))])
@@ -136,7 +141,7 @@ def draw_fine_tune(rng):
     calls = []
     for responses in (3, 8, 12):
         posterior = rng.uniform(0, 1, responses).astype(np.float32)
-        posterior[0] = 0
+        posterior[0] = LEAST * rng.uniform()
         calls.append(Call((*token_values(rng, responses), posterior), torch=True))
     return [*calls, Call((*token_values(rng, 4), np.zeros(4, np.float32)), torch=True)]
 
@@ -220,8 +225,9 @@ SIGN = "sign: a negative log-likelihood has the opposite sign"
 ASSIGNMENT = Assignment(
     id="A5",
     title="The three losses",
-    version="1.0",
+    version="1.0" + SUFFIX,
     lessons=("06_losses",),
+    constants={"least": LEAST},
     parts=(
         part(1, "Supervised tokens", 3, 20, supervised_tokens, draw_tokens, compare=triples_feedback),
         part(2, "Token log-probabilities", 3, 15, token_logprobs, draw_logprobs, {
@@ -239,6 +245,7 @@ ASSIGNMENT = Assignment(
             "normalizer: the weight of a response counts once, not for each of its tokens": dict(by="posterior"),
             "normalizer: the mean is over responses, not over tokens": dict(by="response"),
             "normalizer: the sum is not divided": dict(by="nothing"),
+            f"weight: tokens with a weight of {LEAST} or less count": dict(least=0),
             SIGN: dict(sign=1),
         }),
         part(4, "L_task for questions", 3, 20, question_loss, draw_question, {

@@ -160,7 +160,8 @@ print("Passed: A5.2")
 #
 # A weak question has a posterior p̃ over its options, and each option is a response. L_fine-tune is the mean negative
 # log-likelihood of the tokens, in which a token has the weight p̃ of its response. A trusted response has p̃ = 1.
-# Tokens of weight 0 do not count, neither in the sum nor in what it is divided by. If no token counts, the loss is 0.
+# Only tokens with a weight above {{least}} count, in the sum and in what it is divided by. If no token counts, the loss
+# is 0.
 
 # %% nbgrader={"grade": false, "grade_id": "a5-3", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def fine_tune_loss(logp, response, posterior):
@@ -170,24 +171,25 @@ def fine_tune_loss(logp, response, posterior):
     token belongs to. posterior: float tensor [responses].
     """
     ### BEGIN SOLUTION
-    weight = posterior[response]
+    weight = torch.where(posterior > {{least}}, posterior, 0)[response]
     return -(weight * logp).sum() / weight.sum().clamp_min(1e-12)
     ### END SOLUTION
 
 
 # %% nbgrader={"grade": true, "grade_id": "a5-3-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 logp, response = torch.tensor([-1.0, -3.0, -9.0, -4.0]), torch.tensor([0, 0, 1, 2])
-loss = fine_tune_loss(logp, response, torch.tensor([0.75, 0.25, 0.0]))  # weights 0.75, 0.75, 0.25, 0
+loss = fine_tune_loss(logp, response, torch.tensor([0.75, 0.25, {{least}}]))  # weights 0.75, 0.75, 0.25, {{least}}
 assert torch.as_tensor(loss).shape == (), f"shape: the loss is one number, found {tuple(loss.shape)}"
 assert loss > 0, "sign: a negative log-likelihood is positive"
 assert not same(loss, 4.25), "weight: all tokens have the same weight; use the posterior of their response"
 assert not same(loss, 5.25), "normalizer: this is a sum; divide it"
 assert not same(loss, 5.25 / 4), "normalizer: divide by the sum of the weights, not by the number of tokens"
-assert same(loss, 3.0), f"normalizer: found {float(loss):.3f}, by hand 5.25 ÷ 1.75 = 3"
+assert same(loss, 3.0), f"normalizer: found {float(loss):.3f}, by hand 5.25 ÷ 1.75 = 3 without the last token"
 assert same(fine_tune_loss(logp, response, torch.zeros(3)), 0.0), "zero: without a token that counts, the loss is 0"
 ### BEGIN HIDDEN TESTS
 logp, response, posterior = -4 * torch.rand(40), torch.randint(0, 10, (40,)), torch.rand(10)
-wanted = -(logp * posterior[response]).sum() / posterior[response].sum()
+weight = torch.tensor([p if p > {{least}} else 0.0 for p in posterior])[response]
+wanted = -(logp * weight).sum() / weight.sum()
 assert same(fine_tune_loss(logp, response, posterior), wanted), "values: wrong on random inputs"
 ### END HIDDEN TESTS
 print("Passed: A5.3")
@@ -483,7 +485,8 @@ def package_losses():
     scores, mask = package.pad_options(sums, batch["example"], n)
     means, posterior = (package.pad_options(x, batch["example"], n)[0] for x in (sums / counts, batch["posterior"]))
     q, p = batch["weak_question"], batch["weak_pair"]
-    return {"fine_tune": package.fine_tune_loss(logp, batch["token_weight"]) / batch["token_weight"].sum(),
+    weight = torch.where(batch["token_weight"] > {{least}}, batch["token_weight"], 0)
+    return {"fine_tune": package.fine_tune_loss(logp, weight) / weight.sum(),
             "questions": package.question_loss(scores[q], posterior[q], mask[q]) / len(q),
             "pairs": package.pair_loss(means[p, 0], means[p, 1], posterior[p, 0]) / len(p),
             "consistency": package.token_kl(states[batch["teacher_token"]], batch["teacher"], head).mean()}
