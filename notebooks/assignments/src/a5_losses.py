@@ -405,6 +405,8 @@ print("Passed: A5.7")
 # general memory examples into one batch, and take its hidden states from `tiny`.
 
 # %%
+import warnings
+
 from icft_lite import Encoder, ICFTConfig, LongTermMemory, add_adapters, apply_lfs, label_pool, load_base, sample_bundle
 from icft_lite.modeling.adapters import adapter_tensors
 from icft_lite.modeling.base import head_weight, hidden_states
@@ -412,6 +414,7 @@ from icft_lite.training.batches import StageBatches, collate, normalizers
 from icft_lite.training.plan import PlannedStep
 from icft_lite.weak.lfs.samples import sample_lfs
 
+warnings.simplefilter("ignore", FutureWarning)
 base, tokenizer = load_base(load_in_4bit=False, device="cpu")
 model, encoder, data = add_adapters(base, rank=32, alpha=64, seed=0), Encoder(tokenizer), sample_bundle()
 head = head_weight(model)
@@ -515,7 +518,7 @@ def train(consistency_weight, steps=15):
         optimizer.zero_grad()
         sum((consistency_weight if name == "consistency" else 1.0) * loss for name, loss in found.items()).backward()
         optimizer.step()
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value.detach()) for name, value in found.items()}
 
 
 fresh = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
