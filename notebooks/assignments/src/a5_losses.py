@@ -144,7 +144,7 @@ head = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.0]])
 four = token_logprobs(torch.zeros(1, 2), head, torch.tensor([3]))
 assert same(four, [-1.3863]), "axis: 4 equal logits must give −log 4"
 large = token_logprobs(100 * words, torch.eye(3), torch.tensor([1, 0]))
-assert bool(large.isfinite().all()), "finite: NaN or infinity for large logits; subtract the largest, or use logsumexp"
+assert bool(large.isfinite().all()), "finite: NaN or infinity for large logits; do not take exp and then log"
 ### BEGIN HIDDEN TESTS
 states, head, target = torch.randn(30, 8) * 3, torch.randn(50, 8), torch.randint(0, 50, (30,))
 wanted = -F.cross_entropy(states @ head.T, target, reduction="none")
@@ -287,7 +287,7 @@ assert not same(loss, 0.5741), "scale: beta is not used"
 assert not same(loss, 0.5269), "length: these are the sums over tokens; take the mean of each response"
 assert same(loss, 0.5133), f"values: found {float(loss):.4f}, by hand 0.8 · 0.3133 + 0.2 · 1.3133 = 0.5133"
 far = pair_loss(torch.tensor([-900.0, -1.0]), torch.tensor([0, 1]), torch.tensor([0.5]), 2.0)
-assert bool(far.isfinite()), "finite: log(σ(Δ)) is −∞ for a large negative Δ; use F.logsigmoid"
+assert bool(far.isfinite()), "finite: σ(Δ) is rounded to 0 for a large negative Δ; do not take the logarithm of it"
 twice = pair_loss(logp.repeat(2), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]), torch.tensor([0.8, 0.8]), 2.0)
 assert same(twice, loss), "normalizer: two equal pairs must have the loss of one"
 ### BEGIN HIDDEN TESTS
@@ -334,7 +334,7 @@ assert not same(kl, [0.9177]), "direction: this is KL(student ‖ teacher)"
 assert not same(kl, [0.7420 / 3]), "normalizer: sum over the vocabulary, do not take the mean"
 assert kl > 0, "sign: a KL divergence is positive"
 assert same(kl, [0.7420]), f"values: found {float(kl[0]):.4f}, by hand 0.7420"
-assert gradient[0, 0] > 0 > gradient[0, 1], "sign: the gradient is positive where the student is too sure"
+assert gradient[0, 0] > 0 > gradient[0, 1], "sign: the gradient is positive where the student is too confident"
 assert same(gradient[0], [0.5587, -0.5423, -0.0165]), "values: here, the gradient is p_student − p_teacher"
 hot = [consistency(student, teacher, torch.eye(3), T) for T in (100.0, 200.0)]
 assert hot[0][0] > 0.5, "scale: the KL vanishes as T grows; the factor T² is missing"
