@@ -18,9 +18,10 @@ UNAVAILABLE = "is not available while this part is graded"
 GRAM, MIN_GRAMS = 8, 40
 """Tokens in a row that are compared at a time (k-grams, as in Schleimer, Wilkerson and Aiken, "Winnowing", 2003), and
 the smallest number of them that says something."""
-COPIED, ALIKE, MIN_ALIKE = 0.6, 0.8, 3
-"""Shares of k-grams from which a function of the package, and a public solution, is seen as copied; the smallest number
-of parts that are alike from which a notebook is flagged. One short part is often solved in the same way twice."""
+COPIED, ALIKE, MIN_ALIKE = 0.6, 0.8, 0.5
+"""Shares of k-grams from which a function of the package, and a public solution, is seen as copied; the share of the
+parts that must be copied for a flag. Short parts are often solved in the same way twice: an independent solution of A4
+had three of nine."""
 
 
 def copy_package(folder: Path, blocked: Iterable[str]) -> dict[str, list[str]]:
@@ -80,12 +81,12 @@ def overlap(text: str, sources: Iterable[str]) -> float:
 
 
 def copied_parts(text: str, solutions: Mapping[str, str]) -> list[str]:
-    """Return the parts whose public solution is in `text`, whatever the names are; none if they are fewer than three.
+    """Return the parts whose public solution is in `text`, whatever the names are; none if they are fewer than half.
 
     solutions: id of a part → source of its public solution.
     """
     found = [part for part, source in solutions.items() if overlap(text, [source]) >= ALIKE]
-    return found if len(found) >= MIN_ALIKE else []
+    return found if len(found) >= MIN_ALIKE * len(solutions) else []
 
 
 def grams(text: str) -> set[tuple[str, ...]]:
