@@ -172,9 +172,8 @@ def release(
         write_notebook(out / "nbgrader" / "source" / name / file, notebook)
         write_notebook(out / "instructor" / file, to_instructor(notebook, run))
         write_autograder(out / "gradescope" / f"{name}.zip", known[name], specs)
-    guide = ROOT / "docs" / "instructors.md"
-    if guide.is_file():
-        shutil.copy(guide, out)
+    for guide in ("instructors.md", "grading.md"):
+        shutil.copy(ROOT / "docs" / guide, out)
     return written
 
 

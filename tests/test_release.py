@@ -46,6 +46,7 @@ def test_student_version_has_no_solution(course):
     assert source.count("BEGIN SOLUTION") == 4 and "BEGIN HIDDEN TESTS" in source
     instructor = (course / "instructor" / path.name).read_text()
     assert "0.75" in instructor and "confidence" in instructor and "###" not in instructor
+    assert (course / "instructors.md").is_file() and (course / "grading.md").is_file()
 
 
 def test_versions_get_the_marks_that_they_should(course):
