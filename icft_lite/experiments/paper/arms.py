@@ -24,6 +24,12 @@ class Arm:
     """Further settings on a chat model."""
     trainer: str = ""
     """`module.Class` in `experiments.baselines`; "" for ICFTTrainer."""
+    strength: float | None = None
+    """Argument of `trainer`, if that is a function that returns a class."""
+    peft: str = ""
+    """A function of `baselines.peft_methods`, whose method of PEFT takes the place of LoRA."""
+    rewrites: bool = False
+    """Whether the base rewrites the training replies first (`baselines.self_distillation`)."""
     callbacks: tuple[str, ...] = ()
     """As `trainer`, of RunCallbacks."""
     ablates: str = ""
@@ -109,7 +115,16 @@ STUDIES: dict[str, Study] = {
 }
 CHAT_WEIGHT: dict[str, Any] = {"loss.consistency_weight": 2.5}
 PLAIN: dict[str, Any] = {"method": "qlora"}
-ICFT: dict[str, Any] = {"method": "icft"}
+ICFT: dict[str, Any] = {
+    "method": "icft",
+    "loss.consistency_weight": 0.8,
+    "weak.soft_labels": False,
+    "short_term.share": 0.0,
+    "consolidation.enabled": False,
+}
+"""ICFT as chosen on development data (docs/experiments.md): hard labels, so that L_task has no examples; no ring; the
+fast adapter is the result, and α is chosen after training, as for all arms."""
+CHAT_ICFT = CHAT_WEIGHT
 TINY = ("tiny", "tiny-short")
 SHORT = ("tiny-short", "smollm2")
 
@@ -129,51 +144,69 @@ def _memory(share: float, weight: float, **settings: Any) -> dict[str, Any]:
     return {**PLAIN, "long_term.share": share, "loss.consistency_weight": weight, **settings}
 
 
+def _icft(name: str, label: str, part: str, settings: Mapping[str, Any] | None = None, **options: Any) -> Arm:
+    """Return an ablation of ICFT: its settings with some replaced."""
+    given = {**ICFT, **(settings or {})}
+    return Arm(name, label, given, CHAT_ICFT, general="prompts", ablates=part, **options)
+
+
+SOFT: dict[str, Any] = {"weak.soft_labels": True}
+SEARCH: dict[str, Any] = {"consolidation.enabled": True}
 ARMS: tuple[Arm, ...] = (
     # order 1
-    Arm("base", "base, not fine-tuned", {**PLAIN, "optim.max_steps": 1}, alphas=(0.0,), cost=0.5),
-    Arm("plain", "plain QLoRA", PLAIN),
+    Arm("base", "base, not fine-tuned", {**PLAIN, "optim.max_steps": 1}, alphas=(0.0,), cost=0.4),
+    Arm("plain", "plain QLoRA", PLAIN, cost=0.8),
     Arm("replay_25", "replay, 25 %", _replay(0.25), general="prompts"),
     Arm(
         "kl_memory",
         "KL to the base on memory",
-        _memory(0.25, 0.4),
-        chat=CHAT_WEIGHT,
+        _memory(0.25, 0.8),
+        CHAT_WEIGHT,
         trainer="teachers.BaseTeacher",
         general="prompts",
     ),
-    Arm("icft", "ICFT", ICFT, general="prompts"),
-    # order 2: what ICFT consists of
-    Arm("no_consistency", "NLL on memory instead of L_consistency", {"method": "replay"}, ablates="losses"),
-    Arm("no_task", "no L_task", {"method": "no_task"}, ablates="losses"),
-    Arm("no_fine_tune", "no L_fine-tune", {**ICFT, "loss.fine_tune_weight": 0.0}, ablates="losses", studies=TINY),
-    Arm("temperature_1", "T = 1", {**ICFT, "loss.temperature": 1.0}, ablates="losses", studies=TINY),
-    Arm("no_memory", "no long-term memory", {"method": "no_ltm"}, ablates="memory", studies=TINY),
-    Arm("ring", "with the short-term ring", {**ICFT, "short_term.share": 0.125}, ablates="memory"),
-    Arm("no_average", "no slow adapter", {**ICFT, "long_term.ema_decay": 0.0}, ablates="memory"),
-    Arm("no_search", "no consolidation", {**ICFT, "consolidation.enabled": False}, ablates="memory"),
-    Arm("base_teacher", "the base teaches", ICFT, trainer="teachers.BaseTeacher", ablates="memory", studies=TINY),
-    Arm(
-        "slow_teacher", "the slow adapter teaches", ICFT, trainer="teachers.SlowTeacher", ablates="memory", studies=TINY
+    Arm("icft", "ICFT", ICFT, CHAT_ICFT, general="prompts"),
+    # order 2: parts of ICFT that are left out or replaced, and parts that are added
+    _icft(
+        "no_consistency",
+        "NLL on memory instead of L_consistency",
+        "losses",
+        {"loss.consistency_weight": 0.0, "loss.replay_weight": 1.0},
     ),
-    Arm("given_memory", "given memory only", {**ICFT, "long_term.self_prompts": 0}, ablates="memory", studies=TINY),
-    Arm("self_memory", "self-generated memory only", {**ICFT, "limits.memory": 0}, ablates="memory", studies=TINY),
-    Arm("small_memory", "memory of 300", {**ICFT, "long_term.size": 300}, ablates="memory", studies=TINY),
-    Arm("random", "random order", {**ICFT, "curriculum.order": "random"}, ablates="curriculum"),
-    Arm("hard_first", "hard to easy", {**ICFT, "curriculum.order": "hard_to_easy"}, ablates="curriculum", studies=TINY),
-    Arm("interleaved", "interleaved", {**ICFT, "curriculum.order": "interleaved"}, ablates="curriculum", studies=TINY),
-    Arm("no_pacing", "no pacing", {**ICFT, "curriculum.competence_start": 1.0}, ablates="curriculum"),
-    Arm("majority_vote", "majority vote", {"method": "majority_vote"}, ablates="labels", studies=TINY),
-    Arm("gold", "gold labels", {"method": "gold"}, ablates="labels", studies=TINY),
-    Arm("full_precision", "not in 4 bits", {**ICFT, "adapter.load_in_4bit": False}, ablates="precision", studies=TINY),
+    _icft("soft_labels", "with soft labels and L_task", "losses", SOFT),
+    _icft("soft_no_task", "with soft labels, without L_task", "losses", {**SOFT, "loss.task_weight": 0.0}),
+    _icft(
+        "no_memory",
+        "without long-term memory",
+        "memory",
+        {"long_term.share": 0.0, "loss.consistency_weight": 0.0},
+        studies=TINY,
+    ),
+    _icft("ring", "with the short-term ring and promotion", "memory", {"short_term.share": 0.125}),
+    _icft("average", "with the slow adapter", "memory", trainer="averaged.Averaged"),
+    _icft("search", "with the slow adapter and consolidation", "memory", SEARCH),
+    _icft("random", "random order", "curriculum", {"curriculum.order": "random"}),
+    _icft("no_pacing", "without pacing", "curriculum", {"curriculum.competence_start": 1.0}),
+    _icft("hard_to_easy", "hard to easy", "curriculum", {"curriculum.order": "hard_to_easy"}, studies=TINY),
+    _icft("interleaved", "interleaved", "curriculum", {"curriculum.order": "interleaved"}, studies=TINY),
+    _icft("base_teacher", "the base teaches", "memory", trainer="teachers.BaseTeacher", studies=TINY),
+    _icft("slow_teacher", "the slow adapter teaches", "memory", trainer="teachers.SlowTeacher", studies=TINY),
+    _icft("temperature_1", "T = 1", "losses", {"loss.temperature": 1.0}, studies=TINY),
+    _icft(
+        "no_fine_tune",
+        "without L_fine-tune, with L_task",
+        "losses",
+        {**SOFT, "loss.fine_tune_weight": 0.0},
+        studies=TINY,
+    ),
+    _icft("given_memory", "given memory only", "memory", {"long_term.self_prompts": 0}, studies=TINY),
+    _icft("self_memory", "self-generated memory only", "memory", {"limits.memory": 0}, studies=TINY),
+    _icft("small_memory", "memory of 300", "memory", {"long_term.size": 300}, studies=TINY),
+    _icft("majority_vote", "majority vote", "labels", {"weak.label_model": "majority_vote"}, studies=TINY),
+    _icft("gold", "gold labels", "labels", {"weak.label_model": "gold"}, studies=TINY),
+    _icft("full_precision", "not in 4 bits", "precision", {"adapter.load_in_4bit": False}, studies=TINY),
     # order 3: the other baselines
-    Arm(
-        "low_rate",
-        "plain, low rate",
-        {**PLAIN, "optim.learning_rate": 1e-3},
-        chat={"optim.learning_rate": 2e-4},
-        studies=SHORT,
-    ),
+    Arm("low_rate", "plain, low rate", _rate(1e-3), {"optim.learning_rate": 2e-4}),
     Arm(
         "mlp",
         "LoRA on MLP layers, rank 10",
@@ -191,18 +224,28 @@ ARMS: tuple[Arm, ...] = (
         studies=("tiny-short",),
         tokens=2.0,
     ),
-    Arm("kl_new", "KL to the base on new examples", PLAIN, trainer="base_kl.BaseKL", studies=SHORT),
+    Arm("kl_new", "KL to the base on new examples", PLAIN, trainer="base_kl.base_kl", strength=0.1, studies=SHORT),
     Arm("dft", "DFT: NLL weighted by probability", PLAIN, trainer="token_weights.DFT", studies=SHORT),
     Arm("eaft", "EAFT: NLL weighted by entropy", PLAIN, trainer="token_weights.EAFT", studies=SHORT),
     Arm(
         "averaged_replay",
         "fast and slow LoRA, surprise replay",
-        _replay(0.25),
+        _replay(0.25, **{"long_term.size": 1000}),
+        {"long_term.size": 200},
         trainer="averaged.Averaged",
         general="prompts",
         studies=SHORT,
     ),
-    Arm("ewc", "EWC", PLAIN, callbacks=("ewc.EWC",), general="prompts", studies=("tiny-short",)),
+    Arm(
+        "ewc",
+        "EWC",
+        PLAIN,
+        trainer="ewc.ewc",
+        strength=0.003,
+        callbacks=("ewc.FisherInformation",),
+        general="prompts",
+        studies=("tiny-short",),
+    ),
     Arm(
         "der",
         "DER++",
@@ -211,6 +254,9 @@ ARMS: tuple[Arm, ...] = (
         general="prompts",
         studies=("tiny-short",),
     ),
+    Arm("osf", "OSF", PLAIN, peft="osf", studies=("tiny-short",)),
+    Arm("corda", "CorDA, knowledge-preserving", PLAIN, peft="corda", general="prompts", studies=("tiny-short",)),
+    Arm("self_distillation", "self-distillation (SDFT)", PLAIN, rewrites=True, studies=("smollm2",)),
 )
 QUICK_ARMS = ("base", "plain", "replay_25", "kl_memory", "icft")
 """The arms of order 1; each has its α curve."""

@@ -6,8 +6,8 @@ Every method of the evidence study gets the same sweep, because scaling a change
 whatever the method is.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from icft_lite.retention import (
 from icft_lite.training.prepare import Prepared
 
 Scores = dict[str, Any]
+Change = Callable[[float], AbstractContextManager[None]]
 
 
 class Curve:
@@ -48,15 +49,17 @@ class Curve:
         of_base = {} if prepared.chat else prepared.baseline
         self.topics = {name: informative_topics(scores)[0] for name, scores in of_base.items() if "general" in name}
 
-    def score(self, alpha: float) -> Scores:
+    def score(self, alpha: float, change: Change | None = None) -> Scores:
         """Return {alpha, validation, test}, the scores at α.
+
+        change: adds α·ΔW to the base's weights inside a block, for methods whose result is not the adapter.
 
         Both have medical (mean over topics), by_topic, preference, retention and general; test also reply, kl and
         `right`: which medical questions, pairs and general questions are right, as text (`study.pack_bits`), sorted by
         topic and id. With a chat suite, retention is that of the model's own replies and `chat` has its other measures.
         """
         prepared = self.prepared
-        with scaled(adapter_tensors(prepared.model, "slow"), alpha):
+        with change(alpha) if change else scaled(adapter_tensors(prepared.model, "slow"), alpha):
             given = {name: suite for name, suite in prepared.suites.items() if "validation" in name}
             found = self._evaluate({**given, **prepared.test_questions, "pairs": self.pairs}, generate=False)
             replies = self._evaluate(dict(replies=self.replies), generate=True)

@@ -8,15 +8,18 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.data.bundle import DataBundle
 from icft_lite.experiments.paper.arms import Arm, Study
 from icft_lite.utils.io import to_plain, write_json
 from icft_lite.utils.progress import progress_bar
@@ -74,42 +77,101 @@ def run_one(run: Run, folder: Path) -> dict[str, Any]:
     """Train one arm on one split and score it at every α of its study. Returns its record."""
     from icft_lite.experiments.paper.curve import Curve, topic_counts
     from icft_lite.experiments.paper.replies import what_it_writes
+
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted run has no Prepared to score with
+    arm, began = run.arm, time.time()
+    config, data = run.study.config(arm, run.split), run.study.data(run.split)
+    facts: dict[str, Any] = {}
+    with counted_tokens() as tokens:
+        if arm.rewrites:
+            config, data, facts["rewritten"] = rewrite(config, data)
+        train = train_peft_arm if arm.peft else train_arm
+        trained = train(arm, config, data, folder)
+    seconds = time.time() - began
+    prepared = trained.prepared
+    curve = Curve(prepared)
+    points = [curve.score(alpha, trained.change) for alpha in arm.alphas or run.study.alphas]
+    with trained.change(1.0) if trained.change else nullcontext():
+        facts |= dict(calibration=curve.calibration(), written=what_it_writes(prepared))
+    shutil.rmtree(folder, ignore_errors=True)
+    return to_plain(
+        dict(
+            settings={**run.study.settings, **arm.settings, **(arm.chat if prepared.chat else {})},
+            trainer=arm.trainer or arm.peft,
+            seed=config.seed,
+            label_accuracy=prepared.label_report.get("accuracy"),
+            stages=trained.stages,
+            cost=dict(tokens, trained=trained.tokens, seconds=seconds, train_seconds=trained.train_seconds),
+            questions=topic_counts(curve),
+            curve=points,
+            machine=f"{platform.machine()}, {processor()}, one thread",
+            **facts,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained arm."""
+
+    prepared: Any
+    """Of the run (`training.prepare`). The adapter `slow` of its model is the result, unless there is `change`."""
+    tokens: int
+    train_seconds: float
+    stages: list[dict[str, Any]]
+    change: Callable[[float], AbstractContextManager[None]] | None = None
+    """Adds α·ΔW to the base's weights inside a block."""
+
+
+def train_arm(arm: Arm, config: ICFTConfig, data: DataBundle, folder: Path) -> Trained:
+    """Train an arm by `train_icft`."""
     from icft_lite.training.events import RunCallback
     from icft_lite.training.loop import train_icft
 
-    shutil.rmtree(folder, ignore_errors=True)  # an interrupted run has no Prepared to score with
-    config, data, began = run.study.config(run.arm, run.split), run.study.data(run.split), time.time()
     kept: list[Any] = []
 
     class Keep(RunCallback):
-        """Keeps the model, whose adapter `slow` is the result of the run."""
+        """Keeps the prepared run with its model."""
 
         def on_run_begin(self, prepared: Any, results: Any, shares: Any) -> None:
             kept.append(prepared)
 
-    hooks = [load(name)() for name in run.arm.callbacks]
-    trainer = load(run.arm.trainer)
-    with counted_tokens() as tokens:
-        report = train_icft(config, folder, data, False, [Keep(), *hooks], trainer=trainer)
-    seconds = time.time() - began
-    curve = Curve(kept[0])
-    points = [curve.score(alpha) for alpha in run.arm.alphas or run.study.alphas]
-    shutil.rmtree(folder, ignore_errors=True)
-    return to_plain(
-        dict(
-            settings={name: value for name, value in {**run.study.settings, **run.arm.settings}.items()},
-            trainer=run.arm.trainer,
-            seed=config.seed,
-            label_accuracy=report["data"]["weak"].get("accuracy"),
-            stages=[stage_facts(stage) for stage in report["stages"]],
-            cost=dict(tokens, trained=report["cost"]["tokens"], seconds=seconds, by_part=report["cost"]["by_part"]),
-            questions=topic_counts(curve),
-            curve=points,
-            calibration=curve.calibration(),
-            written=what_it_writes(kept[0]),
-            machine=f"{platform.machine()}, {processor()}, one thread",
-        )
-    )
+    trainer = load(arm.trainer) if arm.strength is None else load(arm.trainer)(arm.strength)
+    hooks = [Keep(), *(load(name)() for name in arm.callbacks)]
+    report = train_icft(config, folder, data, False, hooks, trainer=trainer)
+    seconds = report["cost"]["by_part"].get("train", 0.0)
+    return Trained(kept[0], report["cost"]["tokens"], seconds, [stage_facts(stage) for stage in report["stages"]])
+
+
+def train_peft_arm(arm: Arm, config: ICFTConfig, data: DataBundle, folder: Path) -> Trained:
+    """Train an arm with another method of PEFT (`baselines.peft_training`)."""
+    import inspect
+
+    from icft_lite.experiments.baselines.peft_training import changed_weights, train_peft
+    from icft_lite.training.checkpoint import RunPaths
+    from icft_lite.training.events import Events
+    from icft_lite.training.prepare import prepare
+
+    data = data.only(config.topics)
+    prepared = prepare(config, data, RuntimeConfig(), RunPaths(folder), Events((), progress=False))
+    add, began = load(f"peft_methods.{arm.peft}"), time.time()
+    if "prepared" in inspect.signature(add).parameters:
+        add = partial(add, prepared=prepared)
+    changes, _ = train_peft(prepared, add)
+    tokens = round(sum(stage.tokens for stage in prepared.stages))
+    return Trained(prepared, tokens, time.time() - began, [], partial(changed_weights, prepared.model, changes))
+
+
+def rewrite(config: ICFTConfig, data: DataBundle) -> tuple[ICFTConfig, DataBundle, dict[str, int]]:
+    """Return the configuration and data of a run whose training replies the base has rewritten, and the outcomes."""
+    from icft_lite.experiments.baselines.self_distillation import self_distilled_bundle
+    from icft_lite.modeling.encoding import Encoder
+    from icft_lite.training.prepare import load_model
+
+    model, tokenizer = load_model(config, RuntimeConfig())
+    encoder = Encoder(tokenizer, config.encoding.max_length)
+    data, counts = self_distilled_bundle(data, config, model, tokenizer, encoder)
+    return config.replace({"limits.trusted": None, "limits.pool": None}), data, dict(counts)
 
 
 def stage_facts(stage: Mapping[str, Any]) -> dict[str, Any]:
