@@ -20,8 +20,8 @@ class Arm:
     """Its name in tables."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """By dotted name, with the preset as `method`."""
-    chat: Mapping[str, Any] = field(default_factory=dict)
-    """Further settings on a chat model."""
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """{study: further settings}"""
     trainer: str = ""
     """`module.Class` in `experiments.baselines`; "" for ICFTTrainer."""
     strength: float | None = None
@@ -46,6 +46,10 @@ class Arm:
     tokens: float = 1.0
     """Its tokens, as a multiple of the study's."""
 
+    def in_study(self, study: str) -> dict[str, Any]:
+        """Return the arm's settings in a study."""
+        return {**self.settings, **self.own.get(study, {})}
+
     def runs_on(self, study: str) -> bool:
         """Return whether the arm is part of a study."""
         return study in self.studies
@@ -67,7 +71,7 @@ class Study:
     def config(self, arm: Arm, split: int) -> ICFTConfig:
         """Return the configuration of an arm."""
         tokens = round(self.settings["optim.max_tokens"] * arm.tokens)
-        return ICFTConfig.from_dict({**self.settings, "optim.max_tokens": tokens, **arm.settings})
+        return ICFTConfig.from_dict({**self.settings, "optim.max_tokens": tokens, **arm.in_study(self.name)})
 
     def data(self, split: int) -> DataBundle:
         """Return the data of a split: 0 is the bundled one, the others are re-splits."""
@@ -84,7 +88,7 @@ class ChatStudy(Study):
 
     def config(self, arm: Arm, split: int) -> ICFTConfig:
         """Return the configuration of an arm with the split's seed."""
-        return super().config(replace(arm, settings={**arm.settings, **arm.chat, "seed": split % 10}), split)
+        return super().config(arm, split).replace({"seed": split % 10})
 
     def data(self, split: int) -> DataBundle:
         """Return the bundled samples with one half of the chat suite's test items."""
@@ -113,7 +117,7 @@ STUDIES: dict[str, Study] = {
     "tiny-short": Study("tiny-short", DEMO, ALPHAS, 4.0),
     "smollm2": ChatStudy("smollm2", CHAT_FULL, (1.0, 0.7, 0.5, 0.3), 30.0, (10, 11, 12)),
 }
-CHAT_WEIGHT: dict[str, Any] = {"loss.consistency_weight": 2.5}
+CHAT_WEIGHT: dict[str, dict[str, Any]] = {"smollm2": {"loss.consistency_weight": 2.5}}
 PLAIN: dict[str, Any] = {"method": "qlora"}
 ICFT: dict[str, Any] = {
     "method": "icft",
@@ -124,7 +128,6 @@ ICFT: dict[str, Any] = {
 }
 """ICFT as chosen on development data (docs/experiments.md): hard labels, so that L_task has no examples; no ring; the
 fast adapter is the result, and α is chosen after training, as for all arms."""
-CHAT_ICFT = CHAT_WEIGHT
 TINY = ("tiny", "tiny-short")
 SHORT = ("tiny-short", "smollm2")
 
@@ -146,8 +149,9 @@ def _memory(share: float, weight: float, **settings: Any) -> dict[str, Any]:
 
 def _icft(name: str, label: str, part: str, settings: Mapping[str, Any] | None = None, **options: Any) -> Arm:
     """Return an ablation of ICFT: its settings with some replaced."""
-    given = {**ICFT, **(settings or {})}
-    return Arm(name, label, given, CHAT_ICFT, general="prompts", ablates=part, **options)
+    settings = settings or {}
+    own = {} if "loss.consistency_weight" in settings else CHAT_WEIGHT
+    return Arm(name, label, {**ICFT, **settings}, own, general="prompts", ablates=part, **options)
 
 
 SOFT: dict[str, Any] = {"weak.soft_labels": True}
@@ -155,7 +159,7 @@ SEARCH: dict[str, Any] = {"consolidation.enabled": True}
 ARMS: tuple[Arm, ...] = (
     # order 1
     Arm("base", "base, not fine-tuned", {**PLAIN, "optim.max_steps": 1}, alphas=(0.0,), cost=0.4),
-    Arm("plain", "plain QLoRA", PLAIN, cost=0.8),
+    Arm("plain", "plain QLoRA", PLAIN, {"tiny-short": {"optim.learning_rate": 4e-3}}, cost=0.8),
     Arm("replay_25", "replay, 25 %", _replay(0.25), general="prompts"),
     Arm(
         "kl_memory",
@@ -165,7 +169,7 @@ ARMS: tuple[Arm, ...] = (
         trainer="teachers.BaseTeacher",
         general="prompts",
     ),
-    Arm("icft", "ICFT", ICFT, CHAT_ICFT, general="prompts"),
+    Arm("icft", "ICFT", ICFT, CHAT_WEIGHT, general="prompts"),
     # order 2: parts of ICFT that are left out or replaced, and parts that are added
     _icft(
         "no_consistency",
@@ -206,7 +210,7 @@ ARMS: tuple[Arm, ...] = (
     _icft("gold", "gold labels", "labels", {"weak.label_model": "gold"}, studies=TINY),
     _icft("full_precision", "not in 4 bits", "precision", {"adapter.load_in_4bit": False}, studies=TINY),
     # order 3: the other baselines
-    Arm("low_rate", "plain, low rate", _rate(1e-3), {"optim.learning_rate": 2e-4}),
+    Arm("low_rate", "plain, low rate", _rate(1e-3), {"smollm2": {"optim.learning_rate": 2e-4}}),
     Arm(
         "mlp",
         "LoRA on MLP layers, rank 10",
@@ -231,7 +235,7 @@ ARMS: tuple[Arm, ...] = (
         "averaged_replay",
         "fast and slow LoRA, surprise replay",
         _replay(0.25, **{"long_term.size": 1000}),
-        {"long_term.size": 200},
+        {"smollm2": {"long_term.size": 200}},
         trainer="averaged.Averaged",
         general="prompts",
         studies=SHORT,

@@ -18,6 +18,7 @@ from icft_lite.evaluation import Suite, evaluate_suite
 from icft_lite.experiments.study import pack_bits
 from icft_lite.metrics import expected_calibration_error, mean_score
 from icft_lite.modeling.adapters import adapter_tensors, merged_adapter
+from icft_lite.modeling.gguf import cache_folder
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.retention import (
     chance_corrected_retention,
@@ -27,6 +28,7 @@ from icft_lite.retention import (
     supervised_states,
 )
 from icft_lite.training.prepare import Prepared
+from icft_lite.training.suites import score_chat_parts
 
 Scores = dict[str, Any]
 Change = Callable[[float], AbstractContextManager[None]]
@@ -46,6 +48,10 @@ class Curve:
         general = suites.get("general")
         self.kl_examples = encode_for_kl(general.examples, prepared.encoder) if general and not prepared.chat else ()
         self.base_states = supervised_states(prepared.model, self.kl_examples) if self.kl_examples else []
+        self.chat = dict(prepared.chat)
+        if self.chat and "validation" not in self.chat:  # a run without consolidation does not need it
+            arguments = (prepared.model, prepared.tokenizer, prepared.encoder, False, cache_folder() / "replies")
+            self.chat |= score_chat_parts(prepared.data, ("validation",), *arguments)
         of_base = {} if prepared.chat else prepared.baseline
         self.topics = {name: informative_topics(scores)[0] for name, scores in of_base.items() if "general" in name}
 
@@ -110,7 +116,7 @@ class Curve:
         return evaluate_suite(*arguments, generate_replies=generate) if given else {}
 
     def _chat(self, name: str) -> Scores:
-        prepared, part = self.prepared, self.prepared.chat[name]
+        prepared, part = self.prepared, self.chat[name]
         model, tokenizer, encoder = prepared.model, prepared.tokenizer, prepared.encoder
         replies = part.base_replies if name == "test" else None  # comparing with the base's replies takes long
         scores = evaluate_chat(model, tokenizer, encoder, part.items, "slow", replies)

@@ -96,7 +96,7 @@ def run_one(run: Run, folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     return to_plain(
         dict(
-            settings={**run.study.settings, **arm.settings, **(arm.chat if prepared.chat else {})},
+            settings={**run.study.settings, **arm.in_study(run.study.name)},
             trainer=arm.trainer or arm.peft,
             seed=config.seed,
             label_accuracy=prepared.label_report.get("accuracy"),
