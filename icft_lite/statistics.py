@@ -153,17 +153,3 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     factors = np.arange(raw.size, 0, -1)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * raw[order]))
     return adjusted
-
-
-def t_test(differences: ArrayLike) -> float:
-    """Return the two-sided p-value of Student's t-test that float [n] has mean 0; NaN for n < 2.
-
-    Source: Student (1908).
-    """
-    array = np.array(differences, dtype=np.float64).ravel()
-    if array.size < 2:
-        return math.nan
-    error = float(array.std(ddof=1)) / math.sqrt(array.size)
-    if error == 0:
-        return 1.0 if array.mean() == 0 else 0.0
-    return float(2 * special.stdtr(array.size - 1, -abs(float(array.mean())) / error))

@@ -21,6 +21,7 @@ from icft_lite.experiments.paper.analysis import (
     claim_retention,
     load_records,
     retention_at,
+    t_test,
     trained_point,
 )
 from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Study, half_of_suite
@@ -36,7 +37,6 @@ from icft_lite.experiments.paper.runner import (
 from icft_lite.experiments.paper.suite import run_suite, study_tables, write_study
 from icft_lite.experiments.paper.tables import ablation_table, interval_text, main_table, preference_difference
 from icft_lite.experiments.study import pack_bits
-from icft_lite.statistics import t_test
 
 
 def point(alpha, medical, retention, validation=None, **test):

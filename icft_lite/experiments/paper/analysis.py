@@ -4,11 +4,14 @@ All functions read records (`runner.run_one`), so that anyone can compute other 
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
 
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.study import unpack_bits
@@ -138,3 +141,17 @@ def answers(record: Record, point: Point, test: str) -> tuple[np.ndarray, np.nda
     rows = record["questions"][test]
     topics = np.repeat([row[0] for row in rows], [row[2] for row in rows])
     return unpack_bits(point["test"]["right"][test], len(topics)), topics
+
+
+def t_test(differences: ArrayLike) -> float:
+    """Return the two-sided p-value of Student's t-test that float [n] has mean 0; NaN for n < 2.
+
+    Source: Student (1908).
+    """
+    array = np.array(differences, dtype=np.float64).ravel()
+    if array.size < 2:
+        return math.nan
+    error = float(array.std(ddof=1)) / math.sqrt(array.size)
+    if error == 0:
+        return 1.0 if array.mean() == 0 else 0.0
+    return float(2 * special.stdtr(array.size - 1, -abs(float(array.mean())) / error))

@@ -13,11 +13,12 @@ from icft_lite.experiments.paper.analysis import (
     answers,
     choose_point,
     difference,
+    t_test,
     trained_point,
 )
 from icft_lite.experiments.paper.arms import ARMS, Arm
 from icft_lite.reporting.formatting import Table
-from icft_lite.statistics import holm, mean_interval, paired_bootstrap, t_test
+from icft_lite.statistics import holm, mean_interval, paired_bootstrap
 
 Records = Mapping[str, Mapping[int, Record]]
 HALF = 0.5
