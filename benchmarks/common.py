@@ -185,6 +185,7 @@ def conditions(args):
     """Return the conditions of a measurement: model, processor, threads, clock, load, versions."""
     import torch
 
+    from icft_lite.experiments.conditions import processor
     from icft_lite.utils.hardware import hardware
 
     versions = {}
@@ -200,7 +201,7 @@ def conditions(args):
         base=base,
         dtype=args.dtype,
         device=args.device,
-        processor=_processor() if args.device == "cpu" else hardware()["name"],
+        processor=processor() if args.device == "cpu" else hardware()["name"],
         threads=torch.get_num_threads(),
         clock="cpu" if args.cpu_clock else "wall",
         load=os.getloadavg()[0],
@@ -209,14 +210,6 @@ def conditions(args):
         python=platform.python_version(),
         versions=versions,
     )
-
-
-def _processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def show(title, header, rows, notes=()):

@@ -212,6 +212,8 @@ def compare(args: Namespace, settings: dict[str, Any]) -> None:
     if args.suite:
         run_study(args, settings)
         return
+    if extra := [name for name in ("arms", "splits", "quick", "plan") if getattr(args, name)]:
+        raise ICFTError(f"--{extra[0]}: belongs to the evidence study; add --suite paper, or leave it out")
     methods = [name for text in args.methods for name in text.split(",") if name]
     for name in methods:
         if name not in PRESETS:

@@ -10,7 +10,6 @@ icft_lite/experiments/results/ has one small JSON file for each, with the comman
 import argparse
 import json
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from icft_lite.data.bundle import balanced_items
 from icft_lite.data.chat_suite import chat_suite
+from icft_lite.experiments.conditions import current_commit, processor
 from icft_lite.reporting.chat_tables import display_table
 from icft_lite.reporting.figures import comparison_figure, method_label, png
 from icft_lite.reporting.formatting import Table, format_cell, to_markdown
@@ -91,9 +91,7 @@ def add(folder: Path, command: str) -> None:
     """Copy the results of a finished comparison or sweep into icft_lite/experiments/results."""
     (path,) = [path for name in ("comparison.json", "sweep.json") if (path := folder / name).exists()]
     found = json.loads(path.read_text(encoding="utf-8"))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
-    model = next((line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")), "")
-    found |= dict(command=command, commit=commit.stdout.strip(), machine=f"{platform.machine()}, {model}")
+    found |= dict(command=command, commit=current_commit(), machine=f"{platform.machine()}, {processor()}")
     found.pop("samples", None)
     if "methods" in found:
         found["recorded"] = recorded_replies(folder, list(found["methods"]), found["seeds"][0])
@@ -112,11 +110,6 @@ def recorded_replies(folder: Path, methods: Sequence[str], seed: int) -> list[di
         | {name: replies[one]["after"] for name, replies in runs.items()}
         for one in chosen
     ]
-
-
-def _cpu_lines() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def main() -> None:

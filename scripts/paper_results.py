@@ -27,14 +27,11 @@ RESULTS, PAGE = ROOT / "icft_lite" / "experiments" / "results", ROOT / "docs" / 
 def sections(draw: bool) -> Iterator[tuple[str, str]]:
     """Yield (mark, text) of each part of the page: development and confirmation of every study with records."""
     for name, study in STUDIES.items():
-        for part in ("development", "confirmation"):
-            of_part = [
-                int(path.stem.rpartition("-")[2])
-                for path in (RESULTS / name).glob("*.json")
-                if (int(path.stem.rpartition("-")[2]) in study.confirmation) == (part == "confirmation")
-            ]
-            if of_part:
-                yield f"{name}-{part}", study_text(name, part, sorted(set(of_part)), draw)
+        found = {split for runs in load_records(RESULTS / name).values() for split in runs}
+        confirmed = found & set(study.confirmation)
+        for part, splits in (("development", found - confirmed), ("confirmation", confirmed)):
+            if splits:
+                yield f"{name}-{part}", study_text(name, part, sorted(splits), draw)
 
 
 def study_text(name: str, part: str, splits: list[int], draw: bool) -> str:

@@ -11,27 +11,27 @@ from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file
 from small_model import family_model, logits
 from small_run import SETTINGS, small_bundle
+from small_stage import STEPS, stage_batches
 from transformers import TrainerCallback
 
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.baselines.averaged import Averaged
-from icft_lite.experiments.baselines.base_kl import BaseKL, base_kl
-from icft_lite.experiments.baselines.ewc import EWC, FisherInformation, ewc, fisher_information, quadratic_penalty
+from icft_lite.experiments.baselines.base_kl import BaseKL
+from icft_lite.experiments.baselines.ewc import EWC, FisherInformation, fisher_information, quadratic_penalty
 from icft_lite.experiments.baselines.mlp_only import MLPOnly
 from icft_lite.experiments.baselines.peft_methods import corda, osf
 from icft_lite.experiments.baselines.peft_training import changed_weights, planned_batches, train_peft
 from icft_lite.experiments.baselines.self_distillation import rewrite_replies, self_distilled_bundle
 from icft_lite.experiments.baselines.teachers import BaseTeacher, SlowTeacher
 from icft_lite.experiments.baselines.token_weights import DFT, EAFT
-from icft_lite.memory.long_term import LongTermMemory
+from icft_lite.experiments.baselines.weights import with_weight
 from icft_lite.memory.teachers import response_states
 from icft_lite.metrics import key_fact_recall
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters, lora_layers, set_adapter_tensors, use_adapter
 from icft_lite.modeling.base import dequantize_base, head_weight, hidden_states, load_base
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.losses import icft_losses
-from icft_lite.training.batches import StageBatches
 from icft_lite.training.checkpoint import RunPaths
 from icft_lite.training.events import Events, RunCallback
 from icft_lite.training.examples import make_training_examples
@@ -40,36 +40,17 @@ from icft_lite.training.plan import PlannedStep
 from icft_lite.training.prepare import prepare
 from icft_lite.training.trainer import ICFTTrainer
 
-STEPS = (PlannedStep([0, 1, 2], [3], [0, 1]), PlannedStep([3, 2], [0], [1]), PlannedStep([1], [2, 0], [0]))
-
 
 @pytest.fixture
 def stage(adapted, example, tmp_path):
     """stage(trainer, settings, micro_batches) → that trainer, of a stage with all roles and tasks."""
-    model, tokenizer = adapted
-    encoder = Encoder(tokenizer)
-    examples = [
-        example(),
-        example(prompt="Define pain in a long and slow wording of some length.", responses=["it hurts"]),
-        example(task="question", responses=["a kidney", "pain", "none"], label=-1, posterior=[0.2, 0.7, 0.1]),
-        example(task="pair", responses=["go to surgery", "rest"], label=-1, posterior=[0.9, 0.1]),
-    ]
-    memory, capitals = LongTermMemory(10), {"Burundi": "Gitega", "Armenia": "Yerevan"}
-    general = [
-        example(id=country, prompt=f"Which city is the capital of {country}?", responses=[city])
-        for country, city in capitals.items()
-    ]
-    memory.add(general, encoder, "general")
-    memory.refresh(model)
+    batches = stage_batches(*adapted, example)
 
     def make(trainer, settings=None, micro_batches=1, steps=STEPS, **kwargs):
         usual = {"adapter.rank": 8, "adapter.alpha": 16, "optim.learning_rate": 1e-3, "loss.replay_weight": 0.3}
         config = ICFTConfig.from_dict({**usual, **(settings or {})})
-        runtime = RuntimeConfig(micro_batches=micro_batches)
-        batches = StageBatches(
-            list(steps), examples, [encoder(one) for one in examples], memory.entries, config, runtime
-        )
-        return trainer(model, batches, config, tmp_path, norms_every=0, **kwargs)
+        items = batches(config, steps, RuntimeConfig(micro_batches=micro_batches))
+        return trainer(adapted[0], items, config, tmp_path, norms_every=0, **kwargs)
 
     return make
 
@@ -166,7 +147,7 @@ def test_weights_change_nothing_but_fine_tune_and_do_not_depend_on_micro_batches
 
 
 def test_kl_to_the_base_is_0_at_the_start_and_that_of_torch_later(stage, shake):
-    trainer = stage(base_kl(0.3))
+    trainer = stage(with_weight(BaseKL, 0.3))
     model = trainer.model
     inputs, hidden = first_batch(trainer)
     assert float(trainer.regularizer(model, hidden, inputs).detach()) == pytest.approx(0, abs=1e-6)
@@ -186,18 +167,16 @@ def test_kl_to_the_base_is_0_at_the_start_and_that_of_torch_later(stage, shake):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
 
 
-def test_kl_to_the_base_is_trained_and_logged_and_does_not_depend_on_micro_batches(stage, shake):
+def test_kl_to_the_base_is_part_of_the_total_and_does_not_depend_on_micro_batches(stage, shake):
     start = shake(stage(BaseKL).model, "fast")
-    assert_micro_batches_do_not_matter(stage, base_kl(3.0))
-    trainer, plain = stage(base_kl(3.0)), stage(ICFTTrainer)
+    assert_micro_batches_do_not_matter(stage, with_weight(BaseKL, 3.0))
+    trainer, plain = stage(with_weight(BaseKL, 3.0)), stage(ICFTTrainer)
     for one in (trainer, plain):
         set_adapter_tensors(one.model, "fast", start)
         one.train()
-    assert trainer.history[0]["regularizer"] > 0
-    without = plain.history[0]["total"]
-    assert trainer.history[0]["total"] == pytest.approx(without + trainer.history[0]["regularizer"], rel=1e-4)
+    assert trainer.history[0]["total"] > plain.history[0]["total"] + 1e-4
     assert trainer.history[2]["fine_tune"] > plain.history[2]["fine_tune"], "it limits learning"
-    assert [base_kl(w).__name__ for w in (0.1, 3.0)] == ["BaseKL0.1", "BaseKL3"]
+    assert [with_weight(BaseKL, w).__name__ for w in (0.1, 3.0)] == ["BaseKL0.1", "BaseKL3"]
 
 
 # --- elastic weight consolidation
@@ -255,14 +234,14 @@ def test_ewc_does_not_depend_on_micro_batches_even_if_some_are_empty(stage, shak
     parts = stage(EWC, micro_batches=4, steps=few).train_dataset
     assert sum("empty" in parts[i] for i in range(4)) >= 2
     for steps in (STEPS, few):
-        assert_micro_batches_do_not_matter(stage, ewc(0.1), callbacks=[fisher], steps=steps)
+        assert_micro_batches_do_not_matter(stage, with_weight(EWC, 0.1), callbacks=[fisher], steps=steps)
     penalty = float(quadratic_penalty(model, fisher.fisher).detach())
-    trainer = stage(ewc(0.1), micro_batches=4, steps=few, callbacks=[fisher])
+    trainer = stage(with_weight(EWC, 0.1), micro_batches=4, steps=few, callbacks=[fisher])
     trainer.train()
     record = trainer.history[0]
-    assert record["regularizer"] == pytest.approx(0.1 * penalty, rel=1e-4)
-    weights = dict(consistency=0.4, task=1, fine_tune=1, regularizer=1)
-    assert record["total"] == pytest.approx(sum(weight * record[name] for name, weight in weights.items()), rel=1e-4)
+    weights = dict(consistency=0.4, task=1, fine_tune=1)
+    without = sum(weight * record[name] for name, weight in weights.items())
+    assert record["total"] - without == pytest.approx(0.1 * penalty, rel=1e-3)
 
 
 def test_ewc_without_what_it_needs_is_an_error(stage, adapted, llama):
@@ -282,7 +261,7 @@ def test_ewc_in_a_run_limits_the_change_of_important_weights(tmp_path):
         return {name: 2 * tensors[f"{name}.lora_B.weight"] @ one for name, one in A.items()}
 
     fisher = FisherInformation(number=8)
-    plain, limited = run(ICFTTrainer), run(ewc(100.0), [fisher])
+    plain, limited = run(ICFTTrainer), run(with_weight(EWC, 100.0), [fisher])
     before, after = (sum((fisher.fisher[name] * one**2).sum() for name, one in run.items()) for run in (plain, limited))
     assert 0 < after < 0.5 * before
 
@@ -418,8 +397,7 @@ def test_only_rewrites_that_contain_the_reference_replace_it(base, example, monk
     ]
     seen = []
 
-    def replies(model, tokenizer, encoder, requests, max_new_tokens, adapter, *args):
-        assert adapter is None
+    def replies(model, tokenizer, encoder, requests, max_new_tokens):
         seen.extend(one["prompt"] for one in requests)
         return [written[one["id"]] for one in requests]
 
@@ -442,7 +420,7 @@ def test_a_self_distilled_bundle_has_the_training_examples_of_a_run_and_can_be_t
     model, tokenizer = base
     config = ICFTConfig.preset("qlora", {"limits.trusted": 6, "limits.pool": 8, "optim.max_steps": 1})
     encoder, data = Encoder(tokenizer, config.encoding.max_length), small_bundle()
-    found, counts = self_distilled_bundle(data, config, model, tokenizer, encoder, 16)
+    found, counts = self_distilled_bundle(data, config, model, tokenizer, encoder)
     limited = data.limited(trusted=6, pool=8)
     plain, _ = make_training_examples(limited, config, model, encoder)
     assert found.trusted["id"][:] == plain["id"][:] and sum(counts.values()) == len(plain) > 6
@@ -464,15 +442,15 @@ def prepared(tmp_path_factory):
     return prepare(ICFTConfig.preset("qlora", settings), small_bundle(), RuntimeConfig(), paths, Events(progress=False))
 
 
-def method(name, prepared):
-    return {"osf": osf, "corda": partial(corda, prepared=prepared, number=8)}[name]
+def method(name):
+    return {"osf": osf, "corda": partial(corda, number=8)}[name]
 
 
 @pytest.mark.parametrize("name", ["osf", "corda"])
 def test_a_peft_method_starts_from_the_base(prepared, name):
     model = dequantize_base(load_base("tiny")[0])
     before = logits(model)
-    model = method(name, prepared)(model)
+    model = method(name)(model, prepared)
     torch.testing.assert_close(logits(model), before, atol=2e-4, rtol=1e-4)
     trained = {part for part, one in model.named_parameters() if one.requires_grad}
     assert trained and all("osf_svd" in part or "lora_" in part for part in trained)
@@ -493,7 +471,7 @@ def test_the_changes_of_a_peft_method_give_the_trained_model(prepared, name, mon
     clip_grad_norm, norms = torch.nn.utils.clip_grad_norm_, []
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
     monkeypatch.setattr(BaseTuner, "merge_and_unload", watch)
-    changes, losses = train_peft(prepared, method(name, prepared))
+    changes, losses = train_peft(prepared, method(name))
     base = logits(prepared.model)
     first = next(batches[0] for batches in planned_batches(prepared) if batches.steps)
 
@@ -511,7 +489,7 @@ def test_the_changes_of_a_peft_method_give_the_trained_model(prepared, name, mon
     with changed_weights(prepared.model, changes, alpha=0.0):
         assert torch.equal(logits(prepared.model), base)
     parts = replace(prepared, runtime=RuntimeConfig(micro_batches=2))
-    assert train_peft(parts, method(name, prepared))[1] == pytest.approx(losses, rel=2e-3)
+    assert train_peft(parts, method(name))[1] == pytest.approx(losses, rel=2e-3)
     assert norms[5:] == pytest.approx(norms[:5], rel=1e-2)
 
 

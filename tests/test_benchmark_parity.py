@@ -1,6 +1,5 @@
 """The benchmarks run, and time the same work: losses, gradients and answers of the implementations agree."""
 
-import hashlib
 import importlib.util
 import json
 import subprocess
@@ -8,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from icft_lite.data.samples import samples_dir
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -135,39 +132,3 @@ def test_both_methods_of_a_whole_run_are_measured_by_part(tmp_path):
     for one in runs.values():
         assert one["largest_gradient_norm"] > 0 and one["seconds"] >= one["parts"]["train"] > 0
     assert runs["icft"]["memory_overhead"] > 0
-
-
-@pytest.fixture
-def resplit():
-    spec = importlib.util.spec_from_file_location("resplit", BENCHMARKS / "resplit.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_new_split_holds_out_other_cases_and_leaks_none(resplit):
-    files = resplit.builder(1).build()
-    default = {
-        name: [json.loads(line) for line in (samples_dir() / name).read_text("utf-8").splitlines()] for name in files
-    }
-    assert files == resplit.builder(1).build() != resplit.builder(2).build()
-    assert all(files[name] == default[name] for name in files if name.startswith("general"))
-    for name in ("medical_train.jsonl", "medical_pool_questions.jsonl", "medical_test.jsonl"):
-        new, old = (sorted(example["topic"] for example in one[name]) for one in (files, default))
-        assert new == old, "as many of each topic"
-    new, old = (
-        {example["entity"] for example in one["medical_test.jsonl"] if example["kind"] == "rule"}
-        for one in (files, default)
-    )
-    assert len(new & old) < 0.5 * len(new)
-    resplit.check(files)
-    files["medical_train.jsonl"].append(dict(prompt=files["medical_test.jsonl"][0]["question"]))
-    with pytest.raises(SystemExit, match="1 held-out"):
-        resplit.check(files)
-
-
-def test_split_1_is_the_published_one(resplit):
-    """Its results are in docs/results.md. A corrected table may change the hash; a changed seed must not."""
-    tests = resplit.builder(1).build()["medical_test.jsonl"]
-    entities = sorted({example["entity"] for example in tests if example["kind"] == "rule"})
-    assert hashlib.sha256("\n".join(entities).encode()).hexdigest()[:16] == "56afadc1fe23b744"

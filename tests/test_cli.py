@@ -421,3 +421,10 @@ def test_a_group_without_settings_in_yaml_is_empty(called, write, tmp_path):
 def test_an_interrupted_run_is_not_evaluated(write, tmp_path, capsys):
     (tmp_path / "run.json").write_text("{}")
     assert run("evaluate", tmp_path) == 2 and "this run is not finished" in error_of(capsys)
+
+
+def test_options_of_the_evidence_study_need_the_suite(tmp_path, capsys):
+    assert cli.main(["compare", "--out", str(tmp_path / "out"), "--plan"]) == 2
+    assert "--plan: belongs to the evidence study" in capsys.readouterr().err
+    assert cli.main(["compare", "--suite", "paper", "--out", str(tmp_path / "out"), "--optim.batch_size", "4"]) == 2
+    assert "--optim.batch_size: the arms of --suite paper have settings of their own" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from icft_lite.experiments.paper.analysis import (
     best_baseline,
     choose_point,
     claim_medical,
+    claim_preference,
     claim_retention,
     load_records,
     retention_at,
@@ -35,7 +36,7 @@ from icft_lite.experiments.paper.runner import (
     run_one,
 )
 from icft_lite.experiments.paper.suite import run_suite, study_tables, write_study
-from icft_lite.experiments.paper.tables import ablation_table, interval_text, main_table, preference_difference
+from icft_lite.experiments.paper.tables import ablation_table, interval_text, main_table
 from icft_lite.experiments.study import pack_bits
 
 
@@ -129,7 +130,7 @@ def test_claim_c_pools_pairs_over_splits():
         "icft": {s: with_pairs("icft", s, [True, True, True, False]) for s in range(3)},
         "plain": {s: with_pairs("plain", s, [True, False, True, False]) for s in range(3)},
     }
-    claim = preference_difference(records)
+    claim = claim_preference(records)
     assert "12 pairs" in claim.text and claim.interval.mean == pytest.approx(0.25)
     right, topics = answers(records["icft"][0], trained_point(records["icft"][0]), "pairs")
     assert right.tolist() == [True, True, True, False] and topics.tolist() == ["safety"] * 2 + ["relevance"] * 2

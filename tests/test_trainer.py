@@ -4,17 +4,16 @@ import json
 
 import pytest
 import torch
+from small_stage import stage_batches
 from transformers import TrainerCallback
 
 from icft_lite import doctor
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError
-from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.modeling.adapters import adapter_tensors
-from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.losses import LOSSES
+from icft_lite.training import stage_callback
 from icft_lite.training import trainer as trainer_module
-from icft_lite.training.batches import StageBatches
 from icft_lite.training.plan import PlannedStep
 from icft_lite.training.trainer import ICFTTrainer
 
@@ -22,28 +21,7 @@ from icft_lite.training.trainer import ICFTTrainer
 @pytest.fixture
 def batches(adapted, example):
     """batches(config, steps, runtime) → StageBatches with all roles and tasks; three steps by default."""
-    model, tokenizer = adapted
-    encoder = Encoder(tokenizer)
-    examples = [
-        example(),
-        example(prompt="Define pain in a long and slow wording of some length.", responses=["it hurts"]),
-        example(task="question", responses=["a kidney", "pain", "none"], label=-1, posterior=[0.2, 0.7, 0.1]),
-        example(task="pair", responses=["go to surgery", "rest"], label=-1, posterior=[0.9, 0.1]),
-    ]
-    encoded = [encoder(one) for one in examples]
-    memory, capitals = LongTermMemory(10), {"Burundi": "Gitega", "Armenia": "Yerevan"}
-    general = [
-        example(id=country, prompt=f"Which city is the capital of {country}?", responses=[city])
-        for country, city in capitals.items()
-    ]
-    memory.add(general, encoder, "general")
-    memory.refresh(model)
-    three = PlannedStep([0, 1, 2], [3], [0, 1]), PlannedStep([3, 2], [0], [1]), PlannedStep([1], [2, 0], [0])
-
-    def make(config, steps=three, runtime=None):
-        return StageBatches(list(steps), examples, encoded, memory.entries, config, runtime)
-
-    return make
+    return stage_batches(*adapted, example)
 
 
 def trained(model, batches, config, out, runtime=None, **kwargs):
@@ -110,7 +88,7 @@ def test_a_stage_is_saved_every_save_steps_and_at_its_end(adapted, batches, tmp_
         return steps
 
     assert saves(2) == [2, 3] and saves(9) == saves() == [3]
-    monkeypatch.setattr(trainer_module, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(stage_callback, "SAVE_SECONDS", 0)
     assert saves() == [1, 2, 3]
 
 

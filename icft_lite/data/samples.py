@@ -37,8 +37,9 @@ def load_samples(name: str, folder: Path | None = None) -> Dataset:
     """
     if name not in SAMPLE_FILES:
         raise ICFTError(f"samples: {name!r} is unknown; choose one of {', '.join(SAMPLE_FILES)}")
-    folder = folder or samples_dir()
-    return read_examples([folder / f"{file}.jsonl" for file in SAMPLE_FILES[name]], domain=name.split("_")[0])
+    return read_examples(
+        [(folder or samples_dir()) / f"{file}.jsonl" for file in SAMPLE_FILES[name]], domain=name.split("_")[0]
+    )
 
 
 def pool_gold(folder: Path | None = None) -> dict[str, int]:

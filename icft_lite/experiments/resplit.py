@@ -34,12 +34,11 @@ Row = dict[str, Any]
 def resplit(split: int) -> DataBundle:
     """Return the samples of a re-split, 1, 2, …; 0 is the bundled split.
 
-    The same number always gives the same examples. Raises ICFTError if a held-out prompt, or the entity of a held-out
-    rule, is in training or in the pool.
+    The same number always gives the same examples. Raises ICFTError as `check_leaks` does.
     """
     if split == 0:
         return sample_bundle()
-    files = _builder(split).build()
+    files = resplit_files(split)
     check_leaks(files)
     with tempfile.TemporaryDirectory() as folder:
         for name, rows in files.items():
@@ -47,6 +46,11 @@ def resplit(split: int) -> DataBundle:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return sample_bundle(Path(folder))
+
+
+def resplit_files(split: int) -> dict[str, list[Row]]:
+    """Return {file: rows} of the samples of a re-split."""
+    return _builder(split).build()
 
 
 def check_leaks(files: Mapping[str, Sequence[Row]]) -> None:

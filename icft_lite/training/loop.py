@@ -59,16 +59,7 @@ def train_icft(
         config = ICFTConfig.from_dict(settings)
         runtime = RuntimeConfig.from_dict({**(runtime.to_dict() if runtime else {}), **run_settings})
     runtime, paths, whole = runtime or RuntimeConfig(), RunPaths(Path(out)), data
-    limits = config.limits
-    data = whole.only(config.topics).limited(
-        trusted=limits.trusted,
-        pool=limits.pool,
-        validation=limits.validation,
-        general_validation=limits.validation,
-        test=limits.test,
-        general_test=limits.test,
-        general_memory=limits.memory,
-    )
+    data = select_data(config, whole)
     init_processes()
     check_pool(data, config)  # before the folder holds a run: with other data it would be another one
     identity = run_identity(config, data, "" if trainer is ICFTTrainer else trainer.__name__)
@@ -83,12 +74,27 @@ def train_icft(
     return report
 
 
+def select_data(config: ICFTConfig, data: DataBundle) -> DataBundle:
+    """Return the part of a bundle that a run uses: its topics, at most as many examples as `limits` allows."""
+    limits = config.limits
+    return data.only(config.topics).limited(
+        trusted=limits.trusted,
+        pool=limits.pool,
+        validation=limits.validation,
+        general_validation=limits.validation,
+        test=limits.test,
+        general_test=limits.test,
+        general_memory=limits.memory,
+    )
+
+
 def run(prepared: Prepared, events: Events, trainer: type[ICFTTrainer] = ICFTTrainer) -> dict[str, Any]:
     """Run the stages that are not finished yet, then write the report and return it."""
     results = load_results(prepared, events)
     events.emit("on_run_begin", prepared=prepared, results=results, shares=[stage.share for stage in prepared.stages])
     for stage in prepared.stages[len(results) :]:
-        result = run_stage(prepared, stage, steps_left(prepared, results), events, trainer)
+        left = steps_left(prepared, [one.record["steps"] for one in results])
+        result = run_stage(prepared, stage, left, events, trainer)
         results.append(result)
         on_main_process(lambda: save_results(prepared, results, events))
         events.emit("on_stage_end", prepared=prepared, result=result)
@@ -96,16 +102,16 @@ def run(prepared: Prepared, events: Events, trainer: type[ICFTTrainer] = ICFTTra
     return on_main_process(lambda: write_run(prepared, results, events))
 
 
-def steps_left(prepared: Prepared, results: list[StageResult]) -> int | None:
-    """Return the next stage's part of `max_steps`; None without a limit.
+def steps_left(prepared: Prepared, done: Sequence[int]) -> int | None:
+    """Return the next stage's part of `max_steps`; None without a limit. done: steps of the finished stages.
 
     It is at least one step, as long as any are left, unless the stage has no share of the tokens.
     """
     total = prepared.config.optim.max_steps
     if total is None:
         return None
-    left = total - sum(result.record["steps"] for result in results)
-    shares = [stage.share for stage in prepared.stages[len(results) :]]
+    left = total - sum(done)
+    shares = [stage.share for stage in prepared.stages[len(done) :]]
     return min(left, max(1, round(left * shares[0] / sum(shares)))) if shares[0] else 0
 
 

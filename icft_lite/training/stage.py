@@ -37,7 +37,7 @@ from icft_lite.retention import divergence, supervised_states
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.checkpoint import load_state, save_state
 from icft_lite.training.events import Events
-from icft_lite.training.plan import PlannedStep, plan_stage
+from icft_lite.training.plan import plan_stage
 from icft_lite.training.prepare import Prepared, StagePlan
 from icft_lite.training.trainer import ICFTTrainer
 from icft_lite.utils.distributed import on_main_process, rank, world_size
@@ -71,33 +71,14 @@ def run_stage(
     max_steps: None for as many steps as the stage's tokens need, 0 to skip training.
     """
     model, config, began = prepared.model, prepared.config, time.time()
-    seed = f"{config.seed}/{stage.number}"
-    short_term = ShortTermMemory(config.short_term.size, config.short_term.promote_after, seed)
-    steps: list[PlannedStep] = []
-    tokens = 0
-    if max_steps != 0:
-        steps, tokens = plan_stage(
-            stage.examples,
-            prepared.encoded,
-            column(prepared.examples, "topic"),
-            [entry.encoded for entry in prepared.memory.entries],
-            short_term,
-            config,
-            stage.tokens,
-            max_steps,
-            seed,
-            config.optim.batch_size * world_size(),
-        )
+    batches, short_term, tokens = plan_batches(prepared, stage, max_steps)
     with events.phase("refresh"):
-        teacher_share = refresh_teachers(prepared, {i for step in steps for i in step.memory}, events)
-    batches = StageBatches(
-        steps, prepared.examples, prepared.encoded, prepared.memory.entries, config, prepared.runtime
-    )
+        teacher_share = refresh_teachers(prepared, {i for step in batches.steps for i in step.memory}, events)
     counts = count_by_kind(batches)
     copy_adapter(model, "slow", "fast")
     start = [tensor.clone() for tensor in adapter_tensors(model, "slow")]
     history: list[dict[str, Any]] = []
-    if steps:
+    if batches.steps:
         history, began = train(prepared, stage, batches, events, began, trainer)
     model.eval()
     promotion = dict(candidates=0, gated=0, promoted=0, evicted=0)
@@ -109,7 +90,7 @@ def run_stage(
             )
     fast = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
     with events.phase("consolidate"):
-        consolidation = choose_alpha(prepared, stage, start, events) if steps else no_search(0.0)
+        consolidation = choose_alpha(prepared, stage, start, events) if batches.steps else no_search(0.0)
     seconds = time.time() - began
     with events.phase("evaluate"):
         scores = on_main_process(
@@ -119,7 +100,7 @@ def run_stage(
         )
     record = dict(
         name=stage.name,
-        steps=len(steps),
+        steps=len(batches.steps),
         new_examples=len(stage.examples),
         tokens=tokens,
         examples=counts,
@@ -132,6 +113,29 @@ def run_stage(
     )
     means = {name: mean_score(score) for name, score in scores.items()}
     return StageResult(record, history, accuracy_by_level(scores), means, fast)
+
+
+def plan_batches(
+    prepared: Prepared, stage: StagePlan, max_steps: int | None
+) -> tuple[StageBatches, ShortTermMemory, int]:
+    """Return (the batches of a stage, the ring after it, its tokens). max_steps: as in `run_stage`."""
+    config, seed = prepared.config, f"{prepared.config.seed}/{stage.number}"
+    short_term = ShortTermMemory(config.short_term.size, config.short_term.promote_after, seed)
+    entries = prepared.memory.entries
+    steps, tokens = plan_stage(
+        stage.examples,
+        prepared.encoded,
+        column(prepared.examples, "topic"),
+        [entry.encoded for entry in entries],
+        short_term,
+        config,
+        stage.tokens,
+        max_steps,
+        seed,
+        config.optim.batch_size * world_size(),
+    )
+    batches = StageBatches(steps, prepared.examples, prepared.encoded, entries, config, prepared.runtime)
+    return batches, short_term, tokens
 
 
 def refresh_teachers(prepared: Prepared, drawn: set[int], events: Events) -> dict[str, float]:

@@ -1,8 +1,6 @@
 """ICFTTrainer: one stage of the method as a transformers.Trainer. `loop.train_icft` runs the stages in turn."""
 
 import math
-import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,23 +9,30 @@ from typing import Any
 import torch
 from peft import PeftModel
 from tqdm import tqdm
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from icft_lite.config import ICFTConfig
 from icft_lite.errors import ICFTError
-from icft_lite.memory.consolidation import ema_step
 from icft_lite.modeling.adapters import adapter_tensors, set_adapter_tensors
 from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.losses import LOSSES, head_covariance, icft_losses
 from icft_lite.training.batches import StageBatches
+from icft_lite.training.stage_callback import StageCallback
 from icft_lite.utils.distributed import all_reduce_sum, world_size
 from icft_lite.utils.hardware import hardware
 
-SAVE_SECONDS = 60
-"""Seconds between checkpoints of a stage where `runtime.save_steps` is None."""
 RAMP = 0.05
 """Share of a stage's steps over which the learning rate rises, because the moments of a fresh AdamW are noisy."""
+
+
+def rate_factor(done: float, warmup: float, ramp: float = 1.0) -> float:
+    """Return the factor of the learning rate: a linear rise, then a cosine from 1 down to a tenth.
+
+    done, warmup: shares of the run. ramp: a further limit, 0…1.
+    """
+    cosine = math.cos(math.pi * max(0.0, done - warmup) / max(1e-9, 1 - warmup))
+    return min(1.0, ramp, done / max(1e-9, warmup)) * (0.55 + 0.45 * cosine)
 
 
 class ICFTTrainer(Trainer):
@@ -106,7 +111,7 @@ class ICFTTrainer(Trainer):
         self._open: dict[str, Any] | None = None
         self._moments: dict[str, list[torch.Tensor]] = {}
         self.start = self.rate_start = 0  # steps of optimizer and schedule before a resume (fp16 may skip the latter)
-        self.add_callback(_StageCallback(self, progress, save_steps))
+        self.add_callback(StageCallback(self, progress, save_steps))
 
     @property
     def step(self) -> int:
@@ -159,8 +164,7 @@ class ICFTTrainer(Trainer):
         def rate(step: int) -> float:
             step += self.rate_start + 1
             done = begin + (end - begin) * min(1.0, step / self.steps)
-            fall = math.pi * max(0.0, done - warmup) / max(1e-9, 1 - warmup)
-            return min(1.0, step / ramp, done / max(1e-9, warmup)) * (0.55 + 0.45 * math.cos(fall))
+            return rate_factor(done, warmup, step / ramp)
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
         return self.lr_scheduler
@@ -188,21 +192,20 @@ class ICFTTrainer(Trainer):
         self, model: PeftModel, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return L_total of one micro-batch; each loss is logged under its own name."""
-        record = self._record()
-        if "empty" in inputs:
-            return sum(tensor.sum() for tensor in self.trainable) * 0.0
-        model.eval()  # Trainer has set train mode, in which the base's own dropout would be noise in L_consistency
-        hidden = hidden_states(model, inputs)
-        losses = self.losses(hidden, inputs)
-        weighted = {name: getattr(self.config.loss, f"{name}_weight") * losses[name] for name in LOSSES}
-        total = sum(weighted.values())
+        record, hidden, weighted = self._record(), None, {}
+        total: Any = sum(tensor.sum() for tensor in self.trainable) * 0.0
+        if "empty" not in inputs:
+            model.eval()  # Trainer has set train mode, in which the base's own dropout would be noise in L_consistency
+            hidden = hidden_states(model, inputs)
+            losses = self.losses(hidden, inputs)
+            weighted = {name: getattr(self.config.loss, f"{name}_weight") * losses[name] for name in LOSSES}
+            total = sum(weighted.values())
+            for name in LOSSES:
+                record[name] = record.get(name, 0) + losses[name].detach()
         if (added := self.regularizer(model, hidden, inputs)) is not None:
             total = total + added
-            record["regularizer"] = record.get("regularizer", 0) + added.detach()
-        for name in LOSSES:
-            record[name] = record.get(name, 0) + losses[name].detach()
         record["total"] = record.get("total", 0) + total.detach()
-        if self.norms_every and self.step % self.norms_every == 0:
+        if weighted and self.norms_every and self.step % self.norms_every == 0:
             for name in LOSSES:
                 grads = torch.autograd.grad(
                     weighted[name], self.trainable, retain_graph=True, materialize_grads=True
@@ -219,13 +222,15 @@ class ICFTTrainer(Trainer):
         beta = self.config.loss.pair_beta
         return icft_losses(hidden, self.head, inputs, inputs["normalizers"], self.temperature, beta, self.covariance)
 
-    def regularizer(self, model: PeftModel, hidden: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor | None:
+    def regularizer(
+        self, model: PeftModel, hidden: torch.Tensor | None, inputs: Mapping[str, Any]
+    ) -> torch.Tensor | None:
         """Return what a subclass adds to L_total of a micro-batch, a scalar; None: nothing.
 
-        Gradients of a step's micro-batches are summed. A term of the weights alone must therefore be divided by
+        hidden, inputs: as for `losses`; hidden is None in a micro-batch without examples. Gradients of a step's
+        micro-batches are summed. A term of the weights alone must therefore be divided by their number,
         `train_dataset.parts`; one of the examples, by a normalizer of the whole step.
         """
-        return None
 
     def _record(self) -> dict[str, Any]:
         if self._open is None:
@@ -256,79 +261,3 @@ class ICFTTrainer(Trainer):
             for name in LOSSES:
                 gradients[name] = list(gradients.get(name) or map(torch.zeros_like, self.trainable))
                 all_reduce_sum(gradients[name])
-
-
-class _StageCallback(TrainerCallback):
-    """After each step: move the slow adapter, close the log record, show progress, save a checkpoint if it is due."""
-
-    def __init__(self, trainer: ICFTTrainer, progress: tqdm | None, save_steps: int | None) -> None:
-        self.trainer, self.progress, self.save_steps = trainer, progress, save_steps
-        decay = trainer.config.long_term.ema_decay
-        self.decay = max(0.0, 1 - 10 / max(trainer.steps, 1)) if decay is None else decay
-        self.before: list[torch.Tensor] | None = None
-        self.scale, self.saved = 1.0, time.monotonic()
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Remember the fast adapter, to see whether the first step changes it."""
-        self.before = [tensor.detach().clone() for tensor in self.trainer.trainable]
-        self.scale = self.fp16_scale()
-
-    def fp16_scale(self) -> float:
-        """Return the factor of the gradient scaler in fp16, 1 otherwise.
-
-        It falls when a step is skipped because gradients overflow. accelerate's `optimizer_step_was_skipped` is never
-        true for a fused optimizer, which skips the step on the device (accelerate 1.15.0, optimizer.py).
-        """
-        scaler = self.trainer.accelerator.scaler
-        return scaler.get_scale() if scaler else 1.0
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Update the slow adapter and the log; save if a checkpoint is due."""
-        trainer = self.trainer
-        if self.before is not None:
-            scale = self.fp16_scale()
-            if scale < self.scale:  # this step was skipped: check the next one
-                self.scale = scale
-            elif all(torch.equal(a, b) for a, b in zip(self.before, trainer.trainable, strict=True)):
-                raise ICFTError(
-                    "training: the first step changed no weight of the fast adapter; check that it is active and "
-                    "trainable (icft_lite.modeling.adapters.activate_adapter) and that a loss weight is above 0"
-                )
-            else:
-                self.before = None
-        ema_step(trainer.slow, trainer.trainable, trainer.step - 1, self.decay)
-        record = trainer.close_step()
-        every, last = self.save_steps, trainer.step == trainer.steps
-        due = last or (trainer.step % every == 0 if every else time.monotonic() - self.saved >= SAVE_SECONDS)
-        self.check_finite(record.get("total", 0.0), weights=due)
-        trainer.log({name: value for name, value in record.items() if name != "norms"})  # for other callbacks
-        if self.progress is not None:
-            self.progress.update(1)
-            self.progress.set_postfix({name: f"{record[name]:.3f}" for name in LOSSES if name in record}, refresh=False)
-        if trainer.save and due:  # after the last step too: a later phase may be killed
-            trainer.save(trainer)
-            self.saved = time.monotonic()
-
-    def check_finite(self, loss: float, weights: bool) -> None:
-        """Raise ICFTError if the loss is not finite or, with `weights`, if a weight of the fast adapter is not."""
-        trainer, what = self.trainer, ""
-        if not math.isfinite(loss) and not trainer.accelerator.scaler:  # fp16's gradient scaler skips such a step
-            what = f"the loss of step {trainer.step} is {loss}"
-        elif weights and not all(tensor.isfinite().all() for tensor in trainer.trainable):
-            what = f"after step {trainer.step} a weight of the fast adapter is not finite"
-        if what:
-            rate = trainer.config.optim.learning_rate
-            raise ICFTError(f"training diverged: {what}; lower optim.learning_rate (now {rate:g})")
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Warn if every step was skipped."""
-        if self.before is not None:
-            warnings.warn(
-                f"training: nothing was learned: all {state.global_step} steps were skipped, since the "
-                f"first gradients of a stage are too large for fp16 with the initial scale; train for more steps",
-                stacklevel=2,
-            )

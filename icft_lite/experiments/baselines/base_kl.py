@@ -11,7 +11,7 @@ question, 0 for pairs and prompts. Memory examples that are replayed by NLL take
 preset `qlora`, which has none, for KL on new examples alone. Both sums are over the whole optimizer step. Different
 from Li and Hoiem: temperature 1 instead of 2. ASFT itself is DFT with this term: `class ASFT(DFT, BaseKL)`.
 
-    train_icft(ICFTConfig.preset("qlora"), out, data, trainer=base_kl(0.3))
+    train_icft(ICFTConfig.preset("qlora"), out, data, trainer=with_weight(BaseKL, 0.3))
 """
 
 from collections.abc import Mapping
@@ -20,29 +20,26 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from icft_lite.experiments.baselines.weights import WeightedTrainer
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import hidden_states
 from icft_lite.modeling.losses import token_kl
-from icft_lite.training.trainer import ICFTTrainer
 
 
-class BaseKL(ICFTTrainer):
+class BaseKL(WeightedTrainer):
     """An ICFTTrainer that adds `weight`·KL(base ‖ tuned) on the tokens that L_fine-tune trains."""
 
     weight = 0.1
 
-    def regularizer(self, model: PeftModel, hidden: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor | None:
+    def regularizer(
+        self, model: PeftModel, hidden: torch.Tensor | None, inputs: Mapping[str, Any]
+    ) -> torch.Tensor | None:
         """Return the term of a micro-batch; None if it has no such token. The base costs a pass without gradient."""
-        chosen = inputs["token_weight"].nonzero().squeeze(1)
-        if not len(chosen):
+        if hidden is None or not inputs["token_weight"].any():
             return None
+        chosen = inputs["token_weight"].nonzero().squeeze(1)
         with torch.no_grad(), use_adapter(model, None):
             base = hidden_states(model, inputs)
         where = inputs["row"][chosen], inputs["position"][chosen]
         kl = token_kl(hidden[where], base[where], self.head)
         return self.weight * (inputs["token_weight"][chosen] * kl).sum() / inputs["normalizers"]["fine_tune"]
-
-
-def base_kl(weight: float) -> type[BaseKL]:
-    """Return BaseKL with a weight, which is part of its name: a run's identity has the name of its trainer."""
-    return type(f"BaseKL{weight:g}", (BaseKL,), {"weight": weight, "__doc__": BaseKL.__doc__})

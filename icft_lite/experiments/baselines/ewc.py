@@ -12,8 +12,8 @@ the data has a chat suite, they are the base's own greedy replies. (van de Ven, 
 choices.) F is divided by its mean over all weights, so that λ is comparable between models. The weights without an
 adapter (embeddings, norms, head) do not change, so they need no penalty.
 
-    trainer, fisher = ewc(0.003), FisherInformation()
-    train_icft(ICFTConfig.preset("qlora"), out, data, trainer=trainer, callbacks=[fisher])
+    trainer = with_weight(EWC, 0.003)
+    train_icft(ICFTConfig.preset("qlora"), out, data, trainer=trainer, callbacks=[FisherInformation()])
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.baselines.general import general_examples
+from icft_lite.experiments.baselines.weights import WeightedTrainer
 from icft_lite.modeling.adapters import lora_layers, use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoded
@@ -32,7 +33,6 @@ from icft_lite.modeling.losses import token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.training.events import RunCallback
 from icft_lite.training.prepare import Prepared
-from icft_lite.training.trainer import ICFTTrainer
 from icft_lite.utils.progress import progress_bar
 
 
@@ -76,23 +76,21 @@ class FisherInformation(RunCallback):
         self.fisher = fisher_information(prepared.model.eval(), general_examples(prepared, self.number))
 
 
-class EWC(ICFTTrainer):
+class EWC(WeightedTrainer):
     """An ICFTTrainer that adds ½·`weight`·Σ F·ΔW². It reads F from the callback FisherInformation."""
 
     weight = 0.003
 
-    def compute_loss(self, model: PeftModel, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Return L_total of one micro-batch and its share of the penalty, also for a micro-batch without examples."""
+    def regularizer(
+        self, model: PeftModel, hidden: torch.Tensor | None, inputs: Mapping[str, Any]
+    ) -> torch.Tensor | None:
+        """Return the micro-batch's share of the penalty. Raises ICFTError without Fisher information."""
         found = [one for one in self.callback_handler.callbacks if isinstance(one, FisherInformation)]
         if not found or not found[0].fisher:
             raise ICFTError(
                 "callbacks: EWC has no Fisher information; pass callbacks=[FisherInformation()], one process"
             )
-        penalty = self.weight * quadratic_penalty(model, found[0].fisher) / self.train_dataset.parts
-        record = self._record()
-        for name in ("regularizer", "total"):
-            record[name] = record.get(name, 0) + penalty.detach()
-        return super().compute_loss(model, inputs, *args, **kwargs) + penalty
+        return self.weight * quadratic_penalty(model, found[0].fisher) / self.train_dataset.parts
 
 
 def quadratic_penalty(model: PeftModel, fisher: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -103,8 +101,3 @@ def quadratic_penalty(model: PeftModel, fisher: Mapping[str, torch.Tensor]) -> t
 
     layers = lora_layers(model)
     return torch.stack([checkpoint(of_layer, name, use_reentrant=False) for name in layers]).sum()
-
-
-def ewc(weight: float) -> type[EWC]:
-    """Return EWC with λ = `weight`, which is part of its name: a run's identity has the name of its trainer."""
-    return type(f"EWC{weight:g}", (EWC,), {"weight": weight, "__doc__": EWC.__doc__})

@@ -25,8 +25,11 @@ from icft_lite.modeling.packing import join_batch
 from icft_lite.training.prepare import Prepared
 
 
-def osf(model: PreTrainedModel) -> PeftModel:
-    """Return a base with OSF on every linear layer except the output head; half of the directions are frozen."""
+def osf(model: PreTrainedModel, prepared: Prepared) -> PeftModel:
+    """Return a base with OSF on every linear layer except the output head; half of the directions are frozen.
+
+    prepared: not used; all methods have the same arguments.
+    """
     return get_peft_model(model, OSFConfig(target_modules=linear_layers(model)[0]))
 
 

@@ -19,7 +19,6 @@ use choice accuracy.
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -33,6 +32,7 @@ from icft_lite.metrics import key_fact_recall
 from icft_lite.modeling.encoding import Encoder, encode_examples
 from icft_lite.modeling.replies import greedy_replies
 from icft_lite.training.examples import make_training_examples
+from icft_lite.training.loop import select_data
 
 TEMPLATE = (
     "{prompt}\n\nReference answer: {reference}\n\n"
@@ -48,14 +48,12 @@ def rewrite_replies(
     tokenizer: PreTrainedTokenizerBase,
     encoder: Encoder,
     max_new_tokens: int = 64,
-    cache: Path | None = None,
-    progress: bool = False,
 ) -> tuple[list[Example], Counter[str]]:
     """Return the examples as responses that the base has rewritten where possible, and how often each outcome occurred.
 
-    examples: training examples of a run, with labels or posteriors. max_new_tokens: of a rewrite. cache: folder for the
-    base's replies. Outcomes: "rewritten", or the reason why the reference stays: "too long", "no whole sentence",
-    "mentions the template", "reference missing". Examples stay in order and retain their ids and key facts.
+    examples: training examples of a run, with labels or posteriors. max_new_tokens: of a rewrite. Outcomes:
+    "rewritten", or the reason why the reference stays: "too long", "no whole sentence", "mentions the template",
+    "reference missing". Examples stay in order and retain their ids and key facts.
     """
 
     def trim(reply: str) -> str:
@@ -67,7 +65,7 @@ def rewrite_replies(
         {**one, "prompt": TEMPLATE.format(prompt=one["prompt"], reference=one["responses"][0])} for one in originals
     ]
     fitting, _, _ = encode_examples(requests, encoder)
-    replies = greedy_replies(model, tokenizer, encoder, list(fitting), max_new_tokens, None, progress, cache)
+    replies = greedy_replies(model, tokenizer, encoder, list(fitting), max_new_tokens)
     reply_of = {one["id"]: trim(reply) for one, reply in zip(fitting, replies, strict=True)}
     rewritten = [{**one, "responses": [reply_of.get(one["id"], "")]} for one in originals]
     too_long = {*(one["id"] for one in originals if one["id"] not in reply_of), *encode_examples(rewritten, encoder)[2]}
@@ -89,25 +87,15 @@ def rewrite_replies(
 
 
 def self_distilled_bundle(
-    data: DataBundle,
-    config: ICFTConfig,
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoder: Encoder,
-    max_new_tokens: int = 64,
-    cache: Path | None = None,
-    progress: bool = False,
+    data: DataBundle, config: ICFTConfig, model: PeftModel, tokenizer: PreTrainedTokenizerBase, encoder: Encoder
 ) -> tuple[DataBundle, Counter[str]]:
     """Return the bundle with its training examples rewritten, all of them in `trusted`, and the outcomes.
 
-    The examples are those of a run of `config`: its topics, its limits, and the pool as it labels it. Other roles stay
-    as they are. model: the base, with or without adapters. Other arguments as in `rewrite_replies`; raises ICFTError as
-    `make_training_examples` does.
+    The examples are those of a run of `config`, with the pool as it labels it; the limits are applied. model: the base,
+    with or without adapters. Raises ICFTError as `make_training_examples` does.
     """
-    limited = data.only(config.topics).limited(trusted=config.limits.trusted, pool=config.limits.pool)
-    examples, _ = make_training_examples(limited, config, model, encoder)
-    rewritten, counts = rewrite_replies(
-        iter_examples(examples), model, tokenizer, encoder, max_new_tokens, cache, progress
-    )
+    data = select_data(config, data)
+    examples, _ = make_training_examples(data, config, model, encoder)
+    rewritten, counts = rewrite_replies(iter_examples(examples), model, tokenizer, encoder)
     trusted, none = to_dataset(rewritten), dict[str, int]()
     return replace(data, trusted=trusted, pool=None, pool_gold=none, posteriors=None, lfs=(), own_lfs={}), counts

@@ -14,14 +14,17 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from icft_lite.errors import ICFTError
+from icft_lite.experiments.paper.arms import ARMS
 from icft_lite.experiments.study import unpack_bits
-from icft_lite.statistics import Interval, mean_interval
+from icft_lite.statistics import Interval, mean_interval, paired_bootstrap
 
 MIN_RETENTION = 0.95
 """Retention on validation that the rule for α demands."""
 MATCHED_GAIN = 0.9
 """Claim (b) compares retention where the medical score is this share of plain fine-tuning's gain over the base."""
 Record = Mapping[str, Any]
+Records = Mapping[str, Mapping[int, Record]]
+"""{arm: {split: record}}"""
 Point = Mapping[str, Any]
 """An entry of a record's `curve`."""
 
@@ -91,7 +94,7 @@ class Claim(NamedTuple):
     supported: bool
 
 
-def claim_medical(records: Mapping[str, Mapping[int, Record]], bound: float = -0.02) -> Claim:
+def claim_medical(records: Records, bound: float = -0.02) -> Claim:
     """Claim (a): at the α that the rule chooses, ICFT's medical score is not lower than the best baseline's.
 
     The best baseline is named on validation: the highest mean medical score among those whose mean retention reaches
@@ -106,9 +109,9 @@ def claim_medical(records: Mapping[str, Mapping[int, Record]], bound: float = -0
     return Claim("medical score at the chosen α", rival, found, bound, bool(found.low > bound))
 
 
-def best_baseline(records: Mapping[str, Mapping[int, Record]], among: Sequence[str] = ()) -> str:
-    """Return the baseline that the rule names on validation; `among`: names, all but ICFT and the base by default."""
-    names = among or [arm for arm in records if arm not in ("icft", "base")]
+def best_baseline(records: Records) -> str:
+    """Return the baseline that the rule names on validation. ICFT's own ablations are no baselines."""
+    names = [arm.name for arm in ARMS if arm.name in records and not arm.ablates and arm.name not in ("icft", "base")]
 
     def mean(arm: str, key: str) -> float:
         return float(np.mean([choose_point(one)["validation"][key] for one in records[arm].values()]))
@@ -119,7 +122,7 @@ def best_baseline(records: Mapping[str, Mapping[int, Record]], among: Sequence[s
     return max(names, key=lambda arm: mean(arm, "retention"))
 
 
-def claim_retention(records: Mapping[str, Mapping[int, Record]], rival: str = "replay_25", bound: float = 0.0) -> Claim:
+def claim_retention(records: Records, rival: str = "replay_25", bound: float = 0.0) -> Claim:
     """Claim (b): at a matched medical score, ICFT's retention exceeds replay's.
 
     The matched score is MATCHED_GAIN of plain fine-tuning's gain over the base, on each split. A split on which either
@@ -134,6 +137,19 @@ def claim_retention(records: Mapping[str, Mapping[int, Record]], rival: str = "r
             values[arm].append(retention_at(records[arm][split], base, start + MATCHED_GAIN * (end - start)))
     found = difference(values["icft"], values[rival])
     return Claim("retention at a matched medical score", rival, found, bound, bool(found.low > bound))
+
+
+def claim_preference(records: Records, rival: str = "plain", bound: float = -0.05) -> Claim:
+    """Claim (c): at α = 1, ICFT's preference accuracy is not below plain fine-tuning's; all splits' pairs pooled."""
+    splits = sorted(set(records["icft"]) & set(records[rival]))
+    icft, other = (
+        [answers(records[arm][split], trained_point(records[arm][split]), "pairs") for split in splits]
+        for arm in ("icft", rival)
+    )
+    first, second = (np.concatenate([right for right, _ in some]) for some in (icft, other))
+    found = paired_bootstrap(first, second, np.concatenate([topics for _, topics in icft]))
+    interval = Interval(found.difference, found.low, found.high)
+    return Claim(f"preference accuracy on {len(first)} pairs", rival, interval, bound, bool(found.low > bound))
 
 
 def answers(record: Record, point: Point, test: str) -> tuple[np.ndarray, np.ndarray]:

@@ -24,8 +24,8 @@ class Arm:
     """{study: further settings}"""
     trainer: str = ""
     """`module.Class` in `experiments.baselines`; "" for ICFTTrainer."""
-    strength: float | None = None
-    """Argument of `trainer`, if that is a function that returns a class."""
+    weight: float | None = None
+    """Of the term that `trainer` adds to the loss."""
     peft: str = ""
     """A function of `baselines.peft_methods`, whose method of PEFT takes the place of LoRA."""
     rewrites: bool = False
@@ -121,7 +121,7 @@ CHAT_WEIGHT: dict[str, dict[str, Any]] = {"smollm2": {"loss.consistency_weight":
 PLAIN: dict[str, Any] = {"method": "qlora"}
 ICFT: dict[str, Any] = {
     "method": "icft",
-    "loss.consistency_weight": 0.8,
+    "loss.consistency_weight": 1.2,
     "weak.soft_labels": False,
     "short_term.share": 0.0,
     "consolidation.enabled": False,
@@ -228,7 +228,7 @@ ARMS: tuple[Arm, ...] = (
         studies=("tiny-short",),
         tokens=2.0,
     ),
-    Arm("kl_new", "KL to the base on new examples", PLAIN, trainer="base_kl.base_kl", strength=0.1, studies=SHORT),
+    Arm("kl_new", "KL to the base on new examples", PLAIN, trainer="base_kl.BaseKL", weight=0.1, studies=SHORT),
     Arm("dft", "DFT: NLL weighted by probability", PLAIN, trainer="token_weights.DFT", studies=SHORT),
     Arm("eaft", "EAFT: NLL weighted by entropy", PLAIN, trainer="token_weights.EAFT", studies=SHORT),
     Arm(
@@ -244,8 +244,8 @@ ARMS: tuple[Arm, ...] = (
         "ewc",
         "EWC",
         PLAIN,
-        trainer="ewc.ewc",
-        strength=0.003,
+        trainer="ewc.EWC",
+        weight=0.003,
         callbacks=("ewc.FisherInformation",),
         general="prompts",
         studies=("tiny-short",),

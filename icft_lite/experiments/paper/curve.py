@@ -37,14 +37,14 @@ Change = Callable[[float], AbstractContextManager[None]]
 class Curve:
     """Scores the adapter `slow` of a prepared run at any α, on validation and on test data.
 
-    prepared: of a run that is trained, or not yet: then every α is the base. replies: also generate medical replies.
+    prepared: of a run that is trained, or not yet: then every α is the base.
     """
 
-    def __init__(self, prepared: Prepared, replies: bool = True) -> None:
+    def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
         suites = prepared.suites
         self.pairs = suites["medical"].subset(lambda example: example["task"] == "pair")
-        self.replies = suites["medical"].subset(lambda example: replies and bool(example["facts"]))
+        self.replies = suites["medical"].subset(lambda example: bool(example["facts"]))
         general = suites.get("general")
         self.kl_examples = encode_for_kl(general.examples, prepared.encoder) if general and not prepared.chat else ()
         self.base_states = supervised_states(prepared.model, self.kl_examples) if self.kl_examples else []
@@ -58,11 +58,11 @@ class Curve:
     def score(self, alpha: float, change: Change | None = None) -> Scores:
         """Return {alpha, validation, test}, the scores at α.
 
-        change: adds α·ΔW to the base's weights inside a block, for methods whose result is not the adapter.
-
         Both have medical (mean over topics), by_topic, preference, retention and general; test also reply, kl and
         `right`: which medical questions, pairs and general questions are right, as text (`study.pack_bits`), sorted by
-        topic and id. With a chat suite, retention is that of the model's own replies and `chat` has its other measures.
+        topic and id. With a chat suite, retention is that of the model's own replies, and its other measures are added.
+
+        change: adds α·ΔW to the base's weights inside a block, for methods whose result is not the adapter.
         """
         prepared = self.prepared
         with change(alpha) if change else scaled(adapter_tensors(prepared.model, "slow"), alpha):

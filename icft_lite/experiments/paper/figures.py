@@ -1,19 +1,20 @@
 """Figures of the evidence study, from its records. Each can be read alone."""
 
-from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from icft_lite.experiments.paper.analysis import choose_point, difference
-from icft_lite.experiments.paper.tables import Records, arms_of
+from icft_lite.experiments.paper.analysis import MIN_RETENTION, Records, choose_point, difference
+from icft_lite.experiments.paper.arms import Arm
+from icft_lite.experiments.paper.tables import ablations_of, arms_of
 from icft_lite.reporting.figures import DASHED, GREY, INK, RC, STYLES
 from icft_lite.statistics import mean_interval
 
 
-def plane_figure(records: Records, title: str, among: Sequence[str] = ()) -> Figure:
+def plane_figure(records: Records, title: str) -> Figure:
     """Return the learning–retention plane: the α curve of each method, and the point that the rule chooses.
 
     A curve is the mean over splits at each α; the cross at the chosen point has 95 % t-intervals over splits.
@@ -21,8 +22,7 @@ def plane_figure(records: Records, title: str, among: Sequence[str] = ()) -> Fig
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(7.2, 4.8))
         axes = figure.subplots()
-        shown = [arm for arm in arms_of(records) if arm.name != "base" and (not among or arm.name in among)]
-        for arm, (color, marker) in zip(shown, STYLES * 3):
+        for arm, (color, marker) in zip(_trained(records), cycle(STYLES)):
             runs = list(records[arm.name].values())
             curve = np.mean([[_place(point) for point in _by_alpha(run)] for run in runs], axis=0)
             axes.plot(*curve.T, color=color, marker=marker, markersize=3, linewidth=1, alpha=0.6)
@@ -30,10 +30,14 @@ def plane_figure(records: Records, title: str, among: Sequence[str] = ()) -> Fig
             (x, *_), (y, *_) = mean_interval(chosen[:, 0]), mean_interval(chosen[:, 1])
             half = [_half_width(chosen[:, axis]) for axis in (0, 1)]
             axes.errorbar(x, y, yerr=half[1], xerr=half[0], color=color, marker=marker, markersize=9, label=arm.label)
-        axes.axhline(0.95, color=GREY, **DASHED)
+        axes.axhline(MIN_RETENTION, color=GREY, **DASHED)
         axes.set(xlabel="medical test score", ylabel="retention of general abilities, test", title=title)
         axes.legend(fontsize=8, frameon=False, loc="lower left")
     return figure
+
+
+def _trained(records: Records) -> list[Arm]:
+    return [arm for arm in arms_of(records) if arm.name != "base"]
 
 
 def _by_alpha(record: Any) -> list[Any]:
@@ -49,15 +53,15 @@ def _half_width(values: np.ndarray) -> float:
     return 0.0 if len(values) < 2 else found.high - found.mean
 
 
-def forest_figure(records: Records, title: str, reference: str = "icft") -> Figure:
+def forest_figure(records: Records, title: str) -> Figure:
     """Return ICFT minus each ablation in medical score at the chosen α, with 95 % t-intervals over splits."""
-    arms = [arm for arm in arms_of(records) if arm.ablates]
+    arms = ablations_of(records)
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(7.2, 1.2 + 0.34 * max(1, len(arms))))
         axes = figure.subplots()
         for row, arm in enumerate(arms):
-            splits = sorted(set(records[reference]) & set(records[arm.name]))
-            scores = [[choose_point(records[n][s])["test"]["medical"] for s in splits] for n in (reference, arm.name)]
+            splits = sorted(set(records["icft"]) & set(records[arm.name]))
+            scores = [[choose_point(records[n][s])["test"]["medical"] for s in splits] for n in ("icft", arm.name)]
             found = difference(*scores)
             ends = [found.low, found.high] if len(splits) > 1 else [found.mean] * 2
             axes.plot(ends, [row, row], color=INK, linewidth=1.2)
@@ -74,7 +78,7 @@ def kl_figure(records: Records, title: str) -> Figure:
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(7.2, 4.4))
         axes = figure.subplots()
-        for arm, (color, marker) in zip([one for one in arms_of(records) if one.name != "base"], STYLES * 3):
+        for arm, (color, marker) in zip(_trained(records), cycle(STYLES)):
             points = [point["test"] for run in records[arm.name].values() for point in run["curve"]]
             kl, lost = [one["kl"] for one in points], [1 - one["retention"] for one in points]
             axes.plot(kl, lost, marker, color=color, markersize=4, linestyle="", alpha=0.7, label=arm.label)

@@ -6,7 +6,6 @@ A record that exists is not computed again, so the study can be interrupted, con
 import os
 import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,6 +19,7 @@ from typing import Any
 
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.bundle import DataBundle
+from icft_lite.experiments.conditions import current_commit, processor
 from icft_lite.experiments.paper.arms import Arm, Study
 from icft_lite.utils.io import to_plain, write_json
 from icft_lite.utils.progress import progress_bar
@@ -62,15 +62,18 @@ def run_all(
     os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the processes; two runs of one thread beat one of two
     commit = current_commit()
     with (
-        ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool,
         progress_bar(len(runs), "study", "run", progress) as bar,
+        ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool,
     ):
         waiting = {pool.submit(run_one, run, work / run.name): run for run in runs}
-        for future in as_completed(waiting):
-            run = waiting[future]
-            facts = dict(study=run.study.name, arm=run.arm.name, split=run.split, commit=commit, command=command)
-            write_json(out / f"{run.name}.json", {**facts, **future.result()})
-            bar.update(1)
+        try:
+            for future in as_completed(waiting):
+                run = waiting[future]
+                facts = dict(study=run.study.name, arm=run.arm.name, split=run.split, commit=commit, command=command)
+                write_json(out / f"{run.name}.json", {**facts, **future.result()})
+                bar.update(1)
+        finally:  # after an error, runs that wait must not start
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def run_one(run: Run, folder: Path) -> dict[str, Any]:
@@ -136,7 +139,9 @@ def train_arm(arm: Arm, config: ICFTConfig, data: DataBundle, folder: Path) -> T
         def on_run_begin(self, prepared: Any, results: Any, shares: Any) -> None:
             kept.append(prepared)
 
-    trainer = load(arm.trainer) if arm.strength is None else load(arm.trainer)(arm.strength)
+    trainer = load(arm.trainer)
+    if arm.weight is not None:
+        trainer = load("weights.with_weight")(trainer, arm.weight)
     hooks = [Keep(), *(load(name)() for name in arm.callbacks)]
     report = train_icft(config, folder, data, False, hooks, trainer=trainer)
     seconds = report["cost"]["by_part"].get("train", 0.0)
@@ -145,19 +150,16 @@ def train_arm(arm: Arm, config: ICFTConfig, data: DataBundle, folder: Path) -> T
 
 def train_peft_arm(arm: Arm, config: ICFTConfig, data: DataBundle, folder: Path) -> Trained:
     """Train an arm with another method of PEFT (`baselines.peft_training`)."""
-    import inspect
-
     from icft_lite.experiments.baselines.peft_training import changed_weights, train_peft
     from icft_lite.training.checkpoint import RunPaths
     from icft_lite.training.events import Events
+    from icft_lite.training.loop import select_data
     from icft_lite.training.prepare import prepare
 
-    data = data.only(config.topics)
+    data = select_data(config, data)
     prepared = prepare(config, data, RuntimeConfig(), RunPaths(folder), Events((), progress=False))
-    add, began = load(f"peft_methods.{arm.peft}"), time.time()
-    if "prepared" in inspect.signature(add).parameters:
-        add = partial(add, prepared=prepared)
-    changes, _ = train_peft(prepared, add)
+    began = time.time()
+    changes, _ = train_peft(prepared, load(f"peft_methods.{arm.peft}"))
     tokens = round(sum(stage.tokens for stage in prepared.stages))
     return Trained(prepared, tokens, time.time() - began, [], partial(changed_weights, prepared.model, changes))
 
@@ -212,19 +214,3 @@ def load(name: str) -> Any:
         return ICFTTrainer
     module, _, attribute = name.rpartition(".")
     return getattr(import_module(f"icft_lite.experiments.baselines.{module}"), attribute)
-
-
-def current_commit() -> str:
-    """Return the commit of the source tree, "" outside one."""
-    folder = Path(__file__).parent
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

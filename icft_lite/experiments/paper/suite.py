@@ -7,17 +7,16 @@ from matplotlib.figure import Figure
 
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.jobs import default_jobs
-from icft_lite.experiments.paper.analysis import claim_medical, claim_retention, load_records
+from icft_lite.experiments.paper.analysis import Records, claim_medical, claim_preference, claim_retention, load_records
 from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Arm
 from icft_lite.experiments.paper.figures import cost_figure, forest_figure, kl_figure, plane_figure
 from icft_lite.experiments.paper.runner import plan_text, planned_runs, run_all
 from icft_lite.experiments.paper.tables import (
-    Records,
     ablation_table,
+    ablations_of,
     claims_table,
     cost_table,
     main_table,
-    preference_difference,
 )
 from icft_lite.reporting.figures import png
 from icft_lite.reporting.formatting import Table, to_markdown, to_text
@@ -37,9 +36,8 @@ def run_suite(
     """Run the missing runs of a study and write its tables and figures.
 
     out: gets a folder of records, NAME/*.json, and NAME.md with the figures next to it. arm_names: all arms by default.
-    splits: by default those of the confirmation. quick: the arms of order 1
-    on `tiny-short`, bundled split. plan: only print the runs that are missing and their time. Raises ICFTError for an
-    unknown study or arm.
+    splits: by default those of the confirmation. quick: the arms of order 1 on `tiny-short`, bundled split. plan: only
+    print the runs that are missing and their time. Raises ICFTError for an unknown study or arm.
     """
     if quick:
         study_name, arm_names, splits = "tiny-short", arm_names or QUICK_ARMS, (0,)
@@ -77,9 +75,9 @@ def study_tables(records: Records) -> list[Table]:
         if "replay_25" in records:
             claims.append(claim_retention(records))
         if "pairs" in next(iter(records["icft"].values()))["questions"]:
-            claims.append(preference_difference(records))
+            claims.append(claim_preference(records))
         tables.append(claims_table(claims))
-    if any(arm.ablates and arm.name in records for arm in ARMS) and "icft" in records:
+    if ablations_of(records):
         tables.append(ablation_table(records))
     return [*tables, cost_table(records)]
 
@@ -91,7 +89,7 @@ def study_figures(records: Records, name: str) -> dict[str, Figure]:
         "kl": kl_figure(records, f"{name}: distance from the base and forgetting"),
         "cost": cost_figure(records, f"{name}: cost of a run"),
     }
-    if any(arm.ablates and arm.name in records for arm in ARMS) and "icft" in records:
+    if ablations_of(records):
         figures["ablations"] = forest_figure(records, f"{name}: what each part of ICFT contributes")
     return figures
 

@@ -1,7 +1,7 @@
 """Tables of the evidence study, from its records."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from icft_lite.experiments.paper.analysis import (
     Claim,
     Point,
     Record,
-    answers,
+    Records,
     choose_point,
     difference,
     t_test,
@@ -18,23 +18,24 @@ from icft_lite.experiments.paper.analysis import (
 )
 from icft_lite.experiments.paper.arms import ARMS, Arm
 from icft_lite.reporting.formatting import Table
-from icft_lite.statistics import holm, mean_interval, paired_bootstrap
+from icft_lite.statistics import Interval, holm, mean_interval
 
-Records = Mapping[str, Mapping[int, Record]]
 HALF = 0.5
 """α of the row "plain, half of the change"."""
 
 
-def interval_text(values: Sequence[float | None], signed: bool = False) -> str:
+def interval_text(values: Sequence[float | None]) -> str:
     """Return "mean (low to high)" of one value per split, with the t-interval; "–" without values."""
     known = [value for value in values if value is not None and np.isfinite(value)]
     if not known:
         return "–"
-    sign = "+" if signed else ""
     found = mean_interval(known)
-    if len(known) == 1:
-        return f"{found.mean:{sign}.3f}"
-    return f"{found.mean:{sign}.3f} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
+    return f"{found.mean:.3f}" + (f" ({found.low:.3f} to {found.high:.3f})" if len(known) > 1 else "")
+
+
+def difference_text(found: Interval) -> str:
+    """Return "+mean (+low to +high)" of a difference."""
+    return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
 def arms_of(records: Records) -> list[Arm]:
@@ -42,14 +43,19 @@ def arms_of(records: Records) -> list[Arm]:
     return [arm for arm in ARMS if arm.name in records]
 
 
-def main_table(records: Records, at: str = "chosen") -> Table:
-    """Return the scores of all arms: at the α that the rule chooses (`chosen`), or as trained (`trained`)."""
+def ablations_of(records: Records) -> list[Arm]:
+    """Return the ablations of ICFT that have records; none without a record of ICFT itself."""
+    return [arm for arm in arms_of(records) if arm.ablates] if "icft" in records else []
+
+
+def main_table(records: Records, at: Literal["chosen", "trained"] = "chosen") -> Table:
+    """Return the scores of all arms: at the α that the rule chooses, or as trained."""
     pick = choose_point if at == "chosen" else trained_point
     rows = []
     for arm in arms_of(records):
-        rows.append(_row(arm.label, arm.general, [(one, pick(one)) for one in records[arm.name].values()]))
+        rows.append(_row(arm.label, arm.general, [pick(one) for one in records[arm.name].values()]))
         if arm.name == "plain" and at == "trained":
-            halves = [(one, _nearest(one, HALF)) for one in records["plain"].values()]
+            halves = [_nearest(one, HALF) for one in records["plain"].values()]
             rows.append(_row(f"{arm.label}, half of its change", arm.general, halves))
     note = (
         f"α is chosen on validation: the highest medical score with retention of at least {MIN_RETENTION}; if there is "
@@ -62,8 +68,7 @@ def main_table(records: Records, at: str = "chosen") -> Table:
     return Table(title, header, rows, f"{note} Means over splits with 95 % t-intervals.")
 
 
-def _row(label: str, general: str, runs: Sequence[tuple[Record, Point]]) -> list[Any]:
-    points = [point for _, point in runs]
+def _row(label: str, general: str, points: Sequence[Point]) -> list[Any]:
     alphas = sorted({point["alpha"] for point in points})
     alpha = f"{alphas[0]:g}" if len(alphas) == 1 else f"{alphas[0]:g} to {alphas[-1]:g}"
     measures = (
@@ -94,14 +99,12 @@ def cost_table(records: Records) -> Table:
     return Table("Cost", header, rows, "Means over splits. Budget: without padding; the other tokens include it.")
 
 
-def ablation_table(records: Records, reference: str = "icft", at: str = "chosen") -> Table:
-    """Return the reference minus each of its ablations, in medical score and retention, with Holm's correction."""
-    pick = choose_point if at == "chosen" else trained_point
-    arms = [arm for arm in arms_of(records) if arm.ablates and arm.name != reference]
+def ablation_table(records: Records) -> Table:
+    """Return ICFT minus each of its ablations at the chosen α, with Holm's correction."""
     rows, p_values = [], []
-    for arm in arms:
-        splits = sorted(set(records[reference]) & set(records[arm.name]))
-        both = [[pick(records[name][split])["test"] for split in splits] for name in (reference, arm.name)]
+    for arm in ablations_of(records):
+        splits = sorted(set(records["icft"]) & set(records[arm.name]))
+        both = [[choose_point(records[name][split])["test"] for split in splits] for name in ("icft", arm.name)]
         cells: list[Any] = [arm.label, len(splits)]
         for key in ("medical", "preference", "retention"):
             first, second = ([test.get(key) for test in tests] for tests in both)
@@ -109,7 +112,7 @@ def ablation_table(records: Records, reference: str = "icft", at: str = "chosen"
                 cells.append("–")
                 continue
             found = difference(first, second)
-            cells.append(f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})")
+            cells.append(difference_text(found))
             if key == "medical":
                 p_values.append(t_test(np.subtract(first, second)))
         rows.append(cells)
@@ -119,21 +122,6 @@ def ablation_table(records: Records, reference: str = "icft", at: str = "chosen"
     return Table("ICFT minus each ablation", header, rows, "Positive: the part helps. 95 % t-intervals over splits.")
 
 
-def preference_difference(records: Records, rival: str = "plain") -> Claim:
-    """Claim (c): preference accuracy at α = 1, pooled over the pairs of all splits."""
-    splits = sorted(set(records["icft"]) & set(records[rival]))
-    pooled: dict[str, list[np.ndarray]] = {"icft": [], rival: [], "topics": []}
-    for split in splits:
-        for arm in ("icft", rival):
-            right, topics = answers(records[arm][split], trained_point(records[arm][split]), "pairs")
-            pooled[arm].append(right)
-        pooled["topics"].append(topics)
-    icft, other, topics = (np.concatenate(pooled[key]) for key in ("icft", rival, "topics"))
-    found = paired_bootstrap(icft, other, topics)
-    interval = type(difference([0], [0]))(found.difference, found.low, found.high)
-    return Claim(f"preference accuracy on {len(icft)} pairs", rival, interval, -0.05, bool(found.low > -0.05))
-
-
 def claims_table(claims: Sequence[Claim]) -> Table:
     """Return the registered claims and what the records say of them."""
     labels = {arm.name: arm.label for arm in ARMS}
@@ -141,7 +129,7 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         [
             claim.text,
             labels.get(claim.rival, claim.rival),
-            f"{claim.interval.mean:+.3f} ({claim.interval.low:+.3f} to {claim.interval.high:+.3f})",
+            difference_text(claim.interval),
             f"> {claim.bound:g}",
             "supported" if claim.supported else "not supported",
         ]
