@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from small_run import SETTINGS, cut
 
 from icft_lite.data.samples import sample_bundle
@@ -22,7 +21,6 @@ from icft_lite.experiments.paper.analysis import (
     claim_retention,
     load_records,
     retention_at,
-    t_test,
     trained_point,
 )
 from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Study, half_of_suite
@@ -136,10 +134,11 @@ def test_claim_c_pools_pairs_over_splits():
     assert right.tolist() == [True, True, True, False] and topics.tolist() == ["safety"] * 2 + ["relevance"] * 2
 
 
-def test_the_t_test_agrees_with_scipy():
-    values = [0.1, 0.3, -0.05, 0.2]
-    assert t_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
-    assert math.isnan(t_test([0.3])) and t_test([0.2, 0.2]) == 0.0 and t_test([0.0, 0.0]) == 1.0
+def test_ablations_and_arms_with_more_tokens_are_no_baselines():
+    records = study(icft=0.8, replay=0.6)
+    ablation = next(arm.name for arm in ARMS if arm.ablates)
+    records |= {ablation: records["icft"], "joint": records["icft"]}
+    assert best_baseline(records) == "replay_25"
 
 
 # --- tables
