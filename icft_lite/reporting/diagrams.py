@@ -57,8 +57,8 @@ def arrow(
 ) -> None:
     """Draw an arrow between two points, with a label beside its middle.
 
-    dashed: for what has no gradient, or happens once. curve: bend of the arrow, as a share of its length; positive bends
-    to the right of its direction. offset: of the label from the middle, in inches.
+    dashed: for what has no gradient, or happens once. curve: bend of the arrow, as a share of its length; a positive
+    one bends to the right of its direction. offset: of the label from the middle, in inches.
     """
     style: dict[str, Any] = {"arrowstyle": "-|>", "color": color, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
     style |= {"linestyle": (0, (4, 3)) if dashed else "-", "connectionstyle": f"arc3,rad={curve}"}
