@@ -79,6 +79,8 @@ RUNTIME_SETTINGS = {
 ZERO_IS_NONE = ("temperature", "max_steps", "tokens", "ema_decay", "save_every")
 """Settings whose 0 had a hidden meaning in 0.1; it is None now."""
 LEVELS = {"middle": "medium"}
+PRESETS = {"no_ring": "icft", "no_task": "icft"}
+"""Presets without a part that is off by default now."""
 MODULES: dict[str, Sequence[str]] = {
     "chat": ["chat"],
     "clock": ["training.events"],
@@ -196,9 +198,8 @@ def rename_settings(settings: Mapping[str, Any], warn: bool = True) -> dict[str,
         new = SETTINGS.get(name) or (f"runtime.{RUNTIME_SETTINGS[name]}" if name in RUNTIME_SETTINGS else name)
         if new != name:
             changed.append(f"{name} → {new}")
-            if name in ZERO_IS_NONE and _is_zero(value):
-                value = None
-        renamed[new] = value
+            value = None if name in ZERO_IS_NONE and _is_zero(value) else value
+        renamed[new] = PRESETS.get(value, value) if name == "method" else value
     if changed and warn:
         _warn(f"settings have new names: {', '.join(changed)}")
     return renamed

@@ -85,7 +85,7 @@ class OptimConfig:
 class LossConfig:
     """L_total = consistency_weight·L_consistency + task_weight·L_task + fine_tune_weight·L_fine-tune."""
 
-    consistency_weight: float = 0.4
+    consistency_weight: float = 1.2
     """Weight of L_consistency: the mean of T²·KL(teacher ‖ fast adapter) over the tokens of memory examples."""
     consistency_tokens: Literal["all", "response"] = "all"
     """Tokens of memory examples that L_consistency covers: `all` includes prompts (never those of promoted examples).
@@ -118,8 +118,9 @@ class WeakConfig:
     """Combines the votes of labelling functions. `gold` is an upper bound: it reads the gold labels of the pool."""
     min_posterior: float = 0.02
     """Options of a weak question with a smaller posterior are left out of training. Lettered options all stay."""
-    soft_labels: bool = True
-    """Train on posteriors. False: the most likely response of each question and pair is the only target."""
+    soft_labels: bool = False
+    """Train on posteriors, by L_task too. False: the most likely response of each question and pair is the only target,
+    so L_task has no examples. Soft labels had no measured benefit (docs/experiments.md)."""
 
     def __post_init__(self) -> None:
         check_settings(self, shares=("min_posterior",))
@@ -153,8 +154,9 @@ class CurriculumConfig:
 class ShortTermConfig:
     """Short-term memory: the fast adapter and a ring of recent examples."""
 
-    share: float = 0.125
-    """Share of a batch replayed from the ring, on average: 0.05 of 8 sequences is two sequences in five steps."""
+    share: float = 0.0
+    """Share of a batch replayed from the ring, on average: 0.05 of 8 sequences is two sequences in five steps. 0: no
+    ring, so no promotion, which had no measured benefit (docs/experiments.md)."""
     size: int = 128
     """Maximum number of examples in the ring."""
     promote_after: int = 3

@@ -16,17 +16,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "replay": {"loss.consistency_weight": 0.0, "loss.replay_weight": 1.0},
     "self_prompts": {"limits.memory": 0},
     "no_ltm": {"long_term.share": 0.0, "loss.consistency_weight": 0.0, "consolidation.enabled": False},
-    "no_ring": {"short_term.share": 0.0},
+    "ring": {"short_term.share": 0.125},
+    "soft_labels": {"weak.soft_labels": True},
     "no_curriculum": {"curriculum.order": "random"},
-    "no_task": {"loss.task_weight": 0.0},
     "majority_vote": {"weak.label_model": "majority_vote"},
     "gold": {"weak.label_model": "gold"},
 }
 """icft: the whole method. qlora: plain fine-tuning on the same examples, with hard labels. replay: memory replayed by
 NLL, without consistency. self_prompts: the memory is seeded with self-generated prompts only. no_ltm: no long-term
-memory (no memory examples, no consolidation). no_ring: no replay from the short-term ring, so no promotion.
-no_curriculum: every level from the start, in random order, without pacing. no_task: without L_task. majority_vote,
-gold: other labels."""
+memory (no memory examples, no consolidation). ring: adds replay from the short-term ring, and promotion. soft_labels:
+posteriors as targets, with L_task. no_curriculum: every level from the start, in random order, without pacing.
+majority_vote, gold: other labels."""
 
 
 CHAT_MODEL_DEFAULTS: dict[str, dict[str, Any]] = {

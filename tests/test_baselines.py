@@ -14,7 +14,7 @@ from small_run import SETTINGS, small_bundle
 from small_stage import STEPS, stage_batches
 from transformers import TrainerCallback
 
-from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.config import ICFTConfig, LossConfig, RuntimeConfig
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.baselines.averaged import Averaged
 from icft_lite.experiments.baselines.base_kl import BaseKL
@@ -239,7 +239,7 @@ def test_ewc_does_not_depend_on_micro_batches_even_if_some_are_empty(stage, shak
     trainer = stage(with_weight(EWC, 0.1), micro_batches=4, steps=few, callbacks=[fisher])
     trainer.train()
     record = trainer.history[0]
-    weights = dict(consistency=0.4, task=1, fine_tune=1)
+    weights = dict(consistency=LossConfig().consistency_weight, task=1, fine_tune=1)
     without = sum(weight * record[name] for name, weight in weights.items())
     assert record["total"] - without == pytest.approx(0.1 * penalty, rel=1e-3)
 

@@ -109,7 +109,7 @@ def test_train_passes_config_out_data_and_runtime(called, write, tmp_path, capsy
         (["--config", "NESTED", "--optim.batch_size", "5"], {**FROM_FILE, "optim.batch_size": 5}),
         (["--set", "optim.batch_size=6", "--optim.batch_size", "5", "--config", "NESTED"], LAST),
         (["--method", "qlora", "--config", "METHOD"], {"method": "qlora"}),
-        (["--set", "method=no_ring", "--method", "qlora", "--config", "METHOD"], {"method": "no_ring"}),
+        (["--set", "method=no_curriculum", "--method", "qlora", "--config", "METHOD"], {"method": "no_curriculum"}),
     ],
 )
 def test_settings_by_option_set_and_file(called, write, tmp_path, capsys, options, settings):

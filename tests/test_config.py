@@ -173,8 +173,12 @@ def test_a_configuration_cannot_be_changed():
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_differs_from_the_default_in_its_own_settings_only(name):
     config, usual = (flatten(one.to_dict()) for one in (ICFTConfig.preset(name), ICFTConfig()))
-    assert {key: value for key, value in config.items() if value != usual[key] and key != "method"} == PRESETS[name]
-    assert config["method"] == name
+    assert config == {**usual, **PRESETS[name], "method": name}
+
+
+@pytest.mark.parametrize("name", ["no_ring", "no_task"])
+def test_a_preset_without_a_part_that_is_off_by_default_now_is_the_default(name):
+    assert ICFTConfig.preset(name) == ICFTConfig()
 
 
 def test_an_unknown_preset_is_refused():
@@ -202,7 +206,7 @@ def test_replace_returns_a_copy_with_other_values():
     assert config.optim.max_tokens is None and config.replace({}) == config
     assert replace(config, seed=4).seed == 4, "dataclasses.replace works, but forgets the name of the preset"
     assert "is not a setting" in message(lambda: config.replace({"optim.tokens_max": 1}))
-    assert "no room" in message(lambda: config.replace({"long_term.share": 0.9}))
+    assert "no room" in message(lambda: config.replace({"long_term.share": 0.9, "short_term.share": 0.1}))
 
 
 # --- as stored in a report

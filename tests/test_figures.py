@@ -8,7 +8,7 @@ from icft_lite.reporting.figures import comparison_figure, forgetting_figure, lo
 def report(metric="exact_match", medical_chance=0.5):
     score = dict(metric=metric, value=0.9, n=664, option_chance=0.25)
     return dict(
-        method="no_ring",
+        method="no_ltm",
         seed=3,
         scores=dict(
             before=dict(general=dict(qa=score), medical=dict(qa=dict(score, n=318, option_chance=medical_chance)))
@@ -39,7 +39,7 @@ def words(figure):
 def test_the_forgetting_figure_is_readable_alone():
     text = words(forgetting_figure(report()))
     for part in (
-        "General and medical scores after each stage (no short-term ring, no promotion, seed 3)",
+        "General and medical scores after each stage (no long-term memory, seed 3)",
         "exact match (0–1), test set",
         "664 general and 318 medical questions",
         "after medium",

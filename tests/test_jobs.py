@@ -83,9 +83,9 @@ def test_the_command_line_of_a_run_has_its_runtime_settings(runtime):
 
 
 def test_the_command_line_of_a_run_names_only_what_differs_from_its_preset():
-    config = ICFTConfig.preset("no_task", {"optim.max_steps": 3})
+    config = ICFTConfig.preset("gold", {"optim.max_steps": 3})
     assert list(config_flags(config, RuntimeConfig(micro_batches=2))) == [
-        "--method=no_task",
+        "--method=gold",
         "--set=optim.max_steps=3",
         "--set=runtime.micro_batches=2",
     ]
@@ -194,14 +194,14 @@ def test_an_unknown_method_is_refused_before_anything_is_trained(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_the_long_demo_differs_in_topics_tokens_consistency_weight_and_the_rate_of_qlora(tmp_path, planned):
+def test_the_long_demo_differs_in_topics_tokens_and_the_rate_of_qlora(tmp_path, planned):
     short, long = (
         planned(lambda full=full: run_demo(tmp_path, full=full, jobs=2, progress=False)) for full in (False, True)
     )
-    for method, differs in (("icft", "loss.consistency_weight"), ("qlora", "optim.learning_rate")):
+    for method, differs in (("icft", set()), ("qlora", {"optim.learning_rate"})):
         one, other = (flatten(configs[tmp_path / f"{method}-0"].to_dict()) for configs in (short, long))
-        assert {name for name in one if one[name] != other[name]} == {"topics", "optim.max_tokens", differs}
-    assert FULL.keys() - DEMO.keys() == {"loss.consistency_weight"} and DEMO_QLORA.keys() == {"optim.learning_rate"}
+        assert {name for name in one if one[name] != other[name]} == {"topics", "optim.max_tokens"} | differs
+    assert FULL.keys() == DEMO.keys() and DEMO_QLORA.keys() == {"optim.learning_rate"}
     assert long[tmp_path / "qlora-0"].curriculum.order == "random", "which uses no pacing"
 
 

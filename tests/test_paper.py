@@ -33,9 +33,12 @@ from icft_lite.experiments.paper.runner import (
     planned_runs,
     run_one,
 )
+from icft_lite.experiments.paper.single_lf import best_single_lf
 from icft_lite.experiments.paper.suite import run_suite, study_tables, write_study
 from icft_lite.experiments.paper.tables import ablation_table, interval_text, main_table
 from icft_lite.experiments.study import pack_bits
+from icft_lite.weak.functions import apply_lfs
+from icft_lite.weak.lfs.samples import sample_lfs
 
 
 def point(alpha, medical, retention, validation=None, **test):
@@ -295,3 +298,18 @@ def test_diversity_counts_different_n_grams_and_what_replies_share():
     assert same == dict(distinct_1=0.5, distinct_2=0.5, overlap=1.0)
     assert different == dict(distinct_1=1.0, distinct_2=1.0, overlap=0.0)
     assert math.isnan(diversity([])["overlap"])
+
+
+def test_the_best_single_function_of_each_topic_labels_the_pool():
+    data = cut(sample_bundle(), pool=40)
+    pool, votes = list(data.pool), apply_lfs(sample_lfs(), data.pool)
+    labelled = best_single_lf(data)
+    assert set(labelled.posteriors) == {example["id"] for example in pool} and not labelled.own_lfs
+    for topic in {example["topic"] for example in pool}:
+        members = [i for i, example in enumerate(pool) if example["topic"] == topic]
+        gold = np.array([data.pool_gold[pool[i]["id"]] for i in members])
+        given = [labelled.posteriors[pool[i]["id"]] for i in members]
+        label = np.array([np.argmax(p) if p else -1 for p in given])
+        assert (label == gold).sum() == (votes[members] == gold[:, None]).sum(0).max()
+        assert all(sorted(p)[-1] == sum(p) == 1 for p in given if p)
+        assert any((label == column).all() for column in votes[members].T), "the votes of one function, and no others"

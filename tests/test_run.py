@@ -49,6 +49,7 @@ SETTINGS = {
     "loss.consistency_weight": 0.5,
     "loss.task_weight": 2.0,
     "loss.replay_weight": 0.25,
+    "weak.soft_labels": True,
 }
 
 
@@ -196,7 +197,7 @@ def test_a_second_call_reports_a_complete_run_and_does_nothing(done, bundle, cap
     [
         ({"seed": 1}, "seed"),
         ({"optim.learning_rate": 1e-4}, "optim.learning_rate"),
-        ({"method": "no_ring"}, "method"),
+        ({"method": "no_curriculum"}, "method, curriculum.order"),
         ({"loss.replay_weight": 0, "curriculum.order": "random"}, "loss.replay_weight, curriculum.order"),
     ],
 )

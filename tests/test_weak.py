@@ -553,17 +553,16 @@ def test_examples_are_labelled_by_the_functions_of_their_data_set(adapted, examp
     own = sample_bundle()
     bundled = own.pool.select(range(0, 900, 90))
     data = DataBundle(pool=questions(example), lfs=lfs)
-    examples, report = make_training_examples(data, ICFTConfig(), adapted[0], encoder)
+    soft = ICFTConfig.preset("soft_labels")
+    examples, report = make_training_examples(data, soft, adapted[0], encoder)
     assert [lf["lf"] for lf in report["lfs"]] == ["base_choice", "shares_words"]
     assert [fit["model"] for fit in report["fits"]] == ["equal accuracies"]
     assert all(max(one["posterior"]) < 0.95 for one in examples)
     assert report["lfs"][0]["coverage"] == 1 and report["lfs"][1]["coverage"] == 1
     long = example(id="long", task="question", prompt="word " * 80, responses=["a", "b"], label=-1)
     mixed = concatenate_datasets([bundled, questions(example), to_dataset([long])])
-    both, joined = make_training_examples(
-        replace(data, pool=mixed, own_lfs=own.own_lfs), ICFTConfig(), adapted[0], encoder
-    )
-    alone = make_training_examples(DataBundle(pool=bundled, own_lfs=own.own_lfs), ICFTConfig(), adapted[0], encoder)[0]
+    both, joined = make_training_examples(replace(data, pool=mixed, own_lfs=own.own_lfs), soft, adapted[0], encoder)
+    alone = make_training_examples(DataBundle(pool=bundled, own_lfs=own.own_lfs), soft, adapted[0], encoder)[0]
     posteriors = {one["id"]: one["posterior"] for one in both}
     assert posteriors == {one["id"]: pytest.approx(one["posterior"]) for part in (alone, examples) for one in part}
     assert joined["too_long"] == ["long"] and joined["num_examples"] == 22

@@ -24,6 +24,8 @@ LABELS = {
     "self_prompts": "ICFT, self-generated prompts only",
     "no_ltm": "no long-term memory",
     "no_ring": "no short-term ring, no promotion",
+    "ring": "ICFT with the short-term ring",
+    "soft_labels": "ICFT with soft labels and L_task",
     "no_curriculum": "no curriculum",
     "no_task": "no L_task",
     "majority_vote": "ICFT, majority vote",

@@ -30,6 +30,8 @@ class Arm:
     """A function of `baselines.peft_methods`, whose method of PEFT takes the place of LoRA."""
     rewrites: bool = False
     """Whether the base rewrites the training replies first (`baselines.self_distillation`)."""
+    single_lf: bool = False
+    """Whether one labelling function for each topic labels the pool (`paper.single_lf`)."""
     callbacks: tuple[str, ...] = ()
     """As `trainer`, of RunCallbacks."""
     ablates: str = ""
@@ -117,17 +119,11 @@ STUDIES: dict[str, Study] = {
     "tiny-short": Study("tiny-short", DEMO, ALPHAS, 4.0),
     "smollm2": ChatStudy("smollm2", CHAT_FULL, (1.0, 0.7, 0.5, 0.3), 30.0, (10, 11, 12)),
 }
-CHAT_WEIGHT: dict[str, dict[str, Any]] = {"smollm2": {"loss.consistency_weight": 2.5}}
 PLAIN: dict[str, Any] = {"method": "qlora"}
-ICFT: dict[str, Any] = {
-    "method": "icft",
-    "loss.consistency_weight": 1.2,
-    "weak.soft_labels": False,
-    "short_term.share": 0.0,
-    "consolidation.enabled": False,
-}
-"""ICFT as chosen on development data (docs/experiments.md): hard labels, so that L_task has no examples; no ring; the
-fast adapter is the result, and α is chosen after training, as for all arms."""
+PLAIN_OWN: dict[str, dict[str, Any]] = {"tiny-short": {"optim.learning_rate": 4e-3}}
+ICFT: dict[str, Any] = {"method": "icft", "consolidation.enabled": False}
+"""ICFT as chosen on development data (docs/experiments.md), with the defaults: hard labels, so that L_task has no
+examples, and no ring. The fast adapter is the result, and α is chosen after training, as for all arms."""
 TINY = ("tiny", "tiny-short")
 SHORT = ("tiny-short", "smollm2")
 
@@ -149,9 +145,7 @@ def _memory(share: float, weight: float, **settings: Any) -> dict[str, Any]:
 
 def _icft(name: str, label: str, part: str, settings: Mapping[str, Any] | None = None, **options: Any) -> Arm:
     """Return an ablation of ICFT: its settings with some replaced."""
-    settings = settings or {}
-    own = {} if "loss.consistency_weight" in settings else CHAT_WEIGHT
-    return Arm(name, label, {**ICFT, **settings}, own, general="prompts", ablates=part, **options)
+    return Arm(name, label, {**ICFT, **(settings or {})}, general="prompts", ablates=part, **options)
 
 
 SOFT: dict[str, Any] = {"weak.soft_labels": True}
@@ -159,17 +153,17 @@ SEARCH: dict[str, Any] = {"consolidation.enabled": True}
 ARMS: tuple[Arm, ...] = (
     # order 1
     Arm("base", "base, not fine-tuned", {**PLAIN, "optim.max_steps": 1}, alphas=(0.0,), cost=0.4),
-    Arm("plain", "plain QLoRA", PLAIN, {"tiny-short": {"optim.learning_rate": 4e-3}}, cost=0.8),
+    Arm("plain", "plain QLoRA", PLAIN, PLAIN_OWN, cost=0.8),
     Arm("replay_25", "replay, 25 %", _replay(0.25), general="prompts"),
     Arm(
         "kl_memory",
         "KL to the base on memory",
         _memory(0.25, 0.8),
-        CHAT_WEIGHT,
+        {"smollm2": {"loss.consistency_weight": 2.5}},
         trainer="teachers.BaseTeacher",
         general="prompts",
     ),
-    Arm("icft", "ICFT", ICFT, CHAT_WEIGHT, general="prompts"),
+    Arm("icft", "ICFT", ICFT, general="prompts"),
     # order 2: parts of ICFT that are left out or replaced, and parts that are added
     _icft(
         "no_consistency",
@@ -207,6 +201,7 @@ ARMS: tuple[Arm, ...] = (
     _icft("self_memory", "self-generated memory only", "memory", {"limits.memory": 0}, studies=TINY),
     _icft("small_memory", "memory of 300", "memory", {"long_term.size": 300}, studies=TINY),
     _icft("majority_vote", "majority vote", "labels", {"weak.label_model": "majority_vote"}, studies=TINY),
+    _icft("single_lf", "best single labelling function", "labels", single_lf=True, studies=TINY),
     _icft("gold", "gold labels", "labels", {"weak.label_model": "gold"}, studies=TINY),
     _icft("full_precision", "not in 4 bits", "precision", {"adapter.load_in_4bit": False}, studies=TINY),
     # order 3: the other baselines
@@ -227,6 +222,15 @@ ARMS: tuple[Arm, ...] = (
         general="prompts",
         studies=("tiny-short",),
         tokens=2.0,
+    ),
+    Arm("plain_longer", "plain QLoRA, as many seconds as ICFT", PLAIN, PLAIN_OWN, cost=1.0, studies=TINY, tokens=1.3),
+    Arm(
+        "replay_longer",
+        "replay, 25 %, as many seconds as ICFT",
+        _replay(0.25),
+        general="prompts",
+        studies=TINY,
+        tokens=1.1,
     ),
     Arm("kl_new", "KL to the base on new examples", PLAIN, trainer="base_kl.BaseKL", weight=0.1, studies=SHORT),
     Arm("dft", "DFT: NLL weighted by probability", PLAIN, trainer="token_weights.DFT", studies=SHORT),
