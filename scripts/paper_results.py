@@ -43,7 +43,9 @@ def study_text(name: str, part: str, splits: list[int], draw: bool) -> str:
         if draw:
             write_bytes(path, png(figure))
         texts.append(f"![{figure.axes[0].get_title()}]({path.name})")
-    texts += [to_markdown(table).replace("## ", "**", 1).replace("\n", ".**\n", 1) for table in study_tables(records)]
+    texts += [
+        to_markdown(table).replace("## ", "**", 1).replace("\n", ".**\n", 1) for table in study_tables(records, name)
+    ]
     missing = [arm.label for arm in ARMS if arm.runs_on(name) and arm.name not in records]
     texts.append(f"Not run: {', '.join(missing)}." if missing else "All arms were run.")
     commits = sorted({one["commit"] for runs in records.values() for one in runs.values()})

@@ -11,6 +11,7 @@ from small_run import SETTINGS, cut
 
 from icft_lite.data.samples import sample_bundle
 from icft_lite.data.sources import bundle_from_files
+from icft_lite.data.tables import to_dataset
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.paper.analysis import (
     answers,
@@ -25,7 +26,15 @@ from icft_lite.experiments.paper.analysis import (
 )
 from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Study, half_of_suite
 from icft_lite.experiments.paper.curve import scaled
-from icft_lite.experiments.paper.replies import diversity, error_kind
+from icft_lite.experiments.paper.further import (
+    errors_table,
+    generalization_table,
+    length_rules,
+    preference_table,
+    replies_table,
+)
+from icft_lite.experiments.paper.labels import MIN_VOTES, labels_figure, lf_accuracies
+from icft_lite.experiments.paper.replies import ERROR_KINDS, diversity, error_kind
 from icft_lite.experiments.paper.runner import (
     Run,
     counted_tokens,
@@ -54,7 +63,9 @@ def point(alpha, medical, retention, validation=None, **test):
 def record(*points, arm="icft", split=1, **facts):
     """Return a record with a curve."""
     cost = dict(trained=10, with_gradient=12, forward_only=5, generated=1, seconds=2.0)
-    return dict(arm=arm, split=split, curve=list(points), cost=cost, questions={}, **facts)
+    written = dict(errors={kind: int(kind == "right") for kind in ERROR_KINDS})
+    usual = dict(arm=arm, split=split, cost=cost, questions={}, written=written)
+    return {**usual, "curve": list(points), **facts}
 
 
 # --- the rule for α
@@ -166,9 +177,9 @@ def test_ablations_are_differences_over_common_splits_with_holms_correction():
 
 def test_the_report_and_its_figures_are_written(tmp_path):
     records = study(icft=0.8, replay=0.6)
-    write_study(records, tmp_path / "tiny", "tiny")
+    write_study(records, study_tables(records, "tiny"), tmp_path / "tiny", "tiny")
     text = (tmp_path / "tiny.md").read_text()
-    for table in study_tables(records):
+    for table in study_tables(records, "tiny"):
         assert table.title in text
     assert (tmp_path / "tiny-plane.png").stat().st_size > 10_000
 
@@ -313,3 +324,45 @@ def test_the_best_single_function_of_each_topic_labels_the_pool():
         assert (label == gold).sum() == (votes[members] == gold[:, None]).sum(0).max()
         assert all(sorted(p)[-1] == sum(p) == 1 for p in given if p)
         assert any((label == column).all() for column in votes[members].T), "the votes of one function, and no others"
+
+
+# --- the paper's further claims
+
+
+def test_choosing_by_length_is_scored_on_the_test_pairs(example):
+    replies = [("a long one", "short", 0), ("a", "longer", 0), ("bb", "cc", 1)]
+    pairs = [
+        example(id=str(i), task="pair", responses=[first, second], label=label)
+        for i, (first, second, label) in enumerate(replies)
+    ]
+    found = length_rules(replace(sample_bundle(), test=to_dataset(pairs)))
+    assert found == {"choose the longer": pytest.approx(1.5 / 3), "choose the shorter": pytest.approx(1.5 / 3)}
+    assert length_rules(replace(sample_bundle(), test=to_dataset(pairs[:1])))["choose the longer"] == 1
+    assert length_rules(replace(sample_bundle(), test=None)) == {}
+
+
+def test_generalization_counts_questions_of_each_kind():
+    right = dict(medical=pack_bits(np.array([1, 1, 0, 0, 1], dtype=bool)))
+    asked = dict(medical=[["a", "rule", 2], ["b", "fact", 1], ["c", "rule", 2]])
+    runs = {"icft": {1: record(point(1.0, 0.6, 0.9, right=right), questions=asked)}}
+    assert generalization_table(runs).rows == [["ICFT", "0.750", "0.000", "–", "–"]]
+
+
+def test_the_other_tables_have_the_measures_of_the_trained_model():
+    written = dict(errors=dict.fromkeys(ERROR_KINDS, 1), diversity=dict(distinct_1=0.1, distinct_2=0.2, overlap=0.9))
+    points = [point(1.0, 0.6, 0.9, reply=0.5, preference=0.7), point(0.5, 0.1, 1.0, reply=0.1, preference=0.5)]
+    runs = {"icft": {1: record(*points, written=written, calibration=0.05)}}
+    assert errors_table(runs).rows == [["ICFT", *[f"{1 / len(ERROR_KINDS):.3f}"] * len(ERROR_KINDS)]]
+    assert replies_table(runs).rows == [["ICFT", "0.500", "0.100", "0.200", "0.900", "0.050"]]
+    rows = dict(preference_table(runs, {1: sample_bundle()}).rows)
+    assert rows["ICFT"] == "0.700" and float(rows["choose the longer"]) == 1 - float(rows["choose the shorter"])
+
+
+def test_estimated_and_true_accuracies_are_those_of_votes_on_the_pool():
+    found = lf_accuracies(sample_bundle())
+    assert len({one["topic"] for one in found}) > 5 and all(one["votes"] >= MIN_VOTES for one in found)
+    assert all(0 < one["estimated"] < 1 and 0 <= one["true"] <= 1 for one in found)
+    estimated, true = (np.array([one[key] for one in found]) for key in ("estimated", "true"))
+    assert np.corrcoef(estimated, true)[0, 1] > 0.5, "estimates without labels say which functions are good"
+    lines = labels_figure(found, "title").axes[0].lines
+    assert sum(len(line.get_xdata()) for line in lines[:2]) == len(found)

@@ -81,7 +81,7 @@ def label_pool(
     unvoted = all_abstained(votes)
     posteriors: list[list[float]] = [[] for _ in examples]
     fits, notes = [], []
-    for (task, topic), members in _group_by_topic(examples).items():
+    for (task, topic), members in group_by_topic(examples).items():
         index = [i for i in members if not unvoted[i]]
         if not index:
             continue
@@ -147,7 +147,7 @@ def fit_label_model(
     return fitted, "full confusion" if full else "one-coin", notes
 
 
-def _group_by_topic(examples: Sequence[Example]) -> dict[tuple[str, str], list[int]]:
+def group_by_topic(examples: Sequence[Example]) -> dict[tuple[str, str], list[int]]:
     """Return {(task, topic): indices of examples}; the small topics of a task are joined as "other topics"."""
     sizes = Counter((example["task"], example["topic"]) for example in examples)
     groups: dict[tuple[str, str], list[int]] = {}

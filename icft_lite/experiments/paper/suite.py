@@ -10,6 +10,7 @@ from icft_lite.experiments.jobs import default_jobs
 from icft_lite.experiments.paper.analysis import Records, claim_medical, claim_preference, claim_retention, load_records
 from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Arm
 from icft_lite.experiments.paper.figures import cost_figure, forest_figure, kl_figure, plane_figure
+from icft_lite.experiments.paper.further import errors_table, generalization_table, preference_table, replies_table
 from icft_lite.experiments.paper.runner import plan_text, planned_runs, run_all
 from icft_lite.experiments.paper.tables import (
     ablation_table,
@@ -61,13 +62,14 @@ def run_suite(
     jobs = jobs or default_jobs(max(1, len(runs)), str(study.settings.get("model", "tiny")))
     run_all(runs, records, out / "work" / study_name, jobs, command, progress)
     found = load_records(records, splits)
-    for table in study_tables(found):
+    tables = study_tables(found, study_name)
+    for table in tables:
         print(f"\n{to_text(table)}")
-    write_study(found, out / study_name, study_name)
+    write_study(found, tables, out / study_name, study_name)
     print(f"\nreport: {out / study_name}.md")
 
 
-def study_tables(records: Records) -> list[Table]:
+def study_tables(records: Records, name: str) -> list[Table]:
     """Return all tables that the records allow."""
     tables = [main_table(records), main_table(records, "trained")]
     if {"base", "plain", "icft"} <= set(records) and len(set(records)) > 3:
@@ -79,7 +81,10 @@ def study_tables(records: Records) -> list[Table]:
         tables.append(claims_table(claims))
     if ablations_of(records):
         tables.append(ablation_table(records))
-    return [*tables, cost_table(records)]
+    splits = sorted({split for runs in records.values() for split in runs})
+    if any("pairs" in run["questions"] for runs in records.values() for run in runs.values()):
+        tables.append(preference_table(records, {split: STUDIES[name].data(split) for split in splits}))
+    return [*tables, generalization_table(records), errors_table(records), replies_table(records), cost_table(records)]
 
 
 def study_figures(records: Records, name: str) -> dict[str, Figure]:
@@ -94,10 +99,10 @@ def study_figures(records: Records, name: str) -> dict[str, Figure]:
     return figures
 
 
-def write_study(records: Records, path: Path, name: str) -> None:
+def write_study(records: Records, tables: Sequence[Table], path: Path, name: str) -> None:
     """Write PATH.md and the figures PATH-*.png."""
     figures = study_figures(records, name)
     for key, figure in figures.items():
         write_bytes(path.with_name(f"{path.name}-{key}.png"), png(figure))
     images = [f"![{key}]({path.name}-{key}.png)" for key in figures]
-    write_text(path.with_suffix(".md"), "\n\n".join([f"# {name}", *images, *map(to_markdown, study_tables(records))]))
+    write_text(path.with_suffix(".md"), "\n\n".join([f"# {name}", *images, *map(to_markdown, tables)]))

@@ -1,0 +1,93 @@
+"""Tables for the paper's further claims: preferences beside trivial rules, unseen data, errors, and varied replies."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from icft_lite.data.bundle import DataBundle
+from icft_lite.data.tables import iter_examples
+from icft_lite.experiments.paper.analysis import Record, Records, answers, trained_point
+from icft_lite.experiments.paper.replies import ERROR_KINDS
+from icft_lite.experiments.paper.tables import arms_of, interval_text
+from icft_lite.reporting.formatting import Table
+
+KINDS = {"rule": "rules on unseen items", "fact": "known facts in new words"}
+"""Kinds of test questions (data_samples/README.md): a rule is tested on entities, combinations and templates that no
+training example has; a fact occurs in training, in other words."""
+
+
+def length_rules(data: DataBundle) -> dict[str, float]:
+    """Return the accuracy of choosing the longer and the shorter reply of each test pair, by characters.
+
+    Equal lengths count half. Empty without pairs.
+    """
+    right = []
+    for pair in iter_examples(data.test or []):
+        if pair["task"] == "pair" and pair["label"] >= 0:
+            better, other = (len(pair["responses"][k]) for k in (pair["label"], 1 - pair["label"]))
+            right.append(0.5 if better == other else float(better > other))
+    longer = float(np.mean(right)) if right else 0.0
+    return {"choose the longer": longer, "choose the shorter": 1 - longer} if right else {}
+
+
+def preference_table(records: Records, bundles: Mapping[int, DataBundle]) -> Table:
+    """Return preference accuracy as trained, beside that of choosing by length. bundles: the data of each split."""
+    rules: dict[str, list[float]] = {}
+    for data in bundles.values():
+        for name, accuracy in length_rules(data).items():
+            rules.setdefault(name, []).append(accuracy)
+    rows: list[list[Any]] = [[name, interval_text(values)] for name, values in rules.items()]
+    rows += _by_arm(records, lambda record: [trained_point(record)["test"].get("preference")])
+    note = "α = 1, means over splits with 95 % t-intervals; chance is 0.5."
+    return Table("Preferences", ("method", "preference accuracy"), rows, note)
+
+
+def generalization_table(records: Records) -> Table:
+    """Return the share of right answers by kind of test question, as trained."""
+
+    def by_kind(record: Record) -> list[float | None]:
+        shares: list[float | None] = []
+        for test in ("medical", "general"):
+            rows = record["questions"].get(test, [])
+            right = answers(record, trained_point(record), test)[0] if rows else np.zeros(0)
+            kinds = np.repeat([kind for _, kind, _ in rows], [number for _, _, number in rows])
+            shares += [float(right[kinds == kind].mean()) if kind in kinds else None for kind in KINDS]
+        return shares
+
+    header = ("method", *(f"{test}: {text}" for test in ("medical", "general") for text in KINDS.values()))
+    note = "α = 1, share of all questions of a kind, means over splits with 95 % t-intervals."
+    return Table("Generalization to unseen data", header, _by_arm(records, by_kind), note)
+
+
+def errors_table(records: Records) -> Table:
+    """Return how often each kind of answer is written to medical test questions, as trained."""
+
+    def shares(record: Record) -> list[float | None]:
+        counts = record["written"]["errors"]
+        return [counts[kind] / sum(counts.values()) for kind in ERROR_KINDS]
+
+    rows = _by_arm(records, shares)
+    return Table("What is written to medical questions", ("method", *ERROR_KINDS.values()), rows, "α = 1, generated.")
+
+
+def replies_table(records: Records) -> Table:
+    """Return recall and diversity of the replies to patients, and calibration, as trained."""
+
+    def measures(record: Record) -> list[float | None]:
+        found = record["written"].get("diversity", {})
+        varied = [found.get(key) for key in ("distinct_1", "distinct_2", "overlap")]
+        return [trained_point(record)["test"].get("reply"), *varied, record.get("calibration")]
+
+    header = ("method", "key-fact recall", "distinct-1", "distinct-2", "overlap with other replies", "ECE")
+    note = "α = 1. Distinct-n: different n-grams ÷ all; overlap: share of a reply's bigrams that another reply has."
+    return Table("Replies to patients, and calibration", header, _by_arm(records, measures), note)
+
+
+def _by_arm(records: Records, measures: Callable[[Record], list[float | None]]) -> list[list[Any]]:
+    """Return a row for each arm: its label, and the interval of each measure over splits."""
+    rows = []
+    for arm in arms_of(records):
+        columns = zip(*(measures(record) for record in records[arm.name].values()), strict=True)
+        rows.append([arm.label, *map(interval_text, columns)])
+    return rows

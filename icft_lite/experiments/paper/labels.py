@@ -1,0 +1,59 @@
+"""How well the label model knows its labelling functions: estimated against true accuracies, without any training."""
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from icft_lite.data.bundle import DataBundle
+from icft_lite.data.tables import iter_examples
+from icft_lite.reporting.figures import DASHED, GREY, RC, STYLES
+from icft_lite.weak.functions import apply_lfs
+from icft_lite.weak.label_models import ABSTAIN, DawidSkene
+from icft_lite.weak.lfs.samples import sample_lfs
+from icft_lite.weak.pool import fit_label_model, group_by_topic
+
+MIN_VOTES = 30
+"""Functions with fewer votes on a topic are left out: their true accuracy is not known well."""
+
+
+def lf_accuracies(data: DataBundle) -> list[dict[str, Any]]:
+    """Return {task, topic, lf, votes, estimated, true} of each labelling function that votes on a topic of the samples.
+
+    `estimated` is what Dawid–Skene says without labels, `true` the share of its votes that equal the gold label.
+    """
+    pool = list(iter_examples(data.pool or []))
+    lfs = sample_lfs()
+    votes = apply_lfs(lfs, pool)
+    gold = np.array([data.pool_gold[example["id"]] for example in pool])
+    found = []
+    for (task, topic), members in group_by_topic(pool).items():
+        chosen = [i for i in members if (votes[i] != ABSTAIN).any()]
+        n_options = np.array([len(pool[i]["responses"]) for i in chosen])
+        same_labels = task == "pair" or len({tuple(pool[i]["responses"]) for i in chosen}) == 1
+        fitted, _, _ = fit_label_model(votes[chosen], n_options, same_labels)
+        for column, (lf, ballot) in enumerate(zip(lfs, votes[chosen].T)):
+            given = ballot != ABSTAIN
+            if isinstance(fitted, DawidSkene) and given.sum() >= MIN_VOTES:
+                true = float((ballot == gold[chosen])[given].mean())
+                estimated = float(fitted.accuracies[column])
+                found.append(dict(task=task, topic=topic, lf=lf.name, votes=int(given.sum())))
+                found[-1] |= dict(estimated=estimated, true=true)
+    return found
+
+
+def labels_figure(accuracies: list[dict[str, Any]], title: str) -> Figure:
+    """Return the estimated accuracy of each labelling function against its true one."""
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(5.2, 4.8))
+        axes = figure.subplots()
+        for (task, name), (color, marker) in zip((("question", "questions"), ("pair", "pairs of replies")), STYLES):
+            some = [one for one in accuracies if one["task"] == task]
+            points = [one["true"] for one in some], [one["estimated"] for one in some]
+            axes.plot(*points, marker, color=color, markersize=6, linestyle="", alpha=0.75, label=name)
+        axes.plot([0, 1], [0, 1], color=GREY, **DASHED)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
+        axes.set(xlabel="true accuracy of a labelling function", ylabel="estimated by Dawid–Skene, without labels")
+        axes.legend(fontsize=8, frameon=False, loc="upper left")
+    return figure
