@@ -6,7 +6,7 @@ DEMO: dict[str, Any] = {
     "topics": ("terminology", "drug_class", "relevance", "reply"),
     "optim.max_tokens": 250_000,
     "curriculum.competence_end": 0.75,
-    "loss.consistency_weight": 0.3,
+    "loss.consistency_weight": 0.4,
 }
 """Settings of the demo: one or two topics of each level, which two minutes of training can teach. They are fewer than
 all topics, so a smaller weight of L_consistency is enough. In the last quarter of a stage every example is available,
