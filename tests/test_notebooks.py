@@ -309,12 +309,10 @@ def from_scratch(book, **namespace):
 @lessons
 def test_exercises_have_titles_checks_and_solutions(source):
     book = notebook(source)
-    titles = re.findall(
-        r"^### \d · .+ \((?:easy|medium|hard), \d+ minutes\)$",
-        "\n".join(cell.source for cell in cells(book, "markdown")),
-        re.M,
-    )
-    assert 2 <= len(titles) <= 4 and len(exercises(book)) == len(titles)
+    text = "\n".join(cell.source for cell in cells(book, "markdown"))
+    titles = re.findall(r"^### \d · .+ \((?:easy|medium|hard), \d+ minutes\)$", text, re.M)
+    core = re.findall(r"^### Your turn: .+\n\n[●○]{3} difficulty · [●○]{3} importance · \d+ minutes$", text, re.M)
+    assert 2 <= len(titles) <= 4 and len(exercises(book)) == len(titles) + len(core)
     for stub, _ in exercises(book):
         assert MARK in stub and "return ..." in stub and '"Right."' in stub
 

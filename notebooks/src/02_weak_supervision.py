@@ -15,31 +15,30 @@
 #
 # # 02 · Weak supervision
 #
-# Nobody has answered our questions, yet we want answers to train on. Cheap, fallible programs vote instead. The
-# surprise of this lesson: from votes alone, with **no** true answer in sight, you can work out how often each
-# program is right. You build the method, check it against the truth, and then break it.
+# Our medical questions have no answers, and we want answers to train on. Cheap programs that make errors vote instead.
+# From their votes alone, without any true answer, one can estimate how often each is right. You write the central
+# step of the method, check it against the truth, and then break the method.
 
 # %% [markdown]
 # **You will be able to**
 #
 # - write labelling functions, and read their coverage, overlap and conflict;
-# - estimate their accuracies without labels, by an algorithm that you wrote;
-# - say when a majority vote loses to its best member;
-# - draw a reliability diagram, and explain why training uses soft labels;
-# - name what breaks label models, before it happens to you.
+# - estimate their accuracies without labels, with an M-step that you wrote;
+# - say when a majority vote fails, and what breaks label models;
+# - read a reliability diagram, and choose between hard and soft labels.
 #
-# **You need** lesson 00, numpy, and the rule P(A, B) = P(A) · P(B) for independent events.
+# **You need** lesson 00, numpy, and the product rule for independent events.
 
 # %% [markdown]
 # {{budget}}
 #
 # Run the cells from top to bottom. At **predict**, write down a guess first. The true answers (*gold labels*) are in a
-# separate file: we read it only to check ourselves, and we say so each time.
+# separate file. We read them only to check results, and say so each time.
 
 # %% [markdown]
 # **What this is not.** The [paper](https://arxiv.org/abs/2502.00832) names weak supervision across domains, but
 # publishes no labelling function and no label model. The ones here are *our reading*, from the field's standard
-# tools. The tables that vote are wrong on purpose: **not medical advice**.
+# tools. The tables that vote contain deliberate errors: **not medical advice**.
 
 # %% [markdown]
 # ## Set-up
@@ -50,14 +49,11 @@
 # %%
 import re
 from itertools import product
-from math import comb
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Image
-from matplotlib.figure import Figure
 
 from icft_lite import (
     DawidSkene,
@@ -69,47 +65,64 @@ from icft_lite import (
     sample_bundle,
 )
 from icft_lite.metrics import expected_calibration_error
-from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, STYLES, png
-from icft_lite.statistics import binomial_interval
+from icft_lite.reporting.concepts import weak_supervision
+from icft_lite.reporting.figures import png
+from icft_lite.reporting.lessons.weak_supervision import (
+    agreement_figure,
+    em_figure,
+    reliability_figure,
+    votes_figure,
+)
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.label_models import ABSTAIN
 from icft_lite.weak.lfs.samples import sample_lfs
 
-matplotlib.rcParams.update(RC)
+# %% [markdown]
+# ## The lesson in one picture
+#
+# Functions vote (sections 1–3). A label model estimates how good each function is and computes a *posterior*, the
+# probability of each option given the votes (sections 4–9). The posterior gives the label to train on, and its
+# uncertainty orders the examples in lesson 03 (sections 10–11).
+
+# %%
+# NBVAL_CHECK_OUTPUT
+Image(png(weak_supervision.draw(), dpi=110), width=900, metadata={"alt": weak_supervision.draw.__doc__})
 
 # %% [markdown]
 # ## 1 · Questions are plenty, answers are expensive
 #
-# Our pool holds questions and pairs of replies without a label (it says −1). A doctor could label them, at a
-# doctor's hourly rate. We take one topic first, drug classes: which *kind* of drug is it?
-
-# %%
-data = sample_bundle()
-pool = [dict(example) for example in data.pool if example["topic"] == "drug_class"]
-print(f"{len(pool)} of {len(data.pool)} examples, the first four:")
-for example in pool[:4]:
-    print(f"{example['prompt']:45} {', '.join(example['responses'])}")
+# Our pool holds questions and pairs of replies without a label: their label is −1. A doctor could label them, at a
+# doctor's hourly rate. We start with one topic, drug classes: which *kind* of drug is it?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("labels in the pool:", {example["label"] for example in pool})
+data = sample_bundle()
+pool = [dict(example) for example in data.pool if example["topic"] == "drug_class"]
+print(f"{len(pool)} of {len(data.pool)} examples; labels: {({example['label'] for example in pool})}")
 print("numbers of options:", {len(example["responses"]) for example in pool})
+for example in pool[:3]:
+    print(f"{example['prompt']:45} {', '.join(example['responses'])}")
 
 # %% [markdown]
 # ## 2 · Write a labelling function
 #
-# A **labelling function** (LF) is a small program. It reads an example and *votes*: it returns the index of a
-# response. Where it has nothing to say it **abstains**, by returning `ABSTAIN` (−1). It may be a rule, a table, a
-# model, a guess. It need not be right; it should be right more often than chance.
+# A **labelling function** (LF) is a small program. It reads an example and *votes*: it returns the index of an option.
+# If it has no evidence, it **abstains**: it returns `ABSTAIN` (−1). It may be a rule, a table or a model. It should be
+# right more often than chance.
 
 # %% [markdown]
-# Drug names are made of parts. All names in *-floxacin* are quinolone antibiotics: a safe rule. And many
-# antihistamines, against allergies, end in *-ine* (cetirizine, loratadine): a hunch. Both become functions.
+# Drug names have parts. All names in *-floxacin* are quinolone antibiotics, a safe rule. Many antihistamines
+# (against allergies) end in *-ine*, such as cetirizine and loratadine. That is only a guess, because many other drugs
+# end in *-ine* too. Both become functions.
 
 # %%
 def option(example, text):
-    """The index of a response, or ABSTAIN where it is not on offer."""
+    """The index of the option with this text; ABSTAIN if the example does not have it."""
     return example["responses"].index(text) if text in example["responses"] else ABSTAIN
+
+
+def says_antihistamine(example):
+    return bool(re.search(r"ine\b", example["prompt"].replace("medicine", "")))
 
 
 @labeling_function(source="mine", task="question")
@@ -119,12 +132,12 @@ def floxacin(example):
 
 @labeling_function(source="mine", task="question")
 def ends_in_ine(example):
-    found = re.search(r"ine\b", example["prompt"].replace("medicine", ""))
-    return option(example, "antihistamine") if found else ABSTAIN
+    return option(example, "antihistamine") if says_antihistamine(example) else ABSTAIN
 
 
 # %% [markdown]
-# **Predict** the votes of each function on these three examples.
+# **Predict** the votes of each function on three examples with the same options. The drugs are ofloxacin, cetirizine
+# and chloroquine.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -135,12 +148,30 @@ print("floxacin:   ", [floxacin(example) for example in examples])
 print("ends_in_ine:", [ends_in_ine(example) for example in examples])
 
 # %% [markdown]
-# Chloroquine fights malaria: the hunch is wrong there. And how do we know? Because *we* know the answer. For most
-# examples the answer is not known.
+# Chloroquine treats malaria, so the guess is wrong there. We know that only because *we* know the answer.
 #
-# Your two join the package's functions. `votes` has a row for each example and a column for each function. We use the
-# functions that vote at all on drug classes. (`base_choice` is silent here: it needs the base's scores, as in
-# lesson 00.)
+# Also note what `option` does: if "antihistamine" is not among the options, `ends_in_ine` abstains. How much does
+# that help the function? **Predict**: how often is an *-ine* drug of the pool an antihistamine? (This cell reads gold
+# labels.)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+gold = np.array([data.pool_gold[example["id"]] for example in pool])
+claims = [i for i, example in enumerate(pool) if says_antihistamine(example)]
+cast = [i for i in claims if ends_in_ine(pool[i]) != ABSTAIN]
+hits = sum(ends_in_ine(pool[i]) == gold[i] for i in cast)
+print(f"names in -ine: {len(claims)}; antihistamine is an option in {len(cast)}; right in {hits}")
+print(f"right of its votes: {hits / len(cast):.2f}; right of all its claims: {hits / len(claims):.2f}")
+
+# %% [markdown]
+# The function had no chance to vote outside the options, of which one is always right. So its worst claims never become
+# votes: 0.58 is its accuracy at *choosing among four options*, 0.24 that of its claims. This holds for all functions
+# here. Accuracies in this lesson say nothing about free answers, where no options prevent an error.
+
+# %% [markdown]
+# Your two functions join the package's. `votes` has a row for each example and a column for each function. We use the
+# functions that vote on drug classes at all. (`base_choice` never votes here, because it needs scores of the base
+# model, as in lesson 00.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -149,47 +180,31 @@ votes = apply_lfs(everyone, pool)
 active = np.flatnonzero((votes != ABSTAIN).any(0))
 lfs, votes = [everyone[j] for j in active], votes[:, active]
 names = [lf.name for lf in lfs]
-print(", ".join(names))
+print(votes.shape, ", ".join(names))
 
 # %% [markdown]
 # | function | votes for |
 # |---|---|
-# | longest, nearest_letter | longest text; first letter nearest to that of the prompt's longest word: bad on purpose |
-# | shares_words | the response that shares most word beginnings with the prompt |
-# | drug_stem | what a sheet of name parts (-olol, cef-) says |
+# | longest, nearest_letter | longest text; first letter nearest to that of the prompt's longest word: poor on purpose |
+# | shares_words | the option that shares most word beginnings with the prompt |
+# | drug_stem | what a list of name parts (-olol, cef-) says |
 # | formulary, notes, flashcards | what three tables say, with gaps and errors |
-#
-# Here are the first 36 examples. A to D are the options; white means that the function abstains.
 
 # %%
-figure = Figure(figsize=(10, 3))
-axis = figure.subplots()
-colors = ["white", "#0072b2", "#e69f00", "#009e73", "#cc79a7"]
-axis.imshow(votes[:36].T + 1, cmap=matplotlib.colors.ListedColormap(colors), vmin=0, vmax=4, aspect="auto")
-for (i, j), vote in np.ndenumerate(votes[:36]):
-    if vote != ABSTAIN:
-        axis.text(i, j, "ABCD"[vote], ha="center", va="center", fontsize=8, color="white" if vote == 0 else INK)
-axis.set_yticks(range(len(names)), names)
-axis.set_xlabel("example of the pool, topic drug_class")
-axis.set_title("Every vote on the first 36 questions (A to D; white: abstains)", loc="left")
-axis.grid(False)
+# NBVAL_CHECK_OUTPUT
+print("drug_stem, first 36:", "".join("ABCD-"[vote] for vote in votes[:36, names.index("drug_stem")]))
+figure = votes_figure(votes[:36], names, "Votes on the first 36 questions on drug classes (A to D; white: abstains)")
 Image(png(figure, dpi=110), width=800)
 
 # %% [markdown]
-# Look at drug_stem, formulary and notes: nearly always the same letter. Three programs that know nothing of each
-# other cannot keep agreeing by luck, with four options to choose from. *Agreement is evidence.* Hold on to
-# that thought.
+# Compare drug_stem, formulary and notes: they nearly always vote for the same letter. Three programs that share no
+# source rarely agree by luck when there are four options. *Agreement is evidence.* The whole method uses this fact.
 
 # %% [markdown]
 # ## 3 · Coverage, overlap, conflict
 #
-# Three shares, of all examples, describe a function before any truth is known:
-#
-# - **coverage**: it votes;
-# - **overlap**: it votes, and so does another;
-# - **conflict**: it votes, and another votes otherwise.
-#
-# **Predict** all three for function A below. (A dot: it abstains.)
+# Three shares of examples describe a function: **coverage**, it votes; **overlap**, another votes too; **conflict**,
+# another votes for a different option. **Predict** all three for A. (A dot: it abstains.)
 #
 # | example | A | B | C |
 # |---|---|---|---|
@@ -199,41 +214,39 @@ Image(png(figure, dpi=110), width=800)
 # | 3 | 0 | · | · |
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def shares(votes):
-    """Coverage, overlap and conflict of each function [m]."""
+    """Coverage, overlap and conflict of each function, three arrays [m]."""
     voted = votes != ABSTAIN
     others = voted.sum(1, keepdims=True) - voted
-    alike = np.array([(votes == votes[:, [j]]).sum(1) - 1 for j in range(votes.shape[1])]).T
-    return voted.mean(0), (voted & (others > 0)).mean(0), (voted & (alike < others)).mean(0)
+    equal = np.array([(votes == votes[:, [j]]).sum(1) - 1 for j in range(votes.shape[1])]).T
+    return voted.mean(0), (voted & (others > 0)).mean(0), (voted & (equal < others)).mean(0)
 
 
-# %%
-# NBVAL_CHECK_OUTPUT
 by_hand = np.array([[0, 0, -1], [1, 0, -1], [-1, -1, 1], [0, -1, -1]])
 for name, values in zip(("coverage", "overlap", "conflict"), shares(by_hand)):
     print(f"{name:9} A {values[0]:.2f}  B {values[1]:.2f}  C {values[2]:.2f}")
 table = lf_analysis(votes, lfs)
 print("the package's table is the same:", np.allclose(table[["coverage", "overlap", "conflict"]].T, shares(votes)))
-
-# %%
-table.round(2)
+table[["coverage", "overlap", "conflict"]].round(2)
 
 # %% [markdown]
-# floxacin covers about one example in twenty. Narrow functions are fine, as many of them add up. But which
-# functions are *good*? This table cannot say. A conflict has two sides.
+# floxacin covers about one example in twenty. Narrow functions are useful, because many of them together cover a lot.
+# But which functions are *good*? This table cannot say: a conflict does not show which of the two is wrong.
 
 # %% [markdown]
-# ## 4 · Counting heads
+# ## 4 · Majority vote
 #
-# The simplest way to join votes: the option with most votes wins, and its share of the votes is its probability.
-# Condorcet found in 1785 why that can be a good idea: where voters are **independent** and equally good, each
-# right more often than not, the majority of three or more is right more often than each.
+# The simplest label model: an option's probability is its share of the votes. If voters are **independent** and equally
+# good, the majority is better than each (Condorcet, 1785).
 #
-# To see it exactly we list all ways in which five voters on a yes/no question can be right or wrong.
+# **Predict**: five voters are right with probability 0.7 each. How often is their majority right? And if the
+# probabilities are 0.9, 0.8, 0.7, 0.6 and 0.6?
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def vote_accuracy(accuracy, weights):
-    """How often a weighted vote is right on a yes/no question: voters are independent, a tie counts half."""
+    """How often a weighted vote on a yes/no question is right: voters are independent, a tie counts half."""
     total = 0.0
     for right in product([True, False], repeat=len(accuracy)):
         chance = np.prod([a if r else 1 - a for a, r in zip(accuracy, right)])
@@ -242,95 +255,82 @@ def vote_accuracy(accuracy, weights):
     return total
 
 
-# %% [markdown]
-# **Predict.** Five voters are each right 7 times in 10: how often is their majority right? And a mixed five,
-# right 9, 8, 7, 6 and 6 times in 10: does their majority beat the best of them?
-
-# %%
-# NBVAL_CHECK_OUTPUT
 equal, mixed = [0.7] * 5, [0.9, 0.8, 0.7, 0.6, 0.6]
 for accuracy in (equal, mixed):
     print(f"best member {max(accuracy):.3f}, majority {vote_accuracy(accuracy, [1] * 5):.3f}")
 
 # %% [markdown]
-# Among equals, the crowd wins. Among unequals the majority can **lose to its best member**: three poor voters
-# outvote one who knows. It does happen. Let us read the gold labels for a moment and look at one function, on the
-# examples where it votes.
+# If all are equally good, the majority is better than each. If not, the majority can be **worse than its best
+# member**: several poor voters outvote a good one. Does that happen in our pool? We compare the majority with one
+# function, where that function votes. (This cell reads gold labels.)
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def majority(votes, k):
     """Each option's share of the votes, float [n, k]. Every example needs a vote."""
     counts = (votes[:, :, None] == np.arange(k)).sum(1)
     return counts / counts.sum(1, keepdims=True)
 
 
-# %%
-gold = np.array([data.pool_gold[example["id"]] for example in pool])
 stem, heads = votes[:, names.index("drug_stem")], majority(votes, 4)
 there = stem != ABSTAIN
 alone, together = (stem == gold)[there].mean(), (heads.argmax(1) == gold)[there].mean()
 print(f"on {there.sum()} examples: drug_stem is right {alone:.3f}, the majority {together:.3f}")
-
-# %%
-# NBVAL_CHECK_OUTPUT
-print("the majority is worse than its best member, by more than 0.02:", together < alone - 0.02)
-same = MajorityVote().fit(votes, 4).predict_proba(votes, 4)
-print("the package counts the same:", np.allclose(heads, same))
+print("the package's is the same:", np.allclose(heads, MajorityVote().fit(votes, 4).predict_proba(votes, 4)))
 
 # %% [markdown]
-# One function alone beats nine that vote together. Had we known whom to trust! We now find out, without gold labels.
+# One function alone is better than nine that vote together. If we knew which functions are good, we could give them
+# more weight. The next sections find that out without gold labels.
 
 # %% [markdown]
 # ## 5 · Accuracy from agreement alone
 #
-# Take yes/no questions and three independent voters, right with probabilities p₁, p₂, p₃. Two of them agree when
-# both are right or both are wrong. One step of algebra turns that into a product:
+# Take yes/no questions and independent voters 1, 2, 3 that are right with probabilities $p_1, p_2, p_3$. Voters 1 and 2
+# agree, with probability $a_{12}$, when both are right or both are wrong:
 #
-# $$\text{agree}_{12} = p_1 p_2 + (1-p_1)(1-p_2)
-# \quad\Longleftrightarrow\quad 2\,\text{agree}_{12} - 1 = (2p_1-1)(2p_2-1)$$
+# $$a_{12} = p_1 p_2 + (1-p_1)(1-p_2) \quad\Longleftrightarrow\quad 2a_{12} - 1 = (2p_1-1)(2p_2-1)$$
 
 # %% [markdown]
-# Three pairs give three equations for three unknowns. Write $e_{12}$ for $2\,\text{agree}_{12}-1$; then
-# $e_{12}\,e_{13}\,/\,e_{23} = (2p_1-1)^2$: the other two cancel.
+# Write $e_{12}$ for $2a_{12}-1$, and $e_{13}$, $e_{23}$ likewise. Three pairs give three equations for three unknowns:
+# $e_{12}\,e_{13}\,/\,e_{23} = (2p_1-1)^2$, because the other factors cancel.
 #
-# Say we saw agreements of 0.74, 0.66 and 0.62. **Predict**: who is the best of the three? How good?
+# Suppose that the agreements are 0.74, 0.66 and 0.62. **Predict**: who is the best of the three? How good?
 
 # %%
 # NBVAL_CHECK_OUTPUT
 e12, e13, e23 = (2 * agree - 1 for agree in (0.74, 0.66, 0.62))
 roots = np.sqrt([e12 * e13 / e23, e12 * e23 / e13, e13 * e23 / e12])
 print("accuracies:", ((1 + roots) / 2).round(3))
-print("or as well:", ((1 - roots) / 2).round(3))
+print("or:        ", ((1 - roots) / 2).round(3))
 
 # %% [markdown]
-# Accuracies, without a look at any answer! There is a catch: a square has two roots. Three liars with
-# accuracies 0.1, 0.2 and 0.3 agree exactly as often. Agreements cannot distinguish the truth from its **mirror image**.
-# One has to *assume* that, on the whole, the functions beat chance.
-#
-# And the voters must err independently. Section 12 shows the price of forgetting that.
+# These are accuracies, computed without any answer. But a square has two roots. Three voters with accuracies 0.1, 0.2
+# and 0.3 agree exactly as often. Agreement cannot distinguish the truth from its **mirror image**, so one must *assume*
+# that most functions are better than chance. The voters must also err independently: section 12 shows what happens
+# otherwise.
 
 # %% [markdown]
-# ## 6 · What a vote is worth
+# ## 6 · The weight of a vote
 #
-# Now k options, m functions, and silence. The **one-coin** model: where function j votes, it is right with
-# probability a_j; else it picks one of the k − 1 wrong options, each as likely. Given the truth, functions err
-# independently. Silence carries no information: an abstention is a *missing* vote.
+# Now there are k options and m functions, which may abstain. The **one-coin** model: a vote of function j is right with
+# probability $a_j$. Otherwise it is for one of the other k − 1 options, each equally likely. Given the truth, functions
+# err independently. An abstention is a *missing* vote and carries no information.
 
 # %% [markdown]
-# By Bayes' rule, a vote multiplies its option's odds by
+# By Bayes' rule, a vote of accuracy $a$ multiplies the odds of its option by $a\,(k-1)\,/\,(1-a)$.
 #
-# $$\frac{a}{(1-a)/(k-1)} = \frac{a\,(k-1)}{1-a}.$$
-#
-# **By hand.** Four options. A (accuracy 0.9) votes for option 0; B and C (0.4 each) vote for option 1.
-# A's factor is 0.9 · 3 / 0.1 = 27; B's and C's are 0.4 · 3 / 0.6 = 2. The odds are 27 : 2·2 : 1 : 1, so option 0
-# has 27/33 = 0.82. Majority vote would have chosen option 1.
+# **By hand**, k = 4. A ($a$ = 0.9) votes for option 0, B and C (0.4 each) for option 1. The factors are 27, 2 and 2.
+# The odds are 27 : 4 : 1 : 1, so option 0 has 27/33 = 0.82. Majority vote would choose option 1.
 
 # %% [markdown]
-# Logarithms make it a *weighted vote*: each function has a weight, the logarithm of that factor. Sum the weights
-# for each option, take a softmax, and you have the **posterior**: the probability of each option, given the
-# votes.
+# With logarithms this is a *weighted vote*. The **weight** is $w_j = \log \frac{a_j (k-1)}{1-a_j}$. The score of an
+# option is the sum of the weights of its votes. The softmax of the scores is the **posterior**. This is the **E-step**.
+#
+# **Predict**, for four options: what is the weight of a function that guesses at random? Of one that is right once in
+# ten?
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def weight(accuracy, k):
     """What a vote adds to its option's log-odds."""
     accuracy = np.clip(accuracy, 1e-10, 1 - 1e-10)  # so that the weight is finite
@@ -344,67 +344,102 @@ def e_step(votes, k, accuracy):
     return odds / odds.sum(1, keepdims=True)
 
 
-# %%
-# NBVAL_CHECK_OUTPUT
-print(e_step(np.array([[0, 1, 1]]), 4, np.array([0.9, 0.4, 0.4])).round(3), "27/33 =", round(27 / 33, 3))
-best = vote_accuracy(mixed, weight(mixed, 2))
-print(f"the mixed five: majority {vote_accuracy(mixed, [1] * 5):.3f}, best 0.900, weighted {best:.3f}")
+print("by hand:", e_step(np.array([[0, 1, 1]]), 4, np.array([0.9, 0.4, 0.4])).round(3), "27/33 =", round(27 / 33, 3))
+print(f"the mixed five: majority {vote_accuracy(mixed, [1] * 5):.3f}, best member 0.900, "
+      f"weighted vote {vote_accuracy(mixed, weight(mixed, 2)):.3f}")
+for accuracy in (0.9, 0.5, 0.25, 0.1):
+    print(f"accuracy {accuracy:.2f}: weight {weight(accuracy, 4):+.2f}")
 
 # %% [markdown]
-# With the right weights the mixed five beat their best member, as they should. **Predict** before you look at the
-# figure: what is the weight of a function that guesses at random among four options? Of one that is *worse* than
-# that?
-
-# %%
-figure = Figure(figsize=(7, 3.4))
-axis = figure.subplots()
-accuracy = np.linspace(0.02, 0.98, 200)
-for k, (color, _) in zip((2, 4), STYLES):
-    axis.plot(accuracy, weight(accuracy, k), color=color, linewidth=2, label=f"{k} options")
-    axis.plot(1 / k, 0, "o", color=color)
-    axis.text(1 / k, 0.4 if k == 4 else -0.8, f"chance, 1/{k}", color=color, ha="right" if k == 4 else "left")
-axis.axhline(0, color=GREY, linewidth=1)
-axis.set(xlabel="accuracy of the function (0–1)", ylabel="weight of its vote (log-odds, nats)")
-axis.set_title("A vote's weight grows with accuracy; below chance it counts against", loc="left")
-axis.legend(frameon=False)
-Image(png(figure, dpi=110), width=620)
-
-# %% [markdown]
-# Zero at chance: a guesser is heard and ignored. Below chance the weight is negative: a function that is
-# reliably wrong is useful, as evidence *against* what it says.
+# With the right weights the mixed five are better than their best member. The weight is zero at chance: such a vote
+# changes nothing. Below chance it is negative: a function that is reliably wrong is evidence *against* its option.
 
 # %% [markdown]
 # ## 7 · Expectation–maximization
 #
-# If we knew the accuracies, we could compute posteriors (the **E-step**, above). If we knew the posteriors, we
-# could compute accuracies: how probable, on average, is what the function voted for (the **M-step**)? We know
-# neither. So start with the majority vote and alternate. This is the algorithm of
-# [Dawid and Skene](https://doi.org/10.2307/2346806) (1979).
+# If we knew the accuracies, the E-step would give posteriors. If we knew the posteriors, we could compute accuracies:
+# the **M-step**. We know neither. So start with the majority vote as the posterior and alternate M-step and E-step.
+# This is EM, the algorithm of [Dawid and Skene](https://doi.org/10.2307/2346806) (1979).
+
+# %% [markdown]
+# ### Your turn: m_step
+#
+# ●●○ difficulty · ●●● importance · 10 minutes
+#
+# The expected accuracy of function j is the mean posterior of its votes:
+#
+# $$a_j = \frac{1}{|V_j|} \sum_{i \in V_j} \tilde p_{i,\,v_{ij}}$$
+#
+# $v_{ij}$: vote of function j on example i; $V_j$: examples on which j votes; $\tilde p_{ic}$: posterior of option c.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def m_step(votes, posterior):
-    """Expected accuracies [m]: the mean posterior of what each function voted for."""
-    accuracy = np.empty(votes.shape[1])
-    for j, vote in enumerate(votes.T):
-        voted = np.flatnonzero(vote != ABSTAIN)
-        accuracy[j] = posterior[voted, vote[voted]].mean()
-    return accuracy
+    """votes: int [n, m], ABSTAIN where a function does not vote; posterior: float [n, k]. Returns float [m]."""
+    return ...
 
 
+case = np.array([[0, 1], [1, ABSTAIN], [ABSTAIN, 0], [0, 1]])
+belief = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.7, 0.3]])  # function 0: (0.9 + 0.6 + 0.7) / 3
+answer, wanted = m_step(case, belief), np.array([2.2, 0.6]) / 3
+solved = answer is not ... and np.shape(answer) == (2,) and np.allclose(answer, wanted)
+if answer is ...:
+    print("Your turn.")
+else:
+    print("Right." if solved else f"Not yet: your accuracies are {answer}, expected {wanted.round(3)}.")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Loop over the columns of `votes`. `np.flatnonzero(vote != ABSTAIN)` are the examples on which a function votes.
+# `posterior[rows, columns]` with two lists picks one entry of each row.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def m_step(votes, posterior):
+#     accuracy = np.empty(votes.shape[1])
+#     for j, vote in enumerate(votes.T):
+#         voted = np.flatnonzero(vote != ABSTAIN)
+#         accuracy[j] = posterior[voted, vote[voted]].mean()
+#     return accuracy
+# ```
+#
+# </details>
+
+# %%
+# NBVAL_CHECK_OUTPUT
+# Your step runs in place of the package's for one round of EM. Until it is right, the package's runs.
+def package_m_step(votes, posterior):
+    """The M-step inside `DawidSkene`, on its own."""
+    model = DawidSkene(one_coin=True)
+    model._m_step((votes[:, :, None] == np.arange(posterior.shape[1])).astype(float), posterior)
+    return model._coin_accuracy
+
+
+step = m_step if solved else package_m_step
+posterior = e_step(votes, 4, step(votes, majority(votes, 4)))
+package = DawidSkene(one_coin=True, n_iter=1).fit(votes, 4).predict_proba(votes, 4)
+print("posterior of the first question after one round:", posterior[0].round(3))
+print("equal to the package's:", np.allclose(posterior, package))
+
+# %%
 def one_coin(votes, k, rounds=100, tolerance=1e-6):
-    """Accuracies [m], the posterior [n, k], and the accuracies after each round."""
+    """EM: accuracies [m], the posterior [n, k], and the accuracies after each round [rounds, m]."""
     posterior, history = majority(votes, k), []
     for _ in range(rounds):
-        history.append(m_step(votes, posterior))
+        history.append(step(votes, posterior))
         last, posterior = posterior, e_step(votes, k, history[-1])
         if np.abs(posterior - last).max() < tolerance:
             break
-    return m_step(votes, posterior), posterior, np.array(history)
+    return step(votes, posterior), posterior, np.array(history)
 
 
 # %% [markdown]
-# Does it find the truth? We **simulate** voters whose accuracies we choose, and that speak as often as we
-# choose; the second number of each is its coverage. One is worse than chance (0.25).
+# Does EM find the truth? We **simulate** six voters whose accuracies and coverages we choose (first and second number
+# of each). **Predict**: the last one is right once in ten, and majority vote counts it like the others. Which accuracy
+# does EM estimate for it?
 
 # %%
 def simulate(truth, k, accuracy, coverage, seed):
@@ -416,212 +451,119 @@ def simulate(truth, k, accuracy, coverage, seed):
 
 
 known = np.array([[0.95, 0.4], [0.85, 0.7], [0.7, 0.9], [0.5, 0.6], [0.4, 0.9], [0.1, 0.8]])
-truth = np.random.default_rng(0).integers(0, 4, 4000)
-simulated = simulate(truth, 4, *known.T, seed=1)
-spoken = (simulated != ABSTAIN).any(1)  # an example without votes carries no information: dropped
-simulated, truth = simulated[spoken], truth[spoken]
-
-# %% [markdown]
-# **Predict.** One of the six is right once in ten. Majority vote counts it like the others. After EM, what
-# accuracy will it be given?
+simulated = simulate(np.random.default_rng(0).integers(0, 4, 4000), 4, *known.T, seed=1)
+simulated = simulated[(simulated != ABSTAIN).any(1)]  # an example without votes carries no information
 
 # %%
 # NBVAL_CHECK_OUTPUT
 estimated, posterior, history = one_coin(simulated, 4)
 print("true     ", known[:, 0])
+print("first    ", history[0].round(2))
 print("estimated", estimated.round(2))
 print("never off by more than 0.04:", np.abs(estimated - known[:, 0]).max() < 0.04)
-
-# %%
-figure = Figure(figsize=(10, 3.8))
-left, right = figure.subplots(1, 2)
-for j, (color, marker) in zip(range(6), STYLES):
-    left.plot(history[:, j], color=color, marker=marker, markersize=4)
-    left.axhline(known[j, 0], color=color, linewidth=1, linestyle=(0, (4, 3)))
-    right.plot(known[j, 0], estimated[j], marker, color=color, markersize=9)
-left.set(xlabel="round of EM", ylabel="accuracy (0–1)", ylim=(0, 1.03))
-left.set_title("From majority vote to the truth (dashed)", loc="left")
-right.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-right.set(xlabel="true accuracy (0–1)", ylabel="estimated accuracy (0–1)", xlim=(0, 1.03), ylim=(0, 1.03))
-right.set_title("Recovered without a single label", loc="left")
-Image(png(figure, dpi=110), width=800)
+Image(png(em_figure(history, known[:, 0]), dpi=110), width=800)
 
 # %% [markdown]
-# What does EM climb? The **likelihood**: how probable the votes are under the model, summed over what the truth
-# may be. No round ever lowers it (a theorem, and a good test of your code). But EM climbs the hill it starts on,
-# which may be the mirror image's (for two options that hill is as high as the true one; for more it is lower, and EM
-# can be caught on it all the same). So we start from majority vote: most functions beat chance, we assume.
-
-# %%
-def log_likelihood(votes, k, accuracy):
-    """log P(votes), in nats, summed over examples; the prior is 1/k for every option."""
-    error = np.log((1 - np.clip(accuracy, 1e-10, 1 - 1e-10)) / (k - 1))
-    score = ((votes[:, :, None] == np.arange(k)) * weight(accuracy, k)[:, None]).sum(1)
-    return (np.logaddexp.reduce(score, 1) - np.log(k) + (votes != ABSTAIN) @ error).sum()
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-heights = [log_likelihood(simulated, 4, accuracy) for accuracy in history]
-print("never goes down:", bool((np.diff(heights) > -1e-6).all()))
-print("the true accuracies are not more likely than those found:",
-      log_likelihood(simulated, 4, known[:, 0]) < heights[-1])
-package = DawidSkene(one_coin=True).fit(simulated, 4)
-print("the package's model agrees to 1e-6:",
-      np.abs(package.accuracies - estimated).max() < 1e-6,
-      np.abs(package.predict_proba(simulated, 4) - posterior).max() < 1e-6)
+# EM starts from majority vote, which overrates poor functions and underrates good ones. After a few rounds each
+# estimate is near the dashed line of its truth. EM finds a *local* optimum near its start, which can be the mirror
+# image of section 5. Majority vote is a good start if most functions are better than chance.
 
 # %% [markdown]
 # ## 8 · The real pool
 #
-# Back to drug classes. **Predict**, and write it down: which of the nine functions will come out best? Which of
-# your two is better? How good is the hunch?
-
-# %%
-found, labels, _ = one_coin(votes, 4)
-pd.Series(found, index=names, name="estimated accuracy").sort_values(ascending=False).round(2).to_frame()
-
-# %% [markdown]
-# The hunch is a poor one, right in about six cases of ten, and the model found that from votes alone. Now
-# compare with the gold labels.
-
-# %%
-measured = lf_analysis(votes, lfs, gold)["accuracy"]
-right = {"majority vote": (heads.argmax(1) == gold).mean(), "label model": (labels.argmax(1) == gold).mean()}
-print("right:", ", ".join(f"{name} {share:.3f}" for name, share in right.items()))
-pd.DataFrame({"estimated": found, "measured": measured, "votes": (votes != ABSTAIN).sum(0)}).round(2)
+# Back to drug classes. **Predict**, and write it down: which of the nine functions gets the highest estimate? Which of
+# your two is better? What is the estimate for the guess *-ine*? (Gold labels are read for the column *measured*.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("largest error of an estimate below 0.05:", np.abs(found - measured).max() < 0.05)
-print("the label model beats the majority by more than 0.05:",
-      right["label model"] > right["majority vote"] + 0.05)
-print("and where drug_stem votes it is as good as drug_stem:", (labels.argmax(1) == gold)[there].mean() >= alone - 0.01)
+found, labels, _ = one_coin(votes, 4)
+measured = lf_analysis(votes, lfs, gold)["accuracy"]
+columns = {"estimated": found, "measured": measured, "votes": (votes != ABSTAIN).sum(0)}
+print(f"largest error of an estimate: {np.abs(found - measured).max():.3f}")
+by_model, by_majority = labels.argmax(1) == gold, heads.argmax(1) == gold
+print(f"right: majority vote {by_majority.mean():.3f}, label model {by_model.mean():.3f}")
+print(f"where drug_stem votes: drug_stem {alone:.3f}, label model {by_model[there].mean():.3f}")
+pd.DataFrame(columns).sort_values("estimated", ascending=False).round(2)
 
 # %% [markdown]
-# An accuracy belongs to a *topic*: a drug table knows nothing of bones. So each large topic gets a fit of its
-# own. (`label_pool` does the same; small topics share one.) The figure has a mark for each function and topic.
+# The guess *-ine* is estimated at 0.58, from votes alone. The labels are right more often than the majority's. Where
+# drug_stem votes, it alone would be slightly better still.
+#
+# An accuracy belongs to a *topic*: a table of drugs knows nothing about bones. So `label_pool` fits a model for each
+# large topic. Do estimates hold there?
 
 # %%
-topics, points = ("terminology", "drug_class", "drug_use"), []
-for topic in topics:
+# NBVAL_CHECK_OUTPUT
+for topic in ("terminology", "drug_class", "drug_use"):
     examples = [dict(example) for example in data.pool if example["topic"] == topic]
     ballots = apply_lfs(sample_lfs(), examples)
     ballots = ballots[:, (ballots != ABSTAIN).any(0)]
     answers = np.array([data.pool_gold[example["id"]] for example in examples])[:, None]
     true = (ballots == answers).sum(0) / (ballots != ABSTAIN).sum(0)
-    points.append((true, one_coin(ballots, 4)[0], (ballots != ABSTAIN).sum(0)))
+    error = np.abs(true - one_coin(ballots, 4)[0]).max()
+    print(f"{topic:12} {ballots.shape[1]} functions, accuracies {true.min():.2f} to {true.max():.2f}, "
+          f"largest error {error:.3f}")
 
-# %%
-figure = Figure(figsize=(5.4, 4.4))
-axis = figure.subplots()
-axis.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-for topic, (true, guess, count), (color, marker) in zip(topics, points, STYLES):
-    axis.scatter(true, guess, count / 2, color=color, marker=marker, alpha=0.7, label=topic.replace("_", " "))
-axis.set(xlabel="accuracy measured with gold labels (0–1)", ylabel="accuracy estimated from agreement (0–1)")
-axis.set_title("Functions of the package; size: number of votes", loc="left")
-axis.legend(frameon=False, markerscale=0.6)
-Image(png(figure, dpi=110), width=480)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-gap = max(np.abs(true - guess).max() for true, guess, _ in points)
-print(f"{sum(len(true) for true, *_ in points)} estimates, none off by more than 0.05:", gap < 0.05)
+# %% [markdown]
+# The estimates hold. The accuracy of 0.00 belongs to `shares_words`, which votes only twice on drug_use, both times
+# wrongly.
 
 # %% [markdown]
 # ## 9 · Labels that mean the same in every example
 #
-# Our options are shuffled: "option 2" is no class, so we learned one number a function. But where
-# each example has the *same* labels, say yes, no and maybe, functions err in their own ways: one hardly ever says
-# no, another hedges. A **confusion matrix** describes that: row = truth, column = vote.
+# Our options are shuffled, so one number per function suffices. If all examples have the *same* labels, say yes and
+# no, functions make different errors. The full model of Dawid and Skene describes function j by a **confusion matrix**:
+# $\Theta^j_{cv}$ is the probability that it votes v if the truth is c.
 
 # %% [markdown]
-# The full model of Dawid and Skene has a matrix for each function, and a **prior**: how frequent each label is. The two
-# steps stay the same. M: count votes, by posterior instead of truth. E: multiply, for each possible truth, the
-# prior and the entries of all votes.
-
-# %%
-def full(votes, k, rounds=100, tolerance=1e-6):
-    """Prior [k], confusion matrices [m, truth, vote], posterior [n, k]. Every example needs a vote."""
-    posterior, one_hot = majority(votes, k), (votes[:, :, None] == np.arange(k)).astype(float)
-    for _ in range(rounds):
-        prior = posterior.mean(0) + 1e-10
-        confusion = np.einsum("nc,njv->jcv", posterior, one_hot) + 1e-10  # log 0 is never asked for
-        prior, confusion = prior / prior.sum(), confusion / confusion.sum(2, keepdims=True)
-        score = np.log(prior) + np.einsum("njv,jcv->nc", one_hot, np.log(confusion))
-        odds = np.exp(score - score.max(1, keepdims=True))
-        last, posterior = posterior, odds / odds.sum(1, keepdims=True)
-        if np.abs(posterior - last).max() < tolerance:
-            break
-    return prior, confusion, posterior
-
-
-# %% [markdown]
-# Five simulated readers of yes/no/maybe questions. The *hedger* says maybe four times in ten where the truth is
-# yes or no; the *contrarian* swaps those two.
+# Four simulated readers of yes/no/maybe questions vote with coverage 0.8. The *hedger* says maybe four times in ten
+# where the truth is yes or no. The *contrarian* swaps yes and no. **Predict**: does a "no" of the contrarian count as
+# evidence for yes in the one-coin model? In the full model?
 
 # %%
 readers = {"careful": [[.85, .10, .05], [.10, .85, .05], [.15, .15, .70]],
            "plain": [[.75, .15, .10], [.20, .70, .10], [.20, .20, .60]],
-           "optimist": [[.95, .03, .02], [.45, .50, .05], [.55, .15, .30]],
            "hedger": [[.55, .05, .40], [.05, .55, .40], [.05, .05, .90]],
            "contrarian": [[.10, .80, .10], [.80, .10, .10], [.25, .25, .50]]}
-matrices = np.array(list(readers.values()))
-rng = np.random.default_rng(3)
+matrices, rng = np.array(list(readers.values())), np.random.default_rng(3)
 states = rng.choice(3, 3000, p=[0.5, 0.3, 0.2])
-draws = rng.random((3000, 5, 1)) > matrices[:, states].transpose(1, 0, 2).cumsum(2)[:, :, :-1]
-answers = np.where(rng.random((3000, 5)) < 0.8, draws.sum(2), ABSTAIN)
+draws = rng.random((3000, 4, 1)) > matrices[:, states].transpose(1, 0, 2).cumsum(2)[:, :, :-1]
+answers = np.where(rng.random((3000, 4)) < 0.8, draws.sum(2), ABSTAIN)
 spoken = (answers != ABSTAIN).any(1)
 answers, states = answers[spoken], states[spoken]
 
 # %%
 # NBVAL_CHECK_OUTPUT
-prior, confusion, by_full = full(answers, 3)
 model = DawidSkene().fit(answers, 3)
-print("prior", prior.round(2), "of 0.50, 0.30, 0.20")
-print("no entry off by more than 0.08:", np.abs(confusion - matrices).max() < 0.08)
-print("the package's model agrees to 1e-6:", np.abs(model.confusion - confusion).max() < 1e-6,
-      np.abs(model.predict_proba(answers, 3) - by_full).max() < 1e-6)
-for name, p in (("one coin", one_coin(answers, 3)[1]), ("full", by_full)):
+print("the contrarian, found (rows: truth; columns: vote):", *model.confusion[3].round(2), sep="\n")
+print(f"largest error of an entry: {np.abs(model.confusion - matrices).max():.2f}")
+for name, p in (("one coin", one_coin(answers, 3)[1]), ("full", model.predict_proba(answers, 3))):
     print(f"{name:9} right {(p.argmax(1) == states).mean():.2f}")
 
-# %%
-figure = Figure(figsize=(9, 4))
-for (line, column), axis in np.ndenumerate(figure.subplots(2, 5)):
-    matrix = (matrices, confusion)[line][column]
-    axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1.2)
-    for (c, v), value in np.ndenumerate(matrix):
-        axis.text(v, c, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value > 0.7 else INK)
-    axis.set_xticks(range(3), ("yes", "no", "maybe"), fontsize=8)
-    axis.set_yticks(range(3), ("yes", "no", "maybe") if column == 0 else ("", "", ""), fontsize=8)
-    axis.grid(False)
-    if line == 0:
-        axis.set_title(list(readers)[column])
-    if column == 0:
-        axis.set_ylabel(("chosen", "found")[line] + "\ntruth")
-figure.supxlabel("vote", fontsize=10)
-Image(png(figure, dpi=110), width=760)
-
 # %% [markdown]
-# The contrarian's matrix is found as well, and his "no" now counts as evidence for yes. In our pool only pairs
-# (first or second reply better) have fixed labels, so `label_pool` uses full confusion for pairs and one coin for
-# questions.
+# The contrarian's matrix is found, and a "no" of his counts as evidence for yes. With one coin it only counts against
+# no, which leaves yes and maybe, so its labels are worse. In our pool only pairs (first or second reply better) have
+# fixed labels. `label_pool` uses full confusion for pairs, one coin for questions.
 
 # %% [markdown]
 # ## 10 · Can the posterior be trusted?
 #
 # A posterior of 0.8 should be right eight times in ten: then it is **calibrated**. Sort examples into bins by their
-# largest posterior, the *confidence*, and compare each bin's mean confidence with its accuracy. The mean gap,
-# weighted by the number of examples in each bin, is the **expected calibration error** (ECE).
+# largest posterior, the *confidence*. The **expected calibration error** compares confidence and accuracy:
+#
+# $$\text{ECE} = \sum_b \frac{n_b}{n}\, \lvert \text{accuracy}_b - \text{confidence}_b \rvert$$
 
 # %% [markdown]
-# **By hand.** Ten examples of confidence 0.9, eight of them right: gap 0.1. Thirty examples of confidence 0.6, all
-# right: gap 0.4. ECE = (10 · 0.1 + 30 · 0.4) / 40 = 0.325. Being *under*-confident counts as much as being
-# over-confident.
+# $n_b$: examples in bin b; $n$: all. **By hand**: ten examples with confidence 0.9, eight right (gap 0.1), and thirty
+# with confidence 0.6, all right (gap 0.4), give (10 · 0.1 + 30 · 0.4) / 40 = 0.325.
+#
+# Then all questions of the pool. **Predict**: has majority vote too much confidence, or too little? (Gold labels are
+# read.)
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def reliability(probs, gold, bins=10):
-    """For each bin that has examples: mean confidence, accuracy, number of examples. Arrays."""
+    """Mean confidence, accuracy and number of examples of each bin that has any: float [3, bins]."""
     confidence, right = probs.max(1), probs.argmax(1) == gold
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     found = [(confidence[bin_of == b].mean(), right[bin_of == b].mean(), (bin_of == b).sum())
@@ -634,86 +576,46 @@ def ece(probs, gold):
     return (np.abs(confidence - accuracy) * count).sum() / count.sum()
 
 
-# %%
-# NBVAL_CHECK_OUTPUT
 by_hand = np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 30)
-right = np.array([0] * 8 + [1] * 2 + [0] * 30)
-print("by hand 0.325, by the function", round(ece(by_hand, right), 3))
+print("by hand 0.325, by the function", round(ece(by_hand, np.array([0] * 8 + [1] * 2 + [0] * 30)), 3))
 print("the package's is the same:", np.isclose(ece(labels, gold), expected_calibration_error(labels, gold)))
 
-# %% [markdown]
-# Now all questions of the pool, by the package's own `label_pool`. **Predict**: majority vote gives its winner
-# the share of the votes. Is that too confident, or not confident enough?
-
 # %%
+# NBVAL_CHECK_OUTPUT
 examples = [dict(example) for example in data.pool if example["task"] == "question"]
 all_votes = apply_lfs(sample_lfs(), examples)
 all_gold = np.array([data.pool_gold[example["id"]] for example in examples])
 probs = {}
 for kind in ("majority_vote", "dawid_skene"):
-    lists, report = label_pool(examples, all_votes, kind)
-    probs[kind] = np.array([p + [0.0] * (4 - len(p)) for p in lists])
+    lists, _ = label_pool(examples, all_votes, kind)
+    p = probs[kind] = np.array([p + [0.0] * (4 - len(p)) for p in lists])
+    print(f"{kind:14} right {(p.argmax(1) == all_gold).mean():.2f}  mean confidence {p.max(1).mean():.2f}  "
+          f"ECE {ece(p, all_gold):.2f}")
 
-# %%
-for kind, p in probs.items():
-    print(f"{kind:14} right {(p.argmax(1) == all_gold).mean():.2f}  "
-          f"mean confidence {p.max(1).mean():.2f}  ECE {ece(p, all_gold):.2f}")
 
-# %%
-# NBVAL_CHECK_OUTPUT
-by_majority, by_model = (ece(p, all_gold) for p in probs.values())
-print("majority vote is off by more than 0.1:", by_majority > 0.1)
-print("the label model by less than 0.03:", by_model < 0.03)
+bins = {kind: reliability(p, all_gold) for kind, p in probs.items()}
+print("examples per bin, from low to high confidence:", {kind: b[2].astype(int).tolist() for kind, b in bins.items()})
+Image(png(reliability_figure(bins), dpi=110), width=500)
 
 # %% [markdown]
-# The figure leaves out bins of fewer than ten examples. Bars: 95 % intervals of the share.
-
-# %%
-figure = Figure(figsize=(5.8, 4.6))
-axis = figure.subplots()
-axis.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-axis.text(0.62, 0.58, "calibrated", color=GREY, rotation=39)
-for (kind, p), color, marker in zip(probs.items(), (MEDICAL, GENERAL), "so"):
-    marks = [mark for mark in reliability(p, all_gold).T if mark[2] >= 10]
-    for confidence, accuracy, count in marks:
-        axis.plot([confidence] * 2, binomial_interval(round(accuracy * count), int(count)), color=color)
-    confidence, accuracy, count = np.array(marks).T
-    axis.scatter(confidence, accuracy, 15 + count / 4, color=color, marker=marker, alpha=0.8, linewidths=0,
-                 label=kind.replace("_", " "))
-axis.set(xlabel="confidence of the label (0–1)", ylabel="share that is right (0–1)")
-axis.set_title("Reliability diagram; size: examples in the bin", loc="left")
-axis.legend(frameon=False, loc="lower right", markerscale=0.5)
-Image(png(figure, dpi=110), width=500)
+# Points above the line have too little confidence. Majority vote counts poor functions as much as good ones, so even a
+# right winner gets few of the votes. The label model is confident of nearly all its labels, and rightly so. It has few
+# examples at medium confidence, so their intervals are wide.
 
 # %% [markdown]
-# Above the line: not confident enough. Majority vote counts the bad functions as much as the good ones, so even a
-# right winner gets few of the votes. The label model is confident of nearly all its labels, and rightly so. Of the few
-# examples in between we learn little: look at the bars.
-
-# %% [markdown]
-# ## 11 · Soft labels
+# ## 11 · Hard or soft labels
 #
-# What do we train on: the most likely option (a **hard** label), or the whole posterior (a **soft** one)? Training
-# on a posterior p̃ means the *expected* loss, Σ p̃_k · loss(option k). For cross-entropy its gradient on the
-# scores is simple: the model's probabilities minus p̃.
+# We can train on the most likely option (a **hard** label) or on the whole posterior (a **soft** label), with the
+# *expected* loss $\sum_c \tilde p_c \cdot \text{loss}(c)$. If votes are nearly undecided between two options, a hard
+# label raises only one of them. If that one is wrong, it teaches the error at full strength.
+
+# %% [markdown]
+# Does it matter? We simulate points of three classes, let four weak functions vote, and train the smallest classifier,
+# one linear layer, on either kind of label. Ten repetitions. **Predict** which is right more often, and which is
+# more confident.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-scores = torch.zeros(4, requires_grad=True)
-for name, target in (("hard", [1.0, 0, 0, 0]), ("soft", [0.55, 0.45, 0, 0])):
-    loss = -(torch.tensor(target) * scores.log_softmax(0)).sum()
-    print(name, [round(g, 2) for g in torch.autograd.grad(loss, scores)[0].tolist()])
-
-# %% [markdown]
-# The example is nearly a coin toss between two options (a step moves scores *against* the gradient). The hard label
-# pushes option 0 up and option 1 down, as if we knew. The soft one pushes both up and the other two down: what
-# the votes said, no more. A wrong hard label teaches an error at full strength.
-
-# %% [markdown]
-# Does it matter? We simulate points of three classes, let four weak functions vote, and train the smallest
-# classifier, one linear layer, on either kind of label. Ten repetitions.
-
-# %%
 def train(x, target, steps=100):
     """A linear classifier by cross-entropy with soft targets [n, k]. Returns its weights."""
     w = torch.zeros(x.shape[1], target.shape[1], requires_grad=True)
@@ -727,7 +629,7 @@ def train(x, target, steps=100):
 
 
 def trial(seed):
-    """Right on 2,000 new points after training on 300 with hard and with soft labels; mean confidences."""
+    """Accuracy on 2,000 new points and mean confidence, after training on 300 with hard, then with soft labels."""
     rng = np.random.default_rng(seed)
     centers = rng.normal(size=(3, 20))
     centers *= 1.5 / np.linalg.norm(centers, axis=1, keepdims=True)
@@ -744,177 +646,101 @@ def trial(seed):
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 hard, hard_confidence, soft, soft_confidence = np.array([trial(seed) for seed in range(10)]).T
-print(f"right: hard {hard.mean():.3f}, soft {soft.mean():.3f}")
-print(f"mean confidence: hard {hard_confidence.mean():.3f}, soft {soft_confidence.mean():.3f}")
+print(f"accuracy: hard {hard.mean():.2f}, soft {soft.mean():.2f}")
+print(f"mean confidence: hard {hard_confidence.mean():.2f}, soft {soft_confidence.mean():.2f}")
+print("soft is right more often, on average by more than 0.01:", (soft - hard).mean() > 0.01)
+
+# %% [markdown]
+# Here soft labels teach more, and the model that learns from uncertain labels becomes uncertain itself: its confidence
+# is below its accuracy. But the functions of this simulation are poor, so many posteriors are undecided. Is that so in
+# our pool? **Predict** the share of its questions whose label has a confidence above 0.95.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("soft is right more often, on average by more than 0.01:", (soft - hard).mean() > 0.01)
-print("the model trained on soft labels is under-confident:", soft_confidence.mean() < soft.mean() - 0.05)
+confidence = probs["dawid_skene"].max(1)
+for low, high in ((0, 0.6), (0.6, 0.95), (0.95, 1.01)):
+    share = ((confidence >= low) & (confidence < high)).mean()
+    print(f"confidence {low:.2f} to {min(high, 1):.2f}: {share:.2f} of the questions")
 
 # %% [markdown]
-# So soft labels teach more, and they have a price: a model that learns from uncertain labels becomes uncertain. If you
-# need probabilities from the trained model, calibrate it afterwards. With labels as confident as those of our pool the
-# two kinds hardly differ. (A run's setting `weak.soft_labels=False` does more than take hard labels: the most likely
-# responses are imitated, and L_task has no examples.) ICFT uses the posteriors in L_task and in L_fine-tune, and their
-# uncertainty (their *entropy*) for the curriculum of the next lesson.
+# With labels as confident as these, hard and soft labels hardly differ. In training runs soft posteriors had no
+# measured benefit: one development run each scored 0.48 with soft and 0.53 with hard labels
+# ([experiments]({{repository}}/blob/main/docs/experiments.md)). So runs train on hard labels by default. The setting
+# `weak.soft_labels=True` turns soft ones on; L_task needs it.
+
+# %% [markdown]
+# The choice of the *label model* has a clear benefit. With Dawid–Skene in place of majority vote, the medical score of
+# the demo was 0.85 instead of 0.44, and 0.48 instead of 0.27 on all topics (three seeds, measured with soft labels;
+# [results]({{repository}}/blob/main/docs/results.md)). The posterior's uncertainty, its *entropy*, is still used: it
+# orders the curriculum of lesson 03.
 
 # %% [markdown]
 # ## 12 · What breaks it
 #
-# The model believes that functions err independently. Suppose a colleague adds `longest` again, and again, under
-# new names: copies of a function that is right about one time in five.
-#
-# **Predict.** EM had found that `longest` is bad. Will copies of it change the labels?
+# The model assumes that functions err independently. Suppose that a colleague adds `longest` several times under new
+# names. It is right about one time in five. **Predict**: EM had found that `longest` is poor. Do copies of it change
+# the labels?
 
 # %%
+# NBVAL_CHECK_OUTPUT
 longest, curves, spoiled = votes[:, [names.index("longest")]], [], {}
 for copies in range(1, 7):
     spoiled[copies] = np.concatenate([votes] + [longest] * (copies - 1), 1)
     accuracy, p, _ = one_coin(spoiled[copies], 4)
-    counted = (majority(spoiled[copies], 4).argmax(1) == gold).mean()
-    curves.append([(p.argmax(1) == gold).mean(), p.max(1).mean(), counted,
+    curves.append([(p.argmax(1) == gold).mean(), p.max(1).mean(),
                    accuracy[names.index("longest")], accuracy[names.index("drug_stem")]])
-columns = ["labels right", "their confidence", "majority vote right", "longest, estimated", "drug_stem, estimated"]
-table = pd.DataFrame(curves, columns=columns, index=pd.Index(range(1, 7), name="copies"))
-table.round(2)
+columns = ["labels right", "their confidence", "longest, estimated", "drug_stem, estimated"]
+pd.DataFrame(curves, columns=columns, index=pd.Index(range(1, 7), name="copies")).round(2)
+
+# %% [markdown]
+# The labels collapse suddenly, and their confidence stays high. For the model, copies are independent witnesses that
+# never contradict each other, so they must be perfect. Then drug_stem, which disagrees with them, must be poor. The
+# figure shows which functions agree with which.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("once or twice in the votes, the labels are more than 0.9 right:", bool((table["labels right"][:2] > 0.9).all()))
-print("five times, they are less than 0.5 right:", table["labels right"][5] < 0.5)
-print("and more than 0.9 confident:", table["their confidence"][5] > 0.9)
-print("drug_stem is now believed to be worse than longest:",
-      table["drug_stem, estimated"][5] < table["longest, estimated"][5])
-
-# %% [markdown]
-# A disaster, and a sudden one. For the model, copies are independent witnesses that never contradict each other:
-# they must be perfect. Then drug_stem, which disagrees with them, must be bad. The figure shows the fall, and who
-# agrees with whom.
-
-# %%
 def agreement(votes):
-    """Of the examples where both vote, the share where they vote alike: float [m, m]."""
+    """Of the examples where both vote, the share where they vote alike: float [m, m]; NaN without such examples."""
     voted = (votes != ABSTAIN).astype(float)
     alike = ((votes[:, :, None] == votes[:, None, :]) & (votes[:, :, None] != ABSTAIN)).sum(0)
-    return alike / np.maximum(voted.T @ voted, 1)
+    return np.where(voted.T @ voted > 0, alike / np.maximum(voted.T @ voted, 1), np.nan)
 
 
-# %%
-figure = Figure(figsize=(10.5, 4.4))
-left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-for name, (color, marker) in zip(columns[:3], STYLES):
-    left.plot(table[name], color=color, marker=marker, linewidth=2, label=name)
-left.set(xlabel="how often longest is in the votes", ylabel="share of examples, or probability (0–1)", ylim=(0, 1.05))
-left.set_title("Confident, and wrong", loc="left")
-left.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.7))
-order = [names.index(name) for name in ("drug_stem", "formulary", "notes", "flashcards", "floxacin", "ends_in_ine",
-                                        "shares_words", "nearest_letter", "longest")] + [9, 10, 11, 12]
-shown = right.imshow(agreement(spoiled[5])[np.ix_(order, order)], cmap="viridis", vmin=0, vmax=1)
-ticks = [(names + ["longest again"] * 4)[j] for j in order]
-right.set_xticks(range(13), ticks, rotation=90, fontsize=8)
-right.set_yticks(range(13), ticks, fontsize=8)
-right.set_title("Agreement where both vote (0–1)", loc="left")
-right.grid(False)
-figure.colorbar(shown, ax=right)
-Image(png(figure, dpi=110), width=820)
+good = ["drug_stem", "formulary", "notes", "flashcards", "floxacin"]
+poor = ["shares_words", "nearest_letter", "longest"]
+order = [names.index(name) for name in [*good, "ends_in_ine", *poor]] + [9, 10, 11, 12]
+matrix = agreement(spoiled[5])[np.ix_(order, order)]
+print("the good five:", matrix[0, 1:5].round(2), " longest and its copies:", matrix[8, 9:].round(2))
+figure = agreement_figure(matrix, [(names + ["longest again"] * 4)[j] for j in order])
+Image(png(figure, dpi=110), width=560)
 
 # %% [markdown]
-# Two bright blocks: the good functions, upper left, and the copies, lower right. *Nothing in the votes says which
-# block is right.* What helps:
-#
-# - know your functions: sources that do not copy each other (hence *cross-domain* supervision);
-# - count a family of look-alikes once (exercise 3);
-# - label a few examples by hand, and look (exercise 4).
-
-# %% [markdown]
-# How few? Suppose that labels are right one time in five. If you check twenty at random, could they still look
-# good by luck? The probability that ten or more of the twenty are right:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-print(f"{sum(comb(20, h) * 0.2**h * 0.8 ** (20 - h) for h in range(10, 21)):.4f}")
-
-# %% [markdown]
-# Copies are the crude case. Two tables typed from one book, or two prompts to one language model, are *partial*
-# copies and bend the estimates in the same direction. Our pairs have such a couple: `politest` prefers the reply
-# with a "please", and a "please" makes a reply longer. Each alone is right half the time, as chance is.
-
-# %%
-pairs = [dict(example) for example in data.pool if example["task"] == "pair"]
-both = apply_lfs([lf for lf in sample_lfs() if lf.name in ("longest", "politest")], pairs)
-print(f"where both vote, they agree on {agreement(both)[0, 1]:.2f} of the pairs")
-
-# %%
-# NBVAL_CHECK_OUTPUT
-print("on more than 0.7 of them, and independent ones would agree on 0.5:", agreement(both)[0, 1] > 0.7)
-
-# %% [markdown]
-# Neither has any information about the truth, and yet a model may come to trust them, if the others are few or
-# silent. On real tasks a plain majority vote is often hard to beat, for this reason among others.
+# Two bright blocks: the good functions (upper left) and the copies (lower right). *Nothing in the votes says which
+# block is right.* Partial copies bend estimates in the same direction, such as two tables typed from one book. What
+# helps: use sources that do not copy each other (hence *cross-domain* supervision), and label a few examples by hand
+# (exercise 2).
 
 # %% [markdown]
 # ## What was shown
 #
-# - Agreement reveals accuracy, for two options up to a mirror image, if functions err independently.
-# - A posterior is a weighted vote; a weight is log(a (k − 1) / (1 − a)), zero at chance.
-# - EM found hidden accuracies, in simulation and in the pool, and the package computes the same.
-# - A majority vote lost to one of its members; the label model did not.
-# - Soft labels taught more than hard ones, and made the learner less confident.
-# - A few copies of one bad function fooled the model, and it was confident.
+# - Agreement reveals accuracy, up to a mirror image, if functions err independently.
+# - A posterior is a weighted vote; the weight is 0 at chance.
+# - EM, with your M-step, found accuracies without labels.
+# - All accuracies here are of choices among given options.
+# - The label model matters much, soft labels little.
+# - Copies of a poor function fooled the model.
 
 # %% [markdown]
 # ## Exercises
 #
 # Put your code in place of `...` and run the cell.
 #
-# ### 1 · One example's posterior (easy, 8 minutes)
+# ### 1 · Your own labelling function (easy, 10 minutes)
 #
-# Without the functions above: multiply odds, as in section 6.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-def example_posterior(votes, accuracy, k):
-    """votes: of m functions on one example (ABSTAIN: none); accuracy: m numbers. Returns k probabilities, a list."""
-    return ...
-
-
-cases = [([0, 1, 1], [0.9, 0.4, 0.4]), ([ABSTAIN, 1, 3], [0.9, 0.7, 0.1]), ([ABSTAIN] * 3, [0.9] * 3)]
-answer = [example_posterior(cast, accuracy, 4) for cast, accuracy in cases]
-wanted = [e_step(np.array([cast]), 4, np.array(accuracy))[0] for cast, accuracy in cases]
-if ... in answer:
-    print("Your turn.")
-else:
-    off = [case for case, mine, one in zip(cases, answer, wanted) if not np.allclose(mine, one)]
-    print(f"Not yet: votes and accuracies {off[0]} come out wrong." if off else "Right.")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# Start with odds of 1 for each option. Silence multiplies nothing.
-#
-# </details>
-# <details><summary>Solution</summary>
-#
-# ```python
-# def example_posterior(votes, accuracy, k):
-#     odds = [1.0] * k
-#     for vote, a in zip(votes, accuracy):
-#         if vote != ABSTAIN:
-#             odds[vote] *= a * (k - 1) / (1 - a)
-#     return [o / sum(odds) for o in odds]
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### 2 · Your own labelling function (easy, 10 minutes)
-#
-# Topic drug_use asks what a drug is given for. Names in *-cillin*, *-cycline* and *-floxacin*, and names that
-# begin with *cef*, are given for a "bacterial infection". Vote on those examples and abstain elsewhere. The check
-# reads the gold labels, and also fits the label model, which has seen no answer, and shows the accuracy that it
-# estimates for your function.
+# Topic drug_use asks what a drug is given for. Names in *-cillin*, *-cycline* and *-floxacin*, and names that begin
+# with *cef*, are given for a "bacterial infection". Vote there and abstain elsewhere. The check reads gold labels.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -937,7 +763,7 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `option(example, "bacterial infection")` abstains where that is not on offer. `re.search` takes alternatives:
+# `option(example, "bacterial infection")` abstains if that is not an option. `re.search` takes alternatives:
 # `"cillin|cycline"`; `\bcef` is a word that begins so. Prompts may begin with the drug's name.
 #
 # </details>
@@ -952,58 +778,11 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 3 · Count a family once (medium, 12 minutes)
+# ### 2 · Out of the mirror image (hard, 20 minutes)
 #
-# Copies rarely come complete. Here each copy of `longest` is silent on a random third of the examples. Write a filter:
-# a function is a look-alike of an earlier one *that is selected* if both vote on at least 50 examples and never differ
-# there.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-def without_copies(votes):
-    """votes [n, m] → list of the selected columns: each family's first, in order."""
-    return ...
-
-
-quiet = np.random.default_rng(5).random((len(votes), 4)) < 1 / 3
-tainted = np.concatenate([votes, np.where(quiet, ABSTAIN, longest)], 1)
-columns = without_copies(tainted)
-if columns is ...:
-    print("Your turn.")
-elif list(columns) == list(range(9)):
-    assert (one_coin(tainted[:, list(columns)], 4)[1].argmax(1) == gold).mean() > 0.95
-    print("Right.")
-else:
-    print(f"Not yet: selected {list(columns)}, and columns 9 to 12 are the copies.")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# Go through the columns; compare each with those selected so far. `both = (a != ABSTAIN) & (b != ABSTAIN)`.
-#
-# </details>
-# <details><summary>Solution</summary>
-#
-# ```python
-# def without_copies(votes):
-#     selected = []
-#     for j in range(votes.shape[1]):
-#         both = [(votes[:, i] != ABSTAIN) & (votes[:, j] != ABSTAIN) for i in selected]
-#         alike = [b.sum() >= 50 and (votes[b, i] == votes[b, j]).all() for i, b in zip(selected, both)]
-#         if not any(alike):
-#             selected.append(j)
-#     return selected
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### 4 · Out of the mirror (hard, 20 minutes)
-#
-# Five functions on yes/no questions, three of them mostly wrong. Started from majority vote, EM finds the mirror
-# image. You have the true labels of twenty examples. Start EM from accuracies measured on *those*, then run
-# E- and M-steps on all examples. Twenty examples can measure 0 or 1 by chance, so count one right and one wrong vote
-# more than there were.
+# Five functions vote on yes/no questions, and three are mostly wrong. From majority vote, EM finds the mirror image.
+# You have the true labels of twenty examples. Start from accuracies measured on *those*, then run E- and M-steps
+# (`step`). Count one right and one wrong vote more than there were.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -1020,14 +799,14 @@ if answer is ...:
     print("Your turn.")
 else:
     share = (answer.argmax(1) == sides).mean()
-    good = share > 0.9 and np.allclose(answer, e_step(liars, 2, m_step(liars, answer)), atol=1e-4)
+    good = share > 0.9 and np.allclose(answer, e_step(liars, 2, step(liars, answer)), atol=1e-4)
     print("Right." if good else f"Not yet: {share:.2f} right, where majority vote's start leads to {mirrored:.2f}.")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Function j's first accuracy: (right votes on the labelled examples + 1) / (votes on the labelled examples + 2). Then
-# alternate `e_step` and `m_step`.
+# Twenty examples can measure 0 or 1 by chance, hence the two extra votes: function j's first accuracy is (right votes
+# on the labelled examples + 1) / (votes on the labelled examples + 2). Then alternate `e_step` and `step`.
 #
 # </details>
 # <details><summary>Solution</summary>
@@ -1039,7 +818,7 @@ else:
 #     accuracy = (right + 1) / (cast + 2)
 #     for _ in range(rounds):
 #         posterior = e_step(votes, k, accuracy)
-#         accuracy = m_step(votes, posterior)
+#         accuracy = step(votes, posterior)
 #     return posterior
 # ```
 #
@@ -1048,19 +827,13 @@ else:
 # %% [markdown]
 # ## Further reading
 #
-# - [Dawid and Skene](https://doi.org/10.2307/2346806) (1979): nine pages, about doctors who disagree; still the
-#   model to beat.
-# - [Snorkel](https://arxiv.org/abs/1711.10160) (Ratner and others, 2017): how people write and debug labelling
-#   functions; read the user study.
-# - [Fast and Three-rious](https://arxiv.org/abs/2002.11955) (Fu and others, 2020): section 5 grown up, accuracies
-#   from triplets in closed form.
-# - [WRENCH](https://arxiv.org/abs/2109.11377) (Zhang and others, 2021): label models compared on many tasks; a
-#   cure for overconfidence.
-# - [On Calibration of Modern Neural Networks](https://arxiv.org/abs/1706.04599) (Guo and others, 2017): ECE,
-#   reliability diagrams, and the simplest fix.
-
-# %% [markdown]
-# Assignments A1, Label models, and A2, Curriculum, build on this lesson: see the [instructor's
+# - [Dawid and Skene](https://doi.org/10.2307/2346806) (1979): doctors who disagree; still hard to beat.
+# - [Snorkel](https://arxiv.org/abs/1711.10160) (2017): how people write labelling functions.
+# - [Fast and Three-rious](https://arxiv.org/abs/2002.11955) (2020): section 5 in general.
+# - [WRENCH](https://arxiv.org/abs/2109.11377) (2021): label models compared.
+# - [On Calibration](https://arxiv.org/abs/1706.04599) (2017): reliability diagrams.
+#
+# Assignments A1 and A2 build on this lesson: see the [instructor's
 # guide]({{repository}}/blob/main/docs/instructors.md#assignments).
 
 # %%

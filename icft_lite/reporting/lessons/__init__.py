@@ -1,0 +1,1 @@
+"""Figures of the lessons' results, one file each."""
