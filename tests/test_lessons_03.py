@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from test_notebooks import MARK, SOURCES, build, check_exercise, defined
+from lesson_checks import check_core_exercise, check_size
+from test_notebooks import SOURCES, build, check_exercise, defined
 
-from icft_lite.curriculum import competence, rank_average, score_difficulty
+from icft_lite.curriculum import rank_average, score_difficulty
 
 BOOK = build.read(next(path for path in SOURCES if path.stem == "03_curriculum"))
-NOT_RUN = ("find_spec(", "Figure(", "return ...", "gains", MARK)  # set-up, figures, exercises, the slow study, checks
+NOT_RUN = ("find_spec(", "gains")  # set-up, the slow study
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +22,6 @@ def test_rank_average_equals_the_package(lesson, seed):
     signals = {"a": rng.integers(0, 6, 40).astype(float), "b": rng.normal(size=40), "c": rng.integers(0, 9, 40) / 2}
     signals["b"][rng.random(40) < 0.4] = np.nan
     np.testing.assert_allclose(lesson["average"](signals), rank_average(signals))
-
-
-def test_competence_equals_the_package(lesson):
-    for start in (0.0, 0.1, 0.3, 1.0):
-        for t in np.linspace(0, 1.2, 25):
-            assert lesson["competence"](t, start) == pytest.approx(competence(t, 1, start))
 
 
 def test_loss_and_ifd_equal_the_package(lesson):
@@ -47,11 +42,15 @@ def test_loss_and_ifd_equal_the_package(lesson):
 
 
 def test_density_is_one_on_average_and_counts_every_draw(lesson):
-    for order, drawn in lesson["runs"].items():
-        x, y, share = lesson["density"](order, drawn)
+    for order, (drawn, _) in lesson["runs"].items():
+        x, y, share = lesson["shown"][order]
         counts = share * np.outer(np.diff(y), np.diff(x)) / len(lesson["examples"])
         assert counts.sum() == pytest.approx(len(drawn))
         assert (share.T @ np.diff(y)).mean() / y[-1] == pytest.approx(1, abs=0.05)
+
+
+def test_the_lesson_is_short():
+    check_size(BOOK)
 
 
 def test_the_explorer_has_the_examples_and_votes_of_the_lesson(lesson):
@@ -68,20 +67,21 @@ def test_the_explorer_has_the_examples_and_votes_of_the_lesson(lesson):
 
 WRONG = [
     [
+        "def pace(t, end, start): return sqrt(t * (1 - start**2) / end + start**2)",  # above 1 after the end
+        "def pace(t, end, start): return min(1.0, start + (1 - start) * t / end)",  # a constant rate
+        "def pace(t, end, start): return min(1.0, sqrt(t * (1 - start**2) + start**2))",  # without T
+        "def pace(t, end, start): return min(1.0, t * (1 - start**2) / end + start**2)",  # without the root
+    ],
+    [
         "def available_from(u, start): return u",
         "def available_from(u, start): return max(0.0, (u - start) / (1 - start))",
         "def available_from(u, start): return (u**2 - start**2) / (1 - start**2)",
     ],
     [
-        "def take_turns(topics): return list(range(len(topics)))",
-        "def take_turns(topics): return sorted(range(len(topics)), key=topics.__getitem__)",
-        "def take_turns(topics):\n    return sorted(range(len(topics)), key=lambda i: topics[:i].count(topics[i]))",
-    ],
-    [
         "def expected_draws(n, steps, start): return [steps / n] * n",
         "def expected_draws(n, steps, start): return [steps] + [0] * (n - 1)",
         "def expected_draws(n, steps, start):\n"
-        "    return [sum(competence(t / steps, start) * n >= i + 1 for t in range(steps)) / n for i in range(n)]",
+        "    return [sum(competence(t / steps, 1, start) * n >= i + 1 for t in range(steps)) / n for i in range(n)]",
     ],
 ]
 
@@ -89,3 +89,12 @@ WRONG = [
 @pytest.mark.parametrize("number", range(3))
 def test_exercises_accept_their_solutions_and_reject_wrong_ones(lesson, number):
     check_exercise(BOOK, number, WRONG, lesson)
+
+
+def test_the_lesson_draws_with_the_learners_pace_once_it_is_right(lesson):
+    check_core_exercise(BOOK, lesson, "pace", ["draws equal to the package's: 300 of 300"], WRONG[0])
+
+
+def test_another_pace_would_draw_other_examples(lesson):
+    draws = lesson["draw_stage"](lesson["package_competence"])
+    assert lesson["draw_stage"](lambda t, end, start: start + (1 - start) * t / end) != draws

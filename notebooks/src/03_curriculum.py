@@ -15,18 +15,17 @@
 #
 # # 03 · Curriculum
 #
-# People learn the alphabet before they read novels. Should a model, too, meet easy examples first? You measure
-# what is hard, build stages, watch which examples are drawn when, and then ask the awkward question: does order help
-# at all?
+# People learn the alphabet before they read novels. Should a model, too, meet easy examples first? You measure what is
+# hard, build stages, write the pacing, watch which examples are drawn when, and then ask whether order helps at all.
 
 # %% [markdown]
 # **You will be able to**
 #
-# - compute four signals of difficulty, and join them though their units differ;
+# - compute four signals of difficulty, and combine them although their units differ;
 # - build stages in four orders;
-# - derive the pacing curve, and say which examples are drawn when and how often;
-# - browse a curriculum in an explorer, and test such a thing;
-# - test a claim about order fairly, and say what controlled studies found.
+# - write competence-based pacing, and say what is drawn when and how often;
+# - browse a curriculum in an explorer;
+# - test a claim about order fairly, and say what studies found.
 #
 # **You need** lessons 00 and 02, and basic PyTorch.
 
@@ -36,8 +35,8 @@
 # Run the cells from top to bottom. At **predict**, write down a guess first.
 
 # %% [markdown]
-# **What this is not.** The [paper](https://arxiv.org/abs/2502.00832) goes from general knowledge to medicine and
-# from easy to hard, without saying how difficulty is measured. The signals, the stages and the pacing below are
+# **What this is not.** The [paper](https://arxiv.org/abs/2502.00832) goes from general knowledge to medicine and from
+# easy to hard, without saying how difficulty is measured. The signals, the stages and the pacing below are
 # *our reading*, from the sources named. Samples are teaching material, **not medical advice**.
 
 # %% [markdown]
@@ -49,13 +48,12 @@
 # %%
 from collections import Counter
 from math import log, sqrt
+from unittest.mock import patch
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Image
-from matplotlib.figure import Figure
 
 from icft_lite import (
     Encoder,
@@ -66,39 +64,46 @@ from icft_lite import (
     sample_bundle,
     score_difficulty,
 )
-from icft_lite.curriculum import PacedSampler, label_entropy, rank_average, round_robin
+from icft_lite.curriculum import PacedSampler, label_entropy, rank_average
 from icft_lite.curriculum import competence as package_competence
-from icft_lite.data.schema import best_response
+from icft_lite.data.schema import LEVELS, best_response
 from icft_lite.modeling.encoding import drop_prompt
 from icft_lite.modeling.scoring import score_responses
-from icft_lite.reporting.figures import GREY, MEDICAL, RC, STYLES, png
+from icft_lite.reporting.concepts import curriculum as diagram
+from icft_lite.reporting.figures import png
+from icft_lite.reporting.lessons import curriculum as figures
 from icft_lite.statistics import mean_interval
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.lfs.samples import sample_lfs
 from icft_lite.widgets import curriculum_explorer, curriculum_table
 
-matplotlib.rcParams.update(RC)
 base, tokenizer = load_base()
 encoder = Encoder(tokenizer)
 
 # %% [markdown]
-# ## 1 · What makes an example hard?
+# ## The lesson in one picture
 #
-# It is not known in advance. There are only **signals**: numbers that tend to be larger for harder examples. The first
-# is the **base loss**: how surprised is the model, before any training, by the response it should learn? For each
-# token, take minus the logarithm of the probability that the model gave it; then the mean over the response.
-
-# %% [markdown]
-# **By hand.** The response has two tokens, to which the model gives probabilities 0.5 and 0.25. **Predict** the
-# loss. (Natural logarithms; log 2 = 0.69. The unit is the *nat*.)
+# Signals become a difficulty (sections 1–5). Levels make the stages (section 6). Inside a stage, pacing decides which
+# share of its examples may be drawn (sections 7–9). Section 10 asks whether that helps.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print(round(-(log(0.5) + log(0.25)) / 2, 2), "nats per token")
+Image(png(diagram.draw(), dpi=110), width=900, metadata={"alt": diagram.draw.__doc__})
 
 # %% [markdown]
-# Now with the real base. An **encoder** turns an example into token ids, and says which tokens belong to the response:
-# each as (sequence, position, target, response), where the model at `position` must predict `target`.
+# ## 1 · What makes an example hard?
+#
+# That is not known in advance. There are only **signals**: numbers that tend to be larger for harder examples. The
+# first is the **base loss**: how surprised is the model, before any training, by the response it should learn?
+#
+# $$\text{loss} = -\frac{1}{T} \sum_{t=1}^{T} \log p(y_t \mid x, y_{<t})$$
+
+# %% [markdown]
+# $x$: the prompt; $y_1 \dots y_T$: the tokens of the response; $p$: the model's probability. The unit is the *nat*. By
+# hand: two tokens with probabilities 0.5 and 0.25 have the loss (0.69 + 1.39) / 2 = 1.04 nats per token.
+#
+# An **encoder** turns an example into token ids and lists the tokens of the response: the model at `position` must
+# predict `target`.
 
 # %%
 def reply(prompt, response):
@@ -115,35 +120,30 @@ def surprises(encoded):
             for sequence, position, target, _ in encoded.tokens]
 
 
-# %%
-known = reply("Which city is the capital of Bhutan?", "Thimphu")
-new = reply("What does the medical term nephritis mean?", "inflammation of the kidney")
-losses = {}
-for example in (known, new):
-    found = surprises(encoder(example))
-    loss = losses[example["id"]] = np.mean([nats for _, nats in found])
-    print(f"{loss:5.2f} nats per token:", ", ".join(f"{token!r} {nats:.2f}" for token, nats in found))
+# %% [markdown]
+# **Predict**: which response surprises the base more, the capital of Bhutan or the meaning of nephritis? The base was
+# taught general knowledge, and no medicine.
 
 # %%
 # NBVAL_CHECK_OUTPUT
+known = reply("Which city is the capital of Bhutan?", "Thimphu")
+new = reply("What does the medical term nephritis mean?", "inflammation of the kidney")
+losses = [np.mean([nats for _, nats in surprises(encoder(example))]) for example in (known, new)]
+print(f"capital {losses[0]:.1f}, nephritis {losses[1]:.1f} nats per token")
 scores = score_responses(base, [encoder(known), encoder(new)])
 package = [-(score["logp"] / score["tokens"])[0] for score in scores]
 near = 1e-3 if base.dtype == torch.float32 else 0.1  # a GPU computes in 16 bits
-print("what the base was taught is easier, by more than a nat:", losses[new["id"]] > losses[known["id"]] + 1)
-print("the package computes the same:", np.allclose(package, list(losses.values()), atol=near))
-
-# %% [markdown]
-# The last token of each response, the end of turn, counts too: stopping is part of the answer.
+print("the package computes the same:", np.allclose(package, losses, atol=near))
 
 # %% [markdown]
 # ## 2 · Is it the question or the words?
 #
-# A response can be surprising merely because its words are rare. **Instruction-following difficulty** (IFD, from
-# "Cherry LLM") takes that out: the loss with the prompt, divided by the loss of the same response *without* it.
+# A response can be surprising only because its words are rare. **Instruction-following difficulty** (IFD, from "Cherry
+# LLM") removes that: the loss with the prompt, divided by the loss of the same response *without* it.
 
 # %% [markdown]
-# IFD near 0: the prompt reveals the answer. Near 1: the prompt does not help, so the model does not know the
-# link between the two. That is what it would have to learn. Above 1, the prompt even misleads.
+# IFD near 0: the prompt reveals the answer. Near 1: the prompt does not help, so the model does not know the link
+# between the two, and would have to learn it. Above 1, the prompt even misleads.
 #
 # **Predict** the IFD of the capital, and of the medical term.
 
@@ -156,34 +156,25 @@ def ifd(example):
 
 
 # %%
-figure = Figure(figsize=(10, 3.4))
-for axis, example in zip(figure.subplots(1, 2), (known, new)):
-    ratio, given, bare = ifd(example)
-    x = np.arange(len(given))
-    axis.bar(x - 0.2, [nats for _, nats in bare], 0.38, color=GREY, label="without the prompt")
-    axis.bar(x + 0.2, [nats for _, nats in given], 0.38, color=MEDICAL, label="with the prompt")
-    names = [token.strip() if not token.startswith("<") else "(end)" for token, _ in given]
-    axis.set_xticks(x, names, rotation=30, ha="right")
-    axis.set_ylabel("surprise, −log p (nats)")
-    axis.set_title(f"{example['prompt']}\nIFD {ratio:.2f}", loc="left", fontsize=10)
-    if example is known:
-        axis.legend(frameon=False)
-Image(png(figure, dpi=110), width=800)
-
-# %%
 # NBVAL_CHECK_OUTPUT
-print("the prompt reveals the capital, IFD below 0.3:", ifd(known)[0] < 0.3)
-print("it helps far less with the medical term:", ifd(new)[0] > ifd(known)[0] + 0.2)
+found = {example["prompt"]: ifd(example) for example in (known, new)}
+for prompt, (ratio, given, bare) in found.items():
+    print(f"IFD {ratio:.1f}: {prompt} {len(given)} tokens")
+panels = {f"{prompt}\nIFD {ratio:.2f}": (given, bare) for prompt, (ratio, given, bare) in found.items()}
+Image(png(figures.surprise_figure(panels), dpi=110), width=800)
+
+# %% [markdown]
+# The prompt removes nearly all surprise about the capital: the base knows it. It helps far less with nephritis, which
+# the base does not know. The last token, the end of turn, counts too: stopping is part of the answer, and easy to
+# predict.
 
 # %% [markdown]
 # ## 3 · Two signals without a model
 #
-# **Length**: longer examples hold more that can go wrong. Crude and free.
+# **Length**: longer examples contain more that can go wrong. Crude and cheap.
 #
-# **Entropy** of the label's posterior p̃ (lesson 02), −Σ p̃_k log p̃_k: how uncertain is the answer itself? An
-# example whose label is a coin toss is hard for everyone. For trusted examples it is 0.
-#
-# **Predict** the three entropies.
+# **Entropy** of the label's posterior $\tilde p$ (lesson 02), $-\sum_k \tilde p_k \log \tilde p_k$: how uncertain is
+# the answer itself? For trusted examples it is 0. **Predict** the three entropies below.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -192,11 +183,12 @@ for posterior in ([1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25] * 4):
     print(f"{posterior}: {by_hand:.2f} nats; the package agrees: {abs(label_entropy(posterior) - by_hand) < 1e-9}")
 
 # %% [markdown]
-# Zero, log 2 and log 4: certain, two options, four options. Does entropy point at wrong labels? Label the pool with
-# the functions of lesson 02, and compare with the gold labels: into which fifth of the questions, by
-# entropy, do the wrong labels fall?
+# Zero, log 2 and log 4: certain, two options, four options. Does entropy find wrong labels? We label the pool with the
+# functions of lesson 02 and sort its questions by entropy. **Predict** how many of the wrong labels are in the fifth
+# with the highest entropy. (This cell reads gold labels.)
 
 # %%
+# NBVAL_CHECK_OUTPUT
 data = sample_bundle()
 pool = [dict(example) for example in data.pool]
 votes = apply_lfs(sample_lfs(), pool)
@@ -208,24 +200,20 @@ wrong = [best_response(example) != data.pool_gold[example["id"]] for example in 
 fifths = [int(part.sum()) for part in np.array_split(np.array(wrong), 5)]
 print("wrong labels by fifth, lowest entropy first:", fifths)
 
-# %%
-# NBVAL_CHECK_OUTPUT
-print("more than 7 of 10 are in the fifth with the highest entropy:", fifths[-1] > 0.7 * sum(fifths))
+# %% [markdown]
+# Most of them. So entropy connects weak supervision with the curriculum: what may be labelled wrongly comes late. The
+# order uses the posterior, also where training uses only its most likely option, as runs do by default. (If copies
+# mislead the label model, as at the end of lesson 02, entropy is misled too.)
 
 # %% [markdown]
-# So entropy ties weak supervision to the curriculum: what we may have labelled wrongly comes late. (Where the label
-# model is fooled, as at the end of lesson 02, entropy is fooled with it.)
-
-# %% [markdown]
-# ## 4 · Adding apples to nats
+# ## 4 · Combine nats, ratios and tokens
 #
-# Nats, ratios and tokens cannot be added. **Ranks** can: sort the examples by one signal, give the easiest 0 and the
-# hardest 1, the others evenly between; equal values share the mean of their ranks. Then average the ranks of each
+# Numbers with different units cannot be added. **Ranks** can: sort the examples by one signal, give the easiest 0 and
+# the hardest 1, the others evenly between. Equal values share the mean of their ranks. Then average the ranks of each
 # example.
 
 # %% [markdown]
-# **By hand**, five examples. A dot: the signal does not apply (IFD is for examples with one response to imitate, not
-# for questions with options) and is left out of that example's mean.
+# A dot: the signal does not apply. (IFD needs exactly one response.)
 #
 # | example | loss | rank | length | rank | IFD | rank | difficulty |
 # |---|---|---|---|---|---|---|---|
@@ -238,9 +226,10 @@ print("more than 7 of 10 are in the fifth with the highest entropy:", fifths[-1]
 # **Predict** d's. And why is the rank of b and d in loss 0.625?
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def ranks(values):
     """Ranks from 0 (smallest) to 1 (largest); equal values share the mean of theirs; NaN stays NaN."""
-    known = [v for v in values if v == v]  # NaN alone differs from itself
+    known = [v for v in values if v == v]  # only NaN differs from itself
     top = max(1, len(known) - 1)
     found = [(sum(u < v for u in known) + sum(u <= v for u in known) - 1) / 2 / top for v in values]
     return np.array([rank if v == v else np.nan for rank, v in zip(found, values)])
@@ -251,18 +240,15 @@ def average(signals):
     return np.nanmean([ranks(values) for values in signals.values()], axis=0)
 
 
-# %%
-# NBVAL_CHECK_OUTPUT
 nan = float("nan")
 five = dict(loss=[0.5, 2.0, 1.0, 2.0, 6.0], length=[9, 5, 14, 7, 40], ifd=[nan, 0.4, 0.9, nan, nan])
-print("ranks of loss ", ranks(five["loss"]))
-print("difficulty    ", average(five).round(2))
-print("the package's ", rank_average(five).round(2))
+print("difficulty   ", average(five).round(2))
+print("the package's", rank_average(five).round(2))
 
 # %% [markdown]
-# b and d share positions 2 and 3 of 0 to 4: (2 + 3) / 2 / 4 = 0.625. Example e shows the second reason for ranks: one
-# odd length, 40, would have drowned everything else in a plain sum. Ranks only ask *which is harder*. **Predict**:
-# what changes if we use 2^loss instead?
+# b and d share positions 2 and 3 of 0 to 4: (2 + 3) / 2 / 4 = 0.625. Example e shows a second reason for ranks: in a
+# plain sum, its length of 40 would outweigh everything else. Ranks only use *which is harder*. **Predict**: what
+# changes if the signal is 2^loss instead of loss?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -272,8 +258,9 @@ print("same difficulty:", np.allclose(average(stretched), average(five)))
 # %% [markdown]
 # ## 5 · Real examples
 #
-# Every eighth of the trusted examples and of the pool will do. First each signal alone; then the rank average of
-# three, as in the default settings. (IFD is one to switch on.)
+# We take every eighth of the trusted examples and of the pool: first each signal alone, then the rank average of the
+# three default signals. **Predict**: do the signals agree on what is hard? (Rank correlation: 1 is the same order, 0 no
+# relation, −1 the opposite.)
 
 # %%
 examples = [dict(example) for example in data.trusted][::8] + pool[::8]
@@ -283,39 +270,24 @@ difficulty = rank_average(signals)  # ranks of ranks are the same ranks
 for example, value in zip(examples, difficulty):
     example["difficulty"] = float(value)
 print(len(examples), "examples:", dict(Counter(example["level"] for example in examples)))
+pd.DataFrame(signals).corr("spearman").round(2)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 print("in one call:", np.allclose(score_difficulty(examples, base, encoded, tuple(signals)), difficulty))
-print("all between 0 and 1:", bool((difficulty >= 0).all() and (difficulty <= 1).all()))
+print("no two signals correlate by more than 0.5:",
+      bool((pd.DataFrame(signals).corr("spearman").to_numpy()[~np.eye(3, dtype=bool)] < 0.5).all()))
 
 # %% [markdown]
-# **Predict.** Do the signals agree on what is hard? A rank correlation of 1 means the same order, 0 no relation,
-# −1 the opposite.
+# Hardly. Each signal measures something else, and "difficulty" is what we decide to call their mean: one reason to
+# doubt general claims about curricula. A second reason: every topic also has a **level**, easy, medium or hard, given
+# by the people who wrote it. **Predict**: is every hard topic more difficult than every easy one?
 
 # %%
-pd.DataFrame(signals).corr("spearman").round(2)
-
-# %% [markdown]
-# Hardly. Each measures something else, and "difficulty" is what we decide to call their mean: one reason to doubt
-# grand claims about curricula. A second reason: every topic also has a **level**, easy, medium or hard, given by
-# the people who wrote it. Compare the two.
-
-# %%
-figure = Figure(figsize=(8, 4.6))
-axis = figure.subplots()
-levels = ("easy", "medium", "hard")
-topics = sorted({(levels.index(example["level"]), example["topic"]) for example in examples}, reverse=True)
-jitter = np.random.default_rng(0).uniform(-0.25, 0.25, len(examples))
-for y, (level, topic) in enumerate(topics):
-    mine = [i for i, example in enumerate(examples) if example["topic"] == topic]
-    color, marker = STYLES[level]
-    axis.plot(difficulty[mine], y + jitter[mine], marker, color=color, markersize=4, alpha=0.6)
-    axis.plot(np.mean(difficulty[mine]), y, "|", color=color, markersize=22, markeredgewidth=2.5)
-axis.set_yticks(range(len(topics)), [f"{topic.replace('_', ' ')} ({levels[level]})" for level, topic in topics])
-axis.set_xlabel("difficulty: mean rank of loss, length, entropy (0–1); bar: mean of the topic")
-axis.set_title("Levels given by people, difficulty by measurement", loc="left")
-Image(png(figure, dpi=110), width=720)
+# NBVAL_CHECK_OUTPUT
+means = {level: np.mean([e["difficulty"] for e in examples if e["level"] == level]) for level in LEVELS}
+print("mean difficulty:", {level: round(float(mean), 1) for level, mean in means.items()})
+Image(png(figures.topics_figure(examples, difficulty), dpi=110), width=720)
 
 # %% [markdown]
 # They overlap widely. We use both: levels make the **stages**, measured difficulty sorts *within* a stage.
@@ -323,10 +295,9 @@ Image(png(figure, dpi=110), width=720)
 # %% [markdown]
 # ## 6 · Stages and orders
 #
-# Stage 0 is general: nothing is trained, the base is scored and its memory filled. Stages 1 to 3 are medical: easy,
-# then medium too, then hard too. Each **adds** a level to those before it
-# ([baby steps](https://aclanthology.org/N10-1116/), Spitkovsky and others, 2010). If any example has no level, as in
-# your own data perhaps, stages add equal shares by difficulty instead.
+# Stage 0 is general: nothing is trained, the base is scored and its memory filled. Stages 1 to 3 are medical. Each
+# **adds** a level to those before it ([baby steps](https://aclanthology.org/N10-1116/), Spitkovsky and others, 2010).
+# If an example has no level, as perhaps in your own data, stages add equal shares by difficulty instead.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -337,71 +308,109 @@ for order in ("easy_to_hard", "hard_to_easy", "random"):
     print(f"{order:14}", build_curriculum(given, six, order))
 
 # %% [markdown]
-# Each list holds the indices of examples, first stage first. Four **orders** can be chosen:
+# Each list has the indices of a stage's examples. Four **orders** can be chosen:
 #
 # | order | stages | within a stage |
 # |---|---|---|
-# | easy_to_hard | easy; + medium; + hard | easiest first, paced (section 7) |
+# | easy_to_hard | easy; + medium; + hard | easiest first, paced |
 # | hard_to_easy | hard; + medium; + easy | hardest first, paced |
 # | interleaved | all examples in each | topics take turns |
 # | random | all examples in each | shuffled |
 
 # %% [markdown]
-# *Interleaved* spreads each topic evenly: a topic's n examples get the positions (½)/n, (1½)/n, … between 0 and 1, and
-# all examples are sorted by position. **Predict** the sequence for four examples of topic a and two of b.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-topics_of = ["a", "a", "a", "a", "b", "b"]
-print(" ".join(topics_of[i] for i in round_robin(range(6), topics_of)))
-
-# %% [markdown]
 # ## 7 · Pacing
 #
-# Within a stage, do not rush: at first draw only from the easiest examples, then let in more and more
-# (**competence-based pacing**). **Competence** c(t) is the share of the stage's examples, easiest first, that may be
-# drawn after a share t of the stage ([Platanios and others](https://arxiv.org/abs/1903.09848), 2019); these examples
-# are *available*. How should it grow?
+# Within a stage, draw only from the easiest examples at first, then make more and more available
+# (**competence-based pacing**, [Platanios and others](https://arxiv.org/abs/1903.09848), 2019). **Competence** c(t) is
+# the share of the stage's examples, easiest first, that may be drawn at progress t, from 0 to 1. How should it grow?
 
 # %% [markdown]
-# If new examples came in at a steady rate, each would get less attention than the one before, as it shares the draws
-# with all examples already available. So let examples come in at a rate ∝ 1/c:
+# At a constant rate, each new example would get less attention than the one before, because it shares the draws with
+# all that are available. So let examples arrive at a rate ∝ 1/c, from $c_0$ at the start to 1 at $t = T$:
 #
-# $$\frac{dc}{dt} = \frac{p}{c} \;\Rightarrow\; c^2 = c_0^2 + 2pt, \qquad
-# c(1) = 1 \;\Rightarrow\; c(t) = \sqrt{t\,(1 - c_0^2) + c_0^2}.$$
+# $$\frac{dc}{dt} = \frac{p}{c} \;\Rightarrow\; c^2 = c_0^2 + 2pt \;\Rightarrow\;
+# c(t) = \min\Bigl(1,\, \sqrt{t\,(1 - c_0^2) / T + c_0^2}\Bigr)$$
+
+# %% [markdown]
+# $p$: a constant, which $c(T) = 1$ determines. $T$: the progress at which pacing ends. At 1 it lasts for the whole
+# stage. **Predict**, for $c_0$ = 0.3 and $T$ = 1: when is half of the stage available? Early, halfway or late?
+
+# %% [markdown]
+# ### Your turn: pace
 #
-# **Predict**, for c₀ = 0.3: when is half of the stage available? Early, halfway or late?
-
-# %%
-def competence(t, start=0.3):
-    """The share of a stage's examples that may be drawn once a share t of the stage is done."""
-    return min(1.0, sqrt(t * (1 - start**2) + start**2))
-
+# ●○○ difficulty · ●●● importance · 8 minutes
+#
+# Write c(t). The check compares it with values that were computed by hand: for $c_0$ = 0.3 and $T$ = 1, half of the
+# stage is available at t = 0.16 / 0.91 = 0.176.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for t in (0, 0.1, 0.176, 0.5, 1):
-    print(f"t {t:5}: c = {competence(t):.3f}, the package: {package_competence(t, 1, 0.3):.3f}")
+def pace(t, end, start):
+    """t: progress, 0 to 1; end: T; start: c₀; floats. Returns the share of examples that may be drawn, a float."""
+    return ...
+
+
+cases = [(0.0, 1.0, 0.3), (0.16 / 0.91, 1.0, 0.3), (1.0, 1.0, 0.3), (0.08 / 0.91, 0.5, 0.3), (0.8, 0.5, 0.3)]
+wanted = [0.3, 0.5, 1.0, 0.5, 1.0]
+answer = [pace(*case) for case in cases]
+solved = ... not in answer and np.allclose(answer, wanted)
+if ... in answer:
+    print("Your turn.")
+else:
+    off = [case for case, mine, one in zip(cases, answer, wanted) if not np.isclose(mine, one)]
+    print("Right." if solved else f"Not yet: wrong at (t, end, start) = {off[0]}.")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `end` divides t. After `end`, the root is larger than 1: all examples are available, not more.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def pace(t, end, start):
+#     return min(1.0, sqrt(t * (1 - start**2) / end + start**2))
+# ```
+#
+# </details>
+
+# %% [markdown]
+# The package's `PacedSampler` draws examples in shuffled passes over what competence allows. An example that becomes
+# available is mixed into the rest of the pass. Your function now runs in place of the package's (until it is right, the
+# package's runs) and draws one stage of 50 examples.
 
 # %%
-figure = Figure(figsize=(6.4, 3.4))
-axis = figure.subplots()
+# NBVAL_CHECK_OUTPUT
+def draw_stage(curve):
+    """300 draws from a stage of 50 examples, with `curve` as the package's competence."""
+    with patch("icft_lite.curriculum.competence", curve):
+        sampler = PacedSampler(list(range(50)), ["t"] * 50, "easy_to_hard", 0.3)
+        return [sampler.draw(step / 300) for step in range(300)]
+
+
+competence = pace if solved else package_competence
+mine, package = draw_stage(competence), draw_stage(package_competence)
+print("hardest example among the first 30 draws:", max(mine[:30]), "among the last 30:", max(mine[-30:]))
+print("draws equal to the package's:", sum(a == b for a, b in zip(mine, package)), "of", len(package))
+
+# %%
+# NBVAL_CHECK_OUTPUT
 t = np.linspace(0, 1, 101)
-for start, (color, _) in zip((0.1, 0.3, 0.6), STYLES):
-    axis.plot(t, [competence(x, start) for x in t], color=color, linewidth=2, label=f"c₀ = {start}")
-axis.plot(t, 0.3 + 0.7 * t, color=GREY, linestyle=(0, (4, 3)), label="steady, from 0.3")
-axis.set(xlabel="share of the stage that is done, t", ylabel="competence c(t):\nshare of examples available",
-         ylim=(0, 1.05))
-axis.set_title("Many examples become available at first, fewer and fewer later", loc="left")
-axis.legend(frameon=False)
-Image(png(figure, dpi=110), width=560)
+curves = {start: [competence(x, 1, start) for x in t] for start in (0.1, 0.3, 0.6)}
+for start, c in curves.items():
+    print(f"c₀ = {start}: half of the stage is available from t = {t[np.searchsorted(c, 0.5)]:.2f}")
+Image(png(figures.competence_figure(t, curves), dpi=110), width=560)
+
+# %% [markdown]
+# Early: with $c_0$ = 0.3, half of the stage is available after less than a fifth of its time. At a constant rate it
+# would be after 0.29.
 
 # %% [markdown]
 # ## 8 · Which examples are drawn when?
 #
-# The package's `PacedSampler` draws examples in shuffled passes over what competence allows; an example that is newly
-# available is mixed into the pass under way. We draw a whole run: three stages, each in proportion to the number of its
-# examples. (`train_icft` gives the last stage nine tenths of the tokens: the setting `curriculum.last_stage_share`.)
+# We draw a whole run: three stages, each in proportion to the number of its examples. (`train_icft` gives the last
+# stage nine tenths of the tokens: the setting `curriculum.last_stage_share`.)
 
 # %%
 all_levels = [example["level"] for example in examples]
@@ -409,77 +418,49 @@ all_topics = [example["topic"] for example in examples]
 
 
 def draw_run(order, passes=6, seed=0):
-    """Indices of examples in the order in which a run draws them."""
+    """Indices of examples in the order in which a run draws them, and the draws at which stages begin and end."""
     stages = build_curriculum(all_levels, difficulty, order)
-    drawn, total = [], sum(map(len, stages))
+    drawn, times, total = [], [0], sum(map(len, stages))
     for number, stage in enumerate(stages):
         sampler = PacedSampler(stage, all_topics, order, 0.3, f"{seed}/{number}")
         steps = round(passes * len(examples) * len(stage) / total)
         drawn += [sampler.draw(step / steps) for step in range(steps)]
-    return drawn
+        times.append(len(drawn))
+    return drawn, times
 
 
 # %% [markdown]
-# Number the examples by **position**: easy before medium before hard, and by difficulty within. The figure shows how
-# often the examples at each position were drawn at each time: 1 is what random drawing gives. **Predict** the four
-# pictures. Where will they be white?
-
-# %%
-def cells(bounds, width):
-    """Edges of cells about `width` wide that end where stages end."""
-    parts = [np.linspace(a, b, max(1, round((b - a) / width)), endpoint=False) for a, b in zip(bounds, bounds[1:])]
-    return np.concatenate([*parts, bounds[-1:]])
-
-
-def density(order, drawn):
-    """Draws in cells of time and position, as a multiple of random drawing; the edges of both."""
-    sizes = [len(stage) for stage in build_curriculum(all_levels, difficulty, order)]
-    x, y = cells(np.cumsum([0, *sizes]) / sum(sizes) * len(drawn), 60), cells(edges, 12)
-    counts, _, _ = np.histogram2d(np.arange(len(drawn)), [position[i] for i in drawn], bins=(x, y))
-    return x, y, counts.T / np.outer(np.diff(y), np.diff(x)) * len(examples)
-
-
-three = ("easy", "medium", "hard")
-by_position = sorted(range(len(examples)), key=lambda i: (three.index(all_levels[i]), difficulty[i]))
-position = {i: n for n, i in enumerate(by_position)}
-edges = np.cumsum([0, *map(all_levels.count, three)])
-runs = {order: draw_run(order) for order in ("easy_to_hard", "hard_to_easy", "interleaved", "random")}
-
-# %%
-figure = Figure(figsize=(10, 7))
-for axis, (order, drawn) in zip(figure.subplots(2, 2, sharex=True, sharey=True).ravel(), runs.items()):
-    shown = axis.pcolormesh(*density(order, drawn), cmap="Blues", vmin=0, vmax=5)
-    for bound in edges[1:-1]:
-        axis.axhline(bound, color=MEDICAL, linewidth=1)
-    axis.set_yticks((edges[:-1] + edges[1:]) / 2, three, rotation=90, va="center")
-    axis.set_title(order, loc="left")
-    axis.grid(False)
-figure.supxlabel("draws so far", fontsize=10)
-figure.supylabel("position of the example, easiest at the bottom", fontsize=10)
-figure.colorbar(shown, ax=figure.axes, label="how often drawn (1: as at random)", shrink=0.6)
-Image(png(figure, dpi=110), width=820)
+# Number the examples by **position**: easy before medium before hard, and by difficulty within a level. The figure
+# shows how often the examples at each position were drawn at each time. 1 is what random drawing gives. **Predict** the
+# four pictures. Where are they white, so that nothing is drawn?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-first = {order: [all_levels[i] for i in drawn[:60]] for order, drawn in runs.items()}
-print("levels among the first 60 draws:", {order: len(set(found)) for order, found in first.items()})
+by_position = sorted(range(len(examples)), key=lambda i: (LEVELS.index(all_levels[i]), difficulty[i]))
+position = {i: n for n, i in enumerate(by_position)}
+edges = np.cumsum([0, *map(all_levels.count, LEVELS)])
+runs = {order: draw_run(order) for order in ("easy_to_hard", "hard_to_easy", "interleaved", "random")}
+for order, (drawn, _) in runs.items():
+    print(f"{order:13} levels among the first 60 draws:", sorted({all_levels[i] for i in drawn[:60]}))
 print("a run is a function of its seed:", draw_run("random") == runs["random"] != draw_run("random", seed=1))
+shown = {order: figures.density(drawn, position, times, edges) for order, (drawn, times) in runs.items()}
+Image(png(figures.density_figure(shown, edges), dpi=110), width=820)
 
 # %% [markdown]
-# First picture, white above the steps: a level waits for its stage, and pacing adds examples from below. The
-# second is the reverse; the last two are even. What was learned stays in the draw, only thinner. Stages that *drop*
-# the levels before them would be white lower right too: the model would forget those, and order would *hurt*.
+# easy_to_hard is white above the steps: a level waits for its stage, and pacing adds examples from below. hard_to_easy
+# is the reverse. The other two are even. Earlier levels are still drawn later, only less often. Stages that *drop* them
+# would be white there too: the model would forget these levels, and order would *hurt*.
 
 # %% [markdown]
 # ## 9 · Not only when, also how often
 #
-# Look closely at the first picture: within a stage it is darker at the bottom. Easy examples are available from the
-# start, the hardest only at the end. **Predict**: over a stage in which each example is drawn 6 times on average, how
-# often is an easy one drawn? How often one of the hardest tenth?
+# Within a stage the first picture is darker at the bottom: easy examples are available from the start, the hardest only
+# at the end. **Predict**: in a stage in which each example is drawn 6 times on average, how often is one of the easiest
+# tenth drawn? How often one of the hardest?
 
 # %%
 def often(order, passes=6, n=200):
-    """Mean draws of each tenth of a stage's n examples, easiest tenth first."""
+    """Mean draws of each tenth of a stage's n examples over 20 seeds, easiest tenth first."""
     counts = np.zeros(n)
     for seed in range(20):
         sampler = PacedSampler(list(range(n)), ["t"] * n, order, 0.3, seed)
@@ -489,56 +470,37 @@ def often(order, passes=6, n=200):
 
 
 # %%
-paced, even = often("easy_to_hard"), often("random")
-figure = Figure(figsize=(6.4, 3.2))
-axis = figure.subplots()
-for values, name, (color, marker) in ((paced, "paced", STYLES[0]), (even, "random", STYLES[1])):
-    axis.plot(np.arange(10) + 0.5, values, color=color, marker=marker, linewidth=2, label=name)
-axis.set_xticks(range(0, 11, 2), [f"{x / 10:.1f}" for x in range(0, 11, 2)])
-axis.set(xlabel="position of the example in its stage (0 easiest, 1 hardest)", ylabel="draws per example",
-         ylim=(0, None))
-axis.set_title("Pacing reweights the data (means of 20 seeds)", loc="left")
-axis.legend(frameon=False)
-Image(png(figure, dpi=110), width=560)
-
-# %%
 # NBVAL_CHECK_OUTPUT
-print("random draws every tenth equally often:", np.allclose(even, 6))
-print("paced, the easiest tenth comes more than 4 times as often as the hardest:", paced[0] > 4 * paced[-1])
+draws = {"paced": often("easy_to_hard"), "random": often("random")}
+for name, values in draws.items():
+    print(f"{name:6}", values.round(1))
+Image(png(figures.draws_figure(draws), dpi=110), width=560)
 
 # %% [markdown]
-# So a paced run differs from a random one in *two* ways: order and weights. With entropy among the signals,
-# uncertain labels come late **and seldom**, which may help all by itself. Whoever finds that a curriculum helps has
-# to ask which of the two did it.
+# So a paced run differs from a random one in *two* ways: order and weights. With entropy among the signals, uncertain
+# labels come late **and rarely**, which may help by itself. Whoever finds that a curriculum helps must ask which of the
+# two did it.
 
 # %% [markdown]
-# How long should pacing last? The package can end it before the stage ends (`curriculum.competence_end`); from then on
-# every example is available. Measured on our samples (docs/experiments.md): at 350,000 tokens an end at half of the
-# stage costs medicine (0.41 in place of 0.47, one seed); at 4,200,000 it gains (0.925 in place of 0.893, three seeds).
-# A long run has seen the easy examples often enough: what it lacks are the hardest, drawn once or never.
+# How long should pacing last? `curriculum.competence_end` is T. Measured on our samples
+# ([experiments]({{repository}}/blob/main/docs/experiments.md)): in runs of 350,000 tokens, T = 0.5 lowers the medical
+# score (0.41 instead of 0.47, one seed). In runs of 4,200,000 tokens it raises it (0.925 instead of 0.893, three
+# seeds). Long runs have seen the easy examples often enough.
 
 # %% [markdown]
 # ## 10 · Does order help?
 #
-# What controlled studies found:
-#
-# - [Wu and others](https://arxiv.org/abs/2012.03107) (2021), thousands of orders on images: marginal gains, random
-#   as good; *except* with little training or noisy labels, where easy-to-hard helped.
-# - [Yang and others](https://arxiv.org/abs/2408.07888) (2024), medical questions, four models: +1.0 point on
-#   average, +1.8 at best; the winning order changes from case to case.
-# - [What Makes a Good Curriculum?](https://arxiv.org/abs/2510.19099) (2025), mathematics: no order wins
-#   everywhere, forward or backward.
-# - [Mordig and others](https://arxiv.org/abs/2603.27226) (2026), deduction: no robust gain over random.
-#
-# Small gains or none; perhaps more where labels are noisy, and ours are. So every order stays selectable, and we
-# measure (lesson 09).
+# - [Wu and others](https://arxiv.org/abs/2012.03107) (2021), images: marginal gains, *except* with little training or
+#   noisy labels.
+# - [Yang and others](https://arxiv.org/abs/2408.07888) (2024), medical questions: +1.0 point on average; the best order
+#   varies.
+# - [A Good Curriculum?](https://arxiv.org/abs/2510.19099) (2025), mathematics: no order is always best.
+# - [Mordig and others](https://arxiv.org/abs/2603.27226) (2026), deduction: no robust gain.
 
 # %% [markdown]
-# How does one test such a claim? A toy, but a fair one: points of two classes, a small network. Each label is
-# *wrong* with a probability that we know, from 0 up to `noise`; that is a point's difficulty. Every **arm**, a way of
-# drawing points, gets the same data, the same start and as many steps.
-#
-# The arm `shuffled` is the trick: it **shuffles** the draws of the easy_to_hard arm. Same weights, no order.
+# How does one test such a claim? A toy: points of two classes, a small network. Each label is *wrong* with a known
+# probability, from 0 to `noise`: the point's difficulty. Every **arm**, a way of drawing points, gets the same data,
+# start and number of steps. The arm `shuffled` shuffles the draws of easy_to_hard: same weights, no order.
 
 # %%
 def toy(seed, noise, n=600):
@@ -551,7 +513,9 @@ def toy(seed, noise, n=600):
     return x, y, torch.where(torch.tensor(rng.random(n) < doubt), 1 - y[:n], y[:n]), doubt
 
 
+# %%
 def accuracy_after(arm, seed, noise, n=600, draws=1800, batch=20):
+    """Test accuracy after training on the arm's draws."""
     x, y, labels, doubt = toy(seed, noise)
     stage = np.argsort(doubt)[::-1 if arm == "hard_to_easy" else 1].tolist()
     sampler = PacedSampler(stage, ["t"] * n, "easy_to_hard" if arm == "shuffled" else arm, 0.3, seed)
@@ -570,9 +534,8 @@ def accuracy_after(arm, seed, noise, n=600, draws=1800, batch=20):
 
 
 # %% [markdown]
-# Ten seeds. We compare each arm with random **on the same seed**, since seeds differ more than arms do.
-#
-# **Predict** the gains over random, in points: with clean labels, with noisy ones, and for the shuffled draws.
+# Ten seeds. We compare each arm with random **on the same seed**, because seeds differ more than arms do. **Predict**
+# the gains over random, in points: with clean labels, with noisy ones, and for the shuffled draws.
 
 # %%
 arms, gains = ("random", "easy_to_hard", "shuffled", "hard_to_easy"), {}
@@ -580,44 +543,35 @@ for setting, noise in (("clean labels", 0.0), ("noisy labels", 0.8)):
     results = {arm: np.array([accuracy_after(arm, seed, noise) for seed in range(10)]) for arm in arms}
     print(f"{setting}: random alone {results['random'].min():.2f} to {results['random'].max():.2f} over seeds")
     for arm in arms[1:]:
-        gains[setting, arm] = mean_interval(100 * (results[arm] - results["random"]))
-
-# %%
-figure = Figure(figsize=(7, 3.2))
-axis = figure.subplots()
-for y, ((setting, arm), gain) in enumerate(reversed(gains.items())):
-    color, marker = STYLES[0 if setting == "clean labels" else 1]
-    axis.plot([gain.low, gain.high], [y, y], color=color, linewidth=3)
-    axis.plot(gain.mean, y, marker, color=color, markersize=8)
-axis.axvline(0, color=GREY, linewidth=1)
-axis.set_yticks(range(6), [f"{arm}, {setting}" for setting, arm in reversed(gains)])
-axis.set_xlabel("accuracy gained over random (points); bar: 95 % interval, 10 seeds")
-axis.set_title("Order, or weights?", loc="left")
-Image(png(figure, dpi=110), width=620)
+        gains[arm, setting] = gain = mean_interval(100 * (results[arm] - results["random"]))
+        print(f"    {arm:13} {gain.mean:+.1f} points ({gain.low:+.1f} to {gain.high:+.1f})")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-clean, noisy = ({arm: gains[setting, arm].mean for arm in arms[1:]} for setting in ("clean labels", "noisy labels"))
+clean, noisy = ({arm: gains[arm, setting].mean for arm in arms[1:]} for setting in ("clean labels", "noisy labels"))
 print("clean labels: no gain or loss of 2 points:", all(abs(gain) < 2 for gain in clean.values()))
 print("noisy labels: easy_to_hard gains more than 1:", noisy["easy_to_hard"] > 1)
 print("hard_to_easy loses more than 1:", noisy["hard_to_easy"] < -1)
-print("the same draws in no order gain as much, or less by under a point:",
-      noisy["shuffled"] > noisy["easy_to_hard"] - 1)
+print("shuffled gains as much, or less by under a point:", noisy["shuffled"] > noisy["easy_to_hard"] - 1)
+Image(png(figures.gains_figure(gains, 10), dpi=110), width=620)
 
 # %% [markdown]
-# With clean labels, nothing: no point is harder than another there. With noisy ones the curriculum gains, but its
-# draws in *no* order gain as much or more: here the **weights** did it, trusting uncertain labels less. Going backward
-# draws the points with the most uncertain labels most often.
-#
-# A toy proves little about language models. Take along the manner: equal budgets, several seeds, paired
-# differences, an interval, and an arm that separates two explanations.
+# With clean labels no arm gains: no point is harder than another, so drawing some of them more often only costs a
+# little. With noisy labels the curriculum gains, but its draws in *no* order gain as much or more. Here the **weights**
+# did it: uncertain labels are drawn less often. hard_to_easy draws them most often, and loses.
+
+# %% [markdown]
+# A toy proves little about language models. What transfers is the method: equal budgets, several seeds, paired
+# differences, an interval, and an arm that separates two explanations. Our own runs (lesson 09): the curriculum gained
+# 14 points of medical score on all topics, and nothing clear on the demo (3 points). They did not separate order from
+# weights.
 
 # %% [markdown]
 # ## 11 · A curriculum explorer
 #
-# What does the hard stage *add*? Never train on what you have not looked at. The explorer filters examples by stage
-# (the one that adds them), topic and difficulty, and shows which function voted for what. First as a table, for a page
-# that cannot run widgets:
+# What does the hard stage *add*? Never train on what you have not looked at. The explorer filters examples by the stage
+# that adds them, by topic and by difficulty, and shows which function voted for what. First as a table, for a page that
+# cannot run widgets:
 
 # %%
 lf_names = [lf.name for lf in sample_lfs()]
@@ -629,38 +583,20 @@ curriculum_table(*curriculum, stage="medium", max_rows=4)
 curriculum_explorer(*curriculum)
 
 # %% [markdown]
-# (One label in the table above is confident and wrong: leptin comes from fat tissue. `notes`, the one voter there
-# that the label model trusts, errs.)
+# One label in the table is confident and wrong: leptin comes from fat tissue. Of the functions that the label model
+# trusts, only `notes` votes there, and it errs.
 #
-# Explore, by mouse or by keyboard: Tab moves between the controls, Space opens a list or presses a button. Of the
-# chosen example you see the posterior of each response, and the functions that voted for it. Which examples are hardest
-# because they are long, and which because the functions disagree?
-
-# %% [markdown]
-# All text from examples is **escaped** (`html.escape`): a prompt is data, and must not become part of the page. And a
-# **callback**, what runs when a control changes, is code, and code is tested: change the controls as a reader
-# would, and look at what is shown.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-controls, count, picker, detail = curriculum_explorer(*curriculum).children
-(stage, topic, span), (choice, back, on) = controls.children, picker.children
-stage.value, topic.value = "easy", "anatomy"
-anatomy = all_topics.count("anatomy")
-print("as many as there are:", f"{anatomy} examples" in count.value, len(choice.options) == anatomy)
-stage.value = "hard"
-print("no anatomy among the hard examples:", "0 examples" in count.value and not choice.options)
-shown = curriculum_table([{**known, "topic": "evil", "level": "", "prompt": "<script>alert(1)</script>"}], [1.0]).data
-print("text is shown, never run:", "&lt;script" in shown and "<script" not in shown)
+# Explore by mouse or keyboard (Tab moves, Space opens or presses). Which examples are hardest because they are long,
+# and which because the functions disagree?
 
 # %% [markdown]
 # ## What was shown
 #
 # - Four signals of difficulty: loss, IFD, length, entropy. The three we compared hardly agree.
-# - Ranks make them addable; the mean rank sorts the examples.
-# - Stages by level, pacing within: c(t) adds examples quickly at first, then slowly.
+# - Ranks make them addable.
+# - Stages by level, pacing within, with your c(t).
 # - Pacing changes how *often* examples are drawn, not only when.
-# - Of order alone, careful studies and our toy find little or nothing; with noisy labels, weights help.
+# - Order alone: little or nothing, in studies and in our toy. With noisy labels, weights help.
 
 # %% [markdown]
 # ## Exercises
@@ -669,8 +605,7 @@ print("text is shown, never run:", "&lt;script" in shown and "<script" not in sh
 #
 # ### 1 · When does an example become available? (easy, 8 minutes)
 #
-# Turn c(t) around: an example is at share u of its stage, easiest first. After which share t of the stage may it be
-# drawn?
+# Invert c(t) for T = 1: an example is at share u of its stage, easiest first. From which progress t on may it be drawn?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -683,7 +618,7 @@ answer = [available_from(u, start) for start in (0.1, 0.3) for u in (0.05, 0.3, 
 if ... in answer:
     print("Your turn.")
 else:
-    back = [competence(t, start) for t, start in zip(answer, [0.1] * 4 + [0.3] * 4)]
+    back = [competence(t, 1, start) for t, start in zip(answer, [0.1] * 4 + [0.3] * 4)]
     good = np.allclose(back, [0.1, 0.3, 0.5, 1, 0.3, 0.3, 0.5, 1]) and min(answer) >= 0
     print("Right." if good else f"Not yet: competence at your times is {np.round(back, 2)}.")
 
@@ -703,48 +638,7 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 2 · Take turns (medium, 15 minutes)
-#
-# Write *interleaved*: example number j (from 0) of the n examples of its topic gets the position (j + ½) / n; sort by
-# position. Where positions are equal, the order does not change.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-def take_turns(topics):
-    """topics: the topic of each example. Returns the indices of the examples, topics spread evenly."""
-    return ...
-
-
-cases = [["a"] * 4 + ["b"] * 2, list("aabbcc"), all_topics]
-answer = [take_turns(case) for case in cases]
-if any(found is ... for found in answer):
-    print("Your turn.")
-else:
-    good = [list(found) == round_robin(range(len(case)), case) for found, case in zip(answer, cases)]
-    print("Right." if all(good) else f"Not yet: right for {sum(good)} of 3 lists; the first became "
-          f"{' '.join(cases[0][i] for i in answer[0])}, wanted: a b a a b a.")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# Two passes: count each topic; then number its examples. `sorted` is stable: it does not change the order of ties.
-#
-# </details>
-# <details><summary>Solution</summary>
-#
-# ```python
-# def take_turns(topics):
-#     total, seen, position = Counter(topics), Counter(), []
-#     for topic in topics:
-#         position.append((seen[topic] + 0.5) / total[topic])
-#         seen[topic] += 1
-#     return sorted(range(len(topics)), key=position.__getitem__)
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### 3 · The weights that pacing implies (hard, 20 minutes)
+# ### 2 · The weights that pacing implies (hard, 20 minutes)
 #
 # A simpler sampler draws at random, with replacement, among the easiest ⌈c(t)·n⌉ examples, t = step / steps. How often
 # is each example drawn, in expectation? No simulation: add up probabilities.
@@ -778,7 +672,7 @@ else:
 # def expected_draws(n, steps, start):
 #     draws = np.zeros(n)
 #     for step in range(steps):
-#         available = int(np.ceil(competence(step / steps, start) * n))
+#         available = int(np.ceil(competence(step / steps, 1, start) * n))
 #         draws[:available] += 1 / available
 #     return draws
 # ```
@@ -790,19 +684,12 @@ else:
 # %% [markdown]
 # ## Further reading
 #
-# - [Competence-based Curriculum Learning](https://arxiv.org/abs/1903.09848) (Platanios and others, 2019): the
-#   pacing curve; section 2 is enough.
-# - [Curriculum Learning](https://doi.org/10.1145/1553374.1553380) (Bengio and others, 2009): where the idea
-#   entered the field.
-# - [Cherry LLM](https://arxiv.org/abs/2308.12032) (Li and others, 2024): IFD, used to choose data rather than to
-#   order it.
-# - [When Do Curricula Work?](https://arxiv.org/abs/2012.03107) (Wu and others, 2021): the most thorough; read it
-#   before you believe in any order.
-# - [Human-Inspired Learning Strategies in Medical Question Answering](https://arxiv.org/abs/2408.07888) (Yang and
-#   others, 2024): the study nearest to us.
-
-# %% [markdown]
-# Assignment A2, Curriculum, builds on this lesson: see the [instructor's
+# - [Competence-based Curriculum Learning](https://arxiv.org/abs/1903.09848) (2019): the pacing curve, section 2.
+# - [Curriculum Learning](https://doi.org/10.1145/1553374.1553380) (2009): where the idea entered the field.
+# - [Cherry LLM](https://arxiv.org/abs/2308.12032) (2024): IFD, used to choose data.
+# - [When Do Curricula Work?](https://arxiv.org/abs/2012.03107) (2021): the most thorough study.
+#
+# Assignment A2 builds on this lesson: see the [instructor's
 # guide]({{repository}}/blob/main/docs/instructors.md#assignments).
 
 # %%

@@ -68,12 +68,12 @@ def reliability_figure(bins: Mapping[str, np.ndarray], smallest: int = 10) -> Fi
             axes.plot([x, x], binomial_interval(round(share * n), int(n)), color=color)
         label = name.replace("_", " ")
         axes.scatter(confidence, accuracy, 15 + count / 4, color=color, marker=marker, alpha=0.8, lw=0, label=label)
-    n = next(iter(bins.values()))[2].sum()
+    total = next(iter(bins.values()))[2].sum()
     axes.set(
         xlabel=f"confidence of the label (0–1)\nsize: examples in the bin, at least {smallest}",
         ylabel="share of right labels (0–1)",
     )
-    axes.set_title(f"Reliability of {n:,.0f} labels (bars: 95 % intervals)", loc="left")
+    axes.set_title(f"Reliability of {total:,.0f} labels (bars: 95 % intervals)", loc="left")
     axes.legend(frameon=False, loc="lower right", markerscale=0.5)
     return figure
 
