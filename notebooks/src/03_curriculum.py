@@ -159,14 +159,14 @@ def ifd(example):
 # NBVAL_CHECK_OUTPUT
 found = {example["prompt"]: ifd(example) for example in (known, new)}
 for prompt, (ratio, given, bare) in found.items():
-    print(f"IFD {ratio:.1f}: {prompt} {len(given)} tokens")
+    print(f"IFD {ratio:.2f}: {prompt}")
 panels = {f"{prompt}\nIFD {ratio:.2f}": (given, bare) for prompt, (ratio, given, bare) in found.items()}
 Image(png(figures.surprise_figure(panels), dpi=110), width=800)
 
 # %% [markdown]
-# The prompt removes nearly all surprise about the capital: the base knows it. It helps far less with nephritis, which
-# the base does not know. The last token, the end of turn, counts too: stopping is part of the answer, and easy to
-# predict.
+# The prompt removes nearly all surprise about the capital: the base knows it. With nephritis it helps far less, and
+# makes "kidney" even more surprising: the base does not know this link. The last token, the end of turn, counts too:
+# stopping is part of the answer.
 
 # %% [markdown]
 # ## 3 · Two signals without a model
@@ -286,11 +286,12 @@ print("no two signals correlate by more than 0.5:",
 # %%
 # NBVAL_CHECK_OUTPUT
 means = {level: np.mean([e["difficulty"] for e in examples if e["level"] == level]) for level in LEVELS}
-print("mean difficulty:", {level: round(float(mean), 1) for level, mean in means.items()})
+print("mean difficulty:", {level: round(float(mean), 2) for level, mean in means.items()})
 Image(png(figures.topics_figure(examples, difficulty), dpi=110), width=720)
 
 # %% [markdown]
-# They overlap widely. We use both: levels make the **stages**, measured difficulty sorts *within* a stage.
+# The levels differ on average but overlap widely: *reply*, a hard topic, is about as difficult as *anatomy*, an easy
+# one. We use both: levels make the **stages**, measured difficulty sorts *within* a stage.
 
 # %% [markdown]
 # ## 6 · Stages and orders
@@ -447,9 +448,9 @@ shown = {order: figures.density(drawn, position, times, edges) for order, (drawn
 Image(png(figures.density_figure(shown, edges), dpi=110), width=820)
 
 # %% [markdown]
-# easy_to_hard is white above the steps: a level waits for its stage, and pacing adds examples from below. hard_to_easy
-# is the reverse. The other two are even. Earlier levels are still drawn later, only less often. Stages that *drop* them
-# would be white there too: the model would forget these levels, and order would *hurt*.
+# easy_to_hard is white above the steps: a level waits for its stage, and pacing adds examples from below. Each stage
+# starts its pacing again, so the most difficult examples of earlier levels pause for a while. hard_to_easy is the
+# reverse. Stages that *drop* earlier levels would forget them, and order would *hurt*.
 
 # %% [markdown]
 # ## 9 · Not only when, also how often
