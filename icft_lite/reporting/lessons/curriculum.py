@@ -125,7 +125,7 @@ def gains_figure(gains: Mapping[tuple[str, str], Interval], n: int) -> Figure:
         figure = Figure(figsize=(7, 3.2))
         axes = figure.subplots()
     settings = list(dict.fromkeys(setting for _, setting in gains))
-    names = list(reversed(gains))
+    names = list(gains)[::-1]
     for y, name in enumerate(names):
         color, marker = STYLES[settings.index(name[1])]
         axes.plot([gains[name].low, gains[name].high], [y, y], color=color, linewidth=3)
