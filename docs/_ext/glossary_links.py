@@ -1,0 +1,109 @@
+"""Link the first use of each term on a page to the glossary, and give each entry of the glossary an anchor."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+
+GLOSSARY = "docs/glossary"
+PAGES = re.compile(r"(notebooks|docs)/(?!api/|glossary$|index$|upgrading$)")
+"""Pages whose terms are linked."""
+ORDINARY = set(
+    "block clear conflict context difficulty dominated entity escape example fact gate head independent label length "
+    "likelihood merge moment outlier overlap pair plan policy pool power prior process profile refresh refused report "
+    "residual response resume rule run signal source stage student surprise test topic".split()
+)
+"""Terms that are also ordinary words: linked only where they are emphasized."""
+CLOSED = (nodes.title, nodes.reference, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw,
+          nodes.table, nodes.caption, addnodes.download_reference, addnodes.compact_paragraph)  # fmt: skip
+"""Text in these nodes is not linked."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """An entry of the glossary: its anchor, what it is called, and its definition."""
+
+    anchor: str
+    phrases: tuple[str, ...]
+    definition: str
+
+
+def read_terms(markdown: str) -> list[Term]:
+    """Return the entries of the glossary: `- **term** (symbol): definition`.
+
+    A term with a qualifier, such as "level (curriculum)", has several meanings and so no phrases to look for. An
+    abbreviation in parentheses is a phrase of its own.
+    """
+    entries = []
+    for bold, symbol, text in re.findall(r"^- \*\*(.+?)\*\*(?: \((.*?)\))?: ((?:.+\n?(?!- |#|\n))+.*)", markdown, re.M):
+        phrases = () if "(" in bold else tuple(bold.split(", "))
+        if re.fullmatch(r"[A-Z][A-Za-z]*[A-Z]", symbol):
+            phrases += (symbol,)
+        entries.append(Term("term-" + re.sub(r"\W+", "-", bold.lower()).strip("-"), phrases, " ".join(text.split())))
+    return entries
+
+
+def pattern(phrase: str) -> re.Pattern[str]:
+    """Match a phrase, also in the plural; in any case, unless it is an abbreviation."""
+    words = re.escape(phrase).replace("\\ ", r"\s+").replace("'", "['’]")
+    words = words[:-1] + "(?:y|ies)" if phrase.endswith("y") and phrase[-2:-1] not in "aeiou" else words + "(?:e?s)?"
+    return re.compile(rf"(?<![\w-]){words}(?![\w-])", 0 if phrase.isupper() else re.I)
+
+
+def is_open(text: nodes.Text) -> bool:
+    """Return whether a link may be put into this text."""
+    node = text.parent
+    while node is not None:
+        if isinstance(node, CLOSED):
+            return False
+        node = node.parent
+    return True
+
+
+def link_first_uses(document: nodes.document, terms: list[Term], address: str) -> None:
+    """Replace the first use of each term by a link, with the definition as its title; longer terms first."""
+    phrases = sorted(((phrase, term) for term in terms for phrase in term.phrases), key=lambda pair: -len(pair[0]))
+    done: set[Term] = set()
+    for phrase, term in phrases:
+        if term in done:
+            continue
+        expression = pattern(phrase)
+        for text in document.findall(nodes.Text):
+            found = expression.search(text)
+            emphasized = isinstance(text.parent, nodes.emphasis | nodes.strong)
+            if found and (phrase not in ORDINARY or emphasized) and is_open(text):
+                link = nodes.reference("", found[0], refuri=f"{address}#{term.anchor}", internal=True,
+                                       reftitle=term.definition, classes=["glossary-term"])  # fmt: skip
+                before, after = text[: found.start()], text[found.end() :]
+                text.parent.replace(text, [*([nodes.Text(before)] if before else []), link,
+                                           *([nodes.Text(after)] if after else [])])  # fmt: skip
+                done.add(term)
+                break
+
+
+def add_anchors(document: nodes.document, terms: list[Term]) -> None:
+    """Give the list items of the glossary their anchors."""
+    by_name = {term.anchor: term for term in terms}
+    for item in document.findall(nodes.list_item):
+        bold = next(iter(item.findall(nodes.strong)), None)
+        anchor = "term-" + re.sub(r"\W+", "-", bold.astext().lower()).strip("-") if bold else ""
+        if anchor in by_name:
+            item["ids"].append(anchor)
+
+
+def process(app: Sphinx, document: nodes.document, docname: str) -> None:
+    """Change a page before it is written."""
+    terms = read_terms(Path(app.env.doc2path(GLOSSARY)).read_text(encoding="utf-8"))
+    if docname == GLOSSARY:
+        add_anchors(document, terms)
+    elif PAGES.match(docname):
+        link_first_uses(document, terms, app.builder.get_relative_uri(docname, GLOSSARY))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect the hook."""
+    app.connect("doctree-resolved", process)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
