@@ -13,7 +13,7 @@ PYTEST = $(SHARE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadsc
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --nbval-kernel-startup-timeout=120 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help demo demo-llm sweep-llm test test-all lab lessons notebooks release lint venv
+.PHONY: help demo demo-llm sweep-llm test test-all lab lessons notebooks release docs lint venv
 help:
 	@echo "make demo       the whole method in five minutes; FULL=1 trains longer, SEEDS=3 compares all methods"
 	@echo "make demo-llm   the same on a real chat model, in half an hour on two cores; QUICK=1: a short illustration;"
@@ -23,6 +23,7 @@ help:
 	@echo "make notebooks  build the lessons from notebooks/src"
 	@echo "make release    build the assignments for students, instructors and autograders into dist/course;"
 	@echo "                SEED=TEXT: with other constants than the public ones; PRIVATE=DIR: with your own specifications"
+	@echo "make docs       build the documentation site into dist/site, and check its links and images"
 	@echo "make lint       style, formatting, types, import contracts, vocabulary"
 
 demo: venv
@@ -56,6 +57,11 @@ notebooks: venv
 release: venv
 	$(SHARE) $(BIN)/python scripts/release.py $(if $(PRIVATE),--private '$(PRIVATE)') $(if $(SEED),--seed '$(SEED)')
 
+# Offline: nothing is executed or fetched. Two processes at most, because each holds the package and torch.
+docs: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -c docs -b html -d dist/doctrees -j 2 -q --fail-on-warning . dist/site
+	$(BIN)/python scripts/check_site.py dist/site
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -73,5 +79,5 @@ venv: .venv/.installed
 		echo "$(PYTHON) cannot create virtual environments; on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(shell grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lab,lint]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,lab,lint,docs]'
 	@touch $@

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 
-from icft_lite import __version__  # noqa: E402  # from this checkout
+from icft_lite import __version__  # from this checkout
 
 project = "icft-lite"
 author = "the icft-lite authors"
@@ -77,4 +77,5 @@ html_theme_options = {
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],  # the search box is in the sidebar
 }

@@ -1,6 +1,6 @@
 """Check the built documentation site.
 
-    python scripts/check_site.py build/site
+    python scripts/check_site.py dist/site
 
 Prints `page: problem` for each of these and exits with 1 if there are any: a link to a page, file or anchor of the site
 that does not exist; an image without alternative text; a script, style, image or frame that a browser would load from

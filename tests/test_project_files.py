@@ -65,12 +65,22 @@ def test_workflows_have_what_github_requires(page):
     assert workflow["permissions"] == {"contents": "read"}
     for name, job in workflow["jobs"].items():
         assert {"runs-on", "steps", "timeout-minutes"} <= set(job), name
-        assert job["steps"][0]["uses"].startswith("actions/checkout@"), name
+        first = "actions/deploy-pages@" if name == "publish" else "actions/checkout@"
+        assert job["steps"][0]["uses"].startswith(first), name
         known = set(job.get("strategy", {}).get("matrix", {}))
         assert set(re.findall(r"\$\{\{\s*matrix\.(\w+)", str(job))) == known, name
         for step in job["steps"]:
             assert ("uses" in step) != ("run" in step), step
             assert "uses" in step or "name" in step, step
+
+
+def test_the_site_is_built_on_each_change_and_published_from_main():
+    jobs = load(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
+    assert any("make docs" in step.get("run", "") for step in jobs["site"]["steps"])
+    assert "if" not in jobs["site"] and "refs/heads/main" in jobs["publish"]["if"]
+    assert {"site", "test"} <= set(jobs["publish"]["needs"])
+    assert jobs["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
+    assert "make docs" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 @pages(WORKFLOWS)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
 import icft_lite
 
@@ -53,13 +54,14 @@ def module_section(path: Path) -> str:
 
 
 def public_names() -> str:
-    """Return a table of the names that `from icft_lite import …` offers, with the first line of their docstrings."""
+    """Return a table of the names that `from icft_lite import …` offers, with the first paragraph of their texts."""
     rows = ["| name | description |", "|---|---|"]
     for name in icft_lite.__all__:
         if home := icft_lite._HOME.get(name):
-            value = getattr(icft_lite, name)
-            documented = callable(value) and (value.__doc__ or "").strip()
-            rows.append(f"| {{py:obj}}`{name} <icft_lite.{home}.{name}>` | {first_line(documented) if documented else ''} |")
+            module, value = f"icft_lite.{home}", getattr(icft_lite, name)
+            constants = ModuleAnalyzer.for_module(module).find_attr_docs()
+            text = value.__doc__ if callable(value) else "\n".join(constants.get(("", name), []))
+            rows.append(f"| {{py:obj}}`{name} <{module}.{name}>` | {first_line(text or '')} |")
     return "\n".join(rows)
 
 

@@ -38,12 +38,19 @@ def read_terms(markdown: str) -> list[Term]:
     abbreviation in parentheses is a phrase of its own.
     """
     entries = []
-    for bold, symbol, text in re.findall(r"^- \*\*(.+?)\*\*(?: \((.*?)\))?: ((?:.+\n?(?!- |#|\n))+.*)", markdown, re.M):
-        phrases = () if "(" in bold else tuple(bold.split(", "))
-        if re.fullmatch(r"[A-Z][A-Za-z]*[A-Z]", symbol):
-            phrases += (symbol,)
-        entries.append(Term("term-" + re.sub(r"\W+", "-", bold.lower()).strip("-"), phrases, " ".join(text.split())))
+    for item in re.split(r"^(?=- \*\*|#)", markdown, flags=re.M):
+        if entry := re.match(r"- \*\*(.+?)\*\*(?: \((.*)\))?: (.*)", " ".join(item.split())):
+            bold, symbol, definition = entry.groups()
+            phrases = () if "(" in bold else tuple(bold.split(", "))
+            if abbreviation := re.match(r"[A-Z][A-Za-z]*[A-Z](?=\(|$)", symbol or ""):
+                phrases += (abbreviation[0],)
+            entries.append(Term(anchor_of(bold), phrases, definition))
     return entries
+
+
+def anchor_of(name: str) -> str:
+    """Return the anchor of a term."""
+    return "term-" + re.sub(r"\W+", "-", name.lower()).strip("-")
 
 
 def pattern(phrase: str) -> re.Pattern[str]:
@@ -89,7 +96,7 @@ def add_anchors(document: nodes.document, terms: list[Term]) -> None:
     by_name = {term.anchor: term for term in terms}
     for item in document.findall(nodes.list_item):
         bold = next(iter(item.findall(nodes.strong)), None)
-        anchor = "term-" + re.sub(r"\W+", "-", bold.astext().lower()).strip("-") if bold else ""
+        anchor = anchor_of(bold.astext()) if bold else ""
         if anchor in by_name:
             item["ids"].append(anchor)
 

@@ -1,4 +1,4 @@
-"""Prepare a lesson for the site, before it is parsed: buttons below the title, and a text for each figure.
+"""Prepare a lesson for the site, before it is parsed: buttons below the title, a text for each figure, no test marks.
 
 The notebook itself is not changed.
 """
@@ -12,6 +12,8 @@ from typing import Any
 from sphinx.application import Sphinx
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)\n+")
+CHECKED = "# NBVAL_CHECK_OUTPUT\n"
+"""The mark of a cell whose output the tests compare."""
 TITLE = re.compile(r"^# .*\n", re.M)
 TITLES = {"set_title", "suptitle", "title"}
 IMAGES = ("image/png", "image/svg+xml")
@@ -83,6 +85,8 @@ def prepare(notebook: dict[str, Any], name: str) -> None:
             if number == 0:
                 cell["source"] = with_buttons(source_of(cell), name)
             heading = (re.findall(r"^#+ (.*)$", source_of(cell), re.M) or [heading])[-1]
+        else:
+            cell["source"] = source_of(cell).replace(CHECKED, "")
         for output in cell.get("outputs", []):
             image = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
             if text := alternative_text(cell, output, heading):

@@ -10,8 +10,9 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 SCRIPT = "tex-chtml-full.js"
-PARTS = (SCRIPT, "output/chtml/fonts/woff-v2", "a11y")
-"""The script with all TeX extensions, its fonts, and what its menu for screen readers loads."""
+"""MathJax with all TeX extensions."""
+FOLDERS = ("output/chtml/fonts/woff-v2", "a11y")
+"""Its fonts, and what its menu for screen readers loads."""
 
 
 def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
@@ -19,14 +20,12 @@ def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
     package = find_spec("sphinx-mathjax-offline")
     if package is None or package.origin is None:
         raise ModuleNotFoundError("sphinx-mathjax-offline is missing: pip install -c constraints.txt -e '.[docs]'")
+    source, target = Path(package.origin).parent / "static" / "mathjax", app.outdir / "_static" / "mathjax"
     if exception is None:
-        for part in PARTS:
-            source, target = Path(package.origin).parent / "static/mathjax" / part, app.outdir / "_static/mathjax" / part
-            if source.is_dir():
-                shutil.copytree(source, target, dirs_exist_ok=True)
-            else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / SCRIPT, target / SCRIPT)
+        for folder in FOLDERS:
+            shutil.copytree(source / folder, target / folder, dirs_exist_ok=True)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -32,8 +32,9 @@ class RepositoryLinks(SphinxTransform):
                 node.replace_self(nodes.reference("", "", *inline(node), refuri=base + path))
         for node in list(self.document.findall(addnodes.pending_xref)):
             if node.get("refdomain") == "doc" and node["reftarget"] not in self.env.found_docs:
-                path = self.env.doc2path(node["reftarget"], base=False)
-                node.replace_self(nodes.reference("", "", *inline(node), refuri=f"{base}{path}"))
+                names = [node["reftarget"] + suffix for suffix in self.config.source_suffix]
+                path = next(name for name in names if (self.env.srcdir / name).is_file())
+                node.replace_self(nodes.reference("", "", *inline(node), refuri=base + path))
         for node in list(self.document.findall(nodes.reference)):
             path, _, anchor = node.get("refuri", "").removeprefix(base).partition("#")
             docname = self.env.path2doc(path)

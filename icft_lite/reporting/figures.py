@@ -85,10 +85,21 @@ def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) 
 
 
 def png(figure: Figure, dpi: int = 160) -> bytes:
-    """Return the figure as PNG bytes, identical for identical values: they contain no date and no version."""
+    """Return the figure as PNG bytes, identical for identical values: they contain no date and no version.
+
+    They contain the figure's titles, which are the alternative text of the image where nothing else is given.
+    """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    metadata = {"Software": None, "Title": "; ".join(figure_titles(figure)) or None}
+    figure.savefig(buffer, format="png", dpi=dpi, metadata=metadata)
     return buffer.getvalue()
+
+
+def figure_titles(figure: Figure) -> list[str]:
+    """Return the titles of a figure and of its axes, in order."""
+    places = ("left", "center", "right")
+    titles = [figure.get_suptitle(), *(axis.get_title(place) for axis in figure.axes for place in places)]
+    return [" ".join(title.split()) for title in titles if title.strip()]
 
 
 def method_label(method: str, source: Mapping[str, Any] | None = None) -> str:
