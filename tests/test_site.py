@@ -159,6 +159,15 @@ def test_modules_come_in_the_order_of_the_docstring_of_their_package():
 
 # --- a site
 
+MODULE = '''def double(x: int) -> int:
+    """Return `2*x`.
+
+    | x |
+    |---|
+    | *2* |
+    """
+'''
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
@@ -172,7 +181,7 @@ def built(tmp_path_factory):
         "docs/glossary.md": "# Glossary\n\n- **adapter**: A small set of weights.\n",
         "code.py": "",
         "absent.md": "",
-        "documented_module.py": 'def double(x: int) -> int:\n    """Return `2*x`.\n\n    | x |\n    |---|\n    | *2* |\n    """\n',
+        "documented_module.py": MODULE,
     }.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
