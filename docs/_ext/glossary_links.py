@@ -53,11 +53,11 @@ def anchor_of(name: str) -> str:
     return "term-" + re.sub(r"\W+", "-", name.lower()).strip("-")
 
 
-def pattern(phrase: str) -> re.Pattern[str]:
-    """Match a phrase, also in the plural; in any case, unless it is an abbreviation."""
+def pattern(phrase: str) -> str:
+    """Return an expression for a phrase, also in the plural; in any case, unless it is an abbreviation."""
     words = re.escape(phrase).replace("\\ ", r"\s+").replace("'", "['’]")
     words = words[:-1] + "(?:y|ies)" if phrase.endswith("y") and phrase[-2:-1] not in "aeiou" else words + "(?:e?s)?"
-    return re.compile(rf"(?<![\w-]){words}(?![\w-])", 0 if phrase.isupper() else re.I)
+    return words if phrase.isupper() else f"(?i:{words})"
 
 
 def is_open(text: nodes.Text) -> bool:
@@ -71,24 +71,25 @@ def is_open(text: nodes.Text) -> bool:
 
 
 def link_first_uses(document: nodes.document, terms: list[Term], address: str) -> None:
-    """Replace the first use of each term by a link, with the definition as its title; longer terms first."""
+    """Replace the first use of each term by a link, with the definition as its title. Longer terms are found first."""
     phrases = sorted(((phrase, term) for term in terms for phrase in term.phrases), key=lambda pair: -len(pair[0]))
+    alternatives = "|".join(f"({pattern(phrase)})" for phrase, _ in phrases)
+    expression = re.compile(rf"(?<![\w-])(?:{alternatives})(?![\w-])")
     done: set[Term] = set()
-    for phrase, term in phrases:
-        if term in done:
-            continue
-        expression = pattern(phrase)
-        for text in document.findall(nodes.Text):
-            found = expression.search(text)
-            emphasized = isinstance(text.parent, nodes.emphasis | nodes.strong)
-            if found and (phrase not in ORDINARY or emphasized) and is_open(text):
+    for text in [node for node in document.findall(nodes.Text) if is_open(node)]:
+        emphasized = isinstance(text.parent, nodes.emphasis | nodes.strong)
+        parts: list[nodes.Node] = []
+        end = 0
+        for found in expression.finditer(text):
+            phrase, term = phrases[(found.lastindex or 1) - 1]
+            if term not in done and (phrase not in ORDINARY or emphasized):
+                done.add(term)
                 link = nodes.reference("", found[0], refuri=f"{address}#{term.anchor}", internal=True,
                                        reftitle=term.definition, classes=["glossary-term"])  # fmt: skip
-                before, after = text[: found.start()], text[found.end() :]
-                text.parent.replace(text, [*([nodes.Text(before)] if before else []), link,
-                                           *([nodes.Text(after)] if after else [])])  # fmt: skip
-                done.add(term)
-                break
+                parts += [nodes.Text(text[end : found.start()]), link]
+                end = found.end()
+        if parts:
+            text.parent.replace(text, [*parts, nodes.Text(text[end:])])
 
 
 def add_anchors(document: nodes.document, terms: list[Term]) -> None:
