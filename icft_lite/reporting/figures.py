@@ -97,8 +97,9 @@ def png(figure: Figure, dpi: int = 160) -> bytes:
 
 def figure_titles(figure: Figure) -> list[str]:
     """Return the titles of a figure and of its axes, in order."""
-    places = ("left", "center", "right")
-    titles = [figure.get_suptitle(), *(axis.get_title(place) for axis in figure.axes for place in places)]
+    titles = [figure.get_suptitle()]
+    for axis in figure.axes:
+        titles += [axis.get_title("left"), axis.get_title("center"), axis.get_title("right")]
     return [" ".join(title.split()) for title in titles if title.strip()]
 
 
