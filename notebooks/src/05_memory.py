@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   lesson:
-#     minutes: {cpu: 2, t4: 2}
+#     minutes: {cpu: 3, t4: 3}
 #     peak_gib: {cpu: 2, t4: 2}
 #     predicted: [t4]
 #   kernelspec:
@@ -15,55 +15,56 @@
 #
 # # 05 · Memory
 #
-# ICFT remembers in two ways, each twice over: *examples* to rehearse and *weights* to return to, for the short term
-# and for the long. Here you build each part by hand, see what can go wrong with it, and watch a small stage
-# promote examples and choose its weights.
+# ICFT has a short-term and a long-term memory. Each has *examples* and *weights*. You write two parts of them yourself,
+# train a small stage without and with memory, and watch it promote examples and choose its weights.
 
 # %% [markdown]
 # **You will be able to**
 #
-# - keep a fair sample of a stream of unknown length, and prove that it is fair;
-# - say why surprise alone fills a memory with mistakes;
-# - write the weights of a moving average in closed form;
-# - show that averaging A and B is not averaging B·A, and average two adapters exactly.
+# - keep a fair sample of a stream;
+# - explain why surprise alone collects wrong labels;
+# - promote examples to the long-term memory;
+# - write a moving average in closed form;
+# - average two adapters exactly, and choose α.
 #
-# **You need** lessons 00 to 04: LoRA's factors A and B above all.
+# **You need** lessons 00 to 04, above all LoRA's factors A and B.
 
 # %% [markdown]
 # {{budget}}
 #
-# Run the cells from top to bottom. Where the text says **predict**, write down a guess first.
-#
-# The paper names a short-term and a long-term memory and says little of how they work: all that follows is
-# *our reading*. Teaching material: **not medical advice**.
-
-# %% [markdown]
-# ## Set-up
+# Where the text says **predict**, write down a guess first. The paper says little about how the two memories work: the
+# definitions are *our reading*. Teaching material: **not medical advice**.
 
 # %%
 # {{setup}}
 
 # %%
+import math
 import random
 import warnings
+import weakref
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import HTML, Image, display
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from icft_lite import Encoder, ICFTConfig, LongTermMemory, ShortTermMemory, apply_lfs, load_base, sample_bundle
+from icft_lite.data.schema import as_response
 from icft_lite.evaluation import Suite, evaluate_suite
-from icft_lite.memory import promote, water_fill
+from icft_lite.memory import POLICIES, water_fill
+from icft_lite.memory import promote as package_promote
 from icft_lite.memory.consolidation import ALPHAS, consolidate, ema_step, interpolate
-from icft_lite.memory.rehearsal import generate_self_prompts, held_out_filter
+from icft_lite.memory.rehearsal import generate_self_prompts
 from icft_lite.metrics import mean_score
-from icft_lite.modeling.adapters import adapter_tensors, add_adapters, delta_svd, use_adapter
+from icft_lite.modeling.adapters import adapter_tensors, add_adapters, delta_svd, set_adapter_tensors, use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.losses import icft_losses
-from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
+from icft_lite.modeling.scoring import score_responses
+from icft_lite.reporting.concepts import memory as diagram
+from icft_lite.reporting.figures import png
+from icft_lite.reporting.lessons import memory as figures
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.plan import plan_stage
 from icft_lite.utils.hardware import peak_memory
@@ -74,35 +75,29 @@ from icft_lite.widgets.table import html_table
 
 warnings.simplefilter("ignore", FutureWarning)
 
-
-def canvas(panels, size):
-    with rc_context(RC):
-        figure = Figure(figsize=size)
-        return figure, figure.subplots(1, panels, squeeze=False).ravel()
-
-
 # %% [markdown]
-# | | examples | weights |
-# |---|---|---|
-# | short-term memory | a *ring* of the newest examples | the *fast* adapter, trained by gradient |
-# | long-term memory | a *buffer*, bounded, fairly shared | the *slow* adapter, an average of the fast one |
+# ## The two memories
 #
-# At a stage's end, examples move from ring to buffer (**promotion**) and the slow adapter's weights are chosen
-# (**consolidation**).
+# **What was measured** ([results]({{repository}}/blob/main/docs/results.md#ablations)): without long-term memory,
+# retention falls from 0.94 to 0.02. The ring and promotion had no measured gain. In short runs they cost 5 points of
+# medical score (an interval over seeds includes 0). So they are off by default (`short_term.share` is 0). Here they are
+# on, to show how they work.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+Image(png(diagram.draw()), width=860)
 
 # %% [markdown]
 # ## 1 · The ring
 #
-# A ring holds the newest examples. When it is full, the oldest leaves. Some of its examples are **replayed**, that is
-# trained on again, and each replay is counted. An example that was replayed at least once when it leaves is a
-# **candidate** for promotion.
+# A ring holds the newest examples. When it is full, the oldest leaves. Some are **replayed**, that is, trained on
+# again. An example that leaves after enough replays is a **candidate** for promotion.
 #
-# **Predict.** A ring of 3 gets examples 0 to 4; after example 2 has come, all three are replayed. Which are in the
-# ring at the end, and which are candidates?
+# **Predict.** A ring of 3 gets examples 0 to 4. After example 2, all three are replayed. Which are candidates?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-ring = ShortTermMemory(size=3)
+ring = ShortTermMemory(size=3, promote_after=1)
 for example in range(5):
     ring.push(example)
     if example == 2:
@@ -110,32 +105,112 @@ for example in range(5):
     print(f"after example {example}: ring {list(ring.ring)}, candidates {list(ring.candidates)}")
 
 # %% [markdown]
-# Example 2 has its replay, but has not left yet. At a stage's end the ring is emptied, and it becomes a candidate
-# too; examples 3 and 4 do not. (A real run needs three replays, the setting `short_term.promote_after`; this lesson
-# needs one.)
+# Example 2 was replayed, but is still in the ring. At the end of a stage the ring is emptied, and 2 becomes a candidate
+# too. (By default an example needs three replays, `short_term.promote_after`. Here it needs one, so that a short stage
+# has many candidates.)
 
 # %% [markdown]
 # ## 2 · A fair sample of a stream
 #
-# Examples come one by one, their number is unknown, and there is room for k. Each of the n that came should have
-# the same chance to be there at the end: k / n. **Reservoir sampling** does it: example number i (from 1) is let in
-# with probability k / i, and takes the place of one chosen at random.
+# Examples come one by one, their number n is unknown, and there is room for k. Each should be retained with probability
+# k / n. **Reservoir sampling**: give each item a random **priority** in [0, 1) and keep the k lowest. Newcomer number i
+# is among the k lowest with probability k / i.
+#
+# ### Your turn: reservoir
+#
+# ●●○ difficulty · ●●● importance · 10 minutes
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def reservoir(stream, k, priority):
+    """Return the k items of the stream with the lowest priorities (all, if there are fewer), in any order.
+
+    stream: iterable, read once; hold at most k of its items and the newest. priority: function, item → float in [0, 1).
+    """
+    return ...
 
 
-# %% tags=["from-scratch"]
-def reservoir(stream, k, draw):
-    """A fair sample of k from a stream (Algorithm R: Vitter, 1985)."""
-    sample = []
-    for i, item in enumerate(stream, 1):
-        if i <= k:
-            sample.append(item)
-        elif draw.random() < k / i:
-            sample[draw.randrange(k)] = item
-    return sample
+class Item(float):
+    """An item that is its own priority. Its instances can be counted while they exist."""
 
 
+def stream(held):
+    """40 items. The number that exist at a time is added to the list `held`."""
+    alive = weakref.WeakSet()
+    for i in range(40):
+        item = Item(random.Random(i).random())
+        alive.add(item)
+        held.append(len(alive))
+        yield item
+
+
+sample = reservoir(stream(held := []), 5, float)
+if sample is ...:
+    print("Your turn.")
+else:
+    lowest, few = sorted(stream([]))[:5], reservoir([0.5], 5, float)
+    right = sorted(sample) == lowest and few == [0.5] and max(held) <= 7  # 5, the newest, the last removed
+    print("Right." if right else f"Not yet: {sorted(sample)}, expected {lowest}; {few}; {max(held)} held at once")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Add the newcomer. If there are k + 1 items now, remove the one of the highest priority. `sorted(stream)` would hold
+# the whole stream.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def reservoir(stream, k, priority):
+#     sample = []
+#     for item in stream:
+#         sample.append(item)
+#         if len(sample) > k:
+#             sample.remove(max(sample, key=priority))
+#     return sample
+# ```
+#
+# </details>
+
+# %% [markdown]
+# Your function now selects in place of the package's: the `reservoir` policy of a memory with 60 places, to which all
+# general examples are offered. (If it is not solved yet, the package's own policy runs.)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+base, tokenizer = load_base(device="cpu")
+encoder, data = Encoder(tokenizer), sample_bundle()
+package_policy = POLICIES["reservoir"]
+
+
+def policy(entries, capacity, *_):
+    """The learner's reservoir, with the priorities of the package. They depend on an example's id and the seed only."""
+    mine = reservoir(entries, capacity, lambda entry: entry.priority)
+    return package_policy(entries, capacity, *_) if mine is ... else mine
+
+
+def retained(policy):
+    """Ids of 60 general examples, selected by a policy."""
+    buffer = LongTermMemory(60, "reservoir")
+    with patch.dict(POLICIES, reservoir=policy):
+        buffer.add((dict(example) for example in data.general_memory), encoder, "general")
+    return {entry.example["id"] for entry in buffer.entries}
+
+
+print(len(retained(policy) & retained(package_policy)), "of 60 examples are the package's selection")
+
+# %% [markdown]
+# The package's priorities follow from id and seed, so an interrupted run draws the same sample. Vitter's Algorithm R
+# (1985) lets newcomer i in with probability k / i instead.
+#
+# **Predict.** If every newcomer is let in and replaces a random one, how likely are the first and the last of 20 to be
+# retained, with k = 5?
+
+# %%
+# NBVAL_CHECK_OUTPUT
 def always_in(stream, k, draw):
-    """The same without the coin: every newcomer is let in."""
+    """Let every newcomer in. It replaces one of the k at random."""
     sample = []
     for item in stream:
         if len(sample) < k:
@@ -145,114 +220,61 @@ def always_in(stream, k, draw):
     return sample
 
 
-# %% [markdown]
-# Why is it fair? The newest is there with k / n by design. An older one was there before with k / (n − 1), if
-# it was fair so far, and it is thrown out with k/n · 1/k = 1/n. So it stays with
-# k/(n−1) · (n−1)/n = k / n.
-#
-# **Predict.** Without the coin, how much more likely is the last of 20 examples to be there than the first, with
-# k = 5?
-
-# %%
-n, k, runs = 20, 5, 8000
-draw = random.Random(0)
-share = {name: np.bincount([i for _ in range(runs) for i in method(range(n), k, draw)], minlength=n) / runs
-         for name, method in (("reservoir", reservoir), ("always in", always_in))}
-package = np.zeros(n)
-for seed in range(1000):  # the package's, explained below
-    buffer = LongTermMemory(k, "reservoir", seed=seed, teach_prompts=False)
-    # The ids seed the random priorities: with other ids the sample is another one.
-    buffer.add([dict(id=f"row {i}", topic="t") for i in range(n)], lambda example: None, "general")
-    package[[int(entry.example["id"][4:]) for entry in buffer.entries]] += 1 / 1000
-share["the package"] = package
-
-# %%
-figure, (axis,) = canvas(1, (7.5, 3.6))
-looks = {"reservoir": (GENERAL, "o"), "always in": (MEDICAL, "s"), "the package": (INK, "x")}
-for name, (color, marker) in looks.items():
-    axis.plot(range(1, n + 1), share[name], marker, color=color, label=name)
-axis.axhline(k / n, color=GREY, linewidth=1, label="k / n")
-axis.plot(range(1, n + 1), [(1 - 1 / k) ** (n - max(i, k)) for i in range(1, n + 1)], color=MEDICAL, linewidth=1)
-axis.set_xlabel("position in the stream")
-axis.set_ylabel("share of runs in which it is retained")
-axis.set_ylim(0, 1.05)
-axis.set_xticks(range(2, n + 1, 2))
-axis.legend(frameon=False)
-axis.set_title("A coin that gets rarer keeps the sample fair", loc="left")
-Image(png(figure), width=620)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-wide = 5 * (k / n * (1 - k / n) / runs) ** 0.5  # five standard errors
-print("reservoir: every example within 5 standard errors of k / n:", bool(abs(share["reservoir"] - k / n).max() < wide))
-print("the package too:", bool(abs(package - k / n).max() < wide * 8**0.5))
-print("always in: the last is over 20 times more likely than the first:",
-      bool(share["always in"][-1] > 20 * share["always in"][0]))
+n, k, runs, draw = 20, 5, 8000, random.Random(0)
+share = {"reservoir": np.zeros(n), "always in": np.zeros(n)}
+for _ in range(runs):
+    lowest = sorted(range(n), key=[draw.random() for _ in range(n)].__getitem__)[:k]  # what `reservoir` returns
+    share["reservoir"][lowest] += 1 / runs
+    share["always in"][always_in(range(n), k, draw)] += 1 / runs
+print(pd.DataFrame(share, index=range(1, n + 1)).round(2).iloc[[0, 9, 19]])
+Image(png(figures.stream_figure(share, k / n)), width=620)
 
 # %% [markdown]
-# The package tosses no coins: each example gets a **random priority**, a random number made from its id and the seed,
-# and the k examples with the smallest priorities are retained. That is as fair, and repeatable: a run that was
-# interrupted draws the same priorities again.
+# The reservoir retains every position with probability 0.25 = 5 / 20. If every newcomer is let in, the last is always
+# there, and the first survives 15 replacements with probability (4/5)¹⁵ ≈ 0.035.
 
 # %% [markdown]
 # ## 3 · Surprise, and its trap
 #
-# A fair sample wastes room on what the model knows well. **Surprise** is the mean −log p of a response's tokens
-# under the slow adapter; retain the examples that surprise most, and rehearsal goes where it is needed. But what
-# surprises a model most is often *wrong*: a mistaken label is unlike all else.
+# **Surprise** is the mean −log p of a response's tokens under the slow adapter. To rehearse the most surprising
+# examples seems best. But wrong labels surprise a model, too.
 #
-# **Predict.** One example in ten has a wrong label. We retain a tenth of the examples, by surprise. What share of
-# these is wrong?
+# **Predict.** One label in ten is wrong. We retain the tenth of the examples that surprises most. What share of it is
+# wrong?
 
 # %%
+# NBVAL_CHECK_OUTPUT
 draw = np.random.default_rng(0)
 wrong = draw.random(1000) < 0.1
 surprise = np.where(wrong, draw.normal(2.4, 0.6, 1000), draw.normal(1.0, 0.6, 1000))
 confidence = np.where(wrong, draw.beta(4, 3, 1000), draw.beta(12, 1.5, 1000))  # wrong labels are less confident
-synthetic = [dict(id=str(i), topic="t") for i in range(1000)]
 
 
 def share_wrong(policy, gate=0.0, reservoir_share=0.0):
-    """What share of a memory of 100 is wrong, if examples of too low a confidence are not let in."""
+    """Share of wrong labels in a memory of 100, if examples below the confidence `gate` are rejected."""
     offered = np.flatnonzero(confidence >= gate)
     buffer = LongTermMemory(100, policy, reservoir_share, teach_prompts=False)
-    buffer.add([synthetic[i] for i in offered], lambda example: None, "promoted", surprise[offered])
+    examples = [dict(id=str(i), topic="t") for i in offered]
+    buffer.add(examples, lambda example: None, "promoted", surprise[offered])
     return np.mean([wrong[int(entry.example["id"])] for entry in buffer.entries])
 
 
 bad = {"fair sample": share_wrong("reservoir"), "surprise": share_wrong("surprise"),
        "surprise,\ngate 0.8": share_wrong("surprise", 0.8),
        "surprise, gate 0.8,\na quarter at random": share_wrong("surprise", 0.8, 0.25)}
-
-# %%
-figure, (axis,) = canvas(1, (7, 3.3))
-bars = axis.bar(list(bad), list(bad.values()), color=[GREY, MEDICAL, GENERAL, GENERAL], width=0.6)
-axis.bar_label(bars, [f"{value:.0%}" for value in bad.values()], padding=3)
-axis.axhline(wrong.mean(), color=INK, linewidth=1, linestyle="--")
-axis.annotate("dashed: share of wrong labels in the stream", (3.35, 0.9), ha="right", fontsize=9)
-axis.set_ylabel("share of wrong labels (0–1)")
-axis.set_ylim(0, 1)
-axis.set_title("Surprise collects mistakes (simulated); the gate helps", loc="left")
-Image(png(figure), width=600)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-fair, greedy, gated, mixed = bad.values()
-print("surprise retains over three times as many wrong ones:", bool(greedy > 3 * fair))
-print("the gate more than halves that:", bool(greedy > 2 * gated))
+print(*(f"{value:.2f}  {name}".replace("\n", " ") for name, value in bad.items()), sep="\n")
+Image(png(figures.wrong_labels_figure(bad, wrong.mean())), width=600)
 
 # %% [markdown]
-# (That the fair sample is above the line is chance.) So ICFT uses three guards: weak examples are promoted only if
-# their posterior's largest entry is at least 0.8 (the **gate**); a quarter of each quota is filled at random; and
-# quotas, next, prevent any one kind of example from taking it all. (The random quarter hardly matters here. It leaves
-# room for examples that do not surprise.)
+# Two thirds of what surprises most is wrong. So ICFT has three guards: a **gate** (the largest posterior of a weak
+# example must be at least 0.8), a quarter of each quota at random, and quotas per topic. The random quarter hardly
+# matters here. That the fair sample has 0.15 and not 0.10 is chance.
 
 # %% [markdown]
 # ## 4 · Fair shares: water-filling
 #
-# Topics differ in size, and a memory with 300 places should not be mostly capitals. Picture each topic as a
-# column as wide as the others and as tall as it has examples. Pour in 300 units of water: it rises to the same height
-# everywhere, except that short columns are full.
+# Topics differ in size, and 300 places should not be mostly capitals. Picture a column for each topic, as tall as its
+# number of examples. Pour in 300 units of water: it rises to one level, but short columns are full.
 #
 # **Predict** the quotas for 400, 60, 250 and 30 examples.
 
@@ -261,46 +283,41 @@ print("the gate more than halves that:", bool(greedy > 2 * gated))
 counts = {"capitals": 400, "animals": 60, "sums": 250, "plurals": 30}
 quota = water_fill(counts, 300)
 print(quota, "in all", sum(quota.values()))
-
-# %%
-figure, (axis,) = canvas(1, (6, 3.4))
-axis.bar(list(counts), list(counts.values()), color="#e4e4e4", edgecolor=GREY, width=0.9, label="available examples")
-bars = axis.bar(list(quota), list(quota.values()), color=GENERAL, width=0.9, label="retained examples")
-axis.bar_label(bars, padding=3)
-axis.axhline(max(quota.values()), color=INK, linestyle="--", linewidth=1)
-axis.set_ylabel("examples")
-axis.legend(frameon=False)
-axis.set_title("300 places, filled like water", loc="left")
-Image(png(figure), width=520)
+Image(png(figures.quota_figure(counts, quota)), width=520)
 
 # %% [markdown]
-# By hand: an equal share would be 75. Animals and plurals cannot use theirs: they take 60 and 30. What is left,
-# 210, is halved: 105 each. The package pours twice: first among **sources** (given general examples, examples that the
-# base generated itself, promoted examples), then among the topics of each.
+# By hand: an equal share is 75. Animals and plurals cannot use it and take 60 and 30. The remaining 210 are halved: 105
+# each. The package fills twice: first **sources** (given general, self-generated and promoted examples), then the
+# topics of each.
 
 # %% [markdown]
 # ## 5 · The slow adapter: a moving average
 #
-# After optimizer step t = 0, 1, 2, … the slow weights φ̄ move a little towards the fast ones φ:
+# After optimizer step $t = 0, 1, 2, …$ the slow weights $\bar\varphi$ move towards the fast weights $\varphi$, with the
+# decay $\beta$:
 #
-# φ̄ ← β_t · φ̄ + (1 − β_t) · φ, with β_t = min(1 − 1/(t+1), β)
+# $$\bar\varphi \leftarrow \beta_t\,\bar\varphi + (1-\beta_t)\,\varphi, \qquad
+# \beta_t = \min\left(1-\tfrac{1}{t+1},\ \beta\right)$$
 #
-# **Predict.** What is β_0, and what becomes of φ̄'s old value?
+# **Predict.** What is $\beta_0$, and what becomes of the old value of $\bar\varphi$?
 
 # %% [markdown]
-# β_0 = 0: the first step discards the average before it. While 1 − 1/(t+1) is below β, this is the plain mean
-# of all φ so far; after that, old ones fade by β a step. Unrolled, φ̄ is a weighted sum of all φ_s with weights
+# $\beta_0 = 0$: the first step discards the old value. While $1 - \frac{1}{t+1} < \beta$, this is the plain mean of all
+# $\varphi$ so far; later, old values fade by $\beta$ per step. After step $t$, the fast weights of step $s$ count with
 #
-# $w_s = (1-\beta_s)\,\beta_{s+1}\cdots\beta_t$, which sum to 1.
+# $$w_s = (1-\beta_s)\,\beta_{s+1}\cdots\beta_t, \qquad \sum_{s=0}^{t} w_s = 1.$$
 
 
 # %% tags=["from-scratch"]
+# NBVAL_CHECK_OUTPUT
 def average_weights(t, decay):
-    """How much the fast weights after steps 0 … t each count in the slow ones: float array [t + 1]."""
+    """The weights w_s of the fast weights after steps 0 … t: float [t + 1]."""
     beta = np.minimum(1 - 1 / np.arange(1, t + 2), decay)
     later = np.cumprod(beta[::-1])[::-1]  # β_s · … · β_t
     return (1 - beta) * np.append(later[1:], 1.0)
 
+
+print("w after step 3, β = 0.9:", average_weights(3, 0.9), "· β = 0.5:", average_weights(3, 0.5))
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -309,56 +326,36 @@ path = torch.randn(steps, 4, generator=torch.Generator().manual_seed(0), dtype=t
 slow = [torch.full((4,), 99.0, dtype=torch.float64)]
 for t in range(steps):
     ema_step(slow, [path[t]], t, decay)
-weights = torch.tensor(average_weights(steps - 1, decay))
-print("the package's steps equal the closed form:", torch.allclose(slow[0], weights @ path))
-print("weights sum to 1:", bool((weights.sum() - 1).abs() < 1e-12), "; step 3 is a plain mean:",
-      np.allclose(average_weights(3, decay), 0.25))
+closed = torch.tensor(average_weights(steps - 1, decay)) @ path
+print("difference of the package from the closed form below 1e-12:", bool((slow[0] - closed).abs().max() < 1e-12))
 
 # %%
+# NBVAL_CHECK_OUTPUT
 noise = np.random.default_rng(1).normal(0, 0.4, steps)
 fast_path = 2 * (1 - np.exp(-np.arange(steps) / 15)) + noise
 slow_path = [average_weights(t, decay) @ fast_path[:t + 1] for t in range(steps)]
-figure, axes = canvas(2, (10, 3.4))
-for t, color, style in ((3, GREY, ":"), (20, MEDICAL, "--"), (59, GENERAL, "-")):
-    axes[0].plot(average_weights(t, decay), style, color=color, linewidth=2, label=f"after step {t}")
-axes[0].set_ylim(0, 0.3)
-axes[0].set_xlabel("step s whose fast weights are averaged")
-axes[0].set_ylabel("weight w_s (sum 1)")
-axes[0].set_title("What the slow adapter remembers", loc="left")
-axes[1].plot(fast_path, color=MEDICAL, linewidth=1, alpha=0.8, label="fast")
-axes[1].plot(slow_path, "--", color=GENERAL, linewidth=2.5, label="slow")
-axes[1].set_xlabel("optimizer step")
-axes[1].set_ylabel("one weight (simulated)")
-axes[1].set_title("It follows late, and without the noise", loc="left")
-for axis in axes:
-    axis.legend(frameon=False)
-Image(png(figure), width=800)
+print(f"scatter of the last 20 steps: fast {np.std(fast_path[-20:]):.2f}, slow {np.std(slow_path[-20:]):.2f}")
+shown = {t: average_weights(t, decay) for t in (3, 20, 59)}
+Image(png(figures.average_figure(shown, fast_path, slow_path)), width=800)
 
 # %% [markdown]
-# β = 1 − 10 / (steps of the stage) by default, so about the last tenth of a stage counts.
+# By default $\beta = 1 - 10/\text{steps of the stage}$, so about the last tenth of a stage counts. The average has less
+# noise than the fast weights and lags behind them.
 
 # %% [markdown]
-# ## 6 · A small stage, for real
+# ## 6 · One stage, without and with memory
 #
-# Now all of it at work: 60 steps on easy medical examples, most of them trusted and a few weak, with a ring. To see
-# what consolidation can recover we rehearse *nothing* general, and use L_fine-tune alone (lesson 06). Weak examples
-# are labelled by majority vote, which is seldom confident: the gate will have work.
-#
-# It runs in fp32 on the CPU, so that numbers do not depend on a GPU. `ICFTConfig` holds a run's settings: here a batch
-# size of 26, no examples of the long-term memory (`long_term.share`), and a ring of 48.
+# 60 steps on easy medical examples, trusted and a few weak ones. A batch has 26 sequences; an eighth is replayed from a
+# ring of 48. The weak examples are labelled by majority vote, which is often not confident enough for the gate.
 
 # %%
-base, tokenizer = load_base(device="cpu")
+# NBVAL_CHECK_OUTPUT
 model = add_adapters(base, rank=32, alpha=64, seed=0)
-encoder, data = Encoder(tokenizer), sample_bundle()
 config = ICFTConfig.from_dict({
-    "optim.batch_size": 26,
-    "short_term.size": 48,
-    "long_term.share": 0.0,
-    "curriculum.order": "random",
+    "optim.batch_size": 26, "curriculum.order": "random", "loss.consistency_weight": 0.4,
+    "short_term.share": 0.125, "short_term.size": 48, "short_term.promote_after": 1,  # the ring is off by default
 })
-pool = [dict(example) for example in data.pool if example["level"] == "easy"]
-lfs = sample_lfs()
+pool, lfs = [dict(example) for example in data.pool if example["level"] == "easy"], sample_lfs()
 for example, posterior in zip(pool, label_pool(pool, apply_lfs(lfs, pool), "majority_vote", lfs)[0]):
     example["posterior"] = posterior
 weak = [example for example in pool if example["posterior"]][::8]
@@ -367,163 +364,53 @@ encoded = [encoder(example) for example in examples]
 print(len(examples), "new examples, of which weak:", len(weak))
 
 # %% [markdown]
-# The memory starts with 60 general examples. Each has two possible **teachers**, the bare base and the long-term
-# memory. `refresh` computes how likely they find the stored response, chooses the better one, and caches its hidden
-# states (lesson 06 explains why states are enough).
+# The long-term memory has 160 places and starts with 120 general examples. Each has two possible **teachers**, the bare
+# base and the slow adapter. `refresh` takes the one under which the stored response is more likely, and caches its
+# hidden states (lesson 06).
 
 # %%
 # NBVAL_CHECK_OUTPUT
-memory = LongTermMemory(size=110)
-general = random.Random(0).sample(range(len(data.general_memory)), 60)
+memory = LongTermMemory(size=160)
+general = random.Random(0).sample(range(len(data.general_memory)), 120)
 memory.add([dict(data.general_memory[i]) for i in general], encoder, "general")
 print("teachers before the first stage:", memory.refresh(model))
 
 # %% [markdown]
-# A tie goes to the base: the slow adapter is fresh and predicts the same. Now the plan of the stage, which also
-# fills and replays the ring, and the steps themselves. We store the fast weights half-way, and one layer's whole path,
-# for later.
-
-# %%
-ring = ShortTermMemory(config.short_term.size)
-topics = [example["topic"] for example in examples]
-plan, _ = plan_stage(range(len(examples)), encoded, topics, [], ring, config, tokens=10**9, max_steps=60)
-batches = StageBatches(plan, examples, encoded, [], config, pad_id=tokenizer.pad_token_id)
+# The slow adapter is fresh, so both predict the same; a tie goes to the base.
+#
+# `train` plans a stage, which also fills and replays the ring, and runs it. L_consistency keeps the model close to the
+# teacher on memory examples.
 
 # %%
 head, fast, slow = head_weight(model), adapter_tensors(model, "fast"), adapter_tensors(model, "slow")
-start = [tensor.clone() for tensor in slow]
-optimizer, one_layer = torch.optim.AdamW(fast, lr=4e-3), []
-for t in range(len(plan)):
-    batch = batches[t]
-    loss = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])["fine_tune"]
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(fast, 1.0)
-    optimizer.step()
-    ema_step(slow, fast, t, 1 - 10 / len(plan))
-    one_layer.append((fast[0].detach().clone(), fast[1].detach().clone()))  # A and B of the first layer
-    if t == len(plan) // 2:
-        halfway = [tensor.detach().clone() for tensor in fast]
-end = [tensor.clone() for tensor in slow]
+start, topics = [tensor.clone() for tensor in slow], [example["topic"] for example in examples]
 
-# %% [markdown]
-# ## 7 · Promotion
-#
-# The ring is emptied. Candidates pass the gate, or not; those that pass are offered to the buffer with their
-# surprise; quotas decide. First by hand. **Predict** who gets in: replays at least 1, confidence at least 0.8.
-#
-# | example | replays | largest posterior | surprise |
-# |---|---|---|---|
-# | a | 0 | trusted | 3.1 |
-# | b | 2 | 0.65 | 2.9 |
-# | c | 1 | 0.97 | 0.4 |
-# | d | 1 | trusted | 1.7 |
 
-# %% [markdown]
-# a was never replayed, b's label is too uncertain; c and d are offered. If there is room for only one, and it is not
-# filled at random, d gets it.
-#
-# Now the real ones:
+def train(share_of_memory):
+    """One stage with this share of memory examples → (slow adapter at its end, ring, plan, path of the first layer)."""
+    settings = config.replace({"long_term.share": share_of_memory})
+    entries = memory.entries if share_of_memory else []
+    ring = ShortTermMemory(config.short_term.size, config.short_term.promote_after)
+    plan, _ = plan_stage(range(len(examples)), encoded, topics, [entry.encoded for entry in entries], ring, settings,
+                         tokens=10**9, max_steps=60)
+    batches = StageBatches(plan, examples, encoded, entries, settings, pad_id=tokenizer.pad_token_id)
+    set_adapter_tensors(model, "fast", start)
+    optimizer, path = torch.optim.AdamW(fast, lr=4e-3), []
+    for t in range(len(plan)):
+        batch = batches[t]
+        losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"], temperature=math.inf)
+        loss = losses["fine_tune"] + config.loss.consistency_weight * losses["consistency"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(fast, 1.0)
+        optimizer.step()
+        ema_step(slow, fast, t, 1 - 10 / len(plan))
+        path.append([tensor.detach().clone() for tensor in fast[:2]])  # A and B of the first layer
+    return [tensor.clone() for tensor in slow], ring, plan, path
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
-seen = sorted({i for step in plan for i in step.new})
-replays = ring.flush()  # {example: replays} of the candidates
-candidates, gate = [examples[i] for i in sorted(replays)], config.short_term.promote_confidence
-counts = promote(memory, model, candidates, encoder, gate)
-print("all candidates accounted for:", counts["candidates"] == len(replays),
-      "; the gate rejected some:", counts["gated"] > 0)
-print("memory is full:", len(memory) == 110, "; general examples were evicted to make room:", counts["evicted"] > 0)
-
-
-# %% [markdown]
-# Two sources share 110 places, 55 each: five general examples were evicted. A memory is worth looking into.
-# `promotion_outcomes` lists every example that it contains or that the stage saw, with its outcome and the reason.
-
-# %%
-times = {examples[i]["id"]: n for i, n in replays.items()}
-records = promotion_outcomes(memory, [examples[i] for i in seen], times, gate)
-table = pd.DataFrame(records)
-new = table[table.outcome != "retained"]  # retained: the general examples
-new.groupby(["outcome", "topic"]).size().unstack(fill_value=0)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-promoted, uncertain = (table[table.outcome == name] for name in ("promoted", "label too uncertain"))
-print("promoted examples were replayed, with confident labels:", bool((promoted.replays >= 1).all()),
-      bool((promoted.confidence >= 0.8).all()))
-print("uncertain labels are below 0.8:", bool((uncertain.confidence < 0.8).all()))
-
-# %% [markdown]
-# The **inspector** shows them one by one. Choose an outcome, a source and a sort key; the lists work by keyboard.
-# Where widgets do not run, the tables below the cell are views of it.
-
-# %%
-memory_inspector(records)
-
-# %%
-display(outcome_table(records, "promoted", max_rows=5),
-        outcome_table(records, "label too uncertain", sort_by="confidence", max_rows=3))
-
-# %% [markdown]
-# ## 8 · Averaging A and B is not averaging B·A
-#
-# An adapter is the change ΔW = B · A (times a scale). To mix two adapters half and half one wants the mean of the
-# two *changes*. It is tempting to average the factors instead.
-#
-# **By hand**, with one number each: B₁A₁ = 1 · 1 and B₂A₂ = (−1) · (−1). **Predict** both averages.
-
-# %% [markdown]
-# Both changes are 1, so their mean is 1. The mean of A is 0, of B is 0: the product is **0**. Two adapters that do
-# the same thing have averaged to one that does nothing.
-#
-# In general the averaged factors also multiply *across*: A of one meets B of the other. Here each adapter
-# changes one block of a matrix:
-
-# %%
-A1, B1 = torch.tensor([[1.0, 1, 1, 0, 0, 0]]), torch.tensor([[1.0, 1, 1, 0, 0, 0]]).T
-A2, B2 = A1.flip(1), B1.flip(0)
-exact, naive = (B1 @ A1 + B2 @ A2) / 2, (B1 + B2) / 2 @ ((A1 + A2) / 2)
-figure, axes = canvas(4, (11, 3))
-titles = ["B₁A₁", "B₂A₂", "mean of the products", "product of the means"]
-for axis, title, matrix in zip(axes, titles, (B1 @ A1, B2 @ A2, exact, naive)):
-    axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1.2)
-    for (r, c), value in np.ndenumerate(matrix.numpy()):
-        axis.text(c, r, f"{value:g}", ha="center", va="center", fontsize=8, color="white" if value > 0.8 else INK)
-    axis.set(title=title, xticks=[], yticks=[])
-    axis.grid(False)
-Image(png(figure), width=880)
-
-# %% [markdown]
-# The product of the means is too weak where it should act, and acts where neither adapter did. With the interpolation
-# coefficient α between the two:
-#
-# mean of products − product of means = **α(1−α) · (B₁ − B₂)(A₁ − A₂)**
-#
-# It vanishes if the two share a factor, and is small if they are close.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-generator = torch.Generator().manual_seed(0)
-A1, A2 = torch.randn(2, 4, 9, generator=generator)  # rank 4, 9 inputs
-B1, B2 = torch.randn(2, 7, 4, generator=generator)  # 7 outputs
-alpha = 0.3
-products = (1 - alpha) * B1 @ A1 + alpha * B2 @ A2
-means = ((1 - alpha) * B1 + alpha * B2) @ ((1 - alpha) * A1 + alpha * A2)
-print("closed form:", torch.allclose(products - means, alpha * (1 - alpha) * (B1 - B2) @ (A1 - A2), atol=1e-5))
-
-# %% [markdown]
-# **A twin.** Turn the sign of both factors in every layer of our slow adapter: B·A is unchanged, so the twin is
-# the same model. Now mix the two, half and half. `interpolate` is the package's: it averages ΔW
-# (the setting `consolidation.exact=False` averages A and B). **Predict** the medical score of each mixture.
-
-
-# %%
-def set_slow(tensors):
-    with torch.no_grad():
-        torch._foreach_copy_(slow, tensors)
-
-
 general = data.general_validation.select(range(0, len(data.general_validation), 3))
 medical = [one for one in data.validation if one["level"] == "easy" and one["task"] == "question"]
 suites = {"general": Suite.from_examples(general, encoder, only_correct_option=True),
@@ -536,140 +423,287 @@ def score():
     return {name: mean_score(scores[name]) for name in scores}
 
 
+print({name: len(suite.examples) for name, suite in suites.items()})
+
+# %% [markdown]
+# **Predict.** Both runs take equally many sequences. In the second, a quarter of each batch is memory examples. Which
+# learns more medicine? What happens to general questions?
+
 # %%
-twin, scores = [-tensor for tensor in end], {"as trained": score()}
-set_slow([(a + b) / 2 for a, b in zip(end, twin)])
-scores["A and B averaged"] = score()
-interpolate(model, end, twin, 0.5, rank=32, scale=2.0)
-scores["ΔW averaged"] = score()
-set_slow(start)
-scores["base"] = score()
+scores, ends = {"base": score()}, {}
+for name, share_of_memory in (("without memory", 0.0), ("with memory", 0.25)):
+    ends[name], ring, plan, path = train(share_of_memory)
+    scores[name] = score()
 pd.DataFrame(scores).T.round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("A and B averaged: back at the base:", scores["A and B averaged"] == scores["base"])
-print("ΔW averaged: as trained:", all(abs(scores["ΔW averaged"][name] - value) < 0.03
-                                      for name, value in scores["as trained"].items()))
+without, with_memory = scores["without memory"], scores["with memory"]
+print("both learn medicine:", min(without["medical"], with_memory["medical"]) > 0.15)
+print("without memory, over nine tenths of general is lost:", without["general"] < 0.1 * scores["base"]["general"])
+print("with memory, over half is retained:", with_memory["general"] > 0.5 * scores["base"]["general"])
+
+# %% [markdown]
+# **Catastrophic forgetting**: after 60 steps of medicine nearly every general answer is wrong. With a quarter of memory
+# examples most are right, and the medical score is about the same. Not all are: we chose a high learning rate and a low
+# weight of L_consistency, so that section 9 has something to choose.
+
+# %% [markdown]
+# ## 7 · Promotion
+#
+# At the end of a stage, candidates that pass the gate are offered to the buffer. **Predict** who is offered, with at
+# least 1 replay and confidence 0.8:
+#
+# | example | replays | largest posterior | surprise |
+# |---|---|---|---|
+# | a | 0 | trusted | 3.1 |
+# | b | 2 | 0.65 | 2.9 |
+# | c | 1 | 0.97 | 0.4 |
+# | d | 1 | trusted | 1.7 |
+
+# %% [markdown]
+# a was never replayed, so it is no candidate; b's label is too uncertain; c and d are offered. If there is room for one
+# only, d enters: it surprises more.
+#
+# ### Your turn: promote
+#
+# ●●○ difficulty · ●●● importance · 15 minutes
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def promote(memory, candidates, encoder, min_confidence, surprise_of):
+    """Offer candidates to the long-term memory → {"candidates", "gated", "promoted", "evicted"}, four counts.
+
+    candidates: list of examples. `posterior` (list of float) is [] if trusted; if its largest entry is below
+    min_confidence, the example is gated: not offered. Of the others, offer as_response(example), which has the most
+    likely response only. surprise_of(list of examples) → list of float, for what is offered.
+    memory.add(examples, encoder, "promoted", surprises) → (added, evicted).
+    """
+    return ...
+
+
+def tiny_example(name, *posterior):
+    return dict(id=name, topic="t", responses=["x", "y"], label=0, posterior=list(posterior))
+
+
+small = LongTermMemory(4, reservoir_share=0.0, teach_prompts=False)
+small.add([as_response(tiny_example(name)) for name in ("g1", "g2", "g3")], lambda example: None, "general")
+offered = [tiny_example("b", 0.65, 0.35), tiny_example("c", 0.03, 0.97), tiny_example("d"), tiny_example("e", 0.8, 0.2)]
+surprises = {"b": 2.9, "c": 0.4, "d": 1.7, "e": 1.1}
+counts = promote(small, offered, lambda example: None, 0.8, lambda some: [surprises[one["id"]] for one in some])
+if counts is ...:
+    print("Your turn.")
+else:
+    stored = {entry.example["id"]: entry.example["responses"] for entry in small.entries if entry.source == "promoted"}
+    right = counts == dict(candidates=4, gated=1, promoted=2, evicted=1) and stored == {"d": ["x"], "e": ["x"]}
+    print("Right." if right else f"Not yet: {counts}; promoted {stored}")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# An empty posterior is a trusted example: `max([])` fails. What is gated is counted by what is left.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def promote(memory, candidates, encoder, min_confidence, surprise_of):
+#     confident = [as_response(example) for example in candidates
+#                  if not example["posterior"] or max(example["posterior"]) >= min_confidence]
+#     added, evicted = memory.add(confident, encoder, "promoted", surprise_of(confident))
+#     gated = len(candidates) - len(confident)
+#     return dict(candidates=len(candidates), gated=gated, promoted=added, evicted=evicted)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# Now the real ring. Your function promotes in place of the package's, and must give the same counts and the same
+# memory. (If it is not solved yet, the package's runs.)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def surprise_of(some):
+    """Mean −log p per response token under the slow adapter: list of float."""
+    with use_adapter(model, "slow"):
+        scored = score_responses(model, [encoder(example) for example in some])
+    return [-float((one["logp"] / one["tokens"])[0]) for one in scored]
+
+
+replays, gate = ring.flush(), config.short_term.promote_confidence
+candidates, mine = [examples[i] for i in sorted(replays)], LongTermMemory(memory.size)
+mine.entries = list(memory.entries)
+my_counts = promote(mine, candidates, encoder, gate, surprise_of)
+counts = package_promote(memory, model, candidates, encoder, gate)
+if my_counts is ...:
+    mine, my_counts = memory, counts
+ids = [{entry.example["id"] for entry in one.entries} for one in (mine, memory)]
+print("the counts are the package's:", my_counts == counts, "· the memory too:", ids[0] == ids[1])
+memory = mine
+
+# %%
+print(counts, "· sources of the memory:", memory.sources())
+seen = sorted({i for step in plan for i in step.new})
+times = {examples[i]["id"]: n for i, n in replays.items()}
+records = promotion_outcomes(memory, [examples[i] for i in seen], times, gate)  # outcome and reason of each example
+table = pd.DataFrame(records)
+table[table.outcome != "retained"].groupby(["outcome", "topic"]).size().unstack(fill_value=0)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+promoted, uncertain = (table[table.outcome == name] for name in ("promoted", "label too uncertain"))
+print("tens of examples promoted:", len(promoted) >= 50, "· at least one replay each:", promoted.replays.min() >= 1)
+print("confidence at least 0.8:", promoted.confidence.min() >= 0.8, "· gated: below", uncertain.confidence.max() < 0.8)
+
+# %% [markdown]
+# 80 of 168 candidates were promoted: two sources share 160 places, 80 each, so 40 general examples were evicted, and 74
+# candidates found no room. The **inspector** shows the examples; its lists work by keyboard. The tables below it are
+# the same for pages without widgets.
+
+# %%
+display(memory_inspector(records))
+display(outcome_table(records, "promoted", max_rows=4),
+        outcome_table(records, "label too uncertain", sort_by="confidence", max_rows=3))
+
+# %% [markdown]
+# A surprise of 1.4 nats means a probability of e⁻¹·⁴ ≈ 0.25 per token: the model does not know *neurectomy* well, so
+# rehearsing it is useful. The gated labels are all right. Majority vote's confidence is the share of votes, and for
+# *thymus* one of three disagreed. A gate rejects right labels, too.
+
+# %% [markdown]
+# ## 8 · Averaging A and B is not averaging B·A
+#
+# An adapter is the change ΔW = B·A (times a scale). To mix two adapters, one wants the mean of the two *changes*. It is
+# tempting to average the factors instead. **Predict** both averages by hand for B₁A₁ = 1 · 1 and B₂A₂ = (−1) · (−1).
+
+# %% [markdown]
+# Both changes are 1, so their mean is 1. The means of A and of B are 0, and so is their product: two adapters that do
+# the same averaged to one that does nothing. In matrices, A of one also meets B of the other:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+A1, B1 = torch.tensor([[1.0, 1, 1, 0, 0, 0]]), torch.tensor([[1.0, 1, 1, 0, 0, 0]]).T
+A2, B2 = A1.flip(1), B1.flip(0)
+exact, naive = (B1 @ A1 + B2 @ A2) / 2, (B1 + B2) / 2 @ ((A1 + A2) / 2)
+print("mean of the products:", exact[0].tolist(), "· product of the means:", naive[0].tolist(), "(first rows)")
+Image(png(figures.matrices_figure({"B₁A₁": B1 @ A1, "B₂A₂": B2 @ A2, "mean of the products": exact,
+                                   "product of the means": naive})), width=880)
+
+# %% [markdown]
+# The product of the means is too small where the adapters act, and not zero where neither does. With weight $\alpha$
+# for the second adapter,
+#
+# $$(1-\alpha) B_1A_1 + \alpha B_2A_2 - \big((1-\alpha)B_1+\alpha B_2\big)\big((1-\alpha)A_1+\alpha A_2\big)
+# = \alpha(1-\alpha)\,(B_1-B_2)(A_1-A_2).$$
+#
+# It vanishes if the two share a factor.
+
+# %% [markdown]
+# **A twin.** Change the sign of both factors in every layer of the slow adapter. B·A is unchanged: the twin is the same
+# model. Mix the two, half and half; the package's `interpolate` averages ΔW. **Predict** the scores.
+
+# %%
+end = ends["with memory"]
+twin = [-tensor for tensor in end]
+mixed = {"base": scores["base"], "as trained": scores["with memory"]}
+set_adapter_tensors(model, "slow", [(a + b) / 2 for a, b in zip(end, twin)])
+mixed["A and B averaged"] = score()
+interpolate(model, end, twin, 0.5, rank=32, scale=2.0)
+mixed["ΔW averaged"] = score()
+pd.DataFrame(mixed).T.round(3)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("A and B averaged: the base again:", mixed["A and B averaged"] == mixed["base"])
+print("ΔW averaged: as trained, within 0.03:", all(abs(mixed["ΔW averaged"][name] - value) < 0.03
+                                                   for name, value in mixed["as trained"].items()))
 
 # %% [markdown]
 # ### Exactly, and back to rank r
 #
-# The mean of two changes of rank r has rank up to 2r. It can be written down at once by *stacking*: B₁ beside B₂,
-# A₁ above A₂. To stay at rank r, truncate it with the **singular value decomposition** (SVD): a matrix as a sum of
-# rank-one pieces, the largest first. Keeping the first r is the best there is (Eckart and Young, 1936). What is
-# lost is the **residual**.
+# The mean of two changes of rank r has rank 2r at most: put B₁ next to B₂ and A₁ above A₂. The **singular value
+# decomposition** (SVD) is a sum of rank-one terms, largest first. The first r are the best approximation of rank r
+# (Eckart and Young, 1936). The rest is the **residual**.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-at = 0  # one layer: half-way through the stage, and at its end
-pairs = [(0.5, halfway[at], halfway[at + 1]), (0.5, end[at], end[at + 1])]
+pairs = [(0.5, *path[len(path) // 2]), (0.5, *path[-1])]  # the first layer, half-way and at the end of the stage
 mean = sum(weight * 2.0 * B @ A for weight, A, B in pairs)  # scale: alpha / r = 64 / 32
 A, B, residual = delta_svd(pairs, rank=64, scale=2.0)
-print("rank 2r holds the mean exactly:", residual < 1e-6, torch.allclose(2.0 * B @ A, mean, atol=1e-4))
+print("rank 2r holds the mean: residual below 1e-6:", residual < 1e-6, torch.allclose(2.0 * B @ A, mean, atol=1e-4))
 A, B, residual = delta_svd(pairs, rank=32, scale=2.0)
 u, s, v = torch.linalg.svd(mean.double())
-print("rank r equals the SVD of the whole matrix:", torch.allclose(
-    2.0 * (B @ A).double(), u[:, :32] * s[:32] @ v[:32], atol=1e-4))
-print("residual = what was truncated:", abs(residual - float(s[32:].norm() / s.norm())) < 1e-5)
+error = (2.0 * (B @ A).double() - u[:, :32] * s[:32] @ v[:32]).abs().max()
+print("rank r: difference from the SVD of the whole matrix below 1e-4:", bool(error < 1e-4))
+print("residual is what was truncated:", abs(residual - float(s[32:].norm() / s.norm())) < 1e-5)
 
 # %%
 naive = 2.0 * (pairs[0][2] + pairs[1][2]) / 2 @ ((pairs[0][1] + pairs[1][1]) / 2)
-off = float((naive - mean).norm() / mean.norm())
-figure, (axis,) = canvas(1, (7, 3.6))
-axis.bar(range(1, 33), s[:32], color=GENERAL, label="retained")
-axis.bar(range(33, 65), s[32:64], color=MEDICAL, label=f"truncated: residual {residual:.1%} of the norm")
-axis.axvline(32.5, color=INK, linestyle="--", linewidth=1)
-axis.set_xlabel("rank-one piece, largest first (dashed: r = 32)")
-axis.set_ylabel("singular value of the mean ΔW")
-axis.legend(frameon=False)
-axis.set_title(f"Truncated to rank r: off by {residual:.1%}; averaging A and B: off by {off:.1%}", loc="left")
-Image(png(figure), width=600)
+weights = average_weights(len(path) - 1, 1 - 10 / len(path))
+exact_moving = 2.0 * sum(w * B @ A for w, (A, B) in zip(weights, path))
+moving = 2.0 * ends["with memory"][1] @ ends["with memory"][0]
+print(f"truncated to rank r: off by {residual:.1%}; A and B averaged: off by {(naive - mean).norm() / mean.norm():.1%}")
+print(f"moving average of A and B: off by {(moving - exact_moving).norm() / exact_moving.norm():.1%}")
+Image(png(figures.singular_values_figure(s[:64].tolist(), 32, residual)), width=600)
 
 # %% [markdown]
-# `delta_svd` never forms the whole matrix: it takes a QR decomposition of each stack and the SVD of a small core,
-# so a large layer costs little.
-#
-# And the *moving* average of section 5? It does average A and B: an SVD in every step would be expensive. Successive
-# weights are close, and the cross term is a product of two small differences. We stored one layer's path, so let
-# us see what that costs:
-
-# %%
-weights = average_weights(len(plan) - 1, 1 - 10 / len(plan))
-exact = sum(w * B @ A for w, (A, B) in zip(weights, one_layer))
-off = float((end[1] @ end[0] - exact).norm() / exact.norm())
-print(f"moving average of A and B against that of B·A: off by {off:.1%}")
+# Truncation costs less than averaging the factors. The *moving* average of section 5 does average A and B, because an
+# SVD in every step would be expensive. Weights of successive steps are close, so its error, in the second line, is
+# small.
 
 # %% [markdown]
 # ## 9 · Consolidation: a line search over α
 #
-# The line runs from the long-term memory at the stage's start (α = 0) to the slow adapter now (α = 1), in exact
-# ΔW. Along it medical skill grows and general skill falls. Values of α that are tried are **candidates**. ICFT takes
-# the one with the best medical score among those whose retention, the general score divided by the base's, is at least
-# 1 − `consolidation.max_drop` (the **retention constraint**).
+# The line runs from the long-term memory before the stage ($\alpha = 0$) to the slow adapter after it ($\alpha = 1$):
 #
-# **Predict.** Is the fall as steep at first as it is later? And what is the SVD's residual here? (The start is the
-# base: ΔW = 0.)
+# $$\Delta W(\alpha) = (1-\alpha)\,\Delta W_{\text{start}} + \alpha\,\Delta W_{\text{end}}.$$
+#
+# ICFT takes the best medical score among candidates that satisfy the **retention constraint**: general score ÷ the
+# base's ≥ 1 − `consolidation.max_drop`, here 0.92. **Predict** α without and with memory.
 
 # %%
-candidates = []
-for alpha in ALPHAS:
-    residual = interpolate(model, start, end, alpha, rank=32, scale=2.0)
-    candidates.append(dict(alpha=alpha, **score(), svd_residual=residual))
-candidates = pd.DataFrame([*candidates, dict(alpha=0.0, **scores["base"], svd_residual=0.0)]).set_index("alpha")
-candidates.round(3)
+min_general = scores["base"]["general"] * (1 - config.consolidation.max_drop)
+lines = {}
+for name in ends:
+    lines[name] = [dict(alpha=0.0, **scores["base"])]  # the stage began as the base: ΔW = 0
+    for alpha in reversed(ALPHAS):
+        interpolate(model, start, ends[name], alpha, rank=32, scale=2.0)
+        lines[name].append(dict(alpha=alpha, **score()))
+pd.concat({name: pd.DataFrame(line).set_index("alpha") for name, line in lines.items()}, axis=1).round(3)
 
 # %% [markdown]
-# Each candidate costs time. So the package searches the same line from its end, and stops once the medical score is
-# below that of the best allowed candidate so far. As long as no candidate was allowed, it goes on; if none is in the
-# end, the stage is **refused**: the long-term memory stays as it was. (From 0 the general score hardly falls at first,
-# then steeply. The residual is 0: α·B·A has rank r still.)
+# The package searches the line from α = 1 downwards. It stops once the medical score is below that of the best allowed
+# candidate. If none is allowed, the stage is **refused**: the long-term memory stays as it was.
 
 # %%
-set_slow(end)
-min_general = scores["base"]["general"] * (1 - config.consolidation.max_drop)
-record = consolidate(model, start, score, lambda one: one["general"] >= min_general, rank=32, scale=2.0,
-                     base_alphas=())
-print(f"chosen: {record['alpha']}, after {len(record['candidates'])} candidates")
-
-# %%
-figure, (axis,) = canvas(1, (7, 4))
-axis.plot(candidates.index, candidates.general, "o-", color=GENERAL, linewidth=2, label="general")
-axis.plot(candidates.index, candidates.medical, "s--", color=MEDICAL, linewidth=2, label="medical, easy")
-axis.axhline(min_general, color=GENERAL, linestyle=":", linewidth=1.5, label="retention constraint (general)")
-axis.axvline(record["alpha"], color=INK, linewidth=1)
-axis.annotate(f" chosen: {record['alpha']}", (record["alpha"], 0.5), color=INK)
-axis.set_xlabel("α: 0 = long-term memory before, 1 = slow adapter after the stage")
-axis.set_ylabel("exact match (0–1), validation")
-axis.set_ylim(0, 1.3)
-axis.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-axis.legend(frameon=False, loc="upper right")
-axis.set_title("A smaller α recovers what was forgotten", loc="left")
-Image(png(figure), width=600)
+records = {}
+for name in ends:
+    set_adapter_tensors(model, "slow", ends[name])
+    records[name] = consolidate(model, start, score, lambda one: one["general"] >= min_general, rank=32, scale=2.0,
+                                base_alphas=())
+    print(f"{name}: α = {records[name]['alpha']}, after {len(records[name]['candidates'])} candidates")
+chosen = {name: record["alpha"] for name, record in records.items()}
+Image(png(figures.line_search_figure(lines, min_general, chosen)), width=820)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-general, medical, tried = candidates.general, candidates.medical, record["candidates"]
-seen = candidates.loc[[one["alpha"] for one in tried]]
-allowed = seen[seen.general >= min_general]
-print("general is higher at 0.2 than at 1:", bool(general[0.2] > general[1.0] + 0.05))
-print("medical is higher at 1 than at 0:", bool(medical[1.0] > medical[0.0] + 0.05))
-print("the chosen candidate is the best allowed one that was tried:", record["refused"] if allowed.empty else
-      bool(medical[record["alpha"]] == allowed.medical.max()))
-print("its scores are ours:", all(abs(general[one["alpha"]] - one["general"]) < 1e-6 for one in tried))
-print("no residual on a line from zero:", bool(candidates.svd_residual.max() < 1e-6))
+at = {name: {one["alpha"]: one for one in line} for name, line in lines.items()}
+best = {name: at[name][alpha] for name, alpha in chosen.items()}
+print("α = 1 violates the constraint in both:", all(at[name][1.0]["general"] < min_general for name in at))
+print("with memory, a larger α is allowed:", chosen["with memory"] > chosen["without memory"])
+print("and at least 0.1 more medical score:", best["with memory"]["medical"] > best["without memory"]["medical"] + 0.1)
+print("both satisfy the constraint:", all(one["general"] >= min_general for one in best.values()))
 
 # %% [markdown]
-# Sixty steps, one seed, small suites: read the shape, not the digits. Where nothing general is rehearsed, the retention
-# constraint leaves little of the medicine. In a real run both adapters restart from the chosen candidate. If α = 1
-# violates the constraint, a run also searches the line between there and the base (`base_alphas`). If α = 1 of the
-# last stage is the best, it searches that line beyond 1 (`extrapolation_alphas`, up to 1.2).
+# Without memory the constraint leaves α = 0.2 and almost no medicine. With memory it leaves α = 0.7 and more medicine
+# than α = 1 has: a smaller step along the line can also *raise* the medical score, by a few answers of 105. One seed:
+# read the shape, not the digits. In a run, both adapters continue from the chosen candidate.
 
 # %% [markdown]
 # ## 10 · Who teaches now?
 #
-# The teachers are evaluated again. **Predict**: of the general examples and of the promoted ones, which will the
-# long-term memory teach, and which the base?
+# The chosen adapter is the long-term memory now, and teachers are chosen again. **Predict**: of the general and of the
+# promoted examples, which will the memory teach, and which the base?
 
 # %%
 memory.refresh(model)
@@ -679,97 +713,48 @@ pd.crosstab(teachers.source, teachers.teacher)
 # %%
 # NBVAL_CHECK_OUTPUT
 by_memory = (teachers.teacher == "memory").groupby(teachers.source).mean()
-print("promoted examples are taught by the memory more often:",
-      bool(by_memory["promoted"] > by_memory["general"]) or record["refused"])
+print("the memory teaches over nine tenths of the promoted examples:", by_memory["promoted"] > 0.9)
+print("and fewer of the general ones:", by_memory["general"] < by_memory["promoted"])
 
 # %% [markdown]
-# The base never saw the promoted examples; the memory finds them more likely, little as it has retained. On general
-# examples the base is often the better teacher still: it has forgotten nothing. Choosing for each example takes the
-# better of both, an idea of CLS-ER (further reading).
+# The base never saw the promoted examples, so the memory finds all of them more likely. On most general examples the
+# base is the better teacher: it has forgotten nothing. Choosing for each example takes the better of both, an idea of
+# CLS-ER (further reading).
 
 # %% [markdown]
 # ## 11 · Where does the first memory come from?
 #
-# The data that a base was trained on is usually not available. But the base can generate examples: given only the
-# mark that opens a user's turn, it writes a question (a **self-generated prompt**), and then answers it. This is
-# **pseudo-rehearsal** (Robins, 1995). What it writes shows what it knows best.
-#
-# **Predict.** We do this with the base, and with the fast adapter after its sixty steps. How will their texts differ?
+# The data of the base is usually not available. But the base can generate examples: after the mark that opens a user's
+# turn, it writes a question (a **self-generated prompt**) and answers it: **pseudo-rehearsal** (Robins, 1995).
+# **Predict** how the texts differ after 60 steps without memory.
 
 # %%
+set_adapter_tensors(model, "fast", ends["without memory"])
 generated = {}
-for name, adapter in (("the base", None), ("after 60 steps of medicine", "fast")):
+for name, adapter in (("the base", None), ("60 steps, no memory", "fast")):
     with use_adapter(model, adapter):
         generated[name] = generate_self_prompts(model, tokenizer, encoder, 64, seed=0, max_tokens=40)
 HTML(html_table(["model", "self-generated prompt", "answer"],
-                [[name, one["prompt"], one["responses"][0]] for name, some in generated.items() for one in some[:7]]))
+                [[name, one["prompt"], one["responses"][0]] for name, some in generated.items() for one in some[:6]]))
 
 # %% [markdown]
-# Only finished questions are listed. The tuned model answers many of them with medicine. All of it is
-# escaped before it becomes HTML: a model may say anything. Nonsense from the base does no harm: the aim is to retain
-# its *behavior*. One thing must not happen: what the general tests ask about may not enter the memory, in any
-# paraphrase. A filter prevents it.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-blocked, own = held_out_filter([dict(example) for example in data.general_test]), generated["the base"]
-print("the tests' own questions are blocked:", all(blocked(example["prompt"]) for example in data.general_test))
-filtered = [one for one in own if not blocked(one["prompt"]) and not blocked(one["responses"][0])]
-print("some of the base's are, and not all:", 0 < len(filtered) < len(own))
+# The base answers most of its own prompts correctly (37 − 14 = 23). Some of its words do not exist, which does no harm:
+# the aim is to retain its *behavior*. The tuned model still asks for sums but answers *bleeding of the bowel*: training
+# changed its answers, and all of them were medical. This is what forgetting looks like.
 
 # %% [markdown]
 # ## What was shown
 #
 # - A ring retains the newest examples, a reservoir a fair sample: k / n for each.
-# - Surprise alone collects mistakes; a gate, a random part and quotas guard against it.
-# - The slow adapter is a weighted sum of all fast ones, its weights known in closed form.
-# - Averaging A and B is not averaging B·A: the error is α(1−α)(B₁−B₂)(A₁−A₂). ΔW can be averaged exactly and
-#   truncated to rank r by SVD.
-# - A smaller interpolation coefficient recovers general skill; each memory example has the teacher that knows it
-#   better.
+# - Surprise alone collects wrong labels. A gate, a random part and quotas limit this.
+# - Memory examples prevented most of the forgetting. Without them, 60 steps erased general answers.
+# - Averaging A and B is not averaging B·A. ΔW is averaged exactly and truncated to rank r by SVD.
+# - α trades medicine against retention. With memory, the constraint leaves more medicine.
 
 # %% [markdown]
 # ## Exercises
 #
-# Put your own code in place of `...` and run the cell.
-#
-# ### 1 · Name the outcome of an example (easy, 5 minutes)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-def outcome(replays, confidence):
-    """The first reason why an example is not offered to the long-term memory ("not replayed", or "label too
-    uncertain" below a confidence of 0.8), or "offered"."""
-    return ...
-
-
-cases = [(0, 1.0), (1, 0.8), (3, 0.79), (0, 0.5), (2, 1.0)]
-expected = ["not replayed", "offered", "label too uncertain", "not replayed", "offered"]
-answers = [outcome(*case) for case in cases]
-if ... in answers:
-    print("Your turn.")
-else:
-    print("Right." if answers == expected else f"Not yet: {dict(zip(cases, answers))}")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# Two `if`s, and their order matters for an example that fails both.
-#
-# </details>
-# <details><summary>Solution</summary>
-#
-# ```python
-# def outcome(replays, confidence):
-#     if replays < 1:
-#         return "not replayed"
-#     return "offered" if confidence >= 0.8 else "label too uncertain"
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### 2 · An exact average without SVD (medium, 8 minutes)
+# ### 1 · An exact average without SVD (medium, 8 minutes)
 #
 # Two adapters of rank r. Give factors A [2r, in] and B [out, 2r] whose product is the weighted sum of theirs.
 
@@ -794,7 +779,7 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `torch.cat` puts the A's on top of each other (dimension 0), the B's side by side (dimension 1). The weight must
+# `torch.cat` puts the A's on top of each other (dimension 0), the B's next to each other (dimension 1). The weight must
 # go into one of them.
 #
 # </details>
@@ -808,7 +793,7 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 3 · The water level (medium, 10 minutes)
+# ### 2 · The water level (medium, 10 minutes)
 #
 # Return the greatest whole number L such that no more than `size` examples are retained if each topic retains its first
 # L (or all it has). The package gives no topic more than L + 1.
@@ -848,22 +833,14 @@ else:
 # %% [markdown]
 # ## Further reading
 #
-# - [Random Sampling with a Reservoir](https://dl.acm.org/doi/10.1145/3147.3165) (Vitter, 1985): the algorithm, and
-#   faster ones.
-# - [CLS-ER](https://arxiv.org/abs/2201.12604) (Arani and others, 2022): fast and slow learners, and a teacher for
-#   each example.
-# - [SuRe](https://arxiv.org/abs/2511.22367) (Hazard and others, 2025): replay what surprises, with fast and slow
-#   adapters.
-# - [WiSE-FT](https://arxiv.org/abs/2109.01903) (Wortsman and others, 2022): the line between two sets of weights,
-#   with many plots.
-# - [Catastrophic forgetting, rehearsal and pseudorehearsal](https://doi.org/10.1080/09540099550039318) (Robins,
-#   1995): where the idea of section 11 comes from.
-# - [peft on merging](https://huggingface.co/docs/peft/developer_guides/model_merging): more ways to mix adapters.
-#   Its `cat` and `svd` mix the changes, its `linear` mixes the factors.
-
-# %% [markdown]
-# Assignment A4, Memory, builds on this lesson: see the [instructor's
-# guide]({{repository}}/blob/main/docs/instructors.md#assignments).
+# - [Random Sampling with a Reservoir](https://dl.acm.org/doi/10.1145/3147.3165) (Vitter, 1985)
+# - [CLS-ER](https://arxiv.org/abs/2201.12604) (Arani et al., 2022): fast and slow learners
+# - [SuRe](https://arxiv.org/abs/2511.22367) (Hazard et al., 2025): replay what surprises
+# - [WiSE-FT](https://arxiv.org/abs/2109.01903) (Wortsman et al., 2022): the line between two sets of weights
+# - [Pseudorehearsal](https://doi.org/10.1080/09540099550039318) (Robins, 1995)
+# - [peft on merging](https://huggingface.co/docs/peft/developer_guides/model_merging): its `cat` and `svd` mix changes,
+#   its `linear` mixes factors
+# - Assignment A4 builds on this lesson ([instructor's guide]({{repository}}/blob/main/docs/instructors.md#assignments))
 
 # %%
 # NBVAL_CHECK_OUTPUT
