@@ -1,5 +1,7 @@
 """Concept diagram of the stage loop: what a run does in each stage, and what it saves."""
 
+from functools import partial
+
 from matplotlib.figure import Figure
 
 from icft_lite.reporting.diagrams import arrow, box, canvas, note
@@ -15,13 +17,14 @@ def draw() -> Figure:
     """
     figure, axes = canvas(10.2, 4.3)
     axes.text(0.2, 4.1, "The stage loop", fontsize=11, va="center")
-    top, bottom, size = 3.2, 1.45, {"width": 2.1, "height": 0.9}
-    box(axes, 1.9, top, "1  refresh teachers\nbase or long-term memory,\nfor each memory example", "frozen", **size)
-    box(axes, 5.1, top, "2  plan\nall steps: a pure function\nof seed, stage and memory", **size)
-    box(axes, 8.3, top, "3  train\nfast adapter by gradient,\nslow adapter follows", "trained", **size)
-    box(axes, 8.3, bottom, "4  promote\nfrom the ring\nto the buffer", "medical", **size)
-    box(axes, 5.1, bottom, "5  consolidate\nchoose α on validation,\nwithin the constraint", "general", **size)
-    box(axes, 1.9, bottom, "6  evaluate\na row of the\naccuracy matrix", **size)
+    top, bottom = 3.2, 1.45
+    part = partial(box, axes, width=2.1, height=0.9)
+    part(1.9, top, "1  refresh teachers\nbase or long-term memory,\nfor each memory example", "frozen")
+    part(5.1, top, "2  plan\nall steps: a pure function\nof seed, stage and memory")
+    part(8.3, top, "3  train\nfast adapter by gradient,\nslow adapter follows", "trained")
+    part(8.3, bottom, "4  promote\nfrom the ring\nto the buffer", "medical")
+    part(5.1, bottom, "5  consolidate\nchoose α on validation,\nwithin the constraint", "general")
+    part(1.9, bottom, "6  evaluate\na row of the\naccuracy matrix")
     arrow(axes, (2.95, top), (4.05, top))
     arrow(axes, (6.15, top), (7.25, top))
     arrow(axes, (8.3, top - 0.45), (8.3, bottom + 0.45), "end of the stage", offset=(0.75, 0.0))

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC
 
@@ -27,7 +28,7 @@ def stream_figure(shares: Mapping[str, Sequence[float]], fair: float) -> Figure:
         axes.plot(range(1, len(share) + 1), share, marker, color=color, label=name)
     axes.axhline(fair, color=GREY, linewidth=1, label="k / n")
     axes.set(xlabel="position in the stream", ylabel="share of runs in which it is retained", ylim=(0, 1.05))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.set_title("A reservoir is fair to every position", loc="left")
     axes.legend(frameon=False)
     return figure
