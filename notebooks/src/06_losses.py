@@ -17,17 +17,17 @@
 #
 # A model learns only from its losses. ICFT has three:
 #
-# L_total = L_consistency + L_task + L_fine-tune
+# $$L_\text{total} = L_\text{consistency} + L_\text{task} + L_\text{fine-tune}$$
 #
-# Here you take them apart one at a time: work each by hand on a vocabulary of three tokens, see which way it
-# pushes, and put them together again on a real batch.
+# You compute each by hand on a vocabulary of three tokens, see which way it pushes, write the central one yourself,
+# and let your version run in a real training step.
 
 # %% [markdown]
 # **You will be able to**
 #
-# - say, of every token in a batch, whether it is trained on, and by which loss;
-# - write each loss and its gradient from memory, and check them;
-# - explain why a teacher can be cached in 3.6 KB a token where its logits take 600;
+# - write the labels of a conversation;
+# - write each loss and its gradient, and check them;
+# - derive what L_consistency is at the temperature that runs use, and why a teacher takes one state per token;
 # - find out why a fine-tune learned nothing, never stops, or forgot everything.
 #
 # **You need** lessons 00 to 05, and logarithms.
@@ -42,125 +42,162 @@
 
 # %% [markdown]
 # ## Set-up
+#
+# This lesson compares numbers to many digits, so it computes in fp32 on the CPU even where there is a GPU.
 
 # %%
 # {{setup}}
 
 # %%
-import html
+import copy
 import math
 import random
 import warnings
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from IPython.display import HTML, Image
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from icft_lite import Encoder, ICFTConfig, LongTermMemory, add_adapters, apply_lfs, label_pool, load_base, sample_bundle
+from icft_lite.data.schema import as_response
 from icft_lite.modeling.adapters import activate_adapter, adapter_tensors, use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoded
-from icft_lite.modeling.losses import fine_tune_loss, icft_losses, pair_loss, question_loss, token_kl, token_logprobs
+from icft_lite.modeling.losses import (
+    fine_tune_loss,
+    head_covariance,
+    icft_losses,
+    pair_loss,
+    question_loss,
+    token_kl,
+    token_logprobs,
+)
 from icft_lite.modeling.packing import join_batch
-from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.training.batches import StageBatches, TrainingItem, collate, normalizers, split_micro_batches
-from icft_lite.training.plan import PlannedStep
+from icft_lite.reporting.concepts import losses as diagram
+from icft_lite.reporting.figures import png
+from icft_lite.reporting.lessons.losses import drift_figure, gradient_figure, pair_figure, token_table
+from icft_lite.training.batches import TrainingItem, collate, memory_item, new_item, normalizers, split_micro_batches
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.lfs.samples import sample_lfs
 
 warnings.simplefilter("ignore", FutureWarning)
 
-# %% [markdown]
-# We compare numbers to many digits, so this lesson computes in fp32 on the CPU even where there is a GPU.
-
 # %%
 base, tokenizer = load_base(device="cpu")
 model = add_adapters(base, rank=32, alpha=64, seed=0)  # lesson 04; two of them, fast and slow: lesson 05
-head = head_weight(model)
+head = head_weight(model)  # [V, d], V tokens in the vocabulary, hidden states of d numbers
 encoder, data = Encoder(tokenizer), sample_bundle()
-
-
-def canvas(panels, size):
-    with rc_context(RC):
-        figure = Figure(figsize=size)
-        return figure, figure.subplots(1, panels, squeeze=False).ravel()
-
+print(f"V = {head.shape[0]}, d = {head.shape[1]}")
 
 # %% [markdown]
 # ## 1 · What is supervised
 #
-# A batch is a table of token ids, one row for each example. Examples differ in length, so short rows are filled up
-# with **padding**. Only some tokens are **supervised**: a loss asks how likely the model found them.
+# A batch is a table of token ids, one row for each example. Short rows are filled up with **padding**. Only some
+# tokens are **supervised**: a loss depends on how likely the model found them.
 #
-# **Predict**: which of these should be supervised: the question, the answer, the mark that ends the answer,
+# **Predict**: which of these should be supervised: the question, the answer, the token that ends the answer,
 # the padding?
-
-# %% tags=["from-scratch"]
-LOOKS = {"prompt": "background:#dedede", "response": "background:#a6d4f2;font-weight:bold",
-         "padding": "background:#fff;border:1px dashed #777;color:#555"}
-
-
-def token_table(encoded):
-    """A joined batch as HTML, its tokens colored by what they are. Everything that it shows is escaped."""
-    batch = join_batch(encoded, tokenizer.pad_token_id)
-    targets = set(zip(batch["row"].tolist(), (batch["position"] + 1).tolist()))
-    lines = []
-    for r, ids in enumerate(batch["input_ids"].tolist()):
-        kinds = ["padding" if at >= len(encoded[r].sequences[0]) else "response" if (r, at) in targets else "prompt"
-                 for at in range(len(ids))]
-        texts = [html.escape(tokenizer.decode([i]).replace(" ", "·")) for i in ids]
-        lines.append("".join(f'<code title="{kind}" style="{LOOKS[kind]};color:#111;margin:1px;padding:1px 3px">'
-                             f"{text}</code>" for kind, text in zip(kinds, texts)))
-    key = "".join(f'<code style="{look};color:#111;margin:4px;padding:1px 6px">{kind}</code>'
-                  for kind, look in LOOKS.items())
-    return HTML(f"<p>{key}</p>" + "".join(f'<p style="line-height:1.9">{line}</p>' for line in lines))
-
 
 # %%
 mine = dict(data.trusted[0], id="mine", prompt="Is a systolic pressure <90 low?", responses=["yes"])
 shown = [dict(data.trusted[0]), dict(data.general_memory[0]), mine]
 encoded = [encoder(example) for example in shown]
-token_table(encoded)
+HTML(token_table(encoded, tokenizer))
 
 # %% [markdown]
-# Gray is read, blue is learned, dashed is neither. `·` marks a space. The end mark is blue as well: a model
-# that is never taught to stop goes on for ever. Note `<90`: the text of an example is *escaped* before it
-# becomes HTML, or a browser would take it for a tag.
-
-# %% [markdown]
-# The model predicts the *next* token. So the state after reading token p must answer for token p + 1, and the
-# first one to work is the end of the prompt:
-
-# %%
-batch = join_batch(encoded[:1], tokenizer.pad_token_id)
-read = [tokenizer.decode([encoded[0].sequences[0][p]]) for p in batch["position"].tolist()]
-pd.DataFrame({"position": batch["position"].tolist(), "has just read": read,
-              "must say": [tokenizer.decode([t]) for t in batch["target"].tolist()]})
+# Blue tokens are supervised, gray ones are only read, dashed ones are ignored; `·` marks a space. `<|end|>` is blue:
+# a model that never learns to predict it does not stop.
+#
+# A model predicts the *next* token. So the state after token $p$ must predict token $p + 1$, and the first state that
+# matters is that of the last prompt token:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-batch = join_batch(encoded, tokenizer.pad_token_id)
-said = [tokenizer.decode(batch["target"][batch["response"] == i]).strip() for i in range(len(shown))]
-print("supervised:", [text == one["responses"][0] + tokenizer.eos_token for text, one in zip(said, shown)])
-print("prompt and padding are not:", len(batch["target"]) == sum(len(one.tokens) for one in encoded))
+batch = join_batch(encoded[:1], tokenizer.pad_token_id)
+read = [tokenizer.decode([encoded[0].sequences[0][p]]) for p in batch["position"].tolist()]
+pd.DataFrame({"position": batch["position"].tolist(), "has just read": read,
+              "must predict": [tokenizer.decode([t]) for t in batch["target"].tolist()]})
+
+# %% [markdown]
+# ### Your turn: labels of a chat template
+#
+# ●●○ difficulty · ●●● importance · 12 minutes
+#
+# transformers takes `labels`: the token ids, with −100 where nothing is supervised. (It shifts them itself.) Write
+# them for a conversation. The *last* reply and its end of turn are supervised. Earlier replies are not; neither is a
+# line break after the end of turn.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def chat_labels(messages, tokenizer):
+    """messages: a conversation that ends with a reply. Returns (token ids, labels): two lists of the same length."""
+    return ...
+
+
+talk = [dict(role=role, content=text) for role, text in (
+    ("user", "Hello."), ("assistant", "Good morning."),
+    ("user", "Define nephritis."), ("assistant", "inflammation of the kidney"))]
+chatml = copy.deepcopy(tokenizer)  # another template: a line break after each end of turn, as in ChatML
+chatml.chat_template = ("{% for m in messages %}{{ m['role'] + '\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+                        "{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}")
+answers = [chat_labels(talk, one) for one in (tokenizer, chatml)]
+labels_right = False
+if ... in answers:
+    print("Your turn.")
+else:
+    found = [tokenizer.decode([t for t in labels if t != -100]).lstrip() for _, labels in answers]
+    copies = all(len(a) == len(b) and all(y in (-100, x) for x, y in zip(a, b)) for a, b in answers)
+    labels_right = copies and found == ["inflammation of the kidney<|end|>"] * 2
+    print("Right." if labels_right else f"Not yet: supervised are {found}; labels are ids or −100: {copies}.")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Render the conversation twice with `tokenizer.apply_chat_template(…, tokenize=False)`: without the last message but
+# with `add_generation_prompt=True` (the prompt), and whole. Tokenize both with `add_special_tokens=False`. The reply
+# starts where the prompt ends, and stops at the next `tokenizer.eos_token_id`.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def chat_labels(messages, tokenizer):
+#     prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+#     whole = tokenizer.apply_chat_template(messages, tokenize=False)
+#     start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+#     ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+#     end = ids.index(tokenizer.eos_token_id, start)
+#     return ids, [token if start <= at <= end else -100 for at, token in enumerate(ids)]
+# ```
+#
+# </details>
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def package_labels(messages, tokenizer):
+    prompt, (reply,) = encoder.chat_format.encode(messages[:-1], [messages[-1]["content"]])
+    return prompt + reply, [-100] * len(prompt) + reply
+
+
+ids, labels = (chat_labels if labels_right else package_labels)(talk, tokenizer)
+with torch.no_grad():
+    theirs = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss  # computed by transformers
+    example = dict(shown[0], prompt=talk[2]["content"], responses=[talk[3]["content"]], history=talk[:2])
+    items = [new_item(example, encoder(example), "new")]
+    batch = collate(items, normalizers(items))
+    ours = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])["fine_tune"]
+print(f"loss of transformers with these labels {theirs:.3f}, L_fine-tune {ours:.3f}")
+print("they agree:", torch.allclose(theirs, ours, atol=1e-5))
 
 # %% [markdown]
 # ## 2 · L_fine-tune: imitate
 #
-# In words: *the mean, over supervised tokens, of minus the log of the probability that the model gave to the
-# right token*. It is called the **negative log-likelihood**, NLL, in nats.
+# The model gives each token $i$ of its vocabulary a **logit** $z_i$, and softmax a probability,
+# $p_i = e^{z_i} / \sum_j e^{z_j}$. L_fine-tune is the mean **negative log-likelihood** (NLL, in nats), $-\log p_y$, of
+# supervised tokens $y$.
 #
-# The model gives each token of its vocabulary a number, a **logit** z. Softmax makes probabilities of them:
-# p = exp(z) / Σ exp(z).
-
-# %% [markdown]
-# **By hand.** Three tokens in the whole language: *yes*, *no*, *maybe*. The logits are 2, 1 and 0.
-#
-# exp(2), exp(1), exp(0) = 7.389, 2.718, 1. Their sum is 11.107, so p = 0.665, 0.245, 0.090. Say that *no* is
-# right: NLL = −log 0.245 = 1.408.
+# **By hand.** Tokens *yes*, *no*, *maybe* with logits 2, 1, 0. Then $e^z$ = 7.389, 2.718, 1; their sum is 11.107, so
+# $p$ = 0.665, 0.245, 0.090. If *no* is right, NLL = −log 0.245 = 1.408.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -171,248 +208,178 @@ print({word: round(float(x), 3) for word, x in zip(WORDS, p)})
 print("NLL of 'no':", round(-math.log(p[1]), 3))
 
 # %% [markdown]
-# The **gradient** says how the loss changes as each logit grows a little. Training goes the other way.
+# The **gradient** says how the loss changes as a logit grows. Training moves the other way. Since
+# $\text{NLL} = \log \sum_j e^{z_j} - z_y$,
 #
-# Since NLL = log Σ exp(z) − z_right, its derivative is p for each token, less 1 for the right one:
+# $$\frac{\partial\,\text{NLL}}{\partial z_i} = p_i - [i = y]$$
 #
-# **gradient = p − onehot**
+# where $[i = y]$ is 1 for the right token and 0 for the others. **Predict** the numbers and their sum.
 #
-# **Predict** its three numbers, and their sum.
+# The package takes hidden states and the output **head**, the matrix that turns a state into logits. With the identity
+# as head, states *are* logits.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-onehot = torch.tensor([0.0, 1.0, 0.0])
+onehot, identity = torch.tensor([0.0, 1.0, 0.0]), torch.eye(3)
 by_hand = p - onehot
-logits = z.clone().requires_grad_()
-(by_autograd,) = torch.autograd.grad(-logits.log_softmax(0)[1], logits)
-print([round(float(x), 3) for x in by_hand], "sum 0:", bool(by_hand.sum().abs() < 1e-6))
-print("autograd agrees:", torch.allclose(by_hand, by_autograd))
-
-
-# %%
-def bars(axis, formula, autograd, title):
-    """A gradient on the three logits: bars by the formula, dots by autograd."""
-    axis.bar(WORDS, formula, color=[MEDICAL if g > 0 else GENERAL for g in formula], width=0.55)
-    axis.plot(WORDS, autograd, "o", color=INK, markersize=7, markerfacecolor="white")
-    for at, g in enumerate(formula):
-        axis.annotate(f"{g:+.3f}", (at, float(g)), (0, 10 if g >= 0 else -10), textcoords="offset points",
-                      ha="center", va="center" if g else "bottom", fontsize=9)
-    axis.axhline(0, color=GREY, linewidth=1)
-    axis.set_ylim(-1, 1)
-    axis.set_title(title, loc="left")
-    axis.set_ylabel("gradient on the logit (nats per unit)")
-
-
-figure, (axis,) = canvas(1, (5, 3.2))
-bars(axis, by_hand, by_autograd, "L_fine-tune, right token: no")
-axis.set_xlabel("bars: p − onehot; dots: autograd; below 0 the logit will rise")
-Image(png(figure), width=420)
-
-# %% [markdown]
-# What the right token gains the others lose, each in proportion to its own probability. When p is right
-# already, nothing moves.
-#
-# The package's version takes *hidden states* and the output *head*, the matrix that turns a state into logits:
-# logits = head · state. With the identity for a head the states *are* the logits, so we can ask it about our
-# three tokens.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-identity = torch.eye(3)
 state = z[None].clone().requires_grad_()
+(by_autograd,) = torch.autograd.grad(-state[0].log_softmax(0)[1], state)
 logp = token_logprobs(state, identity, torch.tensor([1]))
-(theirs,) = torch.autograd.grad(fine_tune_loss(logp, torch.ones(1)), state)
-print("the package agrees:", torch.allclose(theirs[0], by_hand))
+(by_package,) = torch.autograd.grad(fine_tune_loss(logp, torch.ones(1)), state)
+print([round(float(x), 3) for x in by_hand], "sum:", round(abs(float(by_hand.sum())), 3))
+print("autograd agrees:", torch.allclose(by_hand, by_autograd[0]))
+print("the package agrees:", torch.allclose(by_hand, by_package[0]))
 
 # %% [markdown]
-# **Soft labels.** A weak question has a *posterior* p̃ over its options (lesson 02), and no answer. Then
-# L_fine-tune is the **expected NLL**, Σ p̃_k · NLL(option k): what you would pay on average if the answer were
-# drawn from p̃. Each token of option k *weighs* p̃_k, and the mean is taken with these weights. Where each option
-# is one token, the gradient is p − p̃. If p̃ is one-hot, this is the ordinary loss.
+# What the right token gains the others lose, each in proportion to its probability.
+#
+# **Weak questions** have a posterior $\tilde p$ over options (lesson 02). By default a run takes the most likely option
+# as the only target, a *hard label* (`weak.soft_labels=False`). With *soft labels* the loss is the expected NLL,
+# $\sum_k \tilde p_k \,\text{NLL}(\text{option } k)$. **Predict** its gradient, where each option is one token.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 soft = torch.tensor([0.8, 0.2, 0.0])
 three = z.expand(3, 3).clone().requires_grad_()  # one response of one token for each option
 logp = token_logprobs(three, identity, torch.arange(3))
-(gradient,) = torch.autograd.grad(fine_tune_loss(logp, soft), three)
-print("gradient is p − p̃:", torch.allclose(gradient.sum(0), p - soft))
+(soft_push,) = torch.autograd.grad(fine_tune_loss(logp, soft), three)
+print([round(x, 3) for x in soft_push.sum(0).tolist()], "p − p̃:", torch.allclose(soft_push.sum(0), p - soft))
 print("one-hot p̃ is the hard label:", torch.equal(fine_tune_loss(logp, onehot), -logp[1]))
 
 # %% [markdown]
 # ## 3 · L_task: choose among the options
 #
-# In words: *the cross-entropy between the posterior p̃ and the softmax of the option scores*. An option's
-# **score** s is the log-probability of its whole text, summed over its tokens. *Option accuracy*, a second score of
-# tests, ranks options by it (lesson 08).
+# L_task acts on soft labels only, so **it is off in a default run**. An option's score $s_k$ is the log-probability of
+# its whole text. L_task is the cross-entropy between posterior and softmax of the scores:
 #
-# L_task = −Σ p̃_k · log softmax(s)_k, with gradient **softmax(s) − p̃** on the scores.
-
-# %% [markdown]
-# **By hand.** The options are *yes* and *no*; *maybe* is a word, but no option. p̃ = 0.8, 0.2. Among the
-# options alone, softmax(s) = 0.665, 0.245 scaled to sum to 1: 0.731, 0.269. The gradient on the scores is
-# −0.069, +0.069.
+# $$L_\text{task} = -\sum_k \tilde p_k \log \text{softmax}(s)_k,\qquad
+# \frac{\partial L_\text{task}}{\partial s_k} = \text{softmax}(s)_k - \tilde p_k$$
 #
-# **Predict.** On the three *logits*: what does each loss do to *maybe*?
+# **Predict.** *yes* and *no* are options with $\tilde p$ = 0.8, 0.2; *maybe* is none. What does each loss do to
+# *maybe*?
 
 # %%
 # NBVAL_CHECK_OUTPUT
 logits = z.clone().requires_grad_()
 scores = logits.log_softmax(0)[:2]
 task = question_loss(scores[None], soft[None, :2], torch.ones(1, 2, dtype=torch.bool))
-(task_gradient,) = torch.autograd.grad(task, logits)
-chosen = p[:2] / p[:2].sum()
-formula = torch.cat([chosen - soft[:2], torch.zeros(1)])
-print([round(float(x), 3) + 0.0 for x in formula])
-print("autograd agrees:", torch.allclose(formula, task_gradient, atol=1e-6))
+(task_push,) = torch.autograd.grad(task, logits)
+by_formula = torch.cat([p[:2] / p[:2].sum() - soft[:2], torch.zeros(1)])
+print([round(x, 3) + 0.0 for x in by_formula.tolist()])
+print("autograd agrees:", torch.allclose(by_formula, task_push, atol=1e-6))
 
 # %%
-figure, axes = canvas(2, (9, 3.2))
-bars(axes[0], p - soft, gradient.sum(0), "L_fine-tune, soft label")
-bars(axes[1], formula, task_gradient, "L_task, the same label")
-for axis in axes:
-    axis.set_ylim(-0.25, 0.25)
-    axis.set_xlabel("yes and no are options, maybe is not")
-Image(png(figure), width=720)
+panels = {"L_fine-tune, soft label": ((p - soft).tolist(), soft_push.sum(0).tolist()),
+          "L_task, the same label": (by_formula.tolist(), task_push.tolist())}
+Image(png(gradient_figure(WORDS, panels, limit=0.25)), width=720)
 
 # %% [markdown]
-# L_fine-tune makes the options more likely than *anything else one could say*: it pushes *maybe* down. L_task
-# only moves probability between the options, and leaves *maybe* alone. They are two lessons from one label:
-# how to speak, and what to choose.
+# L_fine-tune makes the options more likely than *anything else one could say*: it pushes *maybe* down. L_task moves
+# probability between the options only. Its minimum is not 0 but the label's entropy, here 0.500: a loss that stops
+# falling there has not failed. A question with a single option has L_task = 0.
 
 # %% [markdown]
-# Real options have several tokens. The chain rule then gives, on the logits at each token of option k:
-# (softmax(s)_k − p̃_k) · (onehot − p). An option that is scored too high for its p̃ is made less likely, token
-# by token.
+# **Pairs.** Two replies; $\tilde p$ is the probability that the first is better. With $\bar\ell$ the *mean*
+# log-probability per token of a reply, $\beta = 2$ and $\sigma$ the logistic function,
 #
-# **Predict.** All scores rise by 5, so every option is more likely. Does L_task fall? Can it ever reach zero?
+# $$\Delta = \beta\,(\bar\ell_1 - \bar\ell_2),\qquad L_\text{task} = -\tilde p \log \sigma(\Delta)
+# - (1 - \tilde p) \log \sigma(-\Delta)$$
+#
+# with the gradient $\sigma(\Delta) - \tilde p$. **Predict**: where is the minimum for $\tilde p$ = 1, 0.8 and 0.5?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-both = torch.ones(1, 2, dtype=torch.bool)
-best = question_loss(soft[None, :2].log(), soft[None, :2], both)  # softmax(s) = p̃: as good as can be
-entropy = -(soft[:2] * soft[:2].log()).sum()
-print("unmoved by a shift:", torch.allclose(question_loss(scores[None] + 5, soft[None, :2], both), task))
-print("least value:", round(float(best), 3), "the label's entropy:", round(float(entropy), 3))
+delta = torch.arange(-80, 81) / 20
+curves = {q: [float(pair_loss(d[None] / 2, torch.zeros(1), torch.tensor([q]))) for d in delta] for q in (1.0, 0.8, 0.5)}
+for q, values in curves.items():
+    print(f"p̃ = {q}: least at Δ = {float(delta[min(range(161), key=values.__getitem__)]) + 0:.1f}")
+Image(png(pair_figure(delta.tolist(), curves)), width=560)
 
 # %% [markdown]
-# Only differences count, and an uncertain label has a minimum that no model can go below: its entropy. A loss
-# that stops falling there has not failed.
-#
-# A run leaves out options with p̃ below 0.02 (`weak.min_posterior`). They cost tokens, and a loss spent on pushing down
-# options that are almost certainly wrong teaches little of what is right.
-#
-# So a question with a confident label has one option left: L_task is 0 on it, and L_fine-tune alone teaches it. Of the
-# pool's 1,872 questions, 138 have two or more left; the 294 pairs have both replies.
-#
-# And with a certain label, p̃ one-hot, it is the ordinary cross-entropy exactly:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-torch.manual_seed(0)
-some, gold = torch.randn(6, 4), torch.tensor([0, 3, 1, 1, 2, 0])
-certain = question_loss(some, F.one_hot(gold, 4).float(), torch.ones(6, 4, dtype=torch.bool))
-print("one-hot posterior = hard labels:", torch.allclose(certain, F.cross_entropy(some, gold, reduction="sum")))
+# A certain label pushes without end: 4.0 is only the edge of the figure. At $\tilde p$ = 0.8 the minimum is where
+# $\sigma(\Delta)$ = 0.8. At 0.5 the label says nothing, yet the loss asks the model to be indifferent. That is one
+# reason why examples without a vote are dropped.
 
 # %% [markdown]
-# **Pairs.** Two replies; p̃ is the probability that the first is better. Long replies have low sums, so each
-# is scored by its *mean* log-probability a token, and Δ = 2 · (mean of first − mean of second). Then
+# **Why it is off.** ICFT on `tiny`, all topics, 350,000 tokens, validation, one run each (`docs/experiments.md`,
+# "Development of the evidence study"):
 #
-# L_task = −p̃ · log σ(Δ) − (1 − p̃) · log σ(−Δ), with gradient **σ(Δ) − p̃** on Δ. (σ is the logistic
-# function, softmax for two.)
-
-# %%
-delta = torch.linspace(-4, 4, 161)
-figure, (axis,) = canvas(1, (6.5, 3.6))
-for belief, color, style in ((1.0, MEDICAL, "-"), (0.8, GENERAL, "--"), (0.5, GREY, "-.")):
-    losses = [float(pair_loss(d[None] / 2, torch.zeros(1), torch.tensor([belief]))) for d in delta]
-    axis.plot(delta, losses, style, color=color, linewidth=2, label=f"p̃ = {belief}")
-    if belief < 1:
-        at = math.log(belief / (1 - belief))
-        axis.plot(at, losses[int((delta - at).abs().argmin())], "o", color=color, markersize=9)
-axis.set_xlabel("Δ: how much the model prefers the first reply (nats)")
-axis.set_ylabel("L_task of the pair (nats)")
-axis.set_title("A certain label pulls for ever, an uncertain one to a minimum", loc="left")
-axis.legend(frameon=False)
-Image(png(figure), width=560)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-first, second = torch.tensor([-0.5], requires_grad=True), torch.tensor([-1.0])
-loss = pair_loss(first, second, torch.tensor([0.8]))
-(gradient,) = torch.autograd.grad(loss, first)
-hand = 2 * (torch.sigmoid(2 * (first - second)) - 0.8)  # Δ = 1; the chain rule brings the factor 2
-print("loss", round(loss.item(), 3), "gradient", round(gradient.item(), 3), torch.allclose(gradient, hand))
-
-# %% [markdown]
-# The dots are where σ(Δ) = p̃. At p̃ = 0.5 the label says nothing, yet the loss asks for something: that the model be
-# indifferent. That is one reason why examples without a vote are dropped.
+# | labels | consistency weight | α | medical | retention | preference |
+# |---|---|---|---|---|---|
+# | soft, with L_task | 0.4 | 0.8 | 0.482 | 0.938 | 0.63 |
+# | hard | 0.4 | 0.8 | 0.533 | 0.949 | 0.58 |
+# | hard | 0.8 | 0.9 | 0.541 | 0.969 | 0.66 |
+# | hard | 1.2 | 1 | 0.587 | 0.957 | 0.63 |
+#
+# Soft labels and L_task showed no benefit here. One run per row proves no difference; it is a reason not to pay for
+# them.
 
 # %% [markdown]
 # ## 4 · L_consistency: stay with the teacher
 #
-# In words: *T² times the KL divergence from the teacher's next-token distribution to the student's, summed over
-# the tokens of memory examples, divided by the number of their response tokens.* T is explained below. The
-# **teacher** is fixed; the **student** is the model in training.
+# The **teacher** is fixed (the base or the long-term adapter), the **student** is the model in training. With $t$ and
+# $s$ their probabilities for the next token,
 #
-# KL(t ‖ s) = Σ t · (log t − log s): how much more one who expects s is surprised by t, on average, than one who
-# expects t.
+# $$\text{KL}(t \,\|\, s) = \sum_i t_i\,(\log t_i - \log s_i)$$
+#
+# is the expected extra NLL of the student on the teacher's tokens. L_consistency is its mean over tokens of memory
+# examples, with a temperature (below).
+
+# %%
+Image(png(diagram.draw()), width=960, alt=diagram.draw.__doc__)
 
 # %% [markdown]
-# **By hand.** Student: logits 2, 1, 0 as before. Teacher: 0, 2, 1. The exponentials are the same three
-# numbers, so t = 0.090, 0.665, 0.245, and log t − log s = (0, 2, 1) − (2, 1, 0) = −2, 1, 1.
+# **By hand.** Student: logits 2, 1, 0 as before. Teacher: 0, 2, 1. So $t$ = 0.090, 0.665, 0.245, and
+# $\log t - \log s$ = −2, 1, 1. KL = −2 · 0.090 + 0.665 + 0.245 = 0.730.
 #
-# KL = −2 · 0.090 + 0.665 + 0.245 = 0.730. Its gradient on the student's logits is **p_student − p_teacher**.
-#
-# **Predict** the three numbers.
+# The gradient on the student's logits is $s - t$. **Predict** the three numbers, and those of a student that equals
+# its teacher.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 teacher = torch.tensor([[0.0, 2.0, 1.0]])
-state = z[None].clone().requires_grad_()
-kl = token_kl(state, teacher, identity)  # identity head again
-(kl_gradient,) = torch.autograd.grad(kl.sum(), state)
-kl_formula = p - teacher[0].softmax(0)
-print("KL", round(kl.item(), 3), "gradient", [round(float(x), 3) for x in kl_formula])
-print("they agree:", torch.allclose(kl_gradient[0], kl_formula))
-
-# %%
-figure, axes = canvas(2, (9, 3.2))
-x = torch.arange(3)
-axes[0].bar(x - 0.2, p, 0.38, color=MEDICAL, label="student")
-axes[0].bar(x + 0.2, teacher[0].softmax(0), 0.38, color=GENERAL, hatch="//", edgecolor="white", label="teacher")
-axes[0].set_xticks(x, WORDS)
-axes[0].set_ylabel("probability")
-axes[0].set_title("Who says what", loc="left")
-axes[0].legend(frameon=False)
-bars(axes[1], kl_formula, kl_gradient[0], "L_consistency: p_student − p_teacher")
-Image(png(figure), width=720)
+for name, start in (("student", z[None]), ("student = teacher", teacher)):
+    state = start.clone().requires_grad_()
+    kl = token_kl(state, teacher, identity)  # identity as head again
+    (push,) = torch.autograd.grad(kl.sum(), state)
+    print(f"{name}: KL {abs(kl.item()):.3f}, gradient", [round(x, 3) + 0.0 for x in push[0].tolist()])
+    print("  s − t:", torch.allclose(push[0], start.softmax(-1)[0] - teacher.softmax(-1)[0]))
 
 # %% [markdown]
-# L_fine-tune on the same example would know one right token. The teacher also says how likely every *other* token
-# is, and that is most of what there is to retain.
+# NLL on the same token would know one right answer. The teacher also says how likely every *other* token is.
 #
-# When student and teacher agree there is no loss and no push:
+# On `tiny` the prompts of memory examples count as well: nothing new is taught there, and each token keeps the model
+# close at one more position. Prompts of promoted examples are left out: they are medicine, still being learned.
+
+# %% [markdown]
+# ### Cache the state, not the logits
+#
+# All logits are head · state, and the head is **frozen**: the same matrix for teacher and student, at every step. So
+# the final hidden state of the teacher is enough, and no second model runs during training.
+#
+# **Predict**: how many times smaller is a state of $d$ = 1,024 numbers than $V$ = 151,936 logits?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-same = teacher.clone().requires_grad_()
-kl = token_kl(same, teacher, identity)
-(push,) = torch.autograd.grad(kl.sum(), same)
-print("teacher = student: loss 0:", abs(kl.item()) < 1e-7, "gradient 0:", bool((push == 0).all()))
+memory = LongTermMemory(size=14)
+memory.add([dict(example) for example in data.general_memory.select(range(0, 1400, 100))], encoder, "general")
+memory.refresh(model)  # evaluates the teachers and caches their states
+batch = join_batch([memory.entries[0].encoded], tokenizer.pad_token_id)
+with torch.no_grad(), use_adapter(model, None):  # the base alone
+    whole = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+again = memory.entries[0].states @ head.T
+print("states", list(memory.entries[0].states.shape), "logits", list(again.shape))
+print("logits from the cached states:", torch.allclose(again, whole[batch["row"], batch["position"]], atol=1e-4))
+for name, d, vocabulary in (("Qwen3-0.6B", 1024, 151_936), ("Llama-3.2-1B", 2048, 128_256)):
+    print(f"{name}: state {4 * d} bytes, logits {4 * vocabulary} bytes, {vocabulary / d:.0f} times less")
 
 # %% [markdown]
-# **Which tokens?** L_fine-tune must not touch prompts: to learn to write the user's lines is not the aim. Here
-# nothing new is taught, so a prompt's tokens count too. They pass through the model anyway, there are many more
-# of them, and each one keeps the model close to its teacher at one more position. Only promoted examples' prompts are
-# left out: they are medicine, still being learned.
-
-# %% [markdown]
-# **Temperature.** Both sides' logits are divided by T first. A large T flattens the distributions, so that
-# unlikely tokens count for more; it also shrinks the gradient by T². Hence the factor T² (Hinton and others,
-# 2015).
+# The price: a head that is trained, or that transforms its logits afterwards, cannot be used. The package refuses both.
 #
-# **Predict.** What does the gradient tend to as T grows? (Hint: exp(x) ≈ 1 + x.)
+# ### Temperature
+#
+# The logits of both sides are divided by $T$ before the softmax, and KL is multiplied by $T^2$, because the gradient
+# shrinks by $T^2$ (Hinton and others, 2015). **Predict**: what does the gradient tend to as $T$ grows?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -420,69 +387,142 @@ for temperature in (1, 2, 10, 1000):
     state = z[None].clone().requires_grad_()
     kl = token_kl(state, teacher, identity, temperature)
     (push,) = torch.autograd.grad(kl.sum(), state)
-    print(f"T = {temperature:4}:", [round(float(x), 2) for x in push[0]])
-print("limit, a third of the logits' difference:", [round(float(x), 2) for x in (z - teacher[0]) / 3])
+    print(f"T = {temperature:4}: T²·KL {kl.item():.2f}, gradient", [round(float(x), 2) for x in push[0]])
+print("a third of the logits' difference:  ", [round(float(x), 2) for x in (z - teacher[0]) / 3])
 
 # %% [markdown]
-# At T = 1 a token that both find unlikely hardly counts. In the limit every logit counts alike: the gradient is the
-# logits' difference less its mean (here 0), over the number of tokens, and T²·KL becomes **half the variance of the
-# logits' differences** over the vocabulary. *Dark experience replay* (further reading) matches logits too.
-# On our base a large T learned far more medicine than T = 1 at an equal general score (`docs/experiments.md` has the
-# numbers, for T = 4 and 32). T = ∞ is ICFT's default: it is written `loss.temperature=None`.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-at_infinity = token_kl(z[None], teacher, identity, float("inf"))
-print("half the variance:", torch.allclose(at_infinity, 0.5 * (z - teacher).var(-1, correction=0)))
-
-# %% [markdown]
-# That number is larger than a KL at T = 1, so its default weight is small, 0.1. The rest of this lesson stays with
-# T = 1 and weight 1, where a loss is in nats.
-
-# %% [markdown]
-# ### Cache the state, not the logits
+# **The limit** $T \to \infty$. Let $z$ and $u$ be the logits of student and teacher, $\delta = z - u$, a bar the mean
+# and Var, Cov the (co)variance over the $V$ tokens. For large $T$, up to smaller terms,
 #
-# A teacher's predictions must be stored. Caching its logits costs a number for each token of the vocabulary. But all
-# logits are head · state, and the adapters leave the head **frozen**: the same matrix for teacher and student,
-# today and next week. So the **final hidden state** is enough. Nothing is lost:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-batch = join_batch([encoder(dict(data.general_memory[0]))], tokenizer.pad_token_id)
-with torch.no_grad(), use_adapter(model, None):  # the bare base, as teacher
-    whole = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    states = hidden_states(model, batch)[batch["row"], batch["position"]]  # what is cached
-again = states @ head.T
-print("logits from the cached states:", torch.allclose(again, whole[batch["row"], batch["position"]], atol=1e-4))
+# $$\log\textstyle\sum_j e^{z_j/T} = \log V + \frac{\bar z}{T} + \frac{\text{Var}(z)}{2T^2},\qquad
+# t_i = \frac1V\Big(1 + \frac{u_i - \bar u}{T}\Big)$$
+#
+# $$\log t_i - \log s_i = -\frac{\delta_i - \bar\delta}{T} + \frac{\text{Var}(z) - \text{Var}(u)}{2T^2}$$
+#
+# $$T^2\,\text{KL} \to -\text{Cov}(u, \delta) + \frac{\text{Var}(z) - \text{Var}(u)}{2} = \frac{\text{Var}(\delta)}{2}$$
+#
+# since $\text{Var}(z) = \text{Var}(u + \delta) = \text{Var}(u) + 2\,\text{Cov}(u, \delta) + \text{Var}(\delta)$.
 
 # %% [markdown]
-# And what does it save? A state has d numbers, the logits V, one for each token of the vocabulary, 4 bytes
-# each in fp32. The saving is V / d. **Predict** it for a model with d = 896 and V = 151,936.
+# So the limit **matches centered logits**: the loss is half the mean of $(\delta_i - \bar\delta)^2$, its gradient on
+# $z_i$ is $(\delta_i - \bar\delta)/V$. Every token of the vocabulary counts alike; at $T = 1$ unlikely ones hardly
+# count. With $\delta = W(h - h_t)$, head $W$ and states $h$, $h_t$, it even needs no logits:
+#
+# $$\tfrac12\,(h - h_t)^\top C\,(h - h_t),\qquad C \text{: covariance of the rows of } W,\ [d, d]$$
 
 # %%
 # NBVAL_CHECK_OUTPUT
-SIZES = {"Qwen2.5-0.5B": (896, 151_936), "Qwen3-0.6B": (1024, 151_936), "Llama-3.2-1B": (2048, 128_256)}
-for name, (d, vocabulary) in SIZES.items():
-    print(f"{name:13} state {4 * d:5} bytes, logits {4 * vocabulary:6} bytes, {vocabulary / d:.0f} times less")
-
-# %%
-# NBVAL_CHECK_OUTPUT
-print("ours holds V / d times less too:", again.numel() / states.numel() == head.shape[0] / head.shape[1] > 5)
-answers, tokens = 3000, 8  # a memory of 3,000 answers of 8 tokens
-d, vocabulary = SIZES["Qwen2.5-0.5B"]
-ours, theirs = (4 * width * tokens * answers / 1e9 for width in (d, vocabulary))
-print(f"a whole memory: {ours:.2f} GB against {theirs:.1f} GB")
+delta_z = z - teacher[0]
+centered = 0.5 * (delta_z - delta_z.mean()).pow(2).mean()
+print(f"centered logits {centered:.3f}; package, T = ∞: {token_kl(z[None], teacher, identity, math.inf).item():.3f}")
+h, h_t = torch.randn(2, head.shape[1], generator=torch.Generator().manual_seed(0))
+without_logits = 0.5 * (h - h_t) @ head_covariance(head) @ (h - h_t)
+print("the same without logits:", torch.allclose(without_logits, 0.5 * (head @ (h - h_t)).var(correction=0), rtol=1e-4))
 
 # %% [markdown]
-# It is also why no second model runs during training: the teacher was evaluated once, when the memory was
-# refreshed. The price: heads that are trained, or that transform their logits afterwards, cannot be used. The
-# package refuses both.
+# **What runs use**, chosen on validation data, mostly with one run per setting:
+#
+# | | `tiny` | chat models |
+# |---|---|---|
+# | `loss.temperature` | `None`: the limit $T \to \infty$ | 1 |
+# | `loss.consistency_tokens` | `all` | `response` |
+# | `loss.consistency_weight` | 1.2 | 2.5 |
+#
+# On `tiny`, $T$ = 4 instead of 1 raised the medical score from 0.46 to 0.71 at similar retention (`docs/results.md`);
+# for the weight see the table above. In a chat model the first tokens of a reply decide how it answers, and weight 2.5
+# halved the KL (`docs/models.md`).
+
+# %% [markdown]
+# At the start of a stage the student *is* its teacher, so L_consistency is 0: it starts nothing, it responds. So first
+# take four steps of L_fine-tune on medical examples.
+
+# %%
+WEIGHTS, T = {"consistency": 1.2, "task": 1.0, "fine_tune": 1.0}, math.inf  # of runs on tiny
+fresh = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
+trusted = [dict(example) for example in data.trusted.select(range(0, 1600, 400))]
+new = [new_item(example, encoder(example), "new") for example in trusted]
+optimizer = torch.optim.AdamW(adapter_tensors(model, "fast"), lr=2e-3)
+for _ in range(4):
+    optimizer.zero_grad()
+    batch = collate(new, normalizers(new), tokenizer.pad_token_id)
+    icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])["fine_tune"].backward()
+    optimizer.step()
+
+# %% [markdown]
+# ### Your turn: token_kl
+#
+# ●●○ difficulty · ●●● importance · 12 minutes
+#
+# Write the loss of each token from hidden states and head, for a finite $T$ and for the limit. The check compares value
+# and gradient with the package's. Then your function computes L_consistency of memory examples after these four steps,
+# and its gradient on the fast adapter.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def my_token_kl(student, teacher, head, temperature):
+    """student, teacher: states [N, d]; head: [V, d]; temperature: T or math.inf. Returns T²·KL(teacher ‖ student):
+    [N]."""
+    return ...
+
+
+torch.manual_seed(1)
+some, other, matrix = torch.randn(5, 8, requires_grad=True), torch.randn(5, 8), torch.randn(30, 8)
+
+
+def agrees(temperature):
+    mine, theirs = (kl(some, other, matrix, temperature) for kl in (my_token_kl, token_kl))
+    pushes = [torch.autograd.grad(loss.sum(), some)[0] for loss in (mine, theirs)]
+    return mine.shape == theirs.shape and all(torch.allclose(*pair, atol=1e-4) for pair in ((mine, theirs), pushes))
+
+
+kl_right = False
+if my_token_kl(some, other, matrix, 1.0) is ...:
+    print("Your turn.")
+else:
+    found = {temperature: agrees(temperature) for temperature in (1.0, 3.0, math.inf)}
+    kl_right = all(found.values())
+    print("Right." if kl_right else f"Not yet: temperature → agrees: {found}")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Logits are `states @ head.T`. Finite T: `(logits / temperature).log_softmax(-1)` for both, then
+# $\sum_i t_i (\log t_i - \log s_i)$ over the vocabulary, times T². The limit: half of `var(-1, correction=0)` of the
+# logits' differences.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_token_kl(student, teacher, head, temperature):
+#     z, u = student @ head.T, teacher @ head.T
+#     if math.isinf(temperature):
+#         return (z - u).var(-1, correction=0) / 2
+#     log_s, log_t = (z / temperature).log_softmax(-1), (u / temperature).log_softmax(-1)
+#     return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(-1)
+# ```
+#
+# </details>
+
+# %%
+# NBVAL_CHECK_OUTPUT
+kl_of = my_token_kl if kl_right else token_kl
+old = [memory_item(entry) for entry in memory.entries]
+batch = collate(old, normalizers(old), tokenizer.pad_token_id)
+hidden = hidden_states(model, batch)
+student = hidden[batch["row"], batch["position"]][batch["teacher_token"]]
+yours = kl_of(student, batch["teacher"], head, T).sum() / batch["normalizers"]["consistency"]
+theirs = icft_losses(hidden, head, batch, batch["normalizers"], T)["consistency"]
+pushes = [torch.autograd.grad(loss, adapter_tensors(model, "fast"), retain_graph=True) for loss in (yours, theirs)]
+print(f"L_consistency: {yours.item():.3f}, by the package {theirs.item():.3f}")
+print("equal:", torch.allclose(yours, theirs, rtol=1e-4),
+      "gradients equal:", all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(*pushes)))
 
 # %% [markdown]
 # ## 5 · The sum, on a real batch
 #
-# One step of training joins trusted examples, weak questions, weak pairs and memory examples. First, posteriors for
-# the pool (lesson 02).
+# One step joins trusted examples, weak questions, weak pairs and memory examples. To see all three losses we use *soft*
+# labels here (`weak.soft_labels=True`; a default run has hard ones). First, posteriors for the pool (lesson 02).
 
 # %%
 pool = [dict(example) for example in data.pool]
@@ -493,142 +533,77 @@ for example, posterior in zip(pool, posteriors):
 questions = [one for one in pool if one["task"] == "question" and one["posterior"]]
 pairs = [one for one in pool if one["task"] == "pair" and one["posterior"]]
 weak = [one for one in questions if 0.6 < max(one["posterior"]) < 0.95][:3] + pairs[:2]
-
-# %%
-examples = [dict(example) for example in data.trusted.select(range(0, 1600, 400))] + weak
-general = [dict(example) for example in data.general_memory.select(range(0, 1400, 100))]
-memory = LongTermMemory(size=14)
-memory.add(general, encoder, "general")
-memory.refresh(model)  # evaluates the teachers and caches their states
-step = PlannedStep(new=list(range(len(examples))), memory=list(range(len(memory))))
-encoded = [encoder(example) for example in examples]
-items = StageBatches([step], examples, encoded, memory.entries, ICFTConfig()).items(step)
-print(len(examples), "new examples and", len(memory), "memory examples")
-
+items = new + [new_item(example, encoder(example), "new") for example in weak] + old
 
 # %% [markdown]
-# `measure` runs a batch and returns the three values, and the gradient of each on the fast adapter, all in
-# one long vector.
+# `measure` runs a batch and returns the losses, and the gradient of each on the fast adapter in one long vector.
+#
+# **Predict**: is the gradient of the total the weighted sum of the three gradients? And what is L_task, if the same
+# weak examples have hard labels?
 
 # %%
-def measure(items, **weights):
-    """{loss: value}, {loss: gradient}; the total is the sum, each loss times its weight (here 1, unless said)."""
+def measure(items):
+    """{loss: value}, {loss: gradient}; the total is the weighted sum."""
     batch, fast = collate(items, normalizers(items), tokenizer.pad_token_id), adapter_tensors(model, "fast")
-    losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])
-    losses["total"] = sum(weights.get(name, 1.0) * value for name, value in losses.items())
+    losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"], T)
+    losses["total"] = sum(WEIGHTS[name] * value for name, value in losses.items())
     gradients = {name: torch.cat([g.flatten() for g in torch.autograd.grad(value, fast, retain_graph=True)])
                  for name, value in losses.items()}
     return {name: value.item() for name, value in losses.items()}, gradients
 
 
-# %% [markdown]
-# The fast adapter is fresh: it changes nothing yet. **Predict**: which of the three losses is zero now?
-
 # %%
 # NBVAL_CHECK_OUTPUT
 values, gradients = measure(items)
-print({name: "zero" if abs(value) < 1e-5 else "above zero" for name, value in values.items()})
-
-# %% [markdown]
-# The student still *is* its teacher. L_consistency does not start anything; it responds. So we take four steps
-# on the trusted examples, and look again. **Predict**: does total = consistency + task + fine-tune hold for the
-# gradients too?
+gap = gradients["total"] - sum(WEIGHTS[name] * gradients[name] for name in WEIGHTS)
+print("gradients add up:", bool(gap.norm() < 1e-5 * gradients["total"].norm()))
+hard = [new_item(one, encoder(one), "new") for one in map(as_response, weak)]  # what soft_labels=False makes of them
+print({"soft": "L_task > 0" if values["task"] > 0 else "0", "hard": measure(new + hard + old)[0]["task"]})
 
 # %%
-# NBVAL_CHECK_OUTPUT
-fresh = [tensor.detach().clone() for tensor in adapter_tensors(model, "fast")]
-optimizer = torch.optim.AdamW(adapter_tensors(model, "fast"), lr=2e-3)
-for _ in range(4):
-    optimizer.zero_grad()
-    batch = collate(items[:4], normalizers(items[:4]), tokenizer.pad_token_id)
-    icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])["fine_tune"].backward()
-    optimizer.step()
-values, gradients = measure(items)
-gap = gradients["total"] - gradients["consistency"] - gradients["task"] - gradients["fine_tune"]
-print("values:", abs(values["total"] - sum(values[k] for k in ("consistency", "task", "fine_tune"))) < 1e-5)
-print("gradients:", bool(gap.norm() < 1e-5 * gradients["total"].norm()))
-
-# %%
-three = ["consistency", "task", "fine_tune"]
-unit = {name: gradients[name] / gradients[name].norm() for name in three}
-table = pd.DataFrame({name: [float(unit[name] @ unit[other]) for other in three] for name in three}, index=three)
-table.insert(0, "value", [values[name] for name in three])
-table.insert(1, "gradient norm", [float(gradients[name].norm()) for name in three])
+unit = {name: gradients[name] / gradients[name].norm() for name in WEIGHTS}
+table = pd.DataFrame({name: [float(unit[name] @ unit[other]) for other in unit] for name in unit}, index=list(unit))
+table.insert(0, "value", [values[name] for name in unit])
+table.insert(1, "gradient norm", [float(gradients[name].norm()) for name in unit])
 table.round(3)
 
 # %% [markdown]
-# The right part holds the *cosines* between the gradients: 1 means the same direction, 0 that they have
-# nothing to do with each other, below 0 that they are at odds. A loss of small value may still have a large
-# gradient: what moves the weights is the second column, never the first.
-
-# %% [markdown]
-# **When a weight is zero** its term's gradient must vanish exactly, and nothing else may change: not roughly,
-# to the last bit.
+# On the right are *cosines* between gradients: 1 is the same direction, 0 orthogonal, below 0 conflict. L_task and
+# L_fine-tune point in similar directions: both raise likely options. What moves the weights is the gradient norm, times
+# the weight, not the value of a loss.
+#
+# **Predict** the zeros of the next table: which loss reaches which kind of example?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-batch, fast = collate(items, normalizers(items), tokenizer.pad_token_id), adapter_tensors(model, "fast")
-losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])
-for name in three:
-    at_zero = sum((0.0 if other == name else 1.0) * losses[other] for other in three)
-    never = sum(losses[other] for other in three if other != name)
-    pushes = [torch.autograd.grad(loss, fast, retain_graph=True) for loss in (at_zero, never)]
-    print(f"{name} at 0, as if it had never been there:", all(map(torch.equal, *pushes)))
-
-# %% [markdown]
-# **Which loss reaches which example.** The gradient on the hidden states of each kind of example shows it. (The options
-# of a question share a row of the batch: each sees the prompt and itself only. `loss.replay_weight`, the weight of
-# L_fine-tune on memory examples, is 0 by default.) **Predict** the zeros of this table: trusted, weak question, weak
-# pair, memory; times three losses.
-
-# %%
+batch = collate(items, normalizers(items), tokenizer.pad_token_id)
 hidden = hidden_states(model, batch).detach().requires_grad_()
-losses = icft_losses(hidden, head, batch, batch["normalizers"])
+losses = icft_losses(hidden, head, batch, batch["normalizers"], T)
 kinds = ["memory" if item.role == "memory" else f"weak {item.weak}" if item.weak else "trusted" for item in items]
-reach = pd.DataFrame(0.0, index=list(dict.fromkeys(kinds)), columns=three)
-for name in three:
+reach = pd.DataFrame("-", index=list(dict.fromkeys(kinds)), columns=list(WEIGHTS))
+for name in WEIGHTS:
     (gradient,) = torch.autograd.grad(losses[name], hidden, retain_graph=True)
-    for kind in reach.index:
-        reach.loc[kind, name] = float(gradient[[kind == other for other in kinds]].norm())
-reach.round(4)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-print(reach.map(lambda norm: "yes" if norm > 0 else "-"))
-(gradient,) = torch.autograd.grad(sum(losses.values()), hidden)
-supervised = torch.zeros(hidden.shape[:2], dtype=torch.bool)
-supervised[batch["row"], batch["position"]] = True
-print("other prompts and padding get no gradient:", bool((gradient[~supervised] == 0).all()))
+    for row, kind in enumerate(kinds):
+        if gradient[row].norm() > 0:
+            reach.loc[kind, name] = "yes"
+print(reach)
 
 # %% [markdown]
-# Memory examples get a gradient from the teacher only, since `loss.replay_weight` is 0 by default: the teacher already
-# provides the target, so NLL need not provide it again. Their prompts get it too: the last line is about all other
-# prompts. Pairs teach what is better, and nothing about how to speak.
+# Memory examples have a gradient from the teacher only: it already provides the target, so `loss.replay_weight`, their
+# weight in L_fine-tune, is 0 by default. A soft pair says which reply is better, and nothing about how to write one; a
+# hard pair is an ordinary example with the better reply, so L_fine-tune acts on it.
 
 # %% [markdown]
 # ## 6 · What must never change a loss
 #
-# How a batch is split, ordered or padded is our convenience. A long step is often run in parts,
-# **micro-batches**, whose gradients are added up (**gradient accumulation**), because the whole does not fit.
-# **Predict**: two micro-batches, one with 2 tokens of NLL 4, one with 8 tokens of NLL 1. What is the step's
-# loss?
-
-# %%
-# NBVAL_CHECK_OUTPUT
-parts = [[4.0] * 2, [1.0] * 8]
-everything = sum(parts, [])
-means = [sum(part) / len(part) for part in parts]
-print("all tokens, divided by their number:", sum(everything) / len(everything))
-print("mean of the micro-batches' means:   ", sum(means) / len(means))
-print("sum of the micro-batches' means:    ", sum(means))
+# To save memory, steps often run in **micro-batches** whose gradients are added up (**gradient accumulation**). Two
+# of them, with 2 tokens of NLL 4 and 8 tokens of NLL 1: the loss is 16 / 10 = 1.6. The mean of the means is 2.5; until
+# October 2024 the best known trainer computed it.
 
 # %% [markdown]
-# The first is right. The second gives each of the two tokens of the short part four times the weight of one of the
-# long part. The third, which nobody divides, is the second times the number of micro-batches. Both were common:
-# until October 2024 the best known trainer did the second.
-#
-# The fix: divide every part by the counts of the *whole step*. And so that little is padded, short sequences are
-# **packed**: several are placed in one long row with a block-diagonal attention mask, so that each sees only itself.
+# So every part is divided by the counts of the *whole step*. To save padding, short sequences are also **packed** into
+# one row with a block-diagonal attention mask: each sees only itself. **Predict**: which of these changes the gradient:
+# order, padding, micro-batches, packing?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -637,41 +612,40 @@ def in_parts(items, n, whole=True, pack=False):
     step, fast, total = normalizers(items), adapter_tensors(model, "fast"), 0
     for part in split_micro_batches(items, n):
         batch = collate(part, step if whole else normalizers(part), tokenizer.pad_token_id, pack)
-        losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])
-        total = total + torch.cat([g.flatten() for g in torch.autograd.grad(sum(losses.values()), fast)])
+        losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"], T)
+        loss = sum(WEIGHTS[name] * value for name, value in losses.items())
+        total = total + torch.cat([g.flatten() for g in torch.autograd.grad(loss, fast)])
     return total
 
 
-def gap(other):
+def off(other):
     return float((other - gradients["total"]).norm() / gradients["total"].norm())
 
 
-long = encoder(dict(examples[0], prompt="Now tell me, please, and take your time: " * 4))
+long = encoder(dict(trusted[0], prompt="Now tell me, please, and take your time: " * 4))
 long = TrainingItem(long, "new", [0.0], posterior=[0.0])  # no loss uses it: it only makes the others be padded
-print("order:", gap(measure(items[::-1])[1]["total"]) < 1e-4)
-print("padding:", gap(measure([*items, long])[1]["total"]) < 1e-4)
-print("2 or 4 micro-batches:", gap(in_parts(items, 2)) < 1e-4, gap(in_parts(items, 4)) < 1e-4)
-print("packed:", gap(in_parts(items, 1, pack=True)) < 1e-4)
+print("order:", off(measure(items[::-1])[1]["total"]) < 1e-4)
+print("padding:", off(measure([*items, long])[1]["total"]) < 1e-4)
+print("2 or 4 micro-batches:", off(in_parts(items, 2)) < 1e-4, off(in_parts(items, 4)) < 1e-4)
+print("packed:", off(in_parts(items, 1, pack=True)) < 1e-4)
 
 # %% [markdown]
-# Those counts are response tokens. L_consistency has those of memory examples; L_task those of all other examples;
-# L_fine-tune the same without pairs. Those of a weak example are weighted by its posterior. So each loss is a mean over
-# response tokens, and they may be added. **Predict**: how far off is the step if each micro-batch uses its own counts?
-
-# %%
-wrong = in_parts(items, 4, whole=False)
-print(f"summed: off by {gap(wrong):.0%} of the right gradient's length; averaged: by {gap(wrong / 4):.0%}")
+# Those counts are tokens: for L_consistency those with a teacher, for the other two the response tokens of all other
+# examples; those of a weak example are weighted by its posterior. So each loss is a mean per token.
+# **Predict**: how far off is a step if each micro-batch uses its own counts?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("both are off by more than a hundredth:", gap(wrong) > 0.01 and gap(wrong / 4) > 0.01)
+wrong = in_parts(items, 4, whole=False)
+print(f"summed: off by {off(wrong):.1f} times the right gradient's length; averaged: by {off(wrong / 4):.1f}")
+print("both are off by more than a hundredth:", off(wrong) > 0.01 and off(wrong / 4) > 0.01)
 
 # %% [markdown]
 # ## 7 · Watch it work, token by token
 #
-# Two short runs from the same start, on the same examples: trusted ones to learn, 48 general ones to remember.
-# In the first the consistency weight is 0, in the second 1. In both we watch the KL of the memory examples; only
-# the second trains on it.
+# Two short runs from the same start: trusted examples to learn, 48 general ones to remember, $T = \infty$. The
+# consistency weight is 0 in the first, 1.2 in the second. Both log the distance of memory examples from their teacher;
+# only the second trains on it. **Predict** the two curves.
 
 # %%
 chosen = random.Random(0).sample(range(len(data.general_memory)), 48)
@@ -679,22 +653,22 @@ memory = LongTermMemory(size=48)
 memory.add([dict(example) for example in data.general_memory.select(chosen)], encoder, "general")
 memory.refresh(model)
 examples = [dict(example) for example in data.trusted if example["level"] == "easy"]
-encoded = [encoder(example) for example in examples]
+easy = [new_item(example, encoder(example), "new") for example in examples]
+old = [memory_item(entry) for entry in memory.entries]
 draw = random.Random(1)
-steps = [PlannedStep(new=draw.sample(range(len(examples)), 12), memory=draw.sample(range(48), 8)) for _ in range(30)]
-batches = StageBatches(steps, examples, encoded, memory.entries, ICFTConfig())
+steps = [draw.sample(easy, 12) + draw.sample(old, 8) for _ in range(30)]
+batches = [collate(step, normalizers(step), tokenizer.pad_token_id, packing=True) for step in steps]
 
 
 # %%
 def tune(consistency_weight):
-    """30 steps from a fresh adapter. Returns the KL of the memory examples at each step."""
+    """30 steps from a fresh adapter. Returns L_consistency, without its weight, at each step."""
     fast, history = adapter_tensors(model, "fast"), []
     with torch.no_grad():
         torch._foreach_copy_(fast, fresh)
     optimizer = torch.optim.AdamW(fast, lr=4e-3)
-    for index in range(len(batches)):
-        batch = batches[index]
-        losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"])
+    for batch in batches:
+        losses = icft_losses(hidden_states(model, batch), head, batch, batch["normalizers"], T)
         history.append(losses["consistency"].item())
         optimizer.zero_grad()
         (losses["fine_tune"] + consistency_weight * losses["consistency"]).backward()
@@ -702,95 +676,73 @@ def tune(consistency_weight):
     return history
 
 
-# %% [markdown]
-# **Predict** the two curves: where does each start, and where does it end?
-
 # %%
 batch = join_batch([entry.encoded for entry in memory.entries], tokenizer.pad_token_id)
 teacher = torch.cat([entry.states for entry in memory.entries])
-history, after, kl = {}, {}, {}
-for name, weight in (("consistency weight 0", 0.0), ("consistency weight 1", 1.0)):
+history, after, distance = {}, {}, {}
+for name, weight in (("weight 0", 0.0), ("weight 1.2", 1.2)):
     history[name] = tune(weight)
     with torch.no_grad():
         after[name] = hidden_states(model, batch)[batch["row"], batch["position"]]
-    kl[name] = token_kl(after[name], teacher, head)
-
-# %% [markdown]
-# To look at single tokens we take, of the responses with four tokens or more, the one that drifted furthest in
-# the first run.
-
-# %%
-runs = torch.bincount(batch["response"])  # tokens of the first example's prompt, of its response, of the second's …
-drift = torch.zeros(len(runs)).index_add(0, batch["response"], kl["consistency weight 0"])
-worst = int(drift[1::2].masked_fill(runs[1::2] < 4, -1).argmax())
+    distance[name] = token_kl(after[name], teacher, head, T)
+tokens = torch.bincount(batch["response"])  # of the first example's prompt, of its response, of the second's prompt …
+moved = torch.zeros(len(tokens)).index_add(0, batch["response"], distance["weight 0"])
+worst = int(moved[1::2].masked_fill(tokens[1::2] < 4, -1).argmax())
 entry, mine = memory.entries[worst], batch["response"] == 2 * worst + 1
-words = [tokenizer.decode([t]).strip() or "·" for t in batch["target"][mine].tolist()]
-
-# %%
-figure, axes = canvas(2, (11, 3.8))
-looks = {"consistency weight 0": (MEDICAL, "-", -0.2, ""), "consistency weight 1": (GENERAL, "--", 0.2, "//")}
-for name, (color, style, shift, hatch) in looks.items():
-    axes[0].plot(range(1, 31), history[name], style, color=color, linewidth=2, label=name)
-    axes[1].bar(torch.arange(len(words)) + shift, kl[name][mine], 0.38, color=color, hatch=hatch,
-                edgecolor="white", label=name)
-axes[0].set_xlabel("optimizer step")
-axes[0].set_ylabel("KL of memory examples\n(nats per response token)")
-axes[0].set_title("Forgetting, as L_consistency sees it", loc="left")
-for axis in axes:
-    axis.legend(frameon=False)
-axes[1].set_xticks(range(len(words)), words, rotation=60)
-axes[1].set_ylabel("KL (nats)")
-axes[1].set_title("One memory response, token by token", loc="left")
-Image(png(figure), width=880)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-last = {name: sum(values[-10:]) / 10 for name, values in history.items()}
-print("both start at the teacher:", all(values[0] < 1e-4 for values in history.values()))
-print("without the term the KL ends over twice as high:",
-      last["consistency weight 0"] > 2 * last["consistency weight 1"])
+words = [tokenizer.decode([t]).strip() or "·" for t in batch["target"][mine].tolist()]
+last = {name: sum(run[-10:]) / 10 for name, run in history.items()}
+print("at the first step:", {name: round(run[0], 2) for name, run in history.items()})
+print("without the term the distance ends over twice as high:", last["weight 0"] > 2 * last["weight 1.2"])
+per_token = {name: values[mine].tolist() for name, values in distance.items()}
+Image(png(drift_figure(history, words, per_token)), width=880)
 
 # %% [markdown]
-# Forgetting is not spread evenly: look which of these tokens drift furthest, and whether any is unchanged. This is what
-# the teacher and both students would say at each token of that response, and `p`, how likely each finds the right one:
+# Both start at the teacher. With weight 1.2 the distance rises at first too, until the loss is large enough to push
+# back. On the right, of the responses with four tokens or more, the one that moved furthest. What is predicted at each
+# of its tokens? `p` is the probability of the right one.
 
 # %%
 table = {"token": words}
-for name, states in {"teacher": teacher, "weight 0": after["consistency weight 0"],
-                     "weight 1": after["consistency weight 1"]}.items():
+for name, states in {"teacher": teacher, **after}.items():
     probability = (states[mine] @ head.T).softmax(-1)
     right = probability.gather(1, batch["target"][mine, None])[:, 0]
     table[f"{name}: p"] = [round(x, 2) for x in right.tolist()]
-    table[f"{name}: says"] = [tokenizer.decode([t]).strip() for t in probability.argmax(-1).tolist()]
+    table[f"{name}: predicts"] = [tokenizer.decode([t]).strip() for t in probability.argmax(-1).tolist()]
 print(entry.example["prompt"])
 pd.DataFrame(table)
 
 # %% [markdown]
-# **Half the bytes?** States may also be cached in 16 bits (`runtime.teacher_dtype`). This is what it does to the
-# gradient of the KL. **Predict**: fp16 has 10 bits for the digits, bf16 has 7 and a larger range. Which is worse?
+# Each prediction follows the right earlier tokens. Without the term the model predicts pieces of its medical examples,
+# although the question is about something else.
+#
+# **Half the bytes?** States may be cached in 16 bits (`runtime.teacher_dtype`). **Predict**: fp16 has 10 bits for the
+# digits, bf16 has 7 and a larger range. Which changes the gradient more?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-student = after["consistency weight 0"].clone().requires_grad_()
+student = after["weight 0"].clone().requires_grad_()
 
 
 def push_of(cached):
-    return torch.autograd.grad(token_kl(student, cached, head).sum(), student)[0]
+    return torch.autograd.grad(token_kl(student, cached, head, T).sum(), student)[0]
 
 
 exact = push_of(teacher)
 error = {kind: float((push_of(teacher.to(kind).float()) - exact).norm() / exact.norm())
          for kind in (torch.float16, torch.bfloat16)}
+print(f"relative error: fp16 {error[torch.float16]:.0e}, bf16 {error[torch.bfloat16]:.0e}")
 print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error[torch.float16] > 0)
 
 # %% [markdown]
 # ## 8 · Why my fine-tune learned nothing, never stops, or forgot everything
 #
-# Most fine-tunes that fail do so quietly, and for a few reasons. Each has a check of one line. `batch` is a
-# micro-batch, `example` and `one` a training example and its encoding, `weak_example` a weak one, `query` the prompt's
-# tokens, `before` and `now` the adapter's weights, `kl_seen` L_consistency at each step, `config` the settings.
-
-# %% [markdown]
+# Most failures raise no error. Each cause has a one-line check. `batch` is a micro-batch,
+# `one` an encoded example, `query` its prompt's tokens, `before` and `now` the adapter's weights, `kl_seen`
+# L_consistency at each step. (The limit of the learning rate is for `tiny`; large models need a tenth.)
+#
 # | symptom | likely cause | the check, which should be true |
 # |---|---|---|
 # | learned nothing | nothing is trainable | `any(t.requires_grad for t in model.parameters())` |
@@ -807,19 +759,13 @@ print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error
 # | forgot everything | the teacher is the student: KL is always 0 | `max(kl_seen[1:]) > 0` |
 # | forgot everything | steps too large | `config.optim.learning_rate <= 4e-3` |
 
-# %% [markdown]
-# The rate's limit is this small model's; ten times less is usual for LoRA on large ones. Now run them all,
-# on a set-up that works:
-
 # %%
+# NBVAL_CHECK_OUTPUT
 activate_adapter(model, "fast")
 config, before, now = ICFTConfig(), fresh, [tensor.detach() for tensor in adapter_tensors(model, "fast")]
 example, one, weak_example = examples[0], encoder(examples[0]), weak[0]
 query = encoder.prompt_ids(example)[0]  # the prompt as it is written when the model is queried
-batch, kl_seen = batches[0], history["consistency weight 1"]
-
-# %%
-# NBVAL_CHECK_OUTPUT
+batch, kl_seen = batches[0], history["weight 1.2"]
 checks = {
     "something is trainable": lambda: any(t.requires_grad for t in model.parameters()),
     "the right adapter is active": lambda: model.active_adapter == "fast",
@@ -869,19 +815,16 @@ batch, config = good, ICFTConfig.from_dict({"loss.consistency_weight": 0.0})
 print("no consistency, no replay:", failing())
 config, kl_seen = ICFTConfig(), [0.0] * 30
 print("teacher made the student: ", failing())
-kl_seen = history["consistency weight 1"]
+kl_seen = history["weight 1.2"]
 
 # %% [markdown]
 # ## What was shown
 #
-# - Only responses and their end of turn are imitated. Prompts get a gradient from L_consistency only, on memory
-#   examples; padding gets none.
-# - Each gradient on the logits is *what the model says − what it should say*: p − onehot, softmax(s) − p̃,
-#   p_student − p_teacher.
-# - L_fine-tune teaches how to speak, L_task what to choose, L_consistency what to keep saying.
-# - A teacher fits into one hidden state per token, exactly, because the head is frozen.
-# - The total is the sum, for gradients too; a weight of zero removes its term and nothing else.
-# - Divide by the counts of the whole step, or accumulation changes what you train.
+# - Only the reply and its end of turn are imitated.
+# - Each gradient is *prediction − target*, at $T \to \infty$ on centered logits.
+# - L_consistency needs one cached state per token: the head is frozen.
+# - L_task is off by default: no benefit was measured.
+# - Every part of a step is divided by the counts of the whole step.
 
 # %% [markdown]
 # ## Exercises
@@ -961,66 +904,14 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 3 · L_consistency from scratch (medium, 12 minutes)
-#
-# Write it from hidden states and the head, differentiable in the student. The check compares value *and*
-# gradient with the package's, at two temperatures.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-def consistency(student, teacher, head, temperature):
-    """student, teacher: [N, d]; head: [V, d] → scalar: mean over the N tokens of T²·KL(teacher ‖ student)."""
-    return ...
-
-
-def agrees(temperature):
-    torch.manual_seed(1)
-    student, other, matrix = torch.randn(5, 8, requires_grad=True), torch.randn(5, 8), torch.randn(30, 8)
-    mine = consistency(student, other, matrix, temperature)
-    theirs = token_kl(student, other, matrix, temperature).mean()
-    pushes = [torch.autograd.grad(loss, student)[0] for loss in (mine, theirs)]
-    return torch.allclose(mine, theirs, atol=1e-4) and torch.allclose(*pushes, atol=1e-4)
-
-
-if consistency(torch.zeros(1, 2), torch.zeros(1, 2), torch.eye(2), 1.0) is ...:
-    print("Your turn.")
-else:
-    found = {temperature: agrees(temperature) for temperature in (1.0, 3.0)}
-    print("Right." if all(found.values()) else f"Not yet: temperature → agrees: {found}")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# `(states @ head.T / temperature).log_softmax(-1)` for both, then Σ t · (log t − log s) over the vocabulary.
-# T² comes last.
-#
-# </details>
-# <details><summary>Solution</summary>
-#
-# ```python
-# def consistency(student, teacher, head, temperature):
-#     def log_p(states): return (states @ head.T / temperature).log_softmax(-1)
-#     kl = torch.nn.functional.kl_div(log_p(student), log_p(teacher), reduction="batchmean", log_target=True)
-#     return temperature**2 * kl
-# ```
-#
-# </details>
-
-# %% [markdown]
 # ## Further reading
 #
-# - [Distilling the Knowledge in a Neural Network](https://arxiv.org/abs/1503.02531) (Hinton and others, 2015):
-#   where T² comes from, in section 2; short and clear.
-# - [Dark Experience for General Continual Learning](https://arxiv.org/abs/2004.07211) (Buzzega and others, 2020):
-#   replay that matches stored logits, with no softmax in between.
-# - [Data Programming](https://arxiv.org/abs/1605.07723) (Ratner and others, 2016): training on posteriors, the
-#   noise-aware loss.
-# - [SimPO](https://arxiv.org/abs/2405.14734) (Meng and others, 2024): length-normalized pairs without a
-#   reference model; ours is its form with margin 0 and soft labels.
-# - [Fixing Gradient Accumulation](https://huggingface.co/blog/gradient_accumulation) (Hugging Face, 2024): the
-#   normalizer that was wrong for years.
-
-# %% [markdown]
+# - [Distilling the Knowledge in a Neural Network](https://arxiv.org/abs/1503.02531) (2015): T² and the limit
+# - [Dark Experience Replay](https://arxiv.org/abs/2004.07211) (2020): matches logits
+# - [Data Programming](https://arxiv.org/abs/1605.07723) (2016): training on posteriors
+# - [SimPO](https://arxiv.org/abs/2405.14734) (2024): pairs without a reference model
+# - [Fixing Gradient Accumulation](https://huggingface.co/blog/gradient_accumulation) (2024)
+#
 # Assignment A5, The three losses, builds on this lesson: see the [instructor's
 # guide]({{repository}}/blob/main/docs/instructors.md#assignments).
 
