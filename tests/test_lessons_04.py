@@ -1,23 +1,25 @@
 """Lesson 04: what it builds by hand, run from its own source, against bitsandbytes, peft and the package."""
 
 import ast
+from statistics import NormalDist
 
 import bitsandbytes as bnb
 import bitsandbytes.functional as reference
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from test_notebooks import SOURCES, build, cells, check_exercise
+from test_notebooks import SOURCES, build, cells, check_exercise, exercises
 
 from icft_lite import doctor
 from icft_lite.modeling.adapters import delta_svd
+from icft_lite.reporting.concepts import nf4
 
 BOOK = build.read(next(path for path in SOURCES if path.stem.startswith("04_")))
 
 
 @pytest.fixture(scope="module")
 def lesson():
-    """The names that the lesson defines: its imports, functions, classes and CONSTANTS; no exercise."""
+    """The names that the lesson defines: its imports, functions, classes and CONSTANTS; of the exercises, `forward`."""
     names = {}
     for cell in cells(BOOK, "code"):
         if "return ..." not in cell.source:
@@ -26,6 +28,8 @@ def lesson():
                 kinds = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef
                 if isinstance(node, kinds) or len(name) > 1 and name.isupper():
                     exec(ast.unparse(node), names)
+    exec(exercises(BOOK)[0][1], names)
+    names["LoRALinear"].forward = names["forward"]
     return names
 
 
@@ -37,6 +41,15 @@ def test_levels_are_those_of_bitsandbytes(lesson):
     assert (lesson["NF4"] - reference.get_4bit_type("nf4", device="cpu")).abs().max() < 1e-6
     assert (lesson["DYNAMIC"] - reference.create_dynamic_map()).abs().max() < 1e-6
     assert (lesson["NF4"] == 0).sum() == 1 and lesson["NF4"].abs().max() == 1
+
+
+def test_the_diagram_shows_the_levels(lesson):
+    drawn = torch.tensor(nf4.QUANTILES) / max(nf4.QUANTILES)
+    torch.testing.assert_close(drawn, lesson["NF4"])
+    texts = [text.get_text() for text in nf4.draw().axes[0].texts]
+    assert [text for text in texts if text.isdecimal()][:16] == [str(index) for index in range(16)]
+    assert "nearest level: 0.246\nindex 10" in texts
+    assert f"{lesson['NF4'][10]:.3f}" == "0.246" and NormalDist().cdf(nf4.QUANTILES[-1]) == pytest.approx(nf4.EDGE)
 
 
 @pytest.mark.parametrize("block", [32, 64, 256])
@@ -102,6 +115,18 @@ def test_a_layer_and_its_gradients_are_those_of_peft(lesson):
         assert (one - other).norm() < 0.01 * other.norm()
 
 
+def test_it_is_short(lesson):
+    """The title says about sixty lines."""
+    names = "nf4_levels quantize dequantize pack unpack dynamic_levels compress".split()
+    source = "".join(cell.source + "\n" for cell in cells(BOOK, "code")) + exercises(BOOK)[0][1]
+    tree = ast.parse(source)
+    nodes = [node for node in tree.body if getattr(node, "name", "") in names]
+    nodes += [node for node in tree.body if getattr(node, "name", "") in ("NF4Weight", "FrozenMatmul", "LoRALinear")]
+    nodes.append(tree.body[-1])
+    code = "\n".join(ast.unparse(node) for node in nodes).splitlines()
+    assert len(nodes) == 11 and 50 <= sum(bool(line.strip()) and '"""' not in line for line in code) <= 65
+
+
 def test_gradient_of_the_frozen_product_is_right_and_saves_nothing(lesson):
     frozen = lesson["NF4Weight"](draw(8, 64))
     weight = frozen().double()
@@ -116,6 +141,14 @@ def test_the_budget_is_the_doctors(lesson):
         assert sum(lesson["budget"](*shape).values()) == pytest.approx(by_package, rel=0.02)
 
 
+@pytest.mark.parametrize("rank", [1, 3, 20])
+def test_the_share_is_what_low_rank_approximates(lesson, rank):
+    matrix = draw(30, 20)
+    B, A = lesson["low_rank"](matrix, rank)
+    left = (matrix - B @ A).square().sum() / matrix.square().sum()
+    assert lesson["share"](matrix, rank) == pytest.approx(1 - float(left), abs=1e-5)
+
+
 def test_low_rank_is_the_packages(lesson):
     pairs = [(0.3, draw(4, 40), draw(60, 4, seed=1)), (0.7, draw(4, 40, seed=2), draw(60, 4, seed=3))]
     change = sum(weight * 2 * B @ A for weight, A, B in pairs)
@@ -128,15 +161,20 @@ def test_low_rank_is_the_packages(lesson):
 def test_solutions_are_accepted_and_wrong_answers_rejected(lesson):
     wrong = [
         [
+            "def forward(self, x): return FrozenMatmul.apply(x, self.frozen)",
+            "def forward(self, x): return FrozenMatmul.apply(x, self.frozen) + (x @ self.A.T) @ self.B.T",
+            "def forward(self, x): return self.scale * (FrozenMatmul.apply(x, self.frozen) + x @ self.A.T @ self.B.T)",
+            "def forward(s, x): return (FrozenMatmul.apply(x, s.frozen) + s.scale * x @ s.A.T @ s.B.T).T",
+            "def forward(self, x): return self.scale * (x @ self.A.T) @ self.B.T",
+            "def forward(self, x): return F.linear(x, self.frozen()) + self.scale * (x @ self.A.T) @ self.B.T",
+            "def forward(self, x): return F.linear(x, self.frozen() + self.scale * self.B @ self.A)",
+            "def forward(self, x):\n    A = self.A.detach()\n"
+            "    return FrozenMatmul.apply(x, self.frozen) + self.scale * (x @ A.T) @ self.B.T",
+        ],
+        [
             "def bits(b, g): return 4 + 8 / b",
             "def bits(b, g): return 4 + 8 / b + 32 / g",
             "def bits(b, g): return 4.126953125",
-        ],
-        [
-            "def merge(layer): return layer.frozen()",
-            "def merge(layer): return layer.frozen() + layer.B @ layer.A",
-            "def merge(layer): return layer.scale * layer.B @ layer.A",
-            "def merge(layer): return (layer.frozen() + layer.scale * layer.B @ layer.A).T",
         ],
         [
             "def head_start(w, r): return torch.zeros(len(w), r), torch.zeros(r, w.shape[1])",
