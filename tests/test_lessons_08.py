@@ -5,7 +5,7 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
-from test_notebooks import build, cells, check_exercise
+from test_notebooks import build, cells, check_exercise, exercises
 
 from icft_lite.experiments.blind_votes import pairwise_result, read_votes
 from icft_lite.metrics import key_fact_recall, normalize_answer, token_f1
@@ -22,9 +22,10 @@ def lesson():
     space = dict(
         np=np, math=math, token_f1=token_f1, key_fact_recall=key_fact_recall, normalize_answer=normalize_answer
     )
-    for name in ("def judge(", "def wilson(", "def verdict(", "def bootstrap("):
+    for name in ("FUNCTION_WORDS = ", "def judge(", "def wilson(", "def shared(", "def verdict("):
         source = next(cell.source for cell in cells(BOOK, "code") if name in cell.source)
         exec(source[source.index(name) :].split("\n\n\n")[0], space)
+    exec(exercises(BOOK)[0][1], space)
     return space
 
 
@@ -37,9 +38,8 @@ def test_its_interval_agrees_with_the_package(lesson, k, n):
 def test_its_bootstrap_agrees_with_the_package(lesson):
     rng = np.random.default_rng(3)
     a, b = rng.random(300) < 0.6, rng.random(300) < 0.45
-    found, expected = lesson["bootstrap"](a, b), paired_bootstrap(a, b, n_resamples=4000)
-    assert found[0] == pytest.approx(expected.difference)
-    assert found[1:] == pytest.approx(expected[1:3], abs=0.02) and found[1] < found[0] < found[2]
+    found, expected = lesson["paired_bootstrap"](a, b), paired_bootstrap(a, b, n_resamples=2000)
+    assert found == pytest.approx(expected[:3]) and found[1] < found[0] < found[2]
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,7 @@ def test_its_bootstrap_agrees_with_the_package(lesson):
         ("ace inhibitor", "confused"),
         ("Ace inhibitor.", "confused"),
         ("blocker", "partly"),
+        ("inhibitor of a beta", "partly"),
         ("", "other"),
         ("a drug", "other"),
     ],
@@ -57,6 +58,16 @@ def test_its_bootstrap_agrees_with_the_package(lesson):
 def test_its_verdicts(lesson, reply, expected):
     example = dict(responses=["ace inhibitor", "beta blocker"], label=1)
     assert lesson["verdict"](reply, example, {"ace inhibitor"}) == expected
+
+
+@pytest.mark.parametrize(
+    "reply, words", [("pain in the liver", set()), ("Disease of the kidney.", {"kidney"}), ("", set())]
+)
+def test_function_words_are_not_shared_content(lesson, reply, words):
+    answer = "inflammation of the kidney"
+    assert lesson["shared"](reply, answer) == words == lesson["shared"](answer, reply)
+    assert lesson["verdict"]("surgery of the liver", dict(responses=[answer], label=0), set()) == "other"
+    assert token_f1("surgery of the liver", answer) > 0.3
 
 
 def test_its_judge_votes_for_the_right_words_whatever_the_side(lesson, base, tmp_path):
@@ -79,6 +90,27 @@ def test_its_judge_votes_for_the_right_words_whatever_the_side(lesson, base, tmp
 
 WRONG = [
     [
+        # each model is resampled by itself: not paired
+        "def paired_bootstrap(a, b, times=2000, seed=0):\n    rng, n = np.random.default_rng(seed), len(a)\n"
+        "    means = [a[rng.integers(0, n, n)].mean() - b[rng.integers(0, n, n)].mean() for _ in range(times)]\n"
+        "    return a.mean() - b.mean(), *np.quantile(means, [0.025, 0.975])",
+        # without replacement: every resample has the same mean
+        "def paired_bootstrap(a, b, times=2000, seed=0):\n    d, rng = a - b, np.random.default_rng(seed)\n"
+        "    means = [rng.permutation(d).mean() for _ in range(times)]\n"
+        "    return d.mean(), *np.quantile(means, [0.025, 0.975])",
+        # 90 %
+        "def paired_bootstrap(a, b, times=2000, seed=0):\n    d, rng = a - b, np.random.default_rng(seed)\n"
+        "    means = [d[rng.integers(0, len(d), len(d))].mean() for _ in range(times)]\n"
+        "    return d.mean(), *np.quantile(means, [0.05, 0.95])",
+        # the sign
+        "def paired_bootstrap(a, b, times=2000, seed=0):\n    d, rng = b - a, np.random.default_rng(seed)\n"
+        "    means = [d[rng.integers(0, len(d), len(d))].mean() for _ in range(times)]\n"
+        "    return d.mean(), *np.quantile(means, [0.025, 0.975])",
+        # the spread of single questions instead of means
+        "def paired_bootstrap(a, b, times=2000, seed=0):\n    d = a - b\n"
+        "    return d.mean(), *np.quantile(d, [0.025, 0.975])",
+    ],
+    [
         "def rate(choices, model): return choices.count(model) / len(choices)",
         "def rate(choices, model): return choices.count(model) / max(1, len(choices) - choices.count('tie'))",
     ],
@@ -87,14 +119,9 @@ WRONG = [
         "def mcnemar(x, y): return min(1.0, sum(math.comb(x + y, k) for k in range(min(x, y) + 1)) / 2**(x + y))",
         "def mcnemar(x, y): return min(1.0, 2 * math.comb(x + y, min(x, y)) / 2**(x + y))",
     ],
-    [
-        "def votes_needed(share): return next(n for n in range(2, 5000) if round(share * n) / n > 0.5)",
-        "def votes_needed(share): return 100",
-        "def votes_needed(share): return next(n for n in range(2, 5000) if wilson(round(share * n), n)[1] > 0.5)",
-    ],
 ]
 
 
 @pytest.mark.parametrize("number", range(3))
 def test_exercises_accept_their_solutions_and_reject_wrong_ones(lesson, number):
-    check_exercise(BOOK, number, WRONG, dict(lesson, mcnemar_exact=mcnemar_exact))
+    check_exercise(BOOK, number, WRONG, dict(lesson, mcnemar_exact=mcnemar_exact, package_bootstrap=paired_bootstrap))

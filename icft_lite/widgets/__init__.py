@@ -4,6 +4,7 @@
 |---|---|---|
 | `Dashboard` | `dashboard_figure` | a training run while it runs |
 | `ask_panel` | `ask_table` | the replies of several models to a question |
+| `compare_panel` | `compare_table` | the replies of two models, with the words that differ marked |
 | `chat_panel` | `chat_table` | a chat with one model |
 | `vote_panel` | `votes_table`, `votes_figure` | a blind comparison of models |
 | `curriculum_explorer` | `curriculum_table` | examples with difficulty and votes |
@@ -19,6 +20,7 @@ from icft_lite.compat import moved
 from icft_lite.experiments.blind_votes import votes_figure
 from icft_lite.widgets.ask import ask_panel, ask_table
 from icft_lite.widgets.chat import chat_panel, chat_table
+from icft_lite.widgets.compare import compare_panel, compare_table, share_changed
 from icft_lite.widgets.dashboard import Dashboard, dashboard_figure
 from icft_lite.widgets.explorer import curriculum_explorer, curriculum_table
 from icft_lite.widgets.inspector import memory_inspector, outcome_table, promotion_outcomes
@@ -30,12 +32,15 @@ __all__ = [
     "ask_table",
     "chat_panel",
     "chat_table",
+    "compare_panel",
+    "compare_table",
     "curriculum_explorer",
     "curriculum_table",
     "dashboard_figure",
     "memory_inspector",
     "outcome_table",
     "promotion_outcomes",
+    "share_changed",
     "vote_panel",
     "votes_figure",
     "votes_table",

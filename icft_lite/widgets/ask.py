@@ -103,4 +103,6 @@ def safe_reply(model: Model, question: str) -> str:
 
 
 def _table(models: Mapping[str, Model], answered: Sequence[Answered]) -> str:
-    return html_table(["question", *models], [[question, *replies] for question, replies in answered], NOTICE)
+    return html_table(
+        ["question", *models], [[question, *replies] for question, replies in answered], NOTICE, "replies of the models"
+    )

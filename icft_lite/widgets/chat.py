@@ -132,4 +132,4 @@ def _decoding(temperature: float) -> str:
 
 
 def _table(turns: Sequence[Turn]) -> str:
-    return html_table(["question", "reply", "decoding"], turns, NOTICE)
+    return html_table(["question", "reply", "decoding"], turns, NOTICE, "chat with the model")

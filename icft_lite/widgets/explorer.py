@@ -77,7 +77,7 @@ class Curriculum:
                 ]
             )
         header = ["difficulty", "topic", "prompt", "most likely response", "posterior", "votes"]
-        return html_table(header, rows, f"{pluralize(indices)}, the hardest first")
+        return html_table(header, rows, f"{pluralize(indices)}, the hardest first", "examples")
 
     def detail(self, i: int) -> str:
         """Return HTML: one whole example, a row per response with its posterior and the functions that voted for it."""
@@ -92,7 +92,10 @@ class Curriculum:
         if abstained:
             facts += f"; {abstained} of {len(self.lf_names)} functions abstained"
         return html_table(
-            ["response", "posterior", "votes", "labelling functions"], rows, f"{example['prompt']}  ({facts})"
+            ["response", "posterior", "votes", "labelling functions"],
+            rows,
+            f"{example['prompt']}  ({facts})",
+            "one example",
         )
 
 

@@ -180,4 +180,4 @@ def _table(records: Sequence[Record], outcome: str, source: str, sort_by: str, m
     matching.sort(key=lambda record: -1.0 if record[sort_by] is None else record[sort_by], reverse=True)
     header = [*(["outcome"] if outcome == "all" else []), *COLUMNS]
     rows = [[record[name] for name in header] for record in matching[:max_rows]]
-    return html_table(header, rows, f"{pluralize(matching)}; the first {len(rows)} by {sort_by}")
+    return html_table(header, rows, f"{pluralize(matching)}; the first {len(rows)} by {sort_by}", "long-term memory")

@@ -21,17 +21,19 @@ def escape(text: str) -> str:
     return html.escape(_NOT_XML.sub("\ufffd", text))
 
 
-def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> str:
+def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "", label: str = "") -> str:
     """Return an HTML table of escaped cells.
 
-    rows: lists of cells, formatted by `format_cell`; note: a paragraph above the table. With an empty header there is
-    only the note. The table has no colors of its own, so that it suits light and dark themes. A wide table scrolls
-    inside its own box.
+    rows: lists of cells, formatted by `format_cell`; note: a paragraph above the table; label: name of the table, which
+    a screen reader reads. With an empty header there is only the note. The table has no colors of its own, so that it
+    suits light and dark themes. A wide table scrolls inside its own box, by keyboard too: Tab reaches the box.
     """
     lines = [_row("th", header, ' scope="col"'), *(_row("td", row) for row in rows)]
     paragraph = f"<p>{escape(note)}</p>" if note else ""
-    table = f"<table>{''.join(lines)}</table>" if header else ""
-    return f'<div role="status" style="overflow-x: auto; line-height: 1.4">{paragraph}{table}</div>'
+    name = f' aria-label="{escape(label)}"' if label else ""
+    table = f"<table{name}>{''.join(lines)}</table>" if header else ""
+    focus = ' tabindex="0"' if header else ""
+    return f'<div role="status"{focus} style="overflow-x: auto; line-height: 1.4">{paragraph}{table}</div>'
 
 
 def format_cell(value: Any) -> str:

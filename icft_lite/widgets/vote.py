@@ -144,7 +144,7 @@ def _key(question: str, a: str, b: str) -> tuple[str, ...]:
 
 
 def _pair(question: str, replies: Sequence[str]) -> str:
-    return html_table(["question", "left", "right"], [[question, *replies]], NOTICE)
+    return html_table(["question", "left", "right"], [[question, *replies]], NOTICE, "two replies")
 
 
 def _result(votes: Sequence[Vote]) -> str:
@@ -154,4 +154,6 @@ def _result(votes: Sequence[Vote]) -> str:
     ]
     left, decided = left_share(votes)
     note = f"The left reply was chosen in {left} of {decided} decided votes." if decided else "No decided votes yet."
-    return html_table(["pair", "wins", "losses", "ties", "win rate", "95 % interval"], rows, note)
+    return html_table(
+        ["pair", "wins", "losses", "ties", "win rate", "95 % interval"], rows, note, "result of the votes"
+    )

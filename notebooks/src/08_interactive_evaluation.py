@@ -21,11 +21,11 @@
 # %% [markdown]
 # **You will be able to**
 #
-# - compare the replies of several models, and stop one that rambles;
-# - hold a blind vote, and give its win rate an honest interval;
+# - compare the replies of several models, see which words changed, and stop one that rambles;
+# - hold a blind vote, and give its win rate an interval;
 # - distinguish exact match, option accuracy and the chance level;
-# - say of wrong answers where they are, what they are, and whether they contain the right one;
-# - compare two models on the same questions, by McNemar's test and a paired bootstrap.
+# - sort wrong answers by topic and by kind;
+# - write a paired bootstrap, and compare two models by it and by McNemar's test.
 #
 # **You need** lessons 00 to 07.
 
@@ -51,8 +51,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from IPython.display import Image
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from icft_lite import Encoder, evaluate_suite, generate, load_base, load_run, sample_bundle, train_icft
 from icft_lite.chat import SaveStageAdapters, run_models
@@ -62,22 +60,36 @@ from icft_lite.experiments.recorded import load_recorded, recorded_models
 from icft_lite.metrics import key_fact_recall, normalize_answer, token_f1
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.scoring import score_responses
-from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.statistics import binomial_interval, holm, mcnemar_exact, paired_bootstrap
+from icft_lite.reporting.concepts import paired_bootstrap as bootstrap_diagram
+from icft_lite.reporting.figures import png
+from icft_lite.reporting.lessons.evaluation import scores_figure
+from icft_lite.statistics import binomial_interval, holm, mcnemar_exact
+from icft_lite.statistics import paired_bootstrap as package_bootstrap
 from icft_lite.utils.hardware import peak_memory
-from icft_lite.widgets import ask_panel, ask_table, chat_panel, vote_panel, votes_figure, votes_table
+from icft_lite.widgets import (
+    ask_panel,
+    ask_table,
+    chat_panel,
+    compare_panel,
+    compare_table,
+    share_changed,
+    vote_panel,
+    votes_figure,
+    votes_table,
+)
 
 warnings.simplefilter("ignore", FutureWarning)
 data, runs = sample_bundle(), Path(tempfile.mkdtemp())
 
 # %% [markdown]
-# ## 1 · Something to judge
+# ## 1 · Two models to evaluate
 #
-# A short run on easy medical examples, plain on purpose: no memory examples, no consolidation (lesson 05). It will
-# learn something and forget a good deal. In random order each of its three stages draws from all examples;
-# `SaveStageAdapters` saves the slow adapter at the end of each stage, so that we can compare them all.
+# A short run on easy medical examples, plain on purpose: no memory examples, no consolidation (lesson 05). Each of its
+# three stages draws from all examples in random order; `SaveStageAdapters` saves the slow adapter at the end of each
+# stage. Ring and replay are off, as by default: neither had a measured benefit (lesson 09).
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def easy(examples):
     return examples.select([i for i, level in enumerate(examples["level"]) if level == "easy"])
 
@@ -92,21 +104,15 @@ settings = {
 }
 report = train_icft(settings, runs / "short", few, progress=False, callbacks=[SaveStageAdapters()])
 models = run_models(runs / "short", max_new_tokens=24)
-
-# %%
-# NBVAL_CHECK_OUTPUT
 print(*models, sep=", ")
 
 # %% [markdown]
 # `slow` is the slow adapter after the last stage, `fast` the adapter that was trained by gradient. Without
-# consolidation the slow one becomes a copy of the fast one, so here both reply the same. One base serves them all: an
-# adapter is activated when its model is queried.
-
-# %% [markdown]
+# consolidation the slow one becomes a copy of the fast one, so here both give the same replies.
+#
 # ## 2 · Ask
 #
-# **Predict.** Who still knows the capital? From which stage on does a model say something medical of
-# *nephromegaly*?
+# **Predict.** Who still knows the capital? From which stage on does a model say something medical of *nephromegaly*?
 
 # %%
 questions = ["What is the name of the capital city of Bhutan?", "Write the verb repair in the past tense.",
@@ -114,7 +120,11 @@ questions = ["What is the name of the capital city of Bhutan?", "Write the verb 
 ask_table(models, questions)
 
 # %% [markdown]
-# Your turn: choose an example, or type a question and press Enter.
+# The base knows Bhutan and nothing of medicine. After a third of the training, general answers are already medical
+# terms.
+#
+# Now ask yourself. All panels work by keyboard: Tab moves to the next control, Space opens a list or presses a button,
+# Enter sends a question.
 
 # %%
 prompts = [part[i]["prompt"] for part in (few.general_test, few.test) for i in range(0, 200, 25)]
@@ -123,9 +133,9 @@ ask_panel(models, prompts)
 # %% [markdown]
 # ### Temperature, and a way to stop
 #
-# So far every model was **greedy**: it always wrote the most likely token. Or it may sample at random.
-# **Temperature** T divides the logits before the softmax, so that probabilities become p^(1/T), rescaled to sum to 1.
-# (Of all tokens only the 50 most likely take part, a default of transformers.)
+# So far every model was **greedy**: it always wrote the most likely token. With a **temperature** T > 0, the next
+# token is drawn at random, with the probabilities $p_i^{1/T} / \sum_j p_j^{1/T}$, where $p_i$ is the model's
+# probability of token i.
 #
 # **Predict.** Three tokens have 0.6, 0.3 and 0.1. What are they at T = 2, and as T goes to 0?
 
@@ -136,14 +146,12 @@ for T in (1, 2, 0.1):
     print(f"T = {T}:", (p ** (1 / T) / (p ** (1 / T)).sum()).round(2))
 
 # %% [markdown]
-# At a high temperature models ramble, so a chat needs a brake. This one writes in a **thread** of its own; before each
-# token it checks whether *Stop* was pressed. Try 2.0.
+# A high temperature makes the distribution flat, a low one greedy. At 2.0 models ramble, so the chat has a *Stop*
+# button: the model writes in its own **thread** and checks the button before each token. Try it. The next cell then
+# presses the buttons by code.
 
 # %%
 chat_panel(*load_run(runs / "short"))
-
-# %% [markdown]
-# A reader's clicks can be done by code: here we ask at temperature 0, twice, then press *Stop* with nothing to stop.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -158,7 +166,7 @@ print("no reply is being written any more:", panel.wait(0))
 # %% [markdown]
 # ## 3 · Vote blind
 #
-# Whoever knows which model speaks, judges the name. So names are hidden, and the sides are assigned at random, since
+# A reader who knows the model judges its name. So names are hidden, and the sides are assigned at random, because
 # people favor one side (**position bias**). Pairs of identical replies are skipped. The result is hidden until you
 # show it.
 
@@ -167,11 +175,10 @@ pair = {name: models[name] for name in ("base", "slow")}
 vote_panel(pair, prompts, runs / "my_votes.jsonl")
 
 # %% [markdown]
-# Every vote is at once a line in a file, so a crash loses none, and a new panel on the same file goes on where you
-# left.
+# Every vote is written to a file at once. A new panel on the same file continues where you stopped.
 #
-# This page needs votes as well. A judge of code presses the buttons: it has the answer key, and prefers the reply
-# that shares more words with it.
+# This page needs votes as well, so a function presses the buttons. It has the answer key and prefers the reply with the
+# larger *token F1*, the overlap of words that section 7 defines.
 
 # %%
 def judge(panel, key):
@@ -199,9 +206,9 @@ print("on general questions the base wins; one half is below the interval:", res
 # %% [markdown]
 # ### Replies of a real chat model
 #
-# `tiny` replies in a few words whatever it is asked, so its forgetting is a wrong word. A real chat model has more to
-# lose. These replies of SmolLM2-135M-Instruct were recorded before and after fine-tuning on 30,000 tokens of the
-# course's medicine, with three methods (`make demo-llm`; lesson 10 has the scores).
+# The same panels on SmolLM2-135M-Instruct. Its replies were recorded before and after fine-tuning on 30,000 tokens of
+# the course's medicine, with three methods (`make demo-llm`; lesson 10 has the scores). `tiny` forgets by a wrong
+# word; a chat model has more to lose.
 #
 # **Predict.** The base lists, explains and writes letters. What does plain LoRA do?
 
@@ -210,55 +217,67 @@ recorded = load_recorded()
 real = recorded_models(recorded)
 ask_table(real, [one["prompt"] for one in recorded["display"]][:3])
 
+# %% [markdown]
+# Plain LoRA replies in a few words, like the medical examples: letter and tips are gone. ICFT's replies have the form
+# of the base's, with other words. The next view marks the words that differ: removed ones are struck through, added
+# ones bold and underlined.
+
 # %%
-asked = [one["prompt"] for one in recorded["recorded"]]
-ask_panel(real, asked)
+ask_panel(real, asked := [one["prompt"] for one in recorded["recorded"]])
+
+# %%
+pair = {name: real[name] for name in ("base", "ICFT")}
+compare_table(pair, [asked[0], asked[4]])
+
+# %%
+compare_panel(real, asked)
 
 # %% [markdown]
-# Vote for the more useful reply of two, blind. The models' names are shown with the result.
-
-# %%
-vote_panel({name: real[name] for name in ("base", "ICFT")}, asked, runs / "real_votes.jsonl")
+# **Predict**: which method changes most words of the base's replies, on average over 36 general prompts? After that,
+# vote blind for the more useful reply.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-changed = {name: sum(real[name](prompt) != real["base"](prompt) for prompt in asked) for name in real}
-print("ICFT changed fewer replies than plain LoRA:", changed["ICFT"] < changed["plain LoRA"])
-
-# %% [markdown]
-# ## 4 · A rate without an interval says little
-#
-# Of n decided votes a model won k: its **win rate** is k/n. Ties are counted, but decide nothing. Had we asked other
-# questions, the rate would differ. A 95 % **interval** comes from a procedure that contains the true rate in 95 of 100
-# such experiments.
-
-# %% [markdown]
-# The normal-approximation (Wald) interval, p ± 1.96·√(p(1−p)/n), fails at the ends: for 10 wins of 10 it is 1 to 1, no
-# doubt at all. **Wilson** (1927) asks instead which true rates q make the result unsurprising:
-# |k/n − q| ≤ z·√(q(1−q)/n). Solving for q:
-#
-# center (k + z²/2) / (n + z²), half-width z·√(k(n−k)/n + z²/4) / (n + z²), z = 1.96
+for name in real:
+    shares = [share_changed(real["base"](prompt), real[name](prompt)) for prompt in asked]
+    equal = sum(share == 0 for share in shares)
+    print(f"{name:27} {np.mean(shares):4.0%} of the words differ, {equal:2} replies equal")
 
 # %%
+vote_panel(pair, asked, runs / "real_votes.jsonl")
+
+# %% [markdown]
+# Replay changes fewest words, plain LoRA nearly all. A changed reply is not a worse one: that needs a vote.
+#
+# ## 4 · A rate without an interval says little
+#
+# Of n decided votes a model won k: its **win rate** is k/n. A 95 % **interval** comes from a procedure that contains
+# the true rate in 95 of 100 such experiments.
+
+# %% [markdown]
+# The normal-approximation (Wald) interval fails at the ends: for 10 wins of 10 it is 1 to 1. **Wilson** (1927) takes
+# all true rates q with $|k/n - q| \le z\sqrt{q(1-q)/n}$, $z = 1.96$:
+#
+# $$\frac{k + z^2/2 \;\pm\; z\sqrt{k(n-k)/n + z^2/4}}{n + z^2}$$
+#
+# **Predict.** Of 10 decided votes, how many must a model win until ½ is outside its interval?
+
+# %%
+# NBVAL_CHECK_OUTPUT
 def wilson(k, n, z=1.959964):
     """95 % interval of a rate, k of n: (low, high)."""
     half = z * math.sqrt(k * (n - k) / n + z * z / 4)
     return (k + z * z / 2 - half) / (n + z * z), (k + z * z / 2 + half) / (n + z * z)
 
 
-# %% [markdown]
-# **Predict.** Of 10 decided votes, how many must a model win until ½ is outside its interval?
-
-# %%
-# NBVAL_CHECK_OUTPUT
 for k in range(5, 11):
     low, high = wilson(k, 10)
     print(f"{k:2} of 10: {low:.2f} to {high:.2f}", "" if low < 0.5 else "better than a coin")
 print("the package agrees:", np.allclose(wilson(7, 10), binomial_interval(7, 10, method="wilson")))
 
 # %% [markdown]
-# Nine of ten. Small votes prove only large differences. (And who votes until the result pleases has no interval at
-# all: fix the number of votes first.) Our judge's votes, as a figure:
+# Nine of ten: small votes show only large differences. (Fix the number of votes first. Who votes until the result
+# pleases has no valid interval.) The votes of section 3:
 
 # %%
 Image(png(votes_figure(votes), dpi=110), width=620)
@@ -266,9 +285,9 @@ Image(png(votes_figure(votes), dpi=110), width=620)
 # %% [markdown]
 # ## 5 · One question, three scores
 #
-# A question comes with options. **Exact match**: does the model, free to write anything, write the right one?
-# **Option accuracy**: is the right one the most likely *of the options*? Guessing gets the second right 1/k of the
-# time: the **chance level**. Exact match has no such level.
+# A question comes with k options. **Exact match**: does the model, free to write anything, write the right one?
+# **Option accuracy**: is the right one the most likely *of the options*? Guessing gets that right with 1/k, the
+# **chance level**. Exact match has no such level.
 
 # %%
 model, tokenizer = load_run(runs / "short")
@@ -285,8 +304,9 @@ pd.DataFrame(table)
 
 # %% [markdown]
 # Each number is the summed log-probability of an option's tokens; the largest is the model's choice. Now many
-# questions. One forward pass gives both scores: a greedy model writes exactly the answer
-# if each of its tokens is the most likely one after those before.
+# questions: a greedy model writes exactly the answer if each of its tokens is the most likely one.
+#
+# **Predict**, for medical questions: the base's two scores, and which of the two rises first.
 
 # %%
 def questions_of(examples):
@@ -318,87 +338,71 @@ print("exact match is the package's, a mean over topics:",
 print("option accuracy and chance level are, as means over questions:",
       np.isclose(mine.option.mean(), qa["option_accuracy"]), np.isclose(mine.chance.mean(), qa["option_chance"]))
 
-# %% [markdown]
-# **Predict**, for medical questions: the base's two scores, and which of the two rises first.
-
 # %%
-with rc_context(RC):
-    figure = Figure(figsize=(8.5, 3.4))
-    axes = figure.subplots(1, 2, sharey=True)
-for axis, (suite, by_model) in zip(axes, found.items()):
-    for x, (name, mine) in enumerate(by_model.items()):
-        for off, score, color in ((-0.18, "exact", MEDICAL), (0.18, "option", GENERAL)):
-            low, high = binomial_interval(mine[score].sum(), len(mine), method="wilson")
-            axis.bar(x + off, mine[score].mean(), 0.34, color=color, label=score if not x else None)
-            axis.plot([x + off] * 2, [low, high], color=INK, linewidth=1.5)
-    axis.axhline(mine.chance.mean(), color=INK, linestyle="--", linewidth=1, label="chance level (option)")
-    axis.set(title=f"{suite} questions, n = {len(mine)}", ylim=(0, 1.05), xticks=range(3), xticklabels=list(by_model))
-axes[0].set_ylabel("share right (0–1); line: 95 % interval")
-axes[1].legend(frameon=False, loc="upper left", fontsize=9)
-Image(png(figure, dpi=110), width=740)
+table = {(suite, name): {score: mine[score].mean() for score in ("exact", "option", "chance")}
+         for suite, by_model in found.items() for name, mine in by_model.items()}
+print(pd.DataFrame(table).T.round(2))
+Image(png(scores_figure(found), dpi=110), width=740)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-first, last = (found["medical"][name] for name in ("base", "slow"))
-print("base: option accuracy is far above exact match:", first.option.mean() > first.exact.mean() + 0.1)
-print("training raises option accuracy clearly above the chance level:",
-      binomial_interval(last.option.sum(), len(last))[0] > last.chance.mean())
+(base, third, slow), medical = found["general"].values(), found["medical"]
+print("medical, base: option accuracy is far above exact match:",
+      medical["base"].option.mean() > medical["base"].exact.mean() + 0.1)
+print("general exact match falls by more than 0.8, then rises by more than 0.1:",
+      bool(base.exact.mean() - third.exact.mean() > 0.8), bool(slow.exact.mean() - third.exact.mean() > 0.1))
+print("after a third, general option accuracy is still above twice the chance level:",
+      bool(third.option.mean() > 2 * third.chance.mean()))
 
 # %% [markdown]
-# Without the dashed line, the base's option accuracy would pass for knowledge; a die does as well. Always draw the
-# chance level. Option accuracy only asks for an order among a few, exact match asks for the very words: that is why
-# reports show both. And look at the left: does option accuracy fall as far as exact match? What seems forgotten may
-# only be unsaid.
+# Without the chance level, the base's medical option accuracy would pass for knowledge. Look at the general questions:
+# after a third of the training exact match is near 0, option accuracy is not. At the end exact match is higher again,
+# although no general example was trained. So the drop was not all lost knowledge: exact match needs the very words.
 
 # %% [markdown]
+# So one exact-match score does not say what was forgotten for good. Why it **recovers** under further plain training,
+# the output does not show.
+#
 # ## 6 · Where are the mistakes?
 #
-# One number hides who pays. By **topic**; n is small, so read the big differences only.
+# By **topic**; n is small, so read only large differences. **Predict** which general topics recover.
 
 # %%
 parts = [by_model[name].assign(suite=suite, model=name) for suite, by_model in found.items() for name in by_model]
-marked = pd.concat(parts)
-by_topic = marked.pivot_table(index=["suite", "topic"], columns="model", values="exact")[list(adapters)]
-with rc_context(RC):
-    figure = Figure(figsize=(7.5, 0.26 * len(by_topic) + 1.2))
-    axis = figure.subplots()
-for y, ((suite, topic), row) in enumerate(by_topic[::-1].iterrows()):
-    axis.plot(row, [y] * 3, color=GREY, linewidth=1)
-    for x, marker, name in zip(row, "os^", adapters):
-        axis.plot(x, y, marker, color=GENERAL if suite == "general" else MEDICAL, label=name if not y else None,
-                  markerfacecolor="white" if name == "base" else None)
-axis.set_yticks(range(len(by_topic)), [topic.replace("_", " ") for _, topic in by_topic.index[::-1]], fontsize=8)
-axis.set_xlabel("exact match (0–1); blue: general, orange: medical")
-axis.legend(frameon=False, loc="lower right", fontsize=9)
-Image(png(figure, dpi=110), width=660)
-
-# %% [markdown]
-# By **kind**: a *rule* is tested on combinations that were never trained on; a *fact* was taught with paraphrases of
-# the test question and can only be known by heart.
-
-# %%
-marked.pivot_table(index=["suite", "kind"], columns="model", values="exact")[list(adapters)].round(2)
+by_topic = pd.concat(parts).pivot_table(index=["suite", "topic"], columns="model", values="exact")[list(adapters)]
+by_topic.round(2)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 general, medical = by_topic.loc["general"], by_topic.loc["medical"]
 print("no general topic gained:", bool((general["slow"] <= general["base"]).all()))
 print("every medical topic did:", bool((medical["slow"] > medical["base"]).all()))
+recovered = general["slow"] - general["after a third"]
+print("general topics that recovered by more than 0.1:", int((recovered > 0.1).sum()) >= 3)
 
 # %% [markdown]
+# Addition falls to 0.07 and is back at 1.00, so it was not erased. Capitals stay at 0.
+#
 # ## 7 · What did it say instead?
 #
-# A wrong answer can be a wrong word, or a paraphrase of the right answer. We let `slow` write, and sort:
+# We sort the answers of `slow`:
 #
-# - **right**: exactly the answer;
-# - **contained**: the answer but for case, articles, marks, or with more around it;
-# - **confused**: another answer, out of all the options of the topic's questions;
-# - **partly**: shares words with the answer;
-# - **other**.
+# - **right**: exactly the answer; **contained**: the answer with other case, articles, marks, or more around it;
+# - **confused**: another option of the topic's questions;
+# - **partly**: shares a *content* word with the answer; **other**.
 #
-# How much is shared, **token F1** shows: 2·w / (a + b), for w shared words of the a in one text and the b in the other.
+# **Token F1** is $2w / (a + b)$ for w shared words of a and b words. It counts function words such as "of".
 
 # %%
+FUNCTION_WORDS = set("of in on to with for and or by at from into as is are not no that which".split())
+
+
+def shared(reply, answer):
+    """The content words that both texts have."""
+    words = [set(normalize_answer(text).split()) for text in (reply, answer)]
+    return (words[0] & words[1]) - FUNCTION_WORDS
+
+
 def verdict(reply, example, known):
     """What a reply is. known: the normalized answers of all questions of its topic."""
     answer = example["responses"][example["label"]]
@@ -408,8 +412,7 @@ def verdict(reply, example, known):
         return "contained"
     if normalize_answer(reply) in known:
         return "confused"
-    return "partly" if token_f1(reply, answer) > 0 else "other"
-
+    return "partly" if shared(reply, answer) else "other"
 
 # %% [markdown]
 # **Predict** the verdict on each; the question is *What does nephritis mean?*, the answer *inflammation of the
@@ -419,14 +422,14 @@ def verdict(reply, example, known):
 # NBVAL_CHECK_OUTPUT
 example = dict(responses=["inflammation of the kidney"], label=0)
 for reply in ("inflammation of the kidney", "Inflammation of kidney.", "inflammation of the liver", "kidney disease",
-              "renal inflammation", "no inflammation of the kidney"):
+              "renal inflammation", "surgery of the liver", "no inflammation of the kidney"):
     said = verdict(reply, example, {"inflammation of liver"})
     print(f"{reply:31} {said:10} token F1 {token_f1(reply, example['responses'][0]):.2f}")
 
 # %% [markdown]
-# Three warnings in six lines. Token F1 gives 0.67 to the wrong *organ*. A true synonym (*renal*) counts as partly.
-# And "no inflammation of the kidney" counts as contained: comparing strings reads no negation. Look at answers,
-# always.
+# Four warnings. Token F1 gives 0.67 to the wrong *organ*, and 0.33 to a reply that shares only the word "of". A true
+# synonym (*renal*) counts as partly. And "no inflammation of the kidney" counts as contained: comparing strings reads
+# no negation. Always look at answers.
 
 # %%
 examples = suites["medical"].examples
@@ -438,6 +441,10 @@ with use_adapter(model, "default"):
     replies = generate(model, tokenizer, encoder, examples, max_new_tokens=24)
 verdicts = [verdict(reply, example, known[example["topic"]]) for example, reply in zip(examples, replies)]
 names = ["right", "contained", "confused", "partly", "other"]
+answers = [example["responses"][example["label"]] for example in examples]
+only = [token_f1(reply, answer) > 0 and not shared(reply, answer) for reply, answer in zip(replies, answers)]
+overlap = sum(token_f1(reply, answer) > 0 for reply, answer in zip(replies, answers))
+print(f"token F1 above 0: {overlap} of {len(replies)}; of these, only function words in common: {sum(only)}")
 topics = pd.Series([example["topic"] for example in examples], name="topic")
 pd.crosstab(topics, pd.Series(verdicts, name="")).reindex(columns=names, fill_value=0)
 
@@ -447,61 +454,27 @@ exact = found["medical"]["slow"].exact.tolist()
 agree = np.mean([(said == "right") == one for said, one in zip(verdicts, exact)])
 print("writing it out agrees with the forward pass on 98 of 100 or more:", bool(agree >= 0.98))
 count = {name: verdicts.count(name) for name in names}
-print("more are confused or partly right than contained:",
-      count["confused"] + count["partly"] > count["contained"])
+print("more are confused or partly right than contained:", count["confused"] + count["partly"] > count["contained"])
+print("some answers share only function words with the right one:", sum(only) > 0)
 
 # %% [markdown]
-# So on these samples exact match is fair: hardly any right answer is lost to its wording. The mistakes are
-# mostly of the right kind: another option of the topic in place of the right one, or half of the answer. With freer
-# answers it would be otherwise, and you must look again.
-#
-# A **confusion matrix** shows what is taken for what. All questions on anatomy, which ask for the system of a part:
-
-# %%
-examples = [example for example in few.test if example["topic"] == "anatomy"]
-with use_adapter(model, "default"):
-    replies = generate(model, tokenizer, encoder, examples, max_new_tokens=8)
-truth = pd.Series([example["responses"][example["label"]] for example in examples])
-classes = sorted(set(truth))
-said = pd.Series([reply if reply in classes else "other" for reply in replies])
-matrix = pd.crosstab(truth, said).reindex(index=classes, columns=[*classes, "other"], fill_value=0)
-
-# %%
-with rc_context(RC):
-    figure = Figure(figsize=(6.4, 4.6))
-    axis = figure.subplots()
-axis.imshow(matrix, cmap="Blues", vmin=0)
-for (y, x), n in np.ndenumerate(matrix.to_numpy()):
-    axis.text(x, y, n, ha="center", va="center", color="white" if n > matrix.to_numpy().max() * 0.6 else INK)
-axis.set_xticks(range(len(classes) + 1), matrix.columns, rotation=40, ha="right")
-axis.set_yticks(range(len(classes)), matrix.index)
-axis.set(xlabel="what slow wrote", ylabel="right answer", title=f"Anatomy: number of questions, n = {len(examples)}")
-axis.grid(False)
-Image(png(figure, dpi=110), width=560)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-print("every question is in it once:", int(matrix.to_numpy().sum()) == len(examples))
-right = int(np.trace(matrix[classes]))
-print("the diagonal is the exact matches:", right == sum(reply == one for reply, one in zip(replies, truth)))
-
-# %% [markdown]
-# Read it by rows; a full column is an answer that the model gives too readily. And mistakes do not cost the same: among
-# the hard questions, which ask how urgent a case is, *routine* for an *emergency* is the one to count first. No
+# Exact match is fair on these samples: no right answer is lost to its wording. On terminology most answers share a
+# content word with the right one; token F1 is above 0 for 19 more, which share only function words. On anatomy, most
+# mistakes are another body system. Not all mistakes cost the same: *routine* for an *emergency* counts more, and no
 # accuracy shows that.
 
 # %% [markdown]
 # ## 8 · Is the difference real?
 #
-# Both models answered the *same* questions, so pair them. Those that both get right, or both wrong, say nothing of who
-# is better. **McNemar's test** looks at the others: if the two were equally good, each would fall to either side like
-# a fair coin.
+# Both models answered the *same* questions, so pair them. Questions that both get right, or both wrong, do not show who
+# is better. **McNemar's test** looks at the others: if the two were equally good, each of these would be a fair coin.
 
 # %% [markdown]
 # **By hand.** Ten questions: both right on 4, only A on 5, only B on 1, none on 0. **Predict**: is 9 against 5 right
 # enough to call A better?
 #
-# Six differ. At most 1 of 6 tosses tails: (1 + 6) / 2⁶ = 7/64. Either side could have won, so twice that: 0.22. No.
+# Six differ. At most 1 of 6 tosses is tails: $(1 + 6) / 2^6 = 7/64$. Either side could have won, so twice that: 0.22.
+# No.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -511,25 +484,67 @@ print("A right:", sum(a), "B right:", sum(b), "of", len(a))
 print("p by hand:", round(2 * 7 / 64, 3), "the package:", round(mcnemar_exact(a, b), 3))
 
 # %% [markdown]
-# p is the chance of a split this uneven or more, *if* the two were equally good. It is no probability that A is better,
-# and says nothing of how much.
-#
-# *How much* is the **paired bootstrap**'s: draw as many questions with replacement, take the mean difference on them,
-# do so many times; the middle 95 % is the interval.
-
-# %%
-def bootstrap(a, b, times=4000, seed=0):
-    """Mean difference of two models on the same questions, and its 95 % interval: (difference, low, high)."""
-    difference, rng = np.subtract(a, b, dtype=float), np.random.default_rng(seed)
-    means = [difference[rng.integers(0, len(a), len(a))].mean() for _ in range(times)]
-    return difference.mean(), *np.quantile(means, [0.025, 0.975])
-
+# p is the probability of a split this uneven or more, *if* the two were equally good. It is not the probability that A
+# is better, and it does not say by how much. The **paired bootstrap** does.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-by_hand, package = bootstrap(a * 20, b * 20), paired_bootstrap(a * 20, b * 20, n_resamples=4000)
-print("difference on 200 questions:", round(by_hand[0], 2), "; interval excludes 0:", bool(by_hand[1] > 0))
-print("the package agrees to 0.02:", np.allclose(by_hand, package[:3], atol=0.02))
+Image(png(bootstrap_diagram.draw(), dpi=110), width=860, metadata={"alt": bootstrap_diagram.draw.__doc__})
+
+# %% [markdown]
+# ### Your turn: paired_bootstrap
+#
+# ●●○ difficulty · ●●● importance · 10 minutes
+#
+# With $d_i = a_i - b_i$ the difference of two models on question i of n, draw n questions with replacement, take the
+# mean of their $d_i$, and repeat. The middle 95 % of the means is the interval.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def paired_bootstrap(a, b, times=2000, seed=0):
+    """a, b: scores of two models on the same questions [n]. Returns (mean difference, low, high)."""
+    return ...
+
+
+draw = np.random.default_rng(1)
+case = draw.random(50), draw.random(50) * 0.5
+case = case[0] + 0.3 * case[1], case[0] - 0.3 * case[1]  # similar on each question
+answer, wanted = paired_bootstrap(*case), package_bootstrap(*case, n_resamples=2000)[:3]
+solved = answer is not ... and np.shape(answer) == (3,) and np.allclose(answer, wanted, atol=0.003)
+if answer is ...:
+    print("Your turn.")
+else:
+    print("Right." if solved else f"Not yet: {np.round(answer, 3)}, expected about {np.round(wanted, 3)}.")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `rng = np.random.default_rng(seed)`; `rng.integers(0, n, n)` are n questions with replacement. Use the same indices
+# for both models: resample the differences. `np.quantile(means, [0.025, 0.975])` are the bounds.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def paired_bootstrap(a, b, times=2000, seed=0):
+#     difference, rng = np.subtract(a, b, dtype=float), np.random.default_rng(seed)
+#     means = [difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(times)]
+#     return difference.mean(), *np.quantile(means, [0.025, 0.975])
+# ```
+#
+# </details>
+
+# %% [markdown]
+# Your bootstrap now replaces the package's for one score: how much general exact match did training cost? (Until the
+# exercise is solved, the package's is used.)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+base, slow = (found["general"][name].exact for name in ("base", "slow"))
+package = package_bootstrap(base, slow, n_resamples=2000)[:3]
+mine = paired_bootstrap(base, slow) if solved else package
+print("difference {:.1f}, interval {:.1f} to {:.1f}".format(*mine))
+print("equal to the package's, to 0.01:", np.allclose(mine, package, atol=0.01))
 
 # %% [markdown]
 # **Why pair?** Questions differ in difficulty far more than models do. Two models, 200 questions: both right on 110, A
@@ -545,15 +560,16 @@ print(f"difference {a.mean() - b.mean():.2f}; unpaired ± {apart:.3f}, paired ±
 print(f"McNemar's p: {mcnemar_exact(a, b):.3f}")
 
 # %% [markdown]
-# Unpaired, the interval includes 0; paired, it does not. Now ours. We ask three things, so three chances to be fooled:
-# **Holm's** method multiplies the smallest p by 3, the next by 2, the last by 1 (and keeps their order).
+# Unpaired, the interval includes 0; paired, it does not. Now our models. We test three claims, so there are three
+# chances of a false alarm. **Holm's** method multiplies the smallest p by 3, the next by 2, the last by 1 (and keeps
+# their order). **Predict** the sign of each difference.
 
 # %%
 claims = [("general", "base", "slow"), ("medical", "slow", "base"), ("general", "after a third", "slow")]
 rows, ps = [], []
 for suite, one, other in claims:
     a, b = found[suite][one], found[suite][other]
-    difference, low, high, _ = paired_bootstrap(a.exact, b.exact, a.topic, n_resamples=2000)
+    difference, low, high, _ = package_bootstrap(a.exact, b.exact, a.topic, n_resamples=2000)
     ps.append(mcnemar_exact(a.exact, b.exact))
     rows.append({"questions": suite, "better?": one, "than": other, "difference": difference, "low": low,
                  "high": high, "McNemar p": ps[-1]})
@@ -561,11 +577,13 @@ pd.DataFrame(rows).assign(**{"McNemar p": [f"{p:.1e}" for p in ps], "Holm": [f"{
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("that general knowledge was lost is not chance:", rows[0]["low"] > 0 and holm(ps)[0] < 0.001)
+print("the loss of general exact match is not chance:", rows[0]["low"] > 0 and holm(ps)[0] < 0.001)
+print("nor is the recovery after the first third:", rows[2]["high"] < 0 and holm(ps)[2] < 0.001)
 
 # %% [markdown]
-# The interval's difference is a mean over topics, as in reports; McNemar counts questions. And it is all about *these
-# two adapters*: another seed trains others. For methods rather than models one needs several seeds (lesson 09).
+# The third claim is wrong, significantly so: `slow` has *more* general exact match than the model after a third. That
+# is the recovery of section 5. The interval is of a mean over topics, as in reports; McNemar counts questions. All of
+# it is about *these two adapters*: for methods one needs several seeds (lesson 09).
 
 # %% [markdown]
 # ## 9 · Replies
@@ -582,9 +600,9 @@ for reply in ("This may be a heart attack. Call an ambulance now.", "Please phon
     print(key_fact_recall(reply, ["heart attack", "ambulance"]), reply)
 
 # %% [markdown]
-# The third says the same in a doctor's words, and gets 0; the last is dangerous, and gets 1. Recall also never
-# punishes what should *not* have been said. It shows whether training took hold; whether a reply is *good*, a person
-# must say, blind. Here are real ones, from models that were never taught to answer patients:
+# The third reply says the same in a doctor's words and gets 0; the last is dangerous and gets 1. Recall also never
+# punishes what should *not* have been said. Whether a reply is *good*, a person must judge, blind. These models were
+# never taught to answer patients:
 
 # %%
 examples = [example for example in data.test if example["task"] == "response"][::4]
@@ -605,10 +623,10 @@ print("base and slow, which were taught no replies, hardly any:", max(recall["ba
 # %% [markdown]
 # ## What was shown
 #
-# - Blind, sides at random, the result hidden: then a vote is about the reply.
+# - Blind, sides at random, the result hidden: then a vote is about the reply. Marked words show only what changed.
 # - A win rate needs its interval; Wilson's works where the Wald interval fails.
-# - Exact match, option accuracy and the chance level answer different questions.
-# - Errors have topics, kinds and costs; string scores cannot read a "no".
+# - Exact match, option accuracy and the chance level answer different questions. Exact match can fall and recover.
+# - Token F1 counts function words, and no string score reads a "no".
 # - Same questions: pair them. McNemar asks whether, the bootstrap how much.
 
 # %% [markdown]
@@ -685,47 +703,6 @@ else:
 #     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
 #     return min(1.0, 2 * tail)
 # ```
-#
-# </details>
-
-# %% [markdown]
-# ### 3 · How many votes? (medium, 12 minutes)
-#
-# A friend believes that her model wins 60 % of the time. If it does exactly that, after how many decided votes is ½
-# below the Wilson interval?
-
-# %%
-# NBVAL_CHECK_OUTPUT
-def votes_needed(share):
-    """The least n (from 2) at which round(share · n) wins of n have a Wilson interval wholly above 1/2."""
-    return ...
-
-
-answer = [votes_needed(share) for share in (0.9, 0.75, 0.6)]
-if ... in answer:
-    print("Your turn.")
-else:
-    wanted = [next(n for n in range(2, 5000) if wilson(round(share * n), n)[0] > 0.5) for share in (0.9, 0.75, 0.6)]
-    print("Right." if answer == wanted else f"Not yet: {answer}.")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# Count n up from 2, and return the first for which `wilson(round(share * n), n)[0] > 0.5`.
-#
-# </details>
-# <details><summary>Solution</summary>
-#
-# ```python
-# def votes_needed(share):
-#     n = 2
-#     while wilson(round(share * n), n)[0] <= 0.5:
-#         n += 1
-#     return n
-# ```
-#
-# A win rate of 60 % takes 91 votes, and some 200 to be seen 4 times in 5: most small "preference studies" could not
-# have seen it.
 #
 # </details>
 
