@@ -261,7 +261,12 @@ def export(args: Namespace, _: dict[str, Any]) -> None:
 
 
 def grade(args: Namespace, _: dict[str, Any]) -> int:
-    """Grade submissions of an assignment. Returns the exit code."""
+    """Grade submissions of an assignment, or entries to a capstone. Returns the exit code."""
+    if args.capstone:
+        return grade_capstone(args)
+    if args.leaderboard or args.reproduce:
+        name = "leaderboard" if args.leaderboard else "reproduce"
+        raise ICFTError(f"--{name}: belongs to a capstone; name its kit with --capstone")
     from icft_lite.grading.batch import grade_all
     from icft_lite.grading.grader import Grader, find_specs
     from icft_lite.grading.results import to_gradescope, to_json, to_lines
@@ -289,6 +294,27 @@ def grade(args: Namespace, _: dict[str, Any]) -> int:
     return 3 if any(result.refused for result in results) else 0
 
 
+def grade_capstone(args: Namespace) -> int:
+    """Score entries to a capstone on its hidden questions. Returns the exit code."""
+    if given := [name for name in ("assignment", "assignments", "csv", "gradescope") if getattr(args, name)]:
+        raise ICFTError(f"--{given[0]}: belongs to assignments; leave it out, or leave out --capstone")
+    from icft_lite.grading.capstone import load_kit
+    from icft_lite.grading.capstone_grader import entry_json, entry_line, grade_entries
+    from icft_lite.grading.leaderboard import write_leaderboard
+    from icft_lite.utils.io import to_plain
+
+    kit, results = load_kit(args.capstone), []
+    for result in grade_entries(kit, [Path(one) for one in args.notebooks], args.reproduce):
+        results.append(result)
+        if not args.json:
+            print(entry_line(result), flush=True)
+    if args.json:
+        print(json.dumps(to_plain([entry_json(result) for result in results]), indent=2))
+    if args.leaderboard:
+        write_leaderboard(args.leaderboard, kit.capstone, results)
+    return 0 if all(result.scored for result in results) else 3
+
+
 Options = Callable[[ArgumentParser], None]
 COMMANDS: dict[str, tuple[Callable[[Namespace, dict[str, Any]], int | None], str, Options]] = {
     "doctor": (doctor, "Show what this machine has, and which models fit it", json_option),
@@ -299,7 +325,7 @@ COMMANDS: dict[str, tuple[Callable[[Namespace, dict[str, Any]], int | None], str
     "compare": (compare, "Compare methods over several seeds, with intervals", compare_options),
     "chat": (chat, "Chat with a run's model", chat_options),
     "export": (export, "Write a run's adapter, or merged weights", export_options),
-    "grade": (grade, "Grade notebooks of an assignment in a sandbox", grade_options),
+    "grade": (grade, "Grade notebooks of an assignment in a sandbox, or entries to a capstone", grade_options),
 }
 """name: (function, help, how to add its options)."""
 USAGE = {

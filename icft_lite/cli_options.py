@@ -154,7 +154,7 @@ def export_options(sub: ArgumentParser) -> None:
 
 def grade_options(sub: ArgumentParser) -> None:
     """Add the options of `grade`."""
-    text = "notebooks, zip files with one notebook, or folders of submissions"
+    text = "notebooks, zip files with one notebook, or folders of submissions; with --capstone, entries"
     sub.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help=text)
     sub.add_argument("--assignment", metavar="ID", help="such as A3. Default: the one that the notebook names")
     text = "folder with the specifications. Default: notebooks/assignments/specs of the checkout"
@@ -168,6 +168,11 @@ def grade_options(sub: ArgumentParser) -> None:
     sub.add_argument("--total-seconds", type=PositiveFloat, default=900.0, metavar="S", help=text)
     sub.add_argument("--memory-gib", type=PositiveFloat, default=4.0, metavar="GIB", help=text)
     sub.add_argument("--unsafe", action="store_true", help="no isolation, for your own work; results say `unprotected`")
+    text = "folder of a capstone's kit: NOTEBOOK are entries, scored on its hidden questions"
+    sub.add_argument("--capstone", metavar="KIT", help=text)
+    sub.add_argument("--leaderboard", metavar="FILE.html", help="of a capstone: write a page with all entries")
+    text = "of a capstone: train each entry again from its settings, and compare tokens and scores"
+    sub.add_argument("--reproduce", action="store_true", help=text)
     text = "only another user as isolation, in a container that is used for one submission, such as Gradescope's"
     sub.add_argument("--container", action="store_true", help=text)
     json_option(sub)

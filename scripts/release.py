@@ -9,6 +9,7 @@
     instructor/   notebooks with solutions, executed
     gradescope/   one zip for each assignment, to upload as its autograder
     nbgrader/     a course folder: nbgrader_config.py, source/ and release/
+    capstone/     the kit of each capstone; students get its folder public/
 
 Sources in a public repository are public. A course with grades keeps its own specifications in a private folder: copies
 of notebooks/assignments/specs/*.py with other inputs or constants. `icft-lite grade --assignments DIR` uses them too.
@@ -22,6 +23,7 @@ import sys
 import zipfile
 from collections import Counter
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -33,7 +35,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 import build  # noqa: E402  (notebooks/build.py)
 
 from icft_lite.data.samples import samples_dir  # noqa: E402
-from icft_lite.grading.grader import PUBLISHED, load_assignments  # noqa: E402
+from icft_lite.grading.capstone import Capstone, build_kit  # noqa: E402
+from icft_lite.grading.grader import PUBLISHED, load_assignments, load_specifications  # noqa: E402
 from icft_lite.grading.package_copy import PACKAGE  # noqa: E402
 from icft_lite.grading.parts import Assignment  # noqa: E402
 
@@ -143,7 +146,9 @@ def release(
     assignments: Path = ASSIGNMENTS,
     seed: str = "",
 ) -> list[Path]:
-    """Build the assignments with these ids (all if there are none) and return the paths of their student notebooks.
+    """Build the assignments and capstones with these ids (all if there are none).
+
+    Returns the paths of what students get: their notebooks, and the public folders of capstones.
 
     The folder `out` is replaced if this function made it. Raises ValueError if it did not, if an id is unknown, or if
     a source is not acceptable.
@@ -155,11 +160,11 @@ def release(
     (out / CONFIG).parent.mkdir(parents=True)
     (out / CONFIG).write_text(NBGRADER, encoding="utf-8")
     specs = collect_specs(out / "specs", assignments / "specs", private, seed)
-    known = load_assignments(specs)
-    if unknown := sorted(set(names) - set(known)):
-        raise ValueError(f"assignment {unknown[0]!r} is unknown; choose among {', '.join(known)}")
+    known, capstones = load_assignments(specs), load_specifications(specs, "CAPSTONE", Capstone)
+    if unknown := sorted(set(names) - known.keys() - capstones.keys()):
+        raise ValueError(f"assignment {unknown[0]!r} is unknown; choose among {', '.join([*known, *capstones])}")
     notebooks, written = {}, []
-    for name in names or sorted(known):
+    for name in sorted(set(names or known) & known.keys()):
         (source,) = (assignments / "src").glob(f"{name.lower()}_*.py")
         notebooks[name] = source.stem, read_source(source, known[name])
     published = {name: solutions(notebook) for name, (_, notebook) in notebooks.items()}
@@ -172,13 +177,17 @@ def release(
         write_notebook(out / "nbgrader" / "source" / name / file, notebook)
         write_notebook(out / "instructor" / file, to_instructor(notebook, run))
         write_autograder(out / "gradescope" / f"{name}.zip", known[name], specs)
+    for name in sorted(set(names or capstones) & capstones.keys()):
+        one = capstones[name]
+        data = str(specs / one.data) if one.data else ""  # a relative path is that of a file next to the specification
+        written.append(build_kit(replace(one, data=data), out / "capstone" / name))
     for guide in ("instructors.md", "grading.md"):
         shutil.copy(ROOT / "docs" / guide, out)
     return written
 
 
 def main() -> None:
-    """Build what the command line names, and print the paths of the student notebooks."""
+    """Build what the command line names, and print the paths of what students get."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", metavar="ID", help="such as A1; default: all")
     parser.add_argument("--out", type=Path, default=ROOT / "dist" / "course", metavar="DIR", help="replaced")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,8 @@ SPECS = Path("notebooks", "assignments", "specs")
 PUBLISHED = "published.json"
 """File of scripts/release.py in the folder of specifications: {assignment: {part: source of the public solution}}."""
 MAX_NOTES = 20
+Kind = TypeVar("Kind")
+"""Kind of a specification: Assignment, or Capstone."""
 
 
 def find_specs(folder: Path | None = None) -> Path:
@@ -53,11 +55,16 @@ def find_specs(folder: Path | None = None) -> Path:
 
 
 def load_assignments(place: Path) -> dict[str, Assignment]:
-    """Return {id: assignment} of the specifications in a folder.
+    """Return {id: assignment} of the specifications in a folder: the Python files that define ASSIGNMENT."""
+    return load_specifications(place, "ASSIGNMENT", Assignment)
 
-    A specification is a Python file that defines ASSIGNMENT. It may import other files of the folder.
+
+def load_specifications(place: Path, variable: str, kind: type[Kind]) -> dict[str, Kind]:
+    """Return {id: value} of a variable in the specifications of a folder, where it is of a kind that has an id.
+
+    A specification is a Python file. It may import other files of the folder.
     """
-    found: dict[str, Assignment] = {}
+    found: dict[str, Kind] = {}
     names = [path.stem for path in place.glob("*.py")]
     elsewhere = {name: sys.modules.pop(name) for name in names if name in sys.modules}  # of another folder
     sys.path.insert(0, str(place.resolve()))
@@ -67,8 +74,8 @@ def load_assignments(place: Path) -> dict[str, Assignment]:
             module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
             sys.modules[module.__name__] = module
             spec.loader.exec_module(module)  # type: ignore[union-attr]
-            if isinstance(one := getattr(module, "ASSIGNMENT", None), Assignment):
-                found[one.id] = one
+            if isinstance(one := getattr(module, variable, None), kind):
+                found[one.id] = one  # type: ignore[attr-defined]
     finally:
         sys.path.remove(str(place.resolve()))
         for name in names:

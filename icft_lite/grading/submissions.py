@@ -6,7 +6,7 @@ import os
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -69,11 +69,17 @@ def read_submission(name: str, path: Path) -> Submission:
     notebooks = [one for one in files if one.endswith(".ipynb") and ".ipynb_checkpoints" not in one]
     if len(notebooks) != 1:
         raise ICFTError(f"it has {len(notebooks)} notebooks; submit exactly one")
+    digest = hash_files(files)
+    cells, assignment = read_notebook(files.pop(notebooks[0]))
+    return Submission(name, digest, cells, assignment, files)
+
+
+def hash_files(files: Mapping[str, bytes]) -> str:
+    """Return the SHA-256 of names and contents, hexadecimal."""
     digest = hashlib.sha256()
     for one in sorted(files):
         digest.update(f"{one}\0{len(files[one])}\0".encode(errors="replace") + files[one])
-    cells, assignment = read_notebook(files.pop(notebooks[0]))
-    return Submission(name, digest.hexdigest(), cells, assignment, files)
+    return digest.hexdigest()
 
 
 def read_alone(path: Path) -> dict[str, bytes]:
