@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
 from icft_lite.chat_metrics import chat_retention, evaluate_chat
 from icft_lite.config import ICFTConfig
@@ -82,6 +83,10 @@ class CapstoneGrader:
 
     def __init__(self, kit: Kit, progress: bool = False) -> None:
         self.kit, self.progress = kit, progress
+        self.scores: dict[str, Scores] = {}
+        """Of the entries that were scored, by name."""
+        self.base: dict[str, Any] | None = None
+        """The base's scores on general questions or, of a chat model, of its replies."""
         usual = kit.capstone.reference_config(0)
         self.load_in_4bit, self.encoding, self.metric = usual.adapter.load_in_4bit, usual.encoding, usual.metric
         self.public = kit.public.limited(test=CHAT_ITEMS) if kit.public.chat else kit.public
@@ -90,7 +95,7 @@ class CapstoneGrader:
         """Return the result of one entry. Its mistakes are in the result, never raised."""
         try:
             entry = read_entry(name, path, self.kit.capstone)
-            scores = self.score(entry.config, entry.adapter)
+            scores = self.scores[name] = self.score(entry.config, entry.adapter)
         except (ICFTError, OSError) as error:
             return EntryResult(name, invalid=clean(str(error)))
         reproduced = self.reproduce(entry, scores) if reproduce else None
@@ -137,11 +142,14 @@ class CapstoneGrader:
         for seed in self.kit.capstone.reference_seeds:
             config, folder = self.kit.capstone.reference_config(seed), self.kit.folder / "reference" / str(seed)
             train_icft(config, folder, self.kit.public, self.progress)  # a finished run is not trained again
-            found.append(self.score(config, adapter_of(folder)).items)
+            found.append(self.score(config, adapter_of(folder), with_retention=False).items)
         return found
 
-    def score(self, config: ICFTConfig, adapter: bytes) -> Scores:
-        """Return the scores of an adapter of the rank that `config` names. Raises ICFTError if it does not fit."""
+    def score(self, config: ICFTConfig, adapter: bytes, with_retention: bool = True) -> Scores:
+        """Return the scores of an adapter of the rank that `config` names. Raises ICFTError if it does not fit.
+
+        with_retention: False leaves retention NaN, which saves most of the time.
+        """
         base, tokenizer = load_base(self.kit.capstone.base, self.load_in_4bit)
         model = add_adapters(base, config.adapter.rank, config.adapter.alpha)
         shapes = {
@@ -153,28 +161,29 @@ class CapstoneGrader:
         set_adapter_tensors(model, "slow", [tensors[name] for name in shapes])
         encoder = Encoder(tokenizer, self.encoding.max_length, self.encoding.letter_options)
         encoder.share_prompts = check_model(model, tokenizer, encoder.max_length).shared_prompts
-        return self._evaluate(model, tokenizer, encoder)
-
-    def _evaluate(self, model: PeftModel, tokenizer: Any, encoder: Encoder) -> Scores:
-        suites = {"hidden": Suite.from_examples(self.kit.hidden, encoder)}
-        general = self.public.general_test
-        if not self.public.chat:
-            suites["general"] = Suite.from_examples(general, encoder)
-        common: dict[str, Any] = dict(encoder=encoder, items=True, metric=self.metric)
-        scores = evaluate_suite(model, tokenizer, suites, "slow", **common)
+        hidden = evaluate_suite(
+            model, tokenizer, {"hidden": self.kit.hidden}, "slow", encoder, items=True, metric=self.metric
+        )["hidden"]
         topic_of = {one["id"]: one["topic"] or "all" for one in self.kit.hidden}
-        items = {(task, topic_of[i], i): v for task, part in scores["hidden"].items() for i, v in part["items"].items()}
+        items = {(task, topic_of[i], i): v for task, part in hidden.items() for i, v in part["items"].items()}
+        retention = self.retention(model, tokenizer, encoder) if with_retention else (math.nan,) * 3
+        return Scores(items, retention)
+
+    def retention(
+        self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, encoder: Encoder
+    ) -> tuple[float, float, float]:
+        """Return the retention of the adapter `slow` with its interval: in replies, if the base is a chat model."""
         if chat := self.public.chat.get("test"):
-            if not hasattr(self, "base_chat"):
-                self.base_chat = evaluate_chat(model, tokenizer, encoder, chat, None, progress=self.progress)
-            after = evaluate_chat(model, tokenizer, encoder, chat, "slow", progress=self.progress)
-            return Scores(items, chat_retention(self.base_chat, after, chat)[:3])
-        if not hasattr(self, "base_general"):
-            only = {"general": suites["general"]}
-            self.base_general = evaluate_suite(model, tokenizer, only, "base", **common)["general"]
-        topics, _ = informative_topics(self.base_general)
-        general_topics = {one["id"]: one["topic"] for one in suites["general"].examples}
-        return Scores(items, retention_interval(self.base_general, scores["general"], topics, general_topics)[:3])
+            if self.base is None:
+                self.base = evaluate_chat(model, tokenizer, encoder, chat, None, progress=self.progress)
+            return chat_retention(self.base, evaluate_chat(model, tokenizer, encoder, chat, "slow"), chat)[:3]
+        suites = {"general": Suite.from_examples(self.public.general_test or [], encoder)}
+        common: dict[str, Any] = dict(encoder=encoder, items=True, metric=self.metric)
+        after = evaluate_suite(model, tokenizer, suites, "slow", **common)["general"]
+        if self.base is None:
+            self.base = evaluate_suite(model, tokenizer, suites, "base", **common)["general"]
+        topic_of = {one["id"]: one["topic"] for one in suites["general"].examples}
+        return retention_interval(self.base, after, informative_topics(self.base)[0], topic_of)[:3]
 
 
 def domain_score(items: dict[tuple[str, str, str], float]) -> float:
