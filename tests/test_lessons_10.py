@@ -5,13 +5,16 @@ import sys
 import types
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
-from test_notebooks import build, cells, check_exercise, notebook
+from test_notebooks import build, cells, check_exercise, checked, exercises, notebook, said, solve
 
 from icft_lite import Encoder, ICFTError, read_examples
 from icft_lite.doctor import MODELS, estimate
 from icft_lite.modeling.losses import chunk_size, token_kl
+from icft_lite.reporting.concepts.memory_budget import draw
+from icft_lite.reporting.lessons.budget import memory_bars
 
 SOURCE = Path(build.HERE) / "src" / "10_your_own_model.py"
 
@@ -155,7 +158,13 @@ def test_the_stored_outputs_show_the_budget_holding():
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
+    letters = "def right_letters(logits, letters, labels, counts):\n    "
     wrong = [
+        [
+            letters + "return [int(row.argmax()) == label for row, label in zip(logits, labels)]",
+            letters + "return [int(row[letters].argmax()) == label for row, label in zip(logits, labels)]",
+            letters + "return [int(row[letters].argmax()) < count for row, count in zip(logits, counts)]",
+        ],
         [
             "def micro_batches(tokens, fixed, per_token, usable): return 2",
             "def micro_batches(tokens, fixed, per_token, usable):\n"
@@ -175,6 +184,45 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
             "def questions(half): return round((1.96 / half) ** 2)",
         ],
     ]
-    space = dict(read_examples=read_examples, ICFTError=ICFTError)
+    space = dict(read_examples=read_examples, ICFTError=ICFTError, torch=torch)
     for number in range(len(wrong)):
         check_exercise(book, number, wrong, space)
+
+
+@pytest.mark.parametrize("solved", [False, True])
+def test_the_learners_letters_replace_the_packages_and_give_the_same_number(book, solved):
+    stub, solution = next(pair for pair in exercises(book) if "def right_letters" in pair[0])
+    use = next(cell.source for cell in cells(book, "code") if "answers = right_letters(" in cell.source)
+    traced = solution.replace("\n", "\n    calls.append(1)\n", 1)
+    given = torch.tensor([[0.0, 3, 1, 2, 9], [9.0, 0, 1, 2, 5]]), [1, 2, 3, 4], [3, 1], [4, 3]
+    for by_package, same in ((0, "False"), (1, "True")):  # D is the first question's most likely letter, C the second's
+        calls = []
+        before = {"q0": 0, "q1": by_package}
+        space = dict(torch=torch, calls=calls, data=type("Data", (), {"test": {"id": ["q0", "q1"]}}),
+                     letter_logits=lambda test: given, items={"trained": before}, by_package=1)  # fmt: skip
+        printed = said(f"{solve(stub, traced) if solved else stub}\ncalls.clear()\n{use}", space)
+        assert bool(calls) == solved
+        assert f"with your function or the package's: {'True' if solved else same}" in printed
+
+
+def test_its_size():
+    stored = notebook(SOURCE)
+    code = sorted(len(cell.source.splitlines()) for cell in cells(stored, "code"))
+    assert len(stored.cells) <= 90 and code[len(code) // 2] <= 10 and code[int(0.9 * len(code))] <= 25
+    assert len(checked(stored)) >= len(code) / 2
+    assert not any("figure(" in cell.source.lower() or "subplots" in cell.source for cell in cells(stored, "code"))
+
+
+def test_the_diagram_has_the_seven_parts():
+    texts = " ".join(text.get_text() for text in draw().axes[0].texts)
+    for part in ("NF4", "embeddings", "adapters", "gradient", "copies", "activations", "logits"):
+        assert part in texts and part in draw.__doc__, part
+
+
+def test_the_bars_of_the_figure_have_the_sizes_of_the_table():
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["weights", "activations"])
+    axes = memory_bars(table, 10.0, "title").axes[0]
+    widths = [[bar.get_width() for bar in group] for group in axes.containers]
+    starts = [[bar.get_x() for bar in group] for group in axes.containers]
+    assert widths == [[1, 3], [2, 4]] and starts == [[0, 0], [1, 3]]
+    assert axes.lines[0].get_xdata()[0] == 10

@@ -15,19 +15,19 @@
 #
 # # 10 · Your own model and data
 #
-# So far the base and the samples came with the package. Today you bring your own: a real model of 0.6 billion
-# parameters and two public data sets, on one 16 GB GPU. Before it runs you say how much memory it will take;
-# afterwards you measure. Then you pack the result so that others can use it without this package.
+# Here you bring your own model and data: a chat model of 0.6 billion parameters and two public data sets, on one GPU
+# with 16 GB. You predict its memory before it runs, measure it afterwards, and export the result so that others can use
+# it without this package.
 
 # %% [markdown]
 # **You will be able to**
 #
-# - check whether a model suits the package, and a data set's format;
-# - predict a run's memory, part by part, and find the part that is wrong;
-# - report a score with its interval and its baseline;
-# - export an adapter or merged weights, with a model card, and share them.
+# - check whether a model and a data set suit the package;
+# - predict a run's memory part by part, and measure it;
+# - score lettered options from the logits, with an interval and a baseline;
+# - export an adapter or merged weights with a model card.
 #
-# **You need** lessons 00 to 06; lesson 04 for NF4 and LoRA, lesson 06 for the losses.
+# **You need** lessons 00 to 06, above all 04 and 06.
 
 # %% [markdown]
 # {{budget}}
@@ -52,12 +52,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 import torch
 from huggingface_hub import HfApi, ModelCard, get_token
-from IPython.display import Image, Markdown, display
-from matplotlib.figure import Figure
+from IPython.display import Image, display
 from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -66,18 +64,19 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 
 from icft_lite import Encoder, ICFTError, add_adapters, bundle_from_files, load_base, read_examples, train_icft
 from icft_lite.config import RuntimeConfig
-from icft_lite.experiments.recorded import load_recorded, recorded_models
+from icft_lite.experiments.recorded import load_recorded
 from icft_lite.finished_runs import export, load_run
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.losses import chunk_size, token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.modeling.scoring import option_scores
-from icft_lite.reporting.figures import DASHED, INK, RC, png
+from icft_lite.reporting.concepts import memory_budget
+from icft_lite.reporting.figures import png
+from icft_lite.reporting.lessons.budget import memory_bars
 from icft_lite.reporting.tables import comparison_tables
 from icft_lite.statistics import binomial_interval, mcnemar_exact
-from icft_lite.utils.hardware import hardware, peak_memory
-from icft_lite.widgets import ask_table
+from icft_lite.utils.hardware import peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
 logging.set_verbosity_error()
@@ -85,11 +84,9 @@ logging.disable_progress_bar()
 os.chdir(tempfile.mkdtemp())  # every file of this lesson goes to a folder of its own
 
 # %% [markdown]
-# **One line decides what runs.** `"tiny-qwen3"` is a small model of the same architecture, built on the spot with
-# random weights: nothing is downloaded, the whole lesson runs in a minute, and nothing medical is learned. For
-# the real thing choose a T4 (Runtime → Change runtime type), write `"Qwen/Qwen3-0.6B"`, and run all cells. The T4
-# figures above are for that, and predicted: on a T4 itself nobody has measured them yet. (A faster card, limited to a
-# T4's memory and number format, took 3.6 GiB for its tensors and 6.1 in all, in a shorter run with random weights.)
+# **One line chooses the model.** `"tiny-qwen3"` has the architecture of Qwen3 and random weights. It is built here, the
+# lesson runs in a minute, and the model learns no medicine. For the real one choose a T4 and write
+# `"Qwen/Qwen3-0.6B"`. The T4 figures above are predicted: nobody has measured them on a T4.
 
 # %%
 MODEL = "tiny-qwen3"  # or "Qwen/Qwen3-0.6B"
@@ -103,8 +100,8 @@ REAL = MODEL != "tiny-qwen3"
 # maybe, each with the abstract it was taken from.
 
 # %% [markdown]
-# Offline we need examples of the same form. These are our own words, general knowledge that any textbook has; the
-# right option comes first, and will be shuffled.
+# Offline we need examples of the same form: general knowledge in our own words. A question of MedMCQA has a line: the
+# right option first, shuffled below. PubMedQA has two lines: question and answer, abstract and conclusion.
 
 # %%
 EXAM = """
@@ -133,9 +130,6 @@ Pathology | An infarct is tissue that died of what? | lack of blood flow | heat 
 Pathology | What is a malignant tumour of epithelial cells called? | carcinoma | sarcoma | lymphoma | lipoma
 Pathology | What is the death of a single cell by its own programme called? | apoptosis | atrophy | necrosis | fibrosis
 """
-
-# %% [markdown]
-# The same for PubMedQA, two lines each: question and answer; abstract and conclusion.
 
 # %%
 ABSTRACTS = """
@@ -167,7 +161,7 @@ After two doses nearly everybody is immune. | Measles vaccination reduces measle
 
 # %% [markdown]
 # Now in each set's own columns. MedMCQA counts the right option, `cop`, from 0 on the Hub; its original release
-# counted from 1, a trap that has caught many. PubMedQA holds the abstract in a list, and its conclusion apart.
+# counted from 1, so check which release you have. PubMedQA holds the abstract in a list, and its conclusion apart.
 
 # %%
 def exam_row(number, line):
@@ -183,7 +177,6 @@ def abstract_row(number, first, second):
     return dict(pubid=1000 + number, question=question, context=dict(contexts=[context]), long_answer=conclusion,
                 final_decision=decision)
 
-
 # %%
 # NBVAL_CHECK_OUTPUT
 own_exam = [exam_row(n, line) for n, line in enumerate(EXAM.strip().splitlines())]
@@ -193,10 +186,9 @@ print(len(own_exam), "like MedMCQA:", own_exam[1])
 print(len(own_abstracts), "like PubMedQA:", own_abstracts[1])
 
 # %% [markdown]
-# The real examples come from the Hub, streamed: only as many as we take are downloaded. MedMCQA does not publish the
-# answers of its test split, so everybody reports on *validation*. PubMedQA's 1,000 examples come as one split; every
-# second one becomes test. (Published numbers use another 500, named in the original release, which
-# `data.splits.read_pubmedqa` follows.)
+# The real examples are streamed from the Hub. MedMCQA does not publish the answers of its test split, so everybody
+# reports on *validation*. PubMedQA has one split of 1,000; every second example becomes test. (Published numbers use
+# the 500 ids of `data.splits.read_pubmedqa`.) All go into plain files, with a list of test ids.
 
 # %%
 def from_the_hub(repository, count, **options):
@@ -214,11 +206,6 @@ else:
     exam, exam_test = [row for n, row in enumerate(own_exam) if n % 3], own_exam[::3]
     abstracts = own_abstracts
 
-# %% [markdown]
-# Both go into plain files, and the ids that are only for testing into a list. From here on nothing knows where they
-# came from: the package recognizes both formats by their columns.
-
-# %%
 test_ids = [row["id"] for row in exam_test] + [str(row["pubid"]) for row in abstracts[::2]]
 for name, rows in (("medmcqa", [*exam, *exam_test]), ("pubmedqa", abstracts)):
     Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -239,14 +226,12 @@ for source in sources:
 # the *test* is only for scoring. Which examples go where?
 
 # %%
+# NBVAL_CHECK_OUTPUT
 data = bundle_from_files(files, ["samples"], "test_ids.txt")
 general = {name: getattr(data, name) for name in ("general_memory", "general_validation", "general_test")}
 count = 400 if REAL else 24
 some = {name: part.shuffle(seed=0).select(range(min(count, len(part)))) for name, part in general.items()}
 data = replace(data, **some)
-
-# %%
-# NBVAL_CHECK_OUTPUT
 for role in ("trusted", "pool", "test"):
     part = getattr(data, role)
     print(f"{role:8} {len(part):3} examples; topics {sorted(set(part['topic'][:]))}")
@@ -254,16 +239,13 @@ print("labels left in the pool:", sum(label >= 0 for label in data.pool["label"]
 print("no test example is trained on:", not set(data.test["id"][:]) & {*data.trusted["id"][:], *data.pool["id"][:]})
 
 # %% [markdown]
-# MedMCQA's answers are trusted. PubMedQA's are set aside: its abstracts' conclusions get votes, as in lesson 02.
-# What must not be forgotten is the course's small general world; for a model of your own, name what *you* want it
-# to retain.
-
-# %% [markdown]
+# PubMedQA's answers are set aside: votes take their place (lesson 02). For your own model, name what *you* want it to
+# retain.
+#
 # ## 2 · A model that fits
 #
-# Qwen3-0.6B is free to use (Apache-2.0) and open to all without asking (*ungated*). Here is a small one of its
-# kind: the same classes, the same layers with other sizes, random weights, a **tokenizer** trained on the examples
-# above, and the same **chat template**, the text that marks whose turn it is.
+# Here is a small model of Qwen3's classes with random weights, a tokenizer trained on the examples above, and the same
+# **chat template**, the text that marks whose turn it is.
 
 # %%
 CHAT = """{% for m in messages %}<|im_start|>{{ m['role'] }}
@@ -293,18 +275,15 @@ def build(folder, **sizes):
     tokenizer.save_pretrained(folder)
     return folder
 
-
-# %%
-if not REAL:
-    build(MODEL, **SMALL)
-base, tokenizer = load_base(MODEL)  # a folder or a name on the Hub
-
 # %% [markdown]
-# Is it the same architecture? A model on the *meta* device has shapes and no numbers, so Qwen3-0.6B itself costs
-# nothing to look at. **Predict**: how many of its 0.6 billion parameters are embeddings?
+# A model on the *meta* device has shapes and no numbers, so Qwen3-0.6B itself can be inspected at no cost. **Predict**:
+# how many of its 0.6 billion parameters are embeddings?
 
 # %%
 # NBVAL_CHECK_OUTPUT
+if not REAL:
+    build(MODEL, **SMALL)
+base, tokenizer = load_base(MODEL)  # a folder or a name on the Hub
 QWEN3 = Qwen3Config(vocab_size=151936, hidden_size=1024, num_hidden_layers=28, intermediate_size=3072,
                     num_attention_heads=16, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True)
 with torch.device("meta"):
@@ -321,10 +300,10 @@ print("same kinds of parameters:", kinds(base) == kinds(qwen3))
 print(f"{count:,} parameters, of them embeddings: {151936 * 1024 / count:.0%}")
 
 # %% [markdown]
-# A quarter: a large vocabulary weighs on a small model. Embeddings are not quantized, and here they are the output
-# head as well (they are *tied*).
+# A quarter: a large vocabulary is a large part of a small model. Embeddings are not quantized, and here they are the
+# output head too (they are *tied*).
 #
-# Not every model will do. The package refuses, in one line, what it could not train rightly:
+# Not every model fits. The package refuses what it could not train correctly, in one line:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -338,8 +317,8 @@ for attempt in (lambda: load_base(build("odd", **{**SMALL, "hidden_size": 96}), 
         print(error)
 
 # %% [markdown]
-# **Look at what the model is shown** before you train it: most failures of lesson 06's list can be seen here. We
-# list options as A, B, C, D and score the letter, as is usual for these sets (`letter_options`).
+# **Look at what the model sees** before you train it: most of the failures that lesson 06 lists are visible here. We
+# list options as A, B, C, D and score the letter, as is usual for these data sets (`letter_options`).
 #
 # **Predict**: which of the tokens below are supervised, that is, enter a loss?
 
@@ -352,42 +331,40 @@ print(tokenizer.decode(one.sequences[0]))
 print("supervised:", [tokenizer.decode([target]) for _, _, target, _ in one.tokens])
 
 # %% [markdown]
-# Four letters compete at one position, right after the empty `<think>` block: that block makes Qwen3 answer at once.
-# The words of the question are never trained on. Nor is the end of turn: an example with lettered options does not
-# teach when to stop, which Qwen3 knows already.
+# Four letters compete at one position, after the empty `<think>` block, which makes Qwen3 answer at once. Neither the
+# question nor the end of turn is supervised: Qwen3 knows already when to stop.
 #
 # ## 3 · The budget, before
 #
-# Seven parts take memory. The first five follow from the model's shape alone; lesson 04 derived NF4's bits.
+# Seven parts take memory. The first five follow from the model's shape alone (lesson 04 derives NF4's bits).
 #
 # | part | bytes |
 # |---|---|
 # | layers' weights in NF4 | 4.127 bits each |
 # | embeddings (and head) | 2 each in 16 bits, 4 in fp32 |
-# | fast and slow adapter, fp32 | 8 a LoRA parameter |
+# | fast and slow adapter, fp32 | 8 per LoRA parameter |
 # | gradient, AdamW's two averages | 4 + 8 |
 # | copies: the stage's start, three gradients now and then | 4 + 12 |
 
+# %%
+Image(png(memory_budget.draw(), dpi=110), width=860, metadata={"alt": memory_budget.draw.__doc__})
+
 # %% [markdown]
-# The sixth, **activations**, are the numbers that the backward pass will need again. Count them for one token
-# in one layer of Qwen3, all in fp32. H is the hidden width, I that of the MLP, Q and K those of all queries and of all
-# keys, r the rank:
+# **Activations** are what the backward pass needs again. In fp32, a token has in each layer, with hidden width $H$, MLP
+# width $I$, query width $Q$, key width $K$ and rank $r$:
 #
-# - 4H: the input of both norms, and what comes out (the input of LoRA's A);
-# - 3Q + 3K: queries and keys before and after they are rotated (by position), values, attention's result;
-# - 4I: in the MLP, gate, its activation, up, and their product;
-# - 7r: between A and B of seven adapters.
+# - $4H$: the input and the output of both norms;
+# - $3Q + 3K$: queries and keys before and after the rotation, values, the result of attention;
+# - $4I$: gate, its activation, up, and their product;
+# - $7r$: between $A$ and $B$ of seven adapters.
 
 # %% [markdown]
 # **Predict** how much of that 16-bit computing saves on a T4: half?
 #
-# Less. Adapters stay in fp32 (lesson 04), so each of the seven makes an fp32 copy of its input, and norms compute
-# in fp32 too. Written out in bytes: 28H + 12Q + 8K + 10I + 28r.
-
-# %% [markdown]
-# The seventh part is the loss. Logits are made for so many tokens at a time that they take 128 MiB in fp32, at most
-# 1,024 (`chunk_size`). At T = ∞, the default, the consistency loss needs none (lesson 06). We assume a finite T, which
-# takes most: two rows of them per token, teacher's and student's, and with what is computed from them up to six.
+# Less. Adapters stay in fp32 (lesson 04), so each of the seven makes an fp32 copy of its input, and norms compute in
+# fp32 too. In bytes: $28H + 12Q + 8K + 10I + 28r$.
+#
+# The seventh part is logits: at most 128 MiB at a time (`chunk_size`), in up to six arrays.
 
 # %%
 def budget(c, tokens, supervised, rank=32, value=2):
@@ -406,62 +383,35 @@ def budget(c, tokens, supervised, rank=32, value=2):
             "activations": tokens * c.num_hidden_layers * saved,
             "logits of a chunk": 6 * 4 * min(supervised, chunk_size(c.vocab_size, 2)) * c.vocab_size}
 
-
 # %% [markdown]
-# For Qwen3-0.6B and its bigger sisters on a T4. A step has 16 examples in four *micro-batches*; four examples of 400
-# tokens are a forward pass of 1,600 tokens. Of these, say 100 need logits (a lettered question has four).
-# **Predict** the largest part.
+# A step of 16 examples in four *micro-batches* has forward passes of four examples. With 400 tokens each, that is 1,600
+# tokens, of which some 100 need logits (a lettered question has four). **Predict** the largest part.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 SIZES = {"0.6 B": (1024, 28, 3072, 16), "1.7 B": (2048, 28, 6144, 16), "4 B": (2560, 36, 9728, 32)}
 sisters = {label: Qwen3Config(vocab_size=151936, hidden_size=h, num_hidden_layers=n, intermediate_size=i,
                               num_attention_heads=q, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True)
            for label, (h, n, i, q) in SIZES.items()}
 table = pd.DataFrame({label: budget(c, tokens=1600, supervised=100) for label, c in sisters.items()}) / 2**30
-
-# %%
-with matplotlib.rc_context(RC):
-    figure = Figure(figsize=(8, 3))
-    axis = figure.subplots()
-colors = ["#0072b2", "#56b4e9", "#009e73", "#a67c00", "#cc79a7", "#d55e00", "#6f6f6f"]
-left = 0 * table.iloc[0]
-for (part, row), color in zip(table.iterrows(), colors):
-    axis.barh(table.columns, row, left=left, color=color, edgecolor="white", linewidth=0.8, label=part)
-    left = left + row
-axis.axvline(14.5, color=INK, **DASHED)
-axis.text(14.6, 0.05, "usable\non a T4", color=INK)
-axis.set(xlabel="predicted memory (GiB)", title="QLoRA with ICFT, 1,600 tokens per forward pass", xlim=(0, 18))
-axis.invert_yaxis()
-figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-Image(png(figure), width=700)
-
-# %%
-# NBVAL_CHECK_OUTPUT
 print(table.round(2).to_string())
 print("in all", table.sum().round(1).to_dict())
 print("largest part:", sorted(set(table.idxmax())))
 
-# %% [markdown]
-# The weights, which quantization made small, are a trifle; the activations dominate. Where memory is short, raise
-# `micro_batches` (of `RuntimeConfig`) first: it changes no gradient (lesson 06). (About 0.7 GiB for CUDA and the
-# libraries come on top, and scoring has its own peak: up to 16,384 tokens a pass on a GPU, but no activations are
-# saved.)
-#
-# The cache of teacher states is in the computer's own memory: 4H bytes for each token of a memory example. (By default
-# prompt tokens are among them, `loss.consistency_tokens`; here we count responses alone. Beyond 1 GiB,
-# `teacher_memory_mib`, the cache stays on disk.)
-
 # %%
-# NBVAL_CHECK_OUTPUT
-cached = 3000 * 20  # examples × tokens of their responses
-print(f"hidden states of {cached:,} tokens: {cached * 4 * 1024 / 2**30:.2f} GiB")
-print(f"their logits instead: {cached * 4 * 151936 / 2**30:.0f} GiB")
+figure = memory_bars(table, 14.5, "QLoRA with ICFT, 1,600 tokens per forward pass")
+Image(png(figure), width=700, metadata={"alt": "Predicted memory of three Qwen3 models by part, in GiB."})
+
+# %% [markdown]
+# The quantized weights are small; activations dominate. If memory is short, raise `micro_batches` (of `RuntimeConfig`)
+# first: it changes no gradient (lesson 06). CUDA and the libraries take about 0.7 GiB more. Teacher states are in the
+# computer's own memory: $4H$ bytes per token of a memory example, 0.23 GiB for 60,000 tokens.
 
 # %% [markdown]
 # ## 4 · The budget, measured
 #
-# A prediction wants a check, and this one can be had on any machine: bytes do not depend on the device. First the
-# weights, all there are.
+# Bytes do not depend on the device, so a prediction can be checked on any machine. First the weights: all of them are
+# there before the first step.
 
 # %%
 def weight_bytes(model):
@@ -488,9 +438,9 @@ print("embeddings and adapters exactly:", (embeddings, adapters) == (predicted["
                                                                       predicted["two adapters"]))
 
 # %% [markdown]
-# Activations are the formula most likely to be wrong: it was counted by hand. `saved_tensors_hooks` shows every
-# tensor saved for the backward pass (lesson 04). We look at *one real layer* of Qwen3-0.6B, at full width, and
-# multiply by 28.
+# The formula of the activations was counted by hand, so it is the most likely to be wrong. `saved_tensors_hooks` shows
+# every tensor that is saved for the backward pass (lesson 04). We measure *one real layer* of Qwen3-0.6B, at full
+# width.
 
 # %%
 def saved_bytes(config, dtype, tokens=32):
@@ -511,7 +461,6 @@ def saved_bytes(config, dtype, tokens=32):
         _ = hidden_states(one_layer, dict(input_ids=ids, attention_mask=ids))
     return sum(saved.values()) / tokens / config.num_hidden_layers
 
-
 # %%
 layer = Qwen3Config(**{**QWEN3.to_dict(), "num_hidden_layers": 1, "vocab_size": 64, "layer_types": None})
 seen = {dtype: saved_bytes(layer, dtype) for dtype in (torch.float32, torch.float16)}
@@ -526,7 +475,7 @@ print("16 bits save between 5 and 15 %:", 0.05 < 1 - seen[torch.float16] / seen[
 
 # %% [markdown]
 # Last, a whole step. On a GPU `torch.cuda.max_memory_allocated()` returns its peak. A CPU has no such counter, so we
-# keep our own books: a *dispatch mode* sees every operation's tensors; a finalizer says when one is freed.
+# count ourselves: a *dispatch mode* sees the tensors of every operation, a finalizer runs when one is freed.
 
 # %%
 class Ledger(TorchDispatchMode):
@@ -554,15 +503,6 @@ class Ledger(TorchDispatchMode):
         self.known.discard(key)
         self.live -= size
 
-
-# %%
-# NBVAL_CHECK_OUTPUT
-with Ledger() as books:
-    a = torch.ones(1000)  # 4,000 bytes
-    b = a * 2 + 1  # two more such, of which one lives on
-    view = b[:10]
-print("live:", books.live, " peak:", books.peak)
-
 # %%
 fast = [p for key, p in model.named_parameters() if ".fast." in key]
 optimizer = torch.optim.AdamW(fast, lr=1e-4)
@@ -583,7 +523,6 @@ with Ledger() as books:
     for _ in range(2):  # AdamW's averages come to be in the first
         step()
 
-# %%
 parts = budget(base.config, batch["input_ids"].numel(), len(batch["target"]), value=base.dtype.itemsize)
 made = sum(parts[part] for part in ("activations", "logits of a chunk", "gradient, AdamW"))
 print(f"peak of a step: {books.peak / 2**20:.1f} MiB, predicted {made / 2**20:.1f} MiB")
@@ -593,28 +532,25 @@ print(f"peak of a step: {books.peak / 2**20:.1f} MiB, predicted {made / 2**20:.1
 print("within 25 %:", abs(books.peak / made - 1) < 0.25)
 
 # %% [markdown]
-# A prediction from a sheet of paper holds. Yours did not? Then print the parts: the one that is off shows what you
-# forgot.
+# The prediction holds.
 #
 # It held on a GPU too. An H200, limited to a T4's 15 GiB and its fp16, took 3.8 GiB for a step of 1,024 tokens with
-# Qwen3-0.6B's shape, 6.7 with the 1.7 B's (`benchmarks/fit.py`). The seven parts say 4.0 and 6.9.
-
-# %%
-model = base = optimizer = fast = batch = None  # make room for the run
+# Qwen3-0.6B's shape, and 6.7 with that of the 1.7 B (`benchmarks/fit.py`). The seven parts predict 4.0 and 6.9.
 
 # %% [markdown]
 # ## 5 · Train
 #
-# The same as one line in a terminal, with the settings below in a YAML file:
+# In a terminal, with the settings below in a YAML file:
 #
 # ```
 # icft-lite train --data medmcqa.jsonl pubmedqa.jsonl --test-ids test_ids.txt \
-#     --general samples --model Qwen/Qwen3-0.6B --config settings.yaml --runtime.micro_batches 4 --out run
+#     --general samples --model Qwen/Qwen3-0.6B --config settings.yaml --out run
 # ```
 #
-# A large model wants smaller steps than our tiny base: 2e-4 is usual for LoRA. The small model only takes six of them.
+# A large model needs a smaller learning rate than `tiny`: 2e-4 is usual for LoRA. The small model takes six steps.
 
 # %%
+model = base = optimizer = fast = batch = None  # make room for the run
 settings = {
     "model": MODEL, "encoding.letter_options": True,
     "optim.learning_rate": 2e-4, "consolidation.max_drop": 0.02,
@@ -628,8 +564,6 @@ else:
     settings |= {"optim.max_steps": 6, "optim.batch_size": 8, "long_term.self_prompts": 0}
 runtime = RuntimeConfig(micro_batches=4 if REAL else 1)
 report = train_icft(settings, "run", data, runtime=runtime)
-
-# %%
 pd.DataFrame(report["stages"])[["name", "steps", "new_examples", "promoted", "memory_examples", "tokens"]]
 
 # %%
@@ -638,23 +572,15 @@ cost, losses = report["cost"], pd.DataFrame(report["losses"])
 weight = report["config"]["loss"]["consistency_weight"]
 gap = losses["total"] - weight * losses["consistency"] - losses["task"] - losses["fine_tune"]
 print("total = weight · consistency + task + fine-tune:", bool(gap.abs().max() < 1e-3))
-print("kinds of examples trained on:", sorted(report["examples"]))
 print("LoRA parameters as predicted:", cost["trainable_parameters"] == predicted["two adapters"] / 8)
 
-# %%
-where = "the GPU" if hardware()["device"] == "cuda" else "the whole process, libraries and data included"
-print(f"peak of {where}: {cost['peak_memory_bytes'] / 2**30:.2f} GiB; {cost['seconds']:.0f} s")
-
 # %% [markdown]
-# On the GPU it should stay below the first bar of the figure, which assumes 1,600 tokens a pass: most have fewer.
-# On a CPU it says little: torch and its friends alone take most of it. (Of the kinds of examples, `trusted` have a
-# right answer, `weak_question` only a posterior.)
+# Six steps teach the small model nothing: this run only shows that every part works.
 #
 # ## 6 · Is it better?
 #
-# A score alone says nothing. It needs a **baseline**, what one gets without reading: the chance level, 1 in 4, or the
-# score of always giving the most frequent answer. And it needs an **interval**, for another test of the same size
-# would have given another score.
+# A score needs a **baseline**: the chance level, or the score of the most frequent answer. It needs an **interval**:
+# another test of the same size gives another score.
 
 # %%
 model, tokenizer = load_run("run")
@@ -668,10 +594,67 @@ def right(adapter):
     return {example["id"]: int(one.argmax() == example["label"]) for example, one in zip(data.test, scores)}
 
 
+@torch.no_grad()
+def letter_logits(examples):
+    """(logits, letters, labels, counts) of questions, from plain forward passes of transformers."""
+    encoded = [encoder(one) for one in examples]
+    rows = [model(torch.tensor([one.sequences[0]], device=model.device)).logits[0, one.tokens[0][1]] for one in encoded]
+    letters = max(([token[2] for token in one.tokens] for one in encoded), key=len)
+    return torch.stack(rows).float(), letters, examples["label"], [len(one["responses"]) for one in examples]
+
+
 items = {"base": right(None), "trained": right("default")}
+by_package = sum(items["trained"].values())
 sets = {"MedMCQA": [example["id"] for example in data.test if example["topic"] != "pubmedqa"],
         "PubMedQA": [example["id"] for example in data.test if example["topic"] == "pubmedqa"]}
 
+# %% [markdown]
+# ### Your turn: right_letters
+#
+# ●●○ difficulty · ●●● importance · 10 minutes
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def right_letters(logits, letters, labels, counts):
+    """Return whether the most likely of a question's letters is the right one: bool [n].
+
+    logits: float [n, vocabulary], where the answer is predicted; letters: ids of A, B, C, D, int [4];
+    labels: int [n], index of the right option; counts: int [n], options of each question (3 or 4).
+    """
+    return ...
+
+
+logits = torch.tensor([[9.0, 1, 3, 2, 0], [9.0, 0, 1, 2, 5], [0.0, 1, 2, 3, 4], [0.0, 4, 3, 2, 1]])
+found = right_letters(logits, [1, 2, 3, 4], [1, 2, 0, 0], [4, 3, 4, 4])
+if found is ...:
+    print("Your turn.")
+else:
+    found = [bool(one) for one in found]
+    print("Right." if found == [True, True, False, True] else f"Not yet: {found}")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The whole vocabulary does not compete, only the letters do. A question with three options has no D: compare only its
+# first `count` letters.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def right_letters(logits, letters, labels, counts):
+#     scores = logits[:, letters]
+#     return [int(row[:count].argmax()) == label for row, label, count in zip(scores, labels, counts)]
+# ```
+#
+# </details>
+
+# %%
+# NBVAL_CHECK_OUTPUT
+answers = right_letters(*letter_logits(data.test))
+if answers is not ...:
+    items["trained"] = dict(zip(data.test["id"], map(int, answers)))
+print("questions right, with your function or the package's:", sum(items["trained"].values()) == by_package)
 
 # %%
 def share_right(right):
@@ -689,36 +672,16 @@ pd.DataFrame([{"set": key, "n": len(ids), "baseline": baseline[key],
               for key, ids in sets.items()]).set_index("set").round(3)
 
 # %% [markdown]
-# *p* is McNemar's: how often would chance alone make two equally good models differ so much, on the questions where
-# they do differ? **Predict** for the small model: random weights, six steps, a handful of questions. Is anything
-# shown?
-
-# %%
-# NBVAL_CHECK_OUTPUT
-for n in (8, 500):
-    low, high = binomial_interval(n // 2, n)
-    print(f"{n} questions, half of them right: the interval is {high - low:.2f} wide")
-
-# %% [markdown]
-# Nothing can be. With 500 questions one run's score is known to some ±4.5 points; two runs on the *same* questions can
-# be distinguished more finely, by McNemar or a paired bootstrap (lesson 09). Before you claim a gain of one point,
-# count your questions (exercise 3).
+# *p* is that of McNemar's test: the probability that two equally good models differ at least this much on the questions
+# where they differ. With eight MedMCQA and six PubMedQA questions nothing can be shown. With 500, a score is known to
+# ±4.5 points; two runs on the *same* questions can be compared more finely (lesson 09).
 
 # %% [markdown]
 # ## 7 · What did it forget?
 #
-# A chat model has knowledge and a way to reply. Fine-tuning on short medical answers can spoil the second while
-# multiple choice still finds the first. SmolLM2-135M-Instruct is small enough to see this on two CPU cores in half an
-# hour:
-#
-# ```
-# icft-lite demo --model smollm2 --out runs/demo-smollm2
-# ```
-
-# %% [markdown]
-# Each method trains on 30,000 tokens of the course's medicine. Then every model replies to general questions and
-# instructions (*List three …*, *Answer in JSON …*) whose constraints a program checks. **Retention** is the share of
-# right replies, divided by that of the base. The cells below show the record of a complete run.
+# Choice accuracy does not see everything that a chat model forgets. SmolLM2-135M-Instruct shows it in half an hour on
+# two CPU cores: `icft-lite demo --model smollm2`, with 30,000 tokens for each method. Here is the record of a complete
+# run. **Retention** is the share of right replies and followed instructions, relative to the base.
 
 # %% [markdown]
 # **Predict** for plain LoRA: what happens to choice accuracy on general questions, to retention, and to the number of
@@ -743,37 +706,26 @@ print("ICFT's KL from the base is less than a fifth of plain LoRA's:",
       icft["kl_base_tuned"] < plain["kl_base_tuned"] / 5)
 
 # %% [markdown]
-# Six of the replies, word for word (lesson 08 has more, in its panels):
-
-# %%
-ask_table(recorded_models(recorded), [one["prompt"] for one in recorded["display"]])
-
-# %% [markdown]
-# By choice accuracy alone, plain LoRA forgot nothing. Its replies say otherwise: the email is an appointment, the poem
-# three words.
+# By choice accuracy, plain LoRA forgot nothing. Its replies are short, and more than half of the right ones are lost
+# (lesson 08 shows them). ICFT and replay still write as the base does. Their price is medicine: ICFT learned half of
+# what plain LoRA did with as many tokens, replay a quarter. This is one seed.
 
 # %% [markdown]
-# ICFT and replay still write as the base does, and not always the same: ICFT's tips are better than the
-# base's loop of digits, but its sentence about Bosnia lacks the capital. Their price is medicine: ICFT learned about
-# half of what plain LoRA did with as many tokens, replay a quarter. (With twice the tokens it is nine tenths;
-# `docs/results.md`.) All of this is one seed and a hundred questions of each kind, so intervals are wide.
-
-# %% [markdown]
-# ## 8 · Take it with you
+# ## 8 · Export it
 #
-# An **adapter** is small and needs its base. It is in peft's own format: the next cell uses nothing of ours.
-# **Merged** weights are a model of their own, for any program that runs Qwen3.
+# An **adapter** is small and needs its base. It is in PEFT's own format: the cell after next loads it without this
+# package. **Merged** weights are a model of their own, for any program that runs Qwen3.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 adapter = export("run", "adapter")
 merged = export("run", "merged", merge=True)
 size = {folder.name: sum(file.stat().st_size for file in folder.rglob("*.safetensors")) for folder in (adapter, merged)}
 print({key: f"{value / 2**20:.1f} MiB" for key, value in size.items()})
 
 # %% [markdown]
-# The adapter was trained on top of *rounded* weights, and has learned to make up for their rounding. So the package
-# dequantizes the 4-bit weights, adds B·A to them, and never rounds again. **Predict**: how far apart are the outputs
-# of the two?
+# The adapter was trained on *rounded* weights, and corrects for their rounding. So the package dequantizes the 4-bit
+# weights, adds $BA$ to them, and does not round again. **Predict**: how far apart are the outputs of the two?
 
 # %%
 batch = join_batch([encoder(example) for example in data.test.select(range(8))], 0, head_weight(model).device)
@@ -801,25 +753,22 @@ print("training had changed more than that:", apart["untrained base"] > apart["m
 print("merged, none of it is in 4 bits:", not any("quant" in key for key in alone.config.to_dict()))
 
 # %% [markdown]
-# ## 9 · Say what it is
+# ## 9 · The model card
 #
-# A **model card** is the README that travels with weights: what they are for, what they are not, what was measured.
-# Every run writes one next to its adapter. Its first lines are for machines; the Hub reads them.
-
-# %%
-card = ModelCard.load(adapter / "README.md")
-Markdown(card.text.split("## ")[0])
+# A **model card** is the README that travels with weights: what they are for, what they are not for, what was measured.
+# Every run writes one next to its adapter. Its first lines are for machines.
 
 # %%
 # NBVAL_CHECK_OUTPUT
+card = ModelCard.load(adapter / "README.md")
 print({key: card.data.to_dict().get(key) for key in ("library_name", "license", "pipeline_tag", "tags")})
 parts = [line[3:] for line in card.text.splitlines() if line.startswith("## ")]
 print("tables:", parts)
 print("warns:", "not medical advice" in card.text)
 
 # %% [markdown]
-# The license reads *other*: the package cannot know that of your base and your data. You do: fill it in, with what
-# you trained on. Qwen3 and MedMCQA are Apache-2.0, PubMedQA is MIT; all ask to be named.
+# The license is *other*: the package cannot know that of your base and your data. You do: fill it in, and name what you
+# trained on. Qwen3 and MedMCQA are Apache-2.0, PubMedQA is MIT.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -829,9 +778,9 @@ card.save(adapter / "README.md")
 print((adapter / "README.md").read_text().split("---")[1].strip())
 
 # %% [markdown]
-# **Share it.** The Hub wants a *token*: on Colab under the key symbol, as `HF_TOKEN`; elsewhere `hf auth login`. Never
-# write one into a notebook. The next cell looks on Colab first, then in the environment and earlier logins; with none
-# you are anonymous, which is enough to download. Nothing is sent while `PUSH_TO` is empty.
+# **Share it.** The Hub needs a *token*: on Colab under the key symbol, as `HF_TOKEN`; elsewhere `hf auth login`. Never
+# write one into a notebook. The next cell looks on Colab, then in the environment and earlier logins. Nothing is sent
+# while `PUSH_TO` is empty.
 
 # %%
 PUSH_TO = ""  # "your-name/icft-qwen3-0.6b"
@@ -861,16 +810,15 @@ print(share(adapter, PUSH_TO, hub_token()))
 print(share(adapter, "your-name/model", token=None))
 
 # %% [markdown]
-# Private first: look at the page, then decide. A model that speaks about medicine may be taken at its word by
-# somebody; its card must say what it is *not* for.
+# The repository is private first: look at the page, then decide. Somebody may believe a model that speaks about
+# medicine.
 #
 # ## What was shown
 #
-# - Two public formats became the package's examples; weak labels took the place of PubMedQA's own.
-# - A budget made from shapes alone held within a few per cent, part by part, and on a whole step.
-# - Activations dominate it; 16-bit computing saves a tenth of them, more micro-batches save as much as you like.
-# - A score came with its baseline and its interval, and with a dozen questions showed nothing.
-# - Merged weights and the adapter answer alike; the card says what they are.
+# - Two public formats became the package's examples.
+# - A budget from shapes alone agreed with measurements; activations dominate it.
+# - A score needs a baseline and an interval.
+# - Merged weights and the adapter give the same answers.
 
 # %% [markdown]
 # ## Exercises
@@ -879,8 +827,8 @@ print(share(adapter, "your-name/model", token=None))
 #
 # ### 1 · How many micro-batches? (easy, 5 minutes)
 #
-# A step has `tokens` tokens. All that does not depend on them takes `fixed` GiB, each token of a forward pass
-# `per_token` GiB. Into how many micro-batches must the step be split to stay within `usable` GiB?
+# Each token of a forward pass takes `per_token` GiB, everything else `fixed` GiB. Into how many micro-batches must a
+# step of `tokens` tokens be split to stay within `usable` GiB?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -915,9 +863,9 @@ else:
 # %% [markdown]
 # ### 2 · A format of your own (medium, 8 minutes)
 #
-# The package reads the formats of common data sets: MedQA's `options` and `answer_idx`, for example, or ARC's
-# `answerKey`. A file of your own may have any other. Here is one with `stem`, `alternatives` (a dict from letter to
-# text) and `key`, a letter. Turn one of its examples into one that the package reads.
+# The package reads the formats of common data sets, such as MedQA's `options` and `answer_idx`. Here is a file with
+# `stem`, `alternatives` (a dict from letter to text) and `key`, a letter. Turn one of its examples into one that the
+# package reads.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -960,7 +908,8 @@ else:
 # ### 3 · How many questions? (medium, 6 minutes)
 #
 # Half of the answers are right. How many questions must a test have for its 95 % interval to reach `half` to either
-# side? Use the normal curve: 1.96 standard errors, and a share p of n has the standard error √(p(1 − p)/n).
+# side? Use the normal approximation: 1.96 standard errors, where a share $p$ of $n$ has the standard error
+# $\sqrt{p(1-p)/n}$.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -997,12 +946,11 @@ else:
 # ## Further reading
 #
 # - [PubMedQA](https://arxiv.org/abs/1909.06146) (Jin and others, 2019) and [MedMCQA](https://arxiv.org/abs/2203.14371)
-#   (Pal and others, 2022): how the sets were made, and what people score on them.
-# - [The Qwen3 report](https://arxiv.org/abs/2505.09388) (2025): the family, its thinking and non-thinking modes.
-# - [Model Cards for Model Reporting](https://arxiv.org/abs/1810.03993) (Mitchell and others, 2019): why cards, and what
-#   belongs in them.
+#   (Pal and others, 2022): how the sets were made, and what people score.
+# - [The Qwen3 report](https://arxiv.org/abs/2505.09388) (2025): thinking and non-thinking modes.
+# - [Model Cards for Model Reporting](https://arxiv.org/abs/1810.03993) (Mitchell and others, 2019).
 # - [Adding Error Bars to Evals](https://arxiv.org/abs/2411.00640) (Miller, 2024): intervals and paired tests for
-#   language models, with formulas for the size of a test.
+#   language models.
 
 # %%
 # NBVAL_CHECK_OUTPUT

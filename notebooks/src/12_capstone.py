@@ -21,10 +21,10 @@
 # %% [markdown]
 # **You will be able to**
 #
-# - state a protocol: what is fixed, what may change, and what counts as a success;
-# - run a fair comparison at an equal token budget, on held-out groups;
-# - compute a paired gain, and read it with its interval;
-# - name what a grader can check in an entry, and what it must believe.
+# - state a protocol: what is fixed, what may change, what counts as a success;
+# - compare two methods at an equal token budget, on held-out groups;
+# - compute a paired gain, and read its interval;
+# - name what a grader can check, and what it must believe.
 #
 # **You need** lessons 01, 05, 06 and 09.
 
@@ -46,6 +46,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ from icft_lite.statistics import paired_bootstrap
 from icft_lite.utils.config_parsing import flatten
 from icft_lite.utils.hardware import peak_memory
 
+warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
 os.chdir(tempfile.mkdtemp())  # every file of this lesson goes to a folder of its own
 
 # %% [markdown]
@@ -138,7 +140,7 @@ def summary(report):
                 tokens=report["cost"]["tokens"], steps=sum(stage["steps"] for stage in report["stages"]))
 
 
-pd.DataFrame({"replay": summary(replay)}).T.round(3)
+pd.DataFrame([summary(replay)], index=["replay"]).round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -172,7 +174,7 @@ for name in mine:
 
 # %%
 icft = train_icft(settings, "runs/icft", kit.public, progress=False)
-pd.DataFrame({"replay": summary(replay), "icft": summary(icft)}).T.round(3)
+pd.DataFrame([summary(replay), summary(icft)], index=["replay", "icft"]).round(3)
 
 # %% [markdown]
 # Tempting to stop here? Practice has 72 questions, and you may look at it as often as you like. Choose settings with
@@ -278,9 +280,14 @@ print("the same gain as the grader's:", bool(np.isclose(answer, second.gain)))
 print("topics:", sorted(set(strata)))
 
 # %% [markdown]
-# The interval says how far the gain would vary with other questions of this domain. If it contains 0, the entry is
-# neither better nor worse as far as these questions show. It does *not* say how far the gain would vary with another
-# seed of your run: submit a method, not a lucky seed.
+# The interval says how far the gain would vary with other questions of this domain. When this lesson was built it was
+# −0.04, from −0.10 to +0.02: it contains 0, so no difference from replay was shown. The interval does *not* say how far
+# the gain would vary with another seed of your run.
+
+# %% [markdown]
+# Our hypothesis has no support. The retention suggests why: the entry retained 0.98, replay 0.97, and 0.95 is enough.
+# What is retained beyond the condition earns nothing. So a smaller `loss.consistency_weight`, or a smaller share of
+# memory, is the next hypothesis to test on the practice questions. That is your work.
 
 # %% [markdown]
 # ## 7 · What is refused
@@ -305,7 +312,7 @@ forged("larger budget", "config.json", lambda config: config["optim"].update(max
 forged("shorter log", "tokens.json", lambda log: log.update(total=500, stages=[dict(steps=9, tokens=500)]))
 forged("another base", "config.json", lambda config: config.update(model="smollm2"))
 forged("another shape", "config.json", lambda config: config["adapter"].update(rank=8))
-forged("code", setup="print('hello')")
+_ = forged("code", setup="print('hello')")
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -314,7 +321,7 @@ for result in others:
     print(f"{result.name}: {result.invalid or 'valid'}")
 
 # %% [markdown]
-# The **shorter log** passes. Budget and log are the student's own words: the grader can only check that they agree.
+# The **shorter log** is valid. Budget and log are the student's own words: the grader can only check that they agree.
 # `icft-lite grade … --reproduce` trains each entry again from its settings on the public part, and compares tokens and
 # scores. This also finds adapters that were trained on the hidden questions. It takes as long as the runs themselves.
 
@@ -341,8 +348,9 @@ gains = [one.gain for rank, one in order if rank]
 print("sorted by gain:", gains == sorted(gains, reverse=True))
 
 # %% [markdown]
-# These are two runs with one seed each. Whatever the order on your machine: the rank alone is not a result. The gain
-# with its interval, the retention, the budget and the protocol are.
+# Replay leads, and the forged log would share the rank of its original: ties share a rank. These are two runs with one
+# seed each, so the rank alone is not a result. The gain with its interval, the retention, the budget and the protocol
+# are.
 
 # %% [markdown]
 # ## What was shown
