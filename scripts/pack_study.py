@@ -1,10 +1,11 @@
 r"""Pack the runs of a comparison into the record that `icft_lite.experiments.study` reads.
 
-The record of lesson 09, icft_lite/experiments/results/study.json, was made by these commands:
-
-    icft-lite compare --methods icft qlora replay no_ltm no_ring no_curriculum no_task majority_vote gold \
-        --set topics= --set optim.max_tokens=350000 --set curriculum.competence_end=1 --seeds 3 --out runs/study
+    icft-lite compare --methods icft qlora replay no_ltm ring soft_labels no_curriculum majority_vote gold \
+        --set topics= --set optim.max_tokens=350000 --seeds 3 --out runs/study
     python scripts/pack_study.py runs/study
+
+The record of lesson 09, icft_lite/experiments/results/study.json, was made before the ring and soft labels were switched
+off by default: its `no_ring` and `no_task` are ICFT without them.
 """
 
 import argparse
