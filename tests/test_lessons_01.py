@@ -6,10 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from test_notebooks import build, cells, check_exercise
+from lesson_checks import check_core_exercise, check_size
+from test_notebooks import build, cells, check_exercise, exercises
 
 from icft_lite.data.samples import load_samples
 from icft_lite.metrics import forgetting
@@ -18,6 +20,15 @@ from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.losses import token_logprobs
 from icft_lite.modeling.packing import join_batch
+from icft_lite.reporting.concepts import forgetting as diagram
+from icft_lite.reporting.lessons.forgetting import (
+    course_figure,
+    divergence_figure,
+    matrix_figure,
+    plane_figure,
+    topics_figure,
+)
+from icft_lite.retention import chance_corrected_retention
 
 SOURCE = Path(build.HERE) / "src" / "01_forgetting.py"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupytext") is None, reason="builds a notebook")
@@ -99,8 +110,40 @@ def test_alpha_scales_the_change_of_the_weights(book, adapted, shake):
         torch.testing.assert_close(layer.get_delta_weight("fast"), alpha * whole, atol=1e-6, rtol=1e-5)
 
 
+RETENTION = [
+    f"def retention_above_chance(before, after, chance): return {body}"
+    for body in (
+        "sum(after) / sum(before)",  # not corrected
+        "sum(a - c for a, c in zip(after, chance)) / sum(before)",  # corrected on one side
+        "sum((a - c) / (b - c) for b, a, c in zip(before, after, chance)) / len(before)",  # mean of ratios
+        "sum(b - a for a, b in zip(after, before)) / sum(b - c for b, c in zip(before, chance))",  # forgetting
+    )
+]
+SCORES = [
+    dict(qa=dict(by_topic=dict(a=dict(value=a, chance=0.25, n=60), b=dict(value=b, chance=0.5, n=60))))
+    for a, b in ((0.9, 0.8), (0.4, 0.75))
+]
+
+
+def test_the_score_of_the_lesson_is_the_learners_where_it_is_right(book):
+    levels = dict(base=[0.9, 0.8], tuned=[0.4, 0.75], chance=[0.25, 0.5])
+    topics = [("qa", "a"), ("qa", "b")]
+    space = dict(np=np, levels=levels, topics=topics, before=SCORES[0], after=SCORES[1])
+    space["chance_corrected_retention"] = chance_corrected_retention
+    numbers = ["above chance: 0.42, by the package 0.42", "equal: True"]
+    check_core_exercise(book, space, "retention_above_chance", numbers, RETENTION)
+
+
+def test_retention_above_chance_equals_the_package(book):
+    space = {}
+    exec(next(solution for _, solution in exercises(book) if "retention_above_chance" in solution), space)
+    mine = space["retention_above_chance"]([0.9, 0.8], [0.4, 0.75], [0.25, 0.5])
+    assert mine == pytest.approx(chance_corrected_retention(*SCORES, [("qa", "a"), ("qa", "b")]))
+
+
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
     wrong = [
+        RETENTION,
         [
             "def culprit(R): return min(range(1, len(R)), key=lambda i: R[i][0])",
             "def culprit(R): return max(range(1, len(R)), key=lambda i: R[i][0] - R[i - 1][0])",
@@ -120,3 +163,35 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
     small = [[0.80, 0.10, 0.20], [0.85, 0.70, 0.30], [0.50, 0.60, 0.75]]
     for number in range(len(wrong)):
         check_exercise(book, number, wrong, dict(np=np, forgetting=forgetting, small=small))
+
+
+def test_the_figures_draw_their_data():
+    matrix = np.array([[0.9, 0.0], [0.2, 0.7]])
+    first, last = matrix_figure(matrix, ("general", "easy")).axes
+    assert [text.get_text() for text in first.texts] == ["0.90", "0.00"]
+    assert [text.get_text() for text in last.texts] == ["0.90", "0.00", "0.20", "0.70"]
+    curve = pd.DataFrame(dict(general=[0.9, 0.2], easy=[0.0, 0.7]), index=[0, 60])
+    (axis,) = course_figure(curve, ("easy",), 60).axes
+    assert [line.get_ydata().tolist() for line in axis.lines[:2]] == [[0.9, 0.2], [0.0, 0.7]]
+    retained = pd.DataFrame(dict(fact=[1.0, 0.1], rule=[1.0, 0.3]), index=[0, 60])
+    topics = pd.DataFrame(dict(early=[1.0, 0.9], end=[0.1, 0.3]), index=["capital", "plural"])
+    left, right = topics_figure(retained, topics, dict(capital="fact", plural="rule")).axes
+    assert [line.get_ydata().tolist() for line in left.lines] == [[1.0, 0.1], [1.0, 0.3]]
+    assert [bar.get_width() for bar in right.patches] == [0.1, 0.3]
+    path = dict(general=[0.9, 0.6, 0.2], hard=[0.0, 0.3, 0.4], medical_kl=[0.0, 2.0, 5.0], general_kl=[0.0, 1.0, 3.0])
+    paths = {"plain": pd.DataFrame(path, index=[0.0, 0.5, 1.0])}
+    (axis,) = plane_figure(paths).axes
+    assert axis.lines[0].get_xydata().tolist() == [[0.9, 0.0], [0.6, 0.3], [0.2, 0.4]]
+    assert [text.get_text() for text in axis.texts] == ["0.5", "1"]
+    medical, general = divergence_figure(paths).axes
+    assert medical.lines[0].get_xdata().tolist() == [0.0, 2.0, 5.0]
+    assert general.lines[0].get_ydata().tolist() == pytest.approx([0.0, 0.3, 0.7])
+
+
+def test_the_diagram_says_what_is_trained_and_what_follows_from_the_frozen_base():
+    texts = " ".join(text.get_text() for text in diagram.draw().axes[0].texts)
+    assert "frozen" in texts and "no gradient" in texts and "by construction" in texts and diagram.draw.__doc__
+
+
+def test_the_lesson_is_short(book):
+    check_size(book)

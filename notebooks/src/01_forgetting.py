@@ -15,17 +15,17 @@
 #
 # # 01 · Forgetting
 #
-# Before we fix a thing we look at it. You fine-tune the small base plainly, stage after stage, and watch what it
-# knew go while medicine comes. You learn to put a number on that, and try the two simplest remedies: to interpolate
-# back towards the base, and to show it a few old examples.
+# You fine-tune the small base plainly, stage after stage, and watch its general score fall while the medical one
+# rises. You learn to measure that, and try the two simplest remedies: to interpolate towards the base, and to replay
+# a few old examples.
 
 # %% [markdown]
 # **You will be able to**
 #
-# - fill an accuracy matrix, and compute BWT, FWT, forgetting and retention from it by hand;
-# - say what goes first, and show that most of it is not erased;
-# - draw a model as a point in the plane of learning and retention, and move it along the line to its base;
-# - measure how far a model has moved from its base (KL), and set that against what it forgot.
+# - compute BWT, FWT, forgetting and retention from an accuracy matrix, and correct for chance;
+# - say what follows from the frozen base, and what has to be measured;
+# - draw a model in the plane of learning and retention, and move it;
+# - measure how far it has moved (KL).
 #
 # **You need** lesson 00, and basic PyTorch.
 
@@ -53,9 +53,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from IPython.display import Image
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from icft_lite import Encoder, add_adapters, evaluate_suite, load_base, sample_bundle
 from icft_lite.evaluation import Suite
@@ -65,34 +62,35 @@ from icft_lite.metrics import bwt, forgetting, fwt, retention
 from icft_lite.modeling.adapters import adapter_tensors
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.packing import join_batch
-from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.reporting.figures import LEVELS as LEVEL_COLORS
+from icft_lite.reporting.concepts import forgetting as diagram
+from icft_lite.reporting.figures import png
+from icft_lite.reporting.lessons.forgetting import (
+    course_figure,
+    divergence_figure,
+    matrix_figure,
+    plane_figure,
+    topics_figure,
+)
+from icft_lite.retention import chance_corrected_retention, informative_topics
 from icft_lite.utils.hardware import peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)
 LEVELS = ("easy", "medium", "hard")
 
-
-def canvas(panels, size, **options):
-    with rc_context(RC):
-        figure = Figure(figsize=size)
-        return figure, figure.subplots(1, panels, squeeze=False, **options).ravel()
-
-
 # %% [markdown]
-# The base and an adapter (lesson 00: a small trainable addition to a frozen model). `fast` lists the adapter's
-# tensors, two a layer: A and B (section 6). A has `rank` rows; alpha ÷ rank, here 2, is a fixed factor of their product
-# (lesson 04). The model computes in *fp32*, the usual 32-bit floats, on the CPU, so that numbers do not depend on a
-# GPU.
+# The base and an adapter, a small trainable addition to a frozen model (lesson 00). `fast` lists the adapter's tensors,
+# two per layer: A and B (section 6). A has `rank` rows; alpha ÷ rank, here 2, is a fixed factor of their product. The
+# model computes in *fp32* on the CPU, so that numbers do not depend on a GPU.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 base, tokenizer = load_base(device="cpu")
 size = base.num_parameters()
 model = add_adapters(base, rank=32, alpha=64, seed=0)
 fast = adapter_tensors(model, "fast")
 fresh = [tensor.detach().clone() for tensor in fast]
 encoder, data = Encoder(tokenizer), sample_bundle()
-print(f"base: {size / 1e6:.1f} million numbers, "
+print(f"base: {size / 1e6:.1f} million weights, "
       f"adapter: {sum(t.numel() for t in fast) / 1e6:.2f} million")
 
 # %% [markdown]
@@ -122,13 +120,16 @@ def score():
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 first = score()
 pd.DataFrame([{name: first[name] for name in ("general", *LEVELS)}], index=["base"]).round(2)
 
 # %% [markdown]
-# And some answers in full, to compare with later. One of them is medical.
+# The base knows general topics and no medicine. Some answers in full, to compare with later. The last question is
+# medical: the base does not know the term and writes plausible syllables, which are no word.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 prompts = ["What is the name of the capital city of Bhutan?", "Write the verb repair in the past tense.",
            "What is 3 plus 4?", "What does the medical term nephromegaly mean?"]
 answers = {"the base": [generate_reply(model, tokenizer, prompt) for prompt in prompts]}
@@ -137,9 +138,12 @@ pd.DataFrame(answers, index=prompts)
 # %% [markdown]
 # ## 2 · Plain fine-tuning, by hand
 #
-# Take 16 examples. Run the model; at each position where a response token should come, compute how likely it found that
-# token; change the adapter so that it becomes more likely. That is all. Prompts are not trained on: `row` (of the batch
-# tensor) and `position` say where a response token is predicted, `target` which one.
+# Take 16 examples, compute how likely the model finds each response token, and change the adapter so that
+# they become more likely. `row` and `position` say where in the batch a response token is predicted, `target` which
+# one. Prompts are not trained on.
+
+# %%
+Image(png(diagram.draw()), width=960, alt=diagram.draw.__doc__)
 
 
 # %% tags=["from-scratch"]
@@ -162,9 +166,8 @@ def fine_tune(examples, steps, replayed=(), rate=2e-3, seed=0):
 
 
 # %% [markdown]
-# Three **stages**, 60 steps each: easy examples, then medium ones, then hard ones. A stage never sees examples of
-# another.
-# (Lesson 00's "plain QLoRA" mixes all of them and adds the pool. Here we want to see stages hurt each other.)
+# Three **stages** of 60 steps: easy examples, then medium ones, then hard ones, never those of another stage. (Lesson
+# 00's "plain QLoRA" mixes all of them. Here stages are separate, to see what each does to the others.)
 #
 # **Predict.** After the third stage, what is left of the general score? And of the *easy* medical one?
 
@@ -199,27 +202,12 @@ curve = pd.DataFrame(track).T
 curve[["general", *LEVELS]].astype(float).round(2)
 
 # %%
-figure, (axis,) = canvas(1, (8, 4))
-lines = [("general", GENERAL, "o-", 2.6)] + [(level, LEVEL_COLORS[i], ("^", "s", "D")[i] + "--", 1.6)
-                                             for i, level in enumerate(LEVELS)]
-for name, color, style, width in lines:
-    axis.plot(curve.index, curve[name].astype(float), style, color=color, linewidth=width, label=name)
-axis.axhline(first["general"], color=GENERAL, linewidth=1, linestyle=":")
-for number, level in enumerate(LEVELS):
-    axis.axvline(number * STEPS, color=GREY, linewidth=1)
-    axis.text(number * STEPS + 2, 1.06, f"trained on: {level}", color=GREY, fontsize=9)
-axis.set(xlabel="optimizer steps (dotted: the base's general score)", ylabel="exact match (0–1), test questions",
-         ylim=(-0.03, 1.14))
-figure.legend(*axis.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
-axis.set_title("Scores during plain fine-tuning in three stages, seed 0", loc="left")
-Image(png(figure), width=680)
-
-# %%
 # NBVAL_CHECK_OUTPUT
 at_end = track[3 * STEPS]
 print("less than half of the general score is left:", bool(at_end["general"] < 0.5 * first["general"]))
 print("the stage taught easy questions:", bool(track[STEPS]["easy"] > first["easy"] + 0.03))
 print("the last stages took most of that away again:", bool(at_end["easy"] < 0.5 * track[STEPS]["easy"]))
+Image(png(course_figure(curve, LEVELS, STEPS)), width=680)
 
 # %% [markdown]
 # The same questions again:
@@ -229,8 +217,8 @@ answers["after three stages"] = [generate_reply(model, tokenizer, prompt) for pr
 pd.DataFrame(answers, index=prompts)
 
 # %% [markdown]
-# Look at *how* it is wrong. Is it silent, does it babble, or does it answer in the manner of the examples it saw last?
-# Keep your impression for section 6.
+# It is neither silent nor does it write nonsense: it answers with a hospital department or an urgency, which is what
+# the hard examples ask for. The last stage decides how everything is answered, also the sum and the past tense.
 
 # %% [markdown]
 # ## 3 · The accuracy matrix
@@ -239,31 +227,20 @@ pd.DataFrame(answers, index=prompts)
 # questions. It fills row by row as training goes on; the marked cells are those just taught.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 moments = (0, STEPS, 2 * STEPS, 3 * STEPS)
 R = np.array([[track[moment][name] for name in ("general", *LEVELS)] for moment in moments], dtype=float)
-figure, axes = canvas(4, (12, 3.2), sharey=True)
-for stage, axis in enumerate(axes):
-    shown = np.where(np.arange(4)[:, None] <= stage, R, np.nan)
-    axis.imshow(shown, cmap="Blues", vmin=0, vmax=1.2)
-    for (i, j), value in np.ndenumerate(shown):
-        if i <= stage:
-            axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.7 else INK,
-                      fontweight="bold" if i == j else "normal")
-    axis.add_patch(Rectangle((stage - 0.5, stage - 0.5), 1, 1, fill=False, edgecolor=MEDICAL, linewidth=2.5))
-    axis.set_xticks(range(4), ["general", *LEVELS])
-    axis.set_title("base" if stage == 0 else f"after {LEVELS[stage - 1]}", loc="left")
-    axis.grid(False)
-axes[0].set_yticks(range(4), ["base", *(f"after {level}" for level in LEVELS)])
-Image(png(figure), width=960)
+print("highest in its column, medical levels:", [LEVELS[i - 1] for i in (1, 2, 3) if R[:, i].argmax() == i])
+Image(png(matrix_figure(R, ("general", *LEVELS))), width=960)
 
 # %% [markdown]
-# Read a column from top to bottom. It rises at its own stage (the marked cell) and falls after it. An ideal learner
-# would have columns that rise once and stay.
+# Read a column from top to bottom: each medical column is highest at its own stage (the marked cell). Columns of an
+# ideal learner would rise once and stay.
 
 # %% [markdown]
 # ## 4 · Four numbers, by hand
 #
-# To compare methods one wants few numbers. Take this small matrix: the base, two stages, three columns.
+# To compare methods, one needs few numbers. Take this small matrix: the base, two stages, three columns.
 #
 # | | general | A | B |
 # |---|---|---|---|
@@ -274,11 +251,16 @@ Image(png(figure), width=960)
 # General counts as learned in row 0, A in row 1, B in row 2.
 
 # %% [markdown]
-# - **BWT**, backward transfer: what later stages did to a column since it was learned; the mean over all columns but
-#   the last. Below 0 is a loss.
-# - **Forgetting**: the same from the *best* earlier score instead. Above 0 is a loss.
-# - **FWT**, forward transfer: what a column gained *before* its own stage; columns learned at stage 2 or later.
-# - **Retention**: the general score at the end ÷ at the start.
+# With $R_{i,j}$ the score of column $j$ in row $i$, $n$ the last row, column $j$ learned in row $j$:
+#
+# $$\text{BWT} = \frac1n \sum_{j<n} (R_{n,j} - R_{j,j}),\qquad
+# \text{forgetting} = \frac1n \sum_{j<n} \big(\max_{i<n} R_{i,j} - R_{n,j}\big)$$
+#
+# $$\text{FWT} = \frac{1}{n-1} \sum_{j \ge 2} (R_{j-1,j} - R_{0,j}),\qquad
+# \text{retention} = \frac{R_{n,0}}{R_{0,0}}$$
+#
+# Backward transfer (BWT) is what later stages did to what was learned, forward transfer (FWT) what a column gained
+# before its own stage.
 #
 # **Predict** all four. (General has a trap.)
 
@@ -297,8 +279,7 @@ for name, value in by_hand.items():
 
 # %% [markdown]
 # The trap: general rose to 0.85 after stage A. BWT counts from 0.80, where it was *learned*; forgetting counts from
-# 0.85, the *best* it ever was. If each column's best earlier score is the one at its own stage, the two are the
-# same but for the sign.
+# 0.85, the *best* it ever was. If these are the same, forgetting is −BWT.
 #
 # Now our own matrix. **Predict** the signs.
 
@@ -313,13 +294,83 @@ print("forgetting is at least as large:", measured["forgetting"] >= -measured["B
 print("nothing came for free (FWT below 0.1):", measured["FWT"] < 0.1)
 
 # %% [markdown]
-# What the four numbers hide: *which* knowledge, and *when*.
+# FWT is 0.0: easy examples teach nothing about medium or hard ones here.
+#
+# **Chance.** Exact match is hardly reached by guessing. Many benchmarks instead score a *choice*: which option is most
+# likely? **Predict** that score, on general questions, of the tuned model, which writes almost no general answer
+# exactly.
+
+# %%
+choices = Suite.from_examples(data.general_test.select(range(0, len(data.general_test), 8)), encoder)
+before, after = (evaluate_suite(model, tokenizer, {"general": choices}, adapter, encoder, metric="accuracy")["general"]
+                 for adapter in ("base", "fast"))
+topics, uninformative = informative_topics(before)
+levels = {name: [scores[task]["by_topic"][topic][key] for task, topic in topics]
+          for name, scores, key in (("base", before, "value"), ("tuned", after, "value"), ("chance", before, "chance"))}
+print({name: round(float(np.mean(values)), 2) for name, values in levels.items()}, "topics:", len(topics))
+print(f"without correction, retention would be {retention(levels['base'], levels['tuned']):.2f}")
+
+# %% [markdown]
+# ### Your turn: retention above chance
+#
+# ●○○ difficulty · ●●● importance · 8 minutes
+#
+# A model that has forgotten everything still guesses right at the chance level. So the chance level $c_k$ of topic $k$
+# is subtracted from the scores $b_k$ of the base and $a_k$ of the tuned model, and the sums over topics are compared:
+#
+# $$\text{retention} = \frac{\sum_k (a_k - c_k)}{\sum_k (b_k - c_k)}$$
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def retention_above_chance(before, after, chance):
+    """before, after, chance: scores of the base, of the tuned model and of guessing, lists with an entry per topic."""
+    return ...
+
+
+cases = [([0.9], [0.6], [0.25]), ([0.9], [0.25], [0.25]), ([0.9, 0.5], [0.25, 0.5], [0.25, 0.25])]
+answers = [retention_above_chance(*case) for case in cases]
+retention_right = False
+if ... in answers:
+    print("Your turn.")
+else:
+    retention_right = bool(np.allclose(answers, [0.35 / 0.65, 0, 0.25 / 0.9]))
+    print("Right." if retention_right else f"Not yet: {answers}; the second model only guesses, so it retains 0.")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Two sums of differences, then one division. A mean of the topics' ratios would be another number, and infinite where
+# the base itself only guesses.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def retention_above_chance(before, after, chance):
+#     return sum(a - c for a, c in zip(after, chance)) / sum(b - c for b, c in zip(before, chance))
+# ```
+#
+# </details>
+
+# %%
+theirs = chance_corrected_retention(before, after, topics)
+lists = [levels[name] for name in ("base", "tuned", "chance")]
+yours = retention_above_chance(*lists) if retention_right else theirs
+print(f"retention of choices above chance: {yours:.2f}, by the package {theirs:.2f}")
+print("equal:", bool(np.isclose(yours, theirs)))
+
+# %% [markdown]
+# More is retained in choices than in exact answers: of four options the right one may be the most likely, although the
+# model writes something else. Runs correct retention for chance where options are scored. `tiny` is scored by exact
+# match, with chance level 0.
+#
+# What all these numbers hide: *which* knowledge, and *when*.
 
 # %% [markdown]
 # ## 5 · What goes first?
 #
-# General topics are of two kinds. **Facts** must be known by heart: the capital of Bhutan. **Rules** can be applied to
-# new cases: adding, past tenses, finding an answer in a passage.
+# General topics are of two kinds. **Facts** must be known: the capital of Bhutan. **Rules** can be applied to new
+# cases: adding, past tenses, finding an answer in a passage.
 #
 # **Predict.** Which kind goes first?
 
@@ -331,38 +382,34 @@ for kind, step in gone.items():
           f"; {retained[kind].iloc[-1]:.0%} left at the end")
 
 # %%
-topics = pd.DataFrame({"early": track[10]["topics"], "end": at_end["topics"]}) / np.array(
+# NBVAL_CHECK_OUTPUT
+by_topic = pd.DataFrame({"early": track[10]["topics"], "end": at_end["topics"]}) / np.array(
     [[max(value, 1e-9)] for value in first["topics"].values()])
-topics = topics.sort_values(["end", "early"])
+by_topic = by_topic.sort_values(["end", "early"])
 kinds = {example["topic"]: example["kind"] for example in reversed(list(general))}
-figure, axes = canvas(2, (11, 4.4), width_ratios=[1, 1.1])
-for kind, color, style in (("fact", MEDICAL, "o-"), ("rule", GENERAL, "s--")):
-    axes[0].plot(retained.index, retained[kind], style, color=color, linewidth=2, label=f"{kind}s")
-    mine = [i for i, name in enumerate(topics.index) if kinds[name] == kind]
-    axes[1].barh(mine, topics["end"].iloc[mine], color=color, height=0.7)
-    axes[1].plot(topics["early"].iloc[mine], mine, "|", color=color, markersize=11, markeredgewidth=2)
-axes[0].set(xlabel="optimizer steps", ylabel="retention: share of the base's score", ylim=(-0.03, 1.08))
-axes[0].legend(frameon=False)
-axes[1].set_yticks(range(len(topics)), topics.index, fontsize=8)
-axes[1].set(xlabel="retention: bar after three stages, tick after 10 steps", xlim=(0, 1.15))
-axes[0].set_title("Facts and rules", loc="left")
-axes[1].set_title("Topic by topic", loc="left")
-Image(png(figure), width=880)
+print("kinds:", sorted(set(kinds.values())), "topics:", len(by_topic))
+Image(png(topics_figure(retained, by_topic, kinds)), width=880)
 
 # %% [markdown]
-# One model and one seed: do not read too much into who wins. In our trials with another base facts went clearly
-# first. What one can rely on is that topics do not go evenly, which a single number would not have shown.
+# Both are nearly gone at the end; in between, more rules than facts are left. Topics differ too: after 10 steps (ticks)
+# most have lost little, one about a fifth. A single number does not show that. This is one model and one seed, so it
+# does not say what goes first in general.
 
 # %% [markdown]
-# ## 6 · Is it erased? Interpolate towards the base and see
+# ## 6 · Between the tuned model and the base
 #
-# In each layer the product of the adapter's two matrices is a change to the frozen weight W0: ΔW = scale · B·A, where
-# scale is the fixed factor of the start, 2. Multiply ΔW by another number, α, between 0 and 1:
+# Nothing in $W_0$ was erased: it is frozen, so without the adapter the model *is* the base. That follows from the
+# construction and measures nothing; full fine-tuning overwrites the weights. The question to measure is whether a model
+# *in between* has most of both.
+
+# %% [markdown]
+# In each layer the frozen weight $W_0$ is changed by $\Delta W = \text{scale} \cdot B A$, with the adapter's matrices
+# $A$, $B$ and the fixed factor 2. With the **interpolation coefficient** $\alpha$,
 #
-# W0 + α·ΔW = (1 − α)·W0 + α·(W0 + ΔW)
+# $$W_0 + \alpha\,\Delta W = (1 - \alpha)\,W_0 + \alpha\,(W_0 + \Delta W)$$
 #
-# So α, the **interpolation coefficient**, is a position on the straight line from the base (0) to the tuned model (1).
-# No training is needed to go there: multiply each B by α.
+# is a position on the line from the base (0) to the tuned model (1). No training is needed: multiply each $B$ by
+# $\alpha$.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -376,9 +423,9 @@ print("so does the package's interpolation from the base:",
       torch.allclose(layer.get_delta_weight("slow"), 0.3 * whole, atol=1e-5))
 
 # %% [markdown]
-# **Predict.** As α falls from 1 to 0: does general skill return evenly? Where is medicine lost?
+# **Predict.** As $\alpha$ falls from 1 to 0: does the general score return evenly? Where is medicine lost?
 #
-# We look at *hard* questions, the last taught. At each α we also measure how far the model has moved from its
+# We score *hard* questions, the last taught. At each $\alpha$ we also measure how far the model has moved from its
 # base; section 8 explains `medical_kl` and `general_kl`.
 
 # %%
@@ -401,56 +448,37 @@ plain_path = search_line(plain)
 plain_path[["general", "hard", "medical_kl", "general_kl"]].round(3)
 
 # %% [markdown]
-# The plane of learning and retention: more is retained to the right, more is learned upwards. A model is a point, α
-# draws a path. The best corner is the upper right. The straight dashed line is a fixed price: so much learning for so
-# much retention.
-
-
-# %%
-def plane(paths):
-    figure, (axis,) = canvas(1, (7, 4.6))
-    looks = (MEDICAL, "s-", (-7, -13)), (GENERAL, "o-", (7, 4))
-    for (name, points), (color, style, away) in zip(paths.items(), looks):
-        axis.plot(points.general, points.hard, style, color=color, linewidth=2, label=name)
-        for alpha in points.index[1:]:
-            axis.annotate(f"{alpha:g}", (points.general[alpha], points.hard[alpha]), color=color, fontsize=9,
-                          textcoords="offset points", xytext=away, ha="right" if away[0] < 0 else "left")
-        axis.plot(points.general.iloc[[0, -1]], points.hard.iloc[[0, -1]], "--", color=color, linewidth=1)
-    axis.plot(first["general"], first["hard"], "*", color=INK, markersize=16, label="base")
-    axis.set(xlabel="general exact match (0–1): retained", ylabel="hard medical exact match (0–1): learned",
-             xlim=(-0.06, 1.02), ylim=(-0.02, None))
-    axis.legend(frameon=False)
-    axis.set_title("Learning against retention; numbers are α", loc="left")
-    return figure
-
-
-Image(png(plane({"plain": plain_path})), width=620)
+# The plane of learning and retention: more is retained to the right, more is learned upwards, and the best corner is
+# the upper right. A model is a point, $\alpha$ draws a path. On the dashed line each unit of learning would cost the
+# same retention.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 end = plain_path.loc[1.0]
-print("at α = 0.2, over 8 tenths of general skill are there:", bool(plain_path.general[0.2] > 0.8 * first["general"]))
+print("α = 0.2 has over 8 tenths of the general score:", bool(plain_path.general[0.2] > 0.8 * first["general"]))
 better = plain_path[(plain_path.general > 1.5 * end.general) & (plain_path.hard > 0.5 * end.hard)]
 print("at some α, general is half as much again and over half of the medicine is left:", len(better) > 0)
+Image(png(plane_figure({"plain": plain_path})), width=620)
 
 # %% [markdown]
-# No old example was seen again, and yet old skill is back. So it was **not erased**: the change lay over it. Where the
-# path bends above the dashed line, a smaller α costs little medicine and regains much. ICFT's *consolidation*
-# (lesson 05) is this line search over α, with a rule for where to stop.
+# The path bends above the dashed line: the last part of $\Delta W$ costs much general score and adds little medicine.
+# A smaller $\alpha$ is a better compromise, but no $\alpha$ has most of both. ICFT's *consolidation* (lesson 05) is a
+# line search over $\alpha$ with a rule for where to stop. It helps only as far as the path allows.
 
 # %% [markdown]
 # ## 7 · A few old examples
 #
-# The other simple remedy: **replay**. Four of every 16 examples are now general ones. None of them asks what the
-# general test asks. The number of steps is the same, so there are a quarter fewer medical examples.
+# The other simple remedy: **replay**. Four of every 16 examples are now general ones, none of which is in the general
+# test. The number of steps is the same, so there are a quarter fewer medical examples.
 #
-# **Predict.** Where will the new path lie in the plane?
+# **Predict.** Where will the new path be in the plane?
 
 # %%
 old = [encoder(example) for example in random.Random(0).sample(list(data.general_memory), 400)]
 replay_track = course(watch=moments, replayed=old)
 replay_path = search_line([tensor.detach().clone() for tensor in fast])
-Image(png(plane({"plain": plain_path, "a quarter replayed": replay_path})), width=620)
+paths = {"plain": plain_path, "a quarter replayed": replay_path}
+Image(png(plane_figure(paths)), width=620)
 
 # %%
 R_replay = np.array([[replay_track[moment][name] for name in ("general", *LEVELS)] for moment in moments], dtype=float)
@@ -465,18 +493,19 @@ print("replay retains over 0.1 more of the general score:", bool(R_replay[-1, 0]
 print("it forgets less:", forgetting(R_replay) < forgetting(R))
 
 # %% [markdown]
-# Look at the easy column too: no *medical* examples of earlier stages were replayed. That is why ICFT promotes medical
-# examples into its memory as it goes.
+# The easy column is still 0: no *medical* examples of earlier stages were replayed. ICFT avoids that in another way:
+# each stage adds a level to those before (lesson 03). It can also promote medical examples into its memory (lesson 05),
+# which is off by default, because it had no measured benefit.
 
 # %% [markdown]
 # ## 8 · How far has it moved?
 #
-# Forgetting can only be measured with old questions. Could one see it coming without them? A model gives each
-# possible next token a probability. **KL(base ‖ tuned)** says how much two such distributions differ:
+# Forgetting is measured with old questions. Can it be seen without them? **KL(base ‖ tuned)** says how much the
+# next-token probabilities $p$ of the base and $q$ of the tuned model differ, in *nats*; it is 0 only if they are equal:
 #
-# Σ p_base · ln(p_base / p_tuned), in *nats*; 0 only if they are equal.
+# $$\text{KL}(p \,\|\, q) = \sum_i p_i \ln \frac{p_i}{q_i}\qquad\text{over all tokens } i$$
 #
-# **By hand**, three tokens: base (0.7, 0.2, 0.1), tuned (0.2, 0.2, 0.6).
+# **By hand**, three tokens: $p$ = (0.7, 0.2, 0.1), $q$ = (0.2, 0.2, 0.6).
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -486,22 +515,13 @@ print(f"KL(base ‖ tuned) {hand:.3f}; torch {F.kl_div(q.log(), p, reduction='su
 print(f"the other way round {F.kl_div(p.log(), q, reduction='sum'):.3f}: it has a direction")
 
 # %% [markdown]
-# We average it over response tokens: once on *hard medical* questions, the new task, and once on *general*
-# ones. (Other questions than the test's.) A study of 2025, *RL's Razor*, says that the first predicts forgetting.
+# We average it over response tokens: once on *hard medical* questions, the new task, and once on *general* ones, both
+# from validation data. A study of 2025, *RL's Razor*, says that the first predicts forgetting.
 #
-# **Predict.** Will one line of "KL against forgetting" do for both of our runs?
+# **Predict.** Will one curve of forgetting against KL fit both of our runs?
 
 # %%
-figure, axes = canvas(2, (10, 4), sharey=True)
-for axis, key, title in zip(axes, ("medical_kl", "general_kl"), ("on the new task", "on general questions")):
-    for points, name, color, style in ((plain_path, "plain", MEDICAL, "s-"),
-                                       (replay_path, "a quarter replayed", GENERAL, "o-")):
-        axis.plot(points[key], first["general"] - points.general, style, color=color, linewidth=2, label=name)
-    axis.set_xlabel("KL(base ‖ tuned), nats a token")
-    axis.set_title(title, loc="left")
-axes[0].set_ylabel("general score lost (0–1)")
-axes[0].legend(frameon=False)
-Image(png(figure), width=800)
+Image(png(divergence_figure(paths)), width=800)
 
 
 # %%
@@ -526,18 +546,18 @@ print("along each path, further means more lost (rank correlation over 0.8):",
       all(same_order(path, key) > 0.8 for path in (plain_path, replay_path) for key in ("medical_kl", "general_kl")))
 
 # %% [markdown]
-# Along one path, KL and the score lost rise together. Whether one line serves for both runs, you see above: how far
-# a model moved *on the new task* need not show where else it moved. A small model and one seed settle nothing;
-# lesson 09 asks again with many runs.
+# Along one path, KL and the score lost rise together. Across runs, KL *on the new task* does not determine forgetting:
+# at the same KL, the run with replay lost less. KL on general questions is closer to it. One small model and one seed;
+# lesson 09 uses many runs.
 
 # %% [markdown]
 # ## What was shown
 #
-# - Plain fine-tuning takes general skill within some dozens of steps, and each stage takes the one before.
-# - The accuracy matrix holds all of it; BWT, FWT, forgetting and retention are four ways to read it.
-# - Old skill is overlaid, not erased: as α falls towards the base it returns before the medicine is all gone.
-# - A few replayed examples retain a good part of what is like them.
-# - KL from the base goes along with forgetting on one path; across methods look twice.
+# - Plain fine-tuning lowers the general score, and each stage the scores of the one before.
+# - Scores of choices need a correction for chance.
+# - The base is frozen, so $\alpha$ = 0 restores it by construction; in between are compromises.
+# - Replay retains part of the general score.
+# - KL rises with forgetting along one path, not across methods.
 
 # %% [markdown]
 # ## Exercises
@@ -663,18 +683,12 @@ else:
 # %% [markdown]
 # ## Further reading
 #
-# - [Gradient Episodic Memory](https://arxiv.org/abs/1706.08840) (Lopez-Paz and Ranzato, 2017): where BWT and FWT come
-#   from; section 2 is enough.
-# - [Riemannian Walk](https://arxiv.org/abs/1801.10112) (Chaudhry and others, 2018): forgetting, and its companion,
-#   the failure to learn.
-# - [WiSE-FT](https://arxiv.org/abs/2109.01903) (Wortsman and others, 2022): interpolation between the base and the
-#   tuned model, with many plots.
-# - [RL's Razor](https://arxiv.org/abs/2509.04259) (Shenfeld and others, 2025): the claim about KL that section 8
-#   tries out.
-# - [LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673) (Biderman and others, 2024): the same plane
-#   for large models.
-
-# %% [markdown]
+# - [Gradient Episodic Memory](https://arxiv.org/abs/1706.08840) (2017): BWT and FWT
+# - [Riemannian Walk](https://arxiv.org/abs/1801.10112) (2018): forgetting, and failure to learn
+# - [WiSE-FT](https://arxiv.org/abs/2109.01903) (2022): interpolation between base and tuned model
+# - [RL's Razor](https://arxiv.org/abs/2509.04259) (2025): the claim about KL in section 8
+# - [LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673) (2024): the same plane, large models
+#
 # Assignment A6, A small study, builds on this lesson: see the [instructor's
 # guide]({{repository}}/blob/main/docs/instructors.md#assignments).
 

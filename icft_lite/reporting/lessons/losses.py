@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -24,7 +25,7 @@ LOOKS = {
 def _panels(number: int, size: tuple[float, float]) -> tuple[Figure, Sequence[Axes]]:
     with rc_context(RC):
         figure = Figure(figsize=size)
-        return figure, figure.subplots(1, number, squeeze=False).ravel()
+        return figure, list(figure.subplots(1, number, squeeze=False).ravel())
 
 
 def token_table(encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -63,7 +64,9 @@ def gradient_figure(
         axis.bar(words, formula, color=[MEDICAL if g > 0 else GENERAL for g in formula], width=0.55)
         axis.plot(words, autograd, "o", color=INK, markersize=7, markerfacecolor="white")
         for at, g in enumerate(formula):
-            place = dict(textcoords="offset points", ha="center", va="center" if g else "bottom", fontsize=9)
+            place: dict[str, Any] = dict(
+                textcoords="offset points", ha="center", va="center" if g else "bottom", fontsize=9
+            )
             axis.annotate(f"{g:+.3f}", (at, g), (0, 14 if g >= 0 else -14), **place)
         axis.axhline(0, color=GREY, linewidth=1)
         axis.set(ylim=(-limit, limit), xlabel="bars: formula; dots: autograd")
