@@ -182,6 +182,7 @@ def test_the_settings_that_the_lesson_teaches_are_those_of_runs(book):
     step = next(cell.source for cell in cells(book, "code") if "WEIGHTS, T =" in cell.source)
     (weight,) = re.findall(r"^\| `loss\.consistency_weight` \| (\S+) \|", page, re.M)
     assert f'"consistency": {weight}' in step and "math.inf" in step
+    assert ICFTConfig().loss.consistency_weight == float(weight) and not ICFTConfig().weak.soft_labels
 
 
 def test_the_measured_numbers_are_those_of_the_experiments(book):
