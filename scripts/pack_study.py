@@ -4,8 +4,8 @@ r"""Pack the runs of a comparison into the record that `icft_lite.experiments.st
         --set topics= --set optim.max_tokens=350000 --seeds 3 --out runs/study
     python scripts/pack_study.py runs/study
 
-The record of lesson 09, icft_lite/experiments/results/study.json, was made before the ring and soft labels were switched
-off by default: its `no_ring` and `no_task` are ICFT without them.
+The record of lesson 09, icft_lite/experiments/results/study.json, was made before the ring and soft labels were off by
+default: its `no_ring` and `no_task` are ICFT without them.
 """
 
 import argparse

@@ -81,8 +81,8 @@ def canvas(panels, size, **options):
 # Training every method with three seeds took an hour and a half on two cores, so it was done once and its record comes
 # with the package.
 #
-# Its ICFT had the ring and, with soft labels, L_task. Since neither had a measured benefit here, both are off by default
-# now. Two commands make such a study with today's defaults:
+# Its ICFT had the ring and, with soft labels, L_task. Since neither had a measured benefit here, both are off by
+# default now. Two commands make such a study with today's defaults:
 #
 # ```
 # icft-lite compare --methods icft qlora replay no_ltm ring soft_labels no_curriculum majority_vote gold \
