@@ -49,7 +49,7 @@ def test_the_text_of_the_notice():
 
 def check(html, prompt):
     """The notice is a paragraph of its own above the table with the prompt."""
-    before, table = html.split("<table>")
+    before, table = re.split("<table[^>]*>", html)
     assert f"<p>{NOTICE}</p>" in before and prompt.split("'")[0] in table
     assert "hidden" not in before and "display" not in before
 

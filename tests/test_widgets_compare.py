@@ -6,7 +6,7 @@ import pytest
 
 from icft_lite.errors import ICFTError
 from icft_lite.utils.notice import NOTICE
-from icft_lite.widgets import ask_table, compare_panel, compare_table, share_changed
+from icft_lite.widgets import ask_panel, ask_table, compare_panel, compare_table, share_changed
 from icft_lite.widgets.compare import HIDDEN, changes
 
 REPLIES = {
@@ -131,4 +131,13 @@ def test_a_panel_needs_two_models_and_a_question(models, questions):
 
 def test_tables_have_a_name_and_their_box_is_reached_by_keyboard():
     html = ask_table(MODELS, ["one?"]).data
-    assert '<table aria-label="replies of the models">' in html and 'tabindex="0"' in html
+    name = 'aria-label="replies of the models"'
+    assert f"<table {name}>" in html and f'<div role="region" {name} tabindex="0" style="overflow-x: auto">' in html
+
+
+@pytest.mark.parametrize("panel", [ask_panel(MODELS), compare_panel(MODELS, ["one?"])])
+def test_rows_of_controls_wrap_and_their_fields_shrink_on_a_narrow_screen(panel):
+    rows = [child for child in panel.children if hasattr(child, "children")]
+    assert rows and all(row.layout.flex_flow == "row wrap" for row in rows)
+    fields = [control for row in rows for control in row.children if not hasattr(control, "button_style")]
+    assert fields and all(field.layout.min_width == "0" and field.layout.width == "auto" for field in fields)

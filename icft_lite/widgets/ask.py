@@ -9,7 +9,7 @@ from IPython.display import HTML
 
 from icft_lite.errors import ICFTError
 from icft_lite.utils.notice import NOTICE
-from icft_lite.widgets.table import html_table
+from icft_lite.widgets.table import REPLY_WIDTH, html_table
 
 MAX_SHOWN = 5
 """Number of questions that the panel shows, the newest first."""
@@ -40,12 +40,12 @@ def ask_panel(models: Mapping[str, Model], examples: Sequence[str] = ()) -> widg
     models.
     """
     _check(models)
-    wide = widgets.Layout(width="auto", max_width="800px")
+    wide = widgets.Layout(width="auto", max_width="800px", flex_flow="row wrap")
     choice = widgets.Dropdown(
         options=[("choose one …", ""), *((text, text) for text in examples)],
         value="",
         description="Examples",
-        layout=wide,
+        layout=widgets.Layout(width="auto", max_width="800px"),
     )
     # Without continuous updates the value changes on Enter or when the field loses the focus, not with every letter.
     question = widgets.Text(
@@ -53,7 +53,7 @@ def ask_panel(models: Mapping[str, Model], examples: Sequence[str] = ()) -> widg
         placeholder="type a question and press Enter",
         description="Question",
         continuous_update=False,
-        layout=widgets.Layout(flex="1 1 auto", width="auto"),
+        layout=widgets.Layout(flex="1 1 14em", width="auto", min_width="0"),
     )
     button = widgets.Button(description="Ask", tooltip="send the question to every model")
     replies = widgets.HTML(value=_table(models, []))
@@ -104,5 +104,9 @@ def safe_reply(model: Model, question: str) -> str:
 
 def _table(models: Mapping[str, Model], answered: Sequence[Answered]) -> str:
     return html_table(
-        ["question", *models], [[question, *replies] for question, replies in answered], NOTICE, "replies of the models"
+        ["question", *models],
+        [[question, *replies] for question, replies in answered],
+        NOTICE,
+        "replies of the models",
+        REPLY_WIDTH,
     )

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.chat import ChatSession
 from icft_lite.utils.notice import NOTICE
-from icft_lite.widgets.table import html_table
+from icft_lite.widgets.table import REPLY_WIDTH, html_table
 
 MAX_SHOWN = 10
 """Number of questions that the panel shows, the newest first."""
@@ -62,13 +62,13 @@ class ChatPanel(widgets.VBox):
             placeholder="type a question and press Enter",
             description="Question",
             continuous_update=False,
-            layout=widgets.Layout(flex="1 1 auto", width="auto"),
+            layout=widgets.Layout(flex="1 1 14em", width="auto", min_width="0"),
         )
         # Not `send`: that is a method of ipywidgets.Widget.
         self.send_button = widgets.Button(description="Send", tooltip="send the question to the model")
         self.stop_button = widgets.Button(description="Stop", tooltip="stop the current reply")
         self.replies = widgets.HTML(value=_table([]))
-        wide = widgets.Layout(width="auto", max_width="800px")
+        wide = widgets.Layout(width="auto", max_width="800px", flex_flow="row wrap")
         super().__init__(
             [
                 widgets.HBox([self.temperature, self.max_new_tokens], layout=widgets.Layout(flex_flow="row wrap")),
@@ -132,4 +132,4 @@ def _decoding(temperature: float) -> str:
 
 
 def _table(turns: Sequence[Turn]) -> str:
-    return html_table(["question", "reply", "decoding"], turns, NOTICE, "chat with the model")
+    return html_table(["question", "reply", "decoding"], turns, NOTICE, "chat with the model", REPLY_WIDTH)

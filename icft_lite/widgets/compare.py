@@ -38,9 +38,9 @@ class Change(NamedTuple):
 def changes(before: str, after: str) -> list[Change]:
     """Return the parts of two texts in order, each equal in both or different. Words are compared with their spaces."""
     a, b = (re.findall(r"\s*\S+", text.strip()) for text in (before, after))
-    keys = [[word.strip() for word in words] for words in (a, b)]
+    before_words, after_words = ([word.strip() for word in words] for words in (a, b))
     # Without `autojunk`, which ignores frequent words in texts of 200 words or more.
-    found = SequenceMatcher(None, *keys, autojunk=False).get_opcodes()
+    found = SequenceMatcher(None, before_words, after_words, autojunk=False).get_opcodes()
     return [Change(kind == "equal", a[i:j], b[k:m]) for kind, i, j, k, m in found]
 
 
@@ -60,9 +60,9 @@ def compare_table(models: Mapping[str, Model], questions: Sequence[str]) -> HTML
     """
     if len(models) != 2:
         raise ICFTError(f"models: {len(models)} given, a comparison needs two; pass {{name: callable}}")
-    return HTML(
-        f"<p>{escape(NOTICE)}. {LEGEND}</p>" + "".join(_comparison(models, *models, text) for text in questions)
-    )
+    first, second = models
+    shown = "".join(_comparison(models, first, second, question) for question in questions)
+    return HTML(f"<p>{escape(NOTICE)}. {LEGEND}</p>{shown}")
 
 
 def compare_panel(models: Mapping[str, Model], questions: Sequence[str]) -> widgets.VBox:
@@ -78,12 +78,12 @@ def compare_panel(models: Mapping[str, Model], questions: Sequence[str]) -> widg
             "{name: callable}, and a question"
         )
     wide = widgets.Layout(width="auto", max_width="900px", flex_flow="row wrap")
+    # A minimum of 0: otherwise the longest option decides the width, also on a narrow screen.
+    flexible = widgets.Layout(flex="1 1 14em", width="auto", min_width="0")
     first, second = (
-        widgets.Dropdown(options=list(models), index=index, description=name)
+        widgets.Dropdown(options=list(models), index=index, description=name, layout=flexible)
         for index, name in enumerate(("First", "Second"))
     )
-    # A minimum of 0: otherwise the longest question decides the width, also on a narrow screen.
-    flexible = widgets.Layout(flex="1 1 14em", width="auto", min_width="0")
     question = widgets.Dropdown(options=list(dict.fromkeys(questions)), description="Question", layout=flexible)
     previous_button = widgets.Button(description="Previous", tooltip="show the previous question")
     next_button = widgets.Button(description="Next", tooltip="show the next question")

@@ -132,7 +132,9 @@ def curriculum_explorer(
     stage = widgets.Dropdown(options=["all", *levels], description="Stage")
     topic = widgets.Dropdown(options=["all", *topics], description="Topic")
     span = widgets.FloatRangeSlider(value=(0, 1), min=0, max=1, step=0.05, description="Difficulty")
-    selected = widgets.Dropdown(description="Example", layout=widgets.Layout(flex="1 1 0", width="auto", min_width="0"))
+    selected = widgets.Dropdown(
+        description="Example", layout=widgets.Layout(flex="1 1 14em", width="auto", min_width="0")
+    )
     previous_button = widgets.Button(description="Previous", tooltip="show the previous example")
     next_button = widgets.Button(description="Next", tooltip="show the next example")
     count, detail = widgets.HTML(), widgets.HTML()
@@ -157,7 +159,8 @@ def curriculum_explorer(
     previous_button.on_click(lambda _: move(-1))
     next_button.on_click(lambda _: move(1))
     update_list()
-    wrap, wide = widgets.Layout(flex_flow="row wrap"), widgets.Layout(width="auto", max_width="900px")
+    wrap = widgets.Layout(flex_flow="row wrap")
+    wide = widgets.Layout(width="auto", max_width="900px", flex_flow="row wrap")
     return widgets.VBox(
         [
             widgets.HBox([stage, topic, span], layout=wrap),

@@ -18,7 +18,7 @@ from icft_lite.errors import ICFTError
 from icft_lite.experiments.blind_votes import Vote, add_vote, left_share, pairwise_results, read_votes
 from icft_lite.utils.notice import NOTICE
 from icft_lite.widgets.ask import Model, safe_reply
-from icft_lite.widgets.table import html_table, pluralize
+from icft_lite.widgets.table import REPLY_WIDTH, html_table, pluralize
 
 
 def votes_table(votes: Sequence[Vote]) -> HTML:
@@ -72,7 +72,13 @@ class VotePanel(widgets.VBox):
             value=False, description="Show the result", tooltip="show the models' names and win rates; best at the end"
         )
         super().__init__(
-            [self.question, self.replies, widgets.HBox(list(self.buttons.values())), self.reveal, self.result]
+            [
+                self.question,
+                self.replies,
+                widgets.HBox(list(self.buttons.values()), layout=widgets.Layout(flex_flow="row wrap")),
+                self.reveal,
+                self.result,
+            ]
         )
         for choice, button in self.buttons.items():
             button.on_click(lambda _, choice=choice: self._vote(choice))
@@ -144,7 +150,7 @@ def _key(question: str, a: str, b: str) -> tuple[str, ...]:
 
 
 def _pair(question: str, replies: Sequence[str]) -> str:
-    return html_table(["question", "left", "right"], [[question, *replies]], NOTICE, "two replies")
+    return html_table(["question", "left", "right"], [[question, *replies]], NOTICE, "two replies", REPLY_WIDTH)
 
 
 def _result(votes: Sequence[Vote]) -> str:

@@ -23,8 +23,8 @@ def curves_figure(
         figure = Figure(figsize=(7, 3.4))
         axes = figure.subplots()
     for size, (name, values), (color, marker) in zip((9, 6, 6), curves.items(), STYLES, strict=False):
-        style = {"marker": marker, "markersize": size, "markerfacecolor": "none"}  # equal curves stay visible
-        axes.plot(x, values, color=color, label=name, **style)
+        # Open markers of different sizes, so that equal curves stay visible.
+        axes.plot(x, values, marker=marker, markersize=size, markerfacecolor="none", color=color, label=name)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.set_xscale("log" if "x" in log else "linear")
     axes.set_yscale("log" if "y" in log else "linear")
