@@ -205,11 +205,11 @@ def gain(entry, reference, topics):
     return ...
 
 
-scores = [1, 0, 1, 1, 0], [[0, 0, 1, 0, 0], [1, 0, 0, 0, 0]], list("aaabb")
+scores = [1, 0, 1, 1, 0], [[0, 0, 1, 0, 0], [1, 0, 0, 0, 1]], list("aaabb")
 if (found := gain(*scores)) is ...:
     print("Your turn.")
 else:
-    print("Right." if np.isclose(found, (1 / 3 + 1 / 2) / 2) else f"Not yet: {found}")
+    print("Right." if np.isclose(found, (1 / 3 + 1 / 4) / 2) else f"Not yet: {found}")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
