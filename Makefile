@@ -12,13 +12,17 @@ SHARE = OMP_NUM_THREADS=$$($(BIN)/python -c "import os; print(max(1, os.cpu_coun
 PYTEST = $(SHARE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --nbval-kernel-startup-timeout=120 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg
+# nbval reads a cell's messages when the cell has finished. A progress bar that moves ten times a second fills the
+# kernel's queue of about 2,000 messages in a few minutes, further messages are lost, and nbval reports a timeout.
+SLOW_BARS := TQDM_MININTERVAL=5
 
-.PHONY: help demo demo-llm sweep-llm test test-all lab lessons notebooks release docs lint venv
+.PHONY: help demo demo-llm sweep-llm test test-all test-colab lab lessons notebooks release docs lint venv
 help:
 	@echo "make demo       the whole method in five minutes; FULL=1 trains longer, SEEDS=3 compares all methods"
 	@echo "make demo-llm   the same on a real chat model, in half an hour on two cores; QUICK=1: a short illustration;"
 	@echo "                FULL=1 SEEDS=3: all methods, three seeds"
 	@echo "make test       the tests and the lessons, up to 20 minutes; make test-all adds the slow ones; JOBS=1 one by one"
+	@echo "make test-colab lessons 00 and 04 with the package versions of Google Colab, in .venv-colab; half an hour"
 	@echo "make lab        the lessons in JupyterLab; make lessons runs them all in full, into runs/lessons"
 	@echo "make notebooks  build the lessons from notebooks/src"
 	@echo "make release    build the assignments for students, instructors and autograders into dist/course;"
@@ -39,11 +43,19 @@ sweep-llm: venv
 
 test: venv
 	$(PYTEST) -m "not slow"
-	$(PYTEST) notebooks $(NBVAL)
+	$(SLOW_BARS) $(PYTEST) notebooks $(NBVAL)
 
 test-all: venv
 	$(PYTEST)
-	$(PYTEST) notebooks $(NBVAL)
+	$(SLOW_BARS) $(PYTEST) notebooks $(NBVAL)
+
+# The set-up cell changes no package of Colab, and lessons run with them (tests/colab_packages.toml).
+test-colab: venv .venv-colab/.installed
+	$(SHARE) $(BIN)/python scripts/colab.py check .venv-colab
+
+.venv-colab/.installed: tests/colab_packages.toml constraints.txt | venv
+	$(BIN)/python scripts/colab.py create .venv-colab
+	@touch $@
 
 lab: venv
 	$(BIN)/jupyter lab notebooks

@@ -9,6 +9,7 @@ is the one that runs `create`. Everything else has Colab's version, except what 
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -207,7 +208,9 @@ def _run_lessons(python: Path, folder: Path) -> None:
     (folder / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "nbval_sanitize.cfg", folder / "tests")
     lessons = [f"{lesson}.ipynb" for lesson in LESSONS]
-    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *nbval_options(), *lessons, cwd=folder)
+    values = {**os.environ, "TQDM_MININTERVAL": "5"}  # as in the Makefile
+    values.pop("PYTHONPATH", None)  # the set-up cell must not find the package of this repository
+    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *nbval_options(), *lessons, cwd=folder, env=values)
 
 
 def compare(before: Mapping[str, str], after: Mapping[str, str]) -> None:
