@@ -2,9 +2,11 @@
 
     python scripts/colab.py create .venv-colab    # an environment with the versions of tests/colab_packages.toml
     python scripts/colab.py check .venv-colab     # run the set-up cell and lessons 00 and 04 in it
+    python scripts/colab.py list pip-freeze.txt   # compare the table with the list that Colab publishes today
 
-`make test-colab` does both. Torch is the version of constraints.txt, so that a build for CPUs can be used, and Python
-is the one that runs `create`. Everything else has Colab's version, except what this torch refuses; `check` prints it.
+`make test-colab` does the first two. Torch is the version of constraints.txt, so that a build for CPUs can be used.
+Python is the one that runs `create`. Everything else has Colab's version, except what this torch refuses. `check`
+prints the differences.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import tempfile
 import tomllib
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,24 @@ def plan_installation(requirements: Iterable[str], table: Table) -> Plan:
                     child.marker = None
                     queue.append((child, name))
     return Plan(frozenset(key.partition("[")[0] for key in added), tuple(conflicts))
+
+
+def compare_list(path: Path) -> None:
+    """Print what differs in a newer list of Colab (lines `name==version`), and check that nothing there would change.
+
+    Raises SystemExit if pip would replace a package.
+    """
+    table = read_table()
+    lines = [line.partition("==") for line in path.read_text(encoding="utf-8").splitlines() if "==" in line]
+    packages = {canonicalize_name(name): version.strip() for name, _, version in lines}
+    for name, version in table.packages.items():
+        if packages.get(name) != version:
+            print(f"{name}: {version} on {table.date}, now {packages.get(name, 'absent')}")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    plan = plan_installation(project["dependencies"], replace(table, packages=packages))
+    if plan.conflicts:
+        sys.exit("; ".join(plan.conflicts))
+    print(f"the set-up cell changes nothing and adds {', '.join(sorted(plan.added))}")
 
 
 def _applies(requirement: Requirement, extras: set[str], table: Table) -> bool:
@@ -221,13 +241,16 @@ def compare(before: Mapping[str, str], after: Mapping[str, str]) -> None:
     print(f"unchanged: all {len(before)} packages")
 
 
+ACTIONS = {"create": create, "check": check, "list": compare_list}
+
+
 def main() -> None:
-    """Create or check an environment."""
+    """Create or check an environment, or compare the table with a list."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("action", choices=("create", "check"))
-    parser.add_argument("environment", type=Path, help="folder of the environment")
+    parser.add_argument("action", choices=ACTIONS)
+    parser.add_argument("path", type=Path, help="folder of the environment, or the file of the list")
     args = parser.parse_args()
-    {"create": create, "check": check}[args.action](args.environment)
+    ACTIONS[args.action](args.path)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from test_notebooks import build, lessons, notebook
 
 import icft_lite
 
@@ -113,6 +114,38 @@ def test_the_set_up_cell_pins_colabs_torch_and_numpy_and_asks_for_no_extra(monke
     pins = (tmp_path / "pins.txt").read_text(encoding="utf-8").splitlines()
     assert pins == [f"{name}=={TABLE.packages[name]}" for name in ("torch", "numpy")]
     assert colab.plan_installation([*PROJECT["dependencies"], *pins], TABLE).conflicts == ()
+
+
+def test_a_newer_list_is_compared_with_the_table(tmp_path, capsys):
+    path = tmp_path / "pip-freeze.txt"
+    lines = [f"{name}=={version}" for name, version in {**TABLE.packages, "tqdm": "99.0"}.items()]
+    path.write_text("\n".join(["# a comment", "pkg @ https://example.org/pkg.whl", *lines]), encoding="utf-8")
+    colab.compare_list(path)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"tqdm: {TABLE.packages['tqdm']} on {TABLE.date}, now 99.0" and len(printed) == 2
+    path.write_text("\n".join(lines).replace("tqdm==99.0", "tqdm==1.0"), encoding="utf-8")
+    with pytest.raises(SystemExit, match="icft-lite requires tqdm>=.*, Colab has 1.0"):
+        colab.compare_list(path)
+
+
+# --- what a lesson says at its top
+
+T4_GIB = 14.5
+"""Memory of Colab's T4 that a process can use."""
+
+
+@lessons
+def test_the_first_cell_has_the_badge_and_the_minutes_and_memory_for_each_device(source):
+    book = notebook(source)
+    lesson, first = book.metadata["lesson"], book.cells[0]
+    everything = "\n".join(cell.source for cell in book.cells)
+    badge = build.placeholders(source.stem, lesson)["{{badge}}"]
+    assert first.cell_type == "markdown" and first.source.startswith(badge) and everything.count("colab-badge") == 1
+    (table,) = re.findall(r"(?:^\|.*\|\n)*^\| minutes, at most \|.*\n^\|.*", everything, re.M)
+    assert table == build.budget_table(lesson)
+    for device in build.DEVICES:
+        assert lesson["minutes"][device] > 0 and lesson["peak_gib"][device] > 0
+    assert lesson["peak_gib"]["t4"] < T4_GIB
 
 
 # --- `make test-colab`

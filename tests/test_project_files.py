@@ -91,7 +91,8 @@ def test_actions_are_pinned_to_a_major_version(page):
 
 def test_ci_tests_every_python_that_is_supported_and_all_systems():
     jobs = load(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
-    assert {"lint", "test", "lessons", "smoke", "wheel"} <= set(jobs)
+    assert {"lint", "test", "lessons", "colab", "smoke", "wheel"} <= set(jobs)
+    assert any("make test-colab" in step.get("run", "") for step in jobs["colab"]["steps"])
     versions = jobs["test"]["strategy"]["matrix"]["python"]
     assert versions == ["3.11", "3.12", "3.13"] and PROJECT["requires-python"] == f">={versions[0]}"
     assert jobs["smoke"]["strategy"]["matrix"]["os"] == ["windows-latest", "macos-latest"]
@@ -102,8 +103,10 @@ def test_ci_tests_every_python_that_is_supported_and_all_systems():
 @pages(WORKFLOWS)
 def test_workflows_use_the_nbval_options_of_the_makefile(page):
     options = " ".join(re.search(r"^NBVAL := (.*)$", MAKEFILE, re.M)[1].split())
-    lessons = [step["run"] for step in steps_of(page) if "pytest notebooks" in step.get("run", "")]
-    assert lessons and all(options in " ".join(run.split()) for run in lessons)
+    name, seconds = re.search(r"^SLOW_BARS := (\w+)=(\d+)$", MAKEFILE, re.M).groups()
+    lessons = [step for step in steps_of(page) if "pytest notebooks" in step.get("run", "")]
+    assert lessons and all(options in " ".join(step["run"].split()) for step in lessons)
+    assert all(step["env"][name] == int(seconds) for step in lessons)
 
 
 @pages([*WORKFLOWS, *PAGES])
