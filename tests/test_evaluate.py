@@ -236,14 +236,14 @@ def test_gold_labels_are_used_only_by_the_label_model_gold(adapted, encoder, row
     gold = {name: int(len(options) > 2) for name, options in zip(pool["id"], pool["responses"])}
     data = DataBundle(pool=pool, pool_gold=gold)
     examples, report = make_training_examples(
-        data, ICFTConfig.preset("icft", {"weak.label_model": "gold"}), adapted[0], encoder
+        data, ICFTConfig.preset("soft_labels", {"weak.label_model": "gold"}), adapted[0], encoder
     )
     assert len(examples) == 10 and report["accuracy"] == 1
     correct = {name: options[gold[name]] for name, options in zip(pool["id"], pool["responses"])}
     assert all(most_likely_response(one) == correct[one["id"]] and max(one["posterior"]) == 1 for one in examples)
-    own_lfs = dict.fromkeys(pool["id"], "samples")
-    weak, report = make_training_examples(replace(data, own_lfs=own_lfs), ICFTConfig(), adapted[0], encoder)
-    without_gold, _ = make_training_examples(DataBundle(pool=pool, own_lfs=own_lfs), ICFTConfig(), adapted[0], encoder)
+    own_lfs, soft = dict.fromkeys(pool["id"], "samples"), ICFTConfig.preset("soft_labels")
+    weak, report = make_training_examples(replace(data, own_lfs=own_lfs), soft, adapted[0], encoder)
+    without_gold, _ = make_training_examples(DataBundle(pool=pool, own_lfs=own_lfs), soft, adapted[0], encoder)
     assert [one["posterior"] for one in weak] == [one["posterior"] for one in without_gold]
     assert all(sum(one["posterior"]) == pytest.approx(1) for one in weak)
     assert len(weak) + report["dropped_unvoted"] == 10
@@ -256,7 +256,7 @@ def test_hard_labels_turn_weak_examples_into_responses(adapted, encoder):
     }
     examples, _ = make_training_examples(
         DataBundle(pool=pool, posteriors=posteriors),
-        ICFTConfig.preset("icft", {"weak.soft_labels": False}),
+        ICFTConfig(),
         adapted[0],
         encoder,
     )
@@ -273,7 +273,7 @@ def test_options_of_low_posterior_are_left_out_of_training(adapted, encoder):
     }
     data = DataBundle(pool=pool, posteriors=posteriors)
     examples, report = make_training_examples(
-        data, ICFTConfig.preset("icft", {"weak.min_posterior": 0.05}), adapted[0], encoder
+        data, ICFTConfig.preset("soft_labels", {"weak.min_posterior": 0.05}), adapted[0], encoder
     )
     questions = [one for one in examples if one["task"] == "question"]
     assert report["uncertain_questions"] == sum(len(one["responses"]) > 1 for one in questions) == len(questions) > 0
@@ -284,13 +284,13 @@ def test_options_of_low_posterior_are_left_out_of_training(adapted, encoder):
         assert one["posterior"] == pytest.approx([posteriors[one["id"]][k] / total for k in retained])
     lettered, _ = make_training_examples(
         data,
-        ICFTConfig.preset("icft", {"weak.min_posterior": 0.05, "encoding.letter_options": True}),
+        ICFTConfig.preset("soft_labels", {"weak.min_posterior": 0.05, "encoding.letter_options": True}),
         adapted[0],
         encoder,
     )
     assert lettered["responses"][:] == pool["responses"][:], "the prompt lists the options, so none is left out"
     only, report = make_training_examples(
-        data, ICFTConfig.preset("icft", {"weak.min_posterior": 0.9}), adapted[0], encoder
+        data, ICFTConfig.preset("soft_labels", {"weak.min_posterior": 0.9}), adapted[0], encoder
     )
     assert report["uncertain_questions"] == 0
     assert all(len(one["responses"]) == (2 if one["task"] == "pair" else 1) for one in only), (

@@ -14,6 +14,7 @@ from small_run import FEW, SETTINGS, cut
 
 import icft_lite
 from icft_lite.compat import FORMAT
+from icft_lite.compat import PRESETS as OLD_PRESETS
 from icft_lite.data.samples import sample_bundle
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.compare import compare
@@ -153,7 +154,7 @@ def test_the_bundled_record_compares_the_same_seeds_at_equal_tokens_on_the_bundl
     runs = [(run["method"], run["seed"]) for run in study["runs"]]
     methods, seeds = {method for method, _ in runs}, {seed for _, seed in runs}
     assert sorted(runs) == sorted((method, seed) for method in methods for seed in seeds) and len(seeds) >= 2
-    assert {"icft", "qlora"} < methods <= set(PRESETS), "ICFT, plain fine-tuning, and an ablation"
+    assert {"icft", "qlora"} < methods <= {*PRESETS, *OLD_PRESETS}, "ICFT, plain fine-tuning, and an ablation"
     tokens = [run["tokens"] for run in study["runs"]]
     assert max(tokens) <= 1.02 * min(tokens)
     general, medical = data.general_test, data.test

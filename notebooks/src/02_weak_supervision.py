@@ -832,7 +832,7 @@ else:
 # - [WRENCH](https://arxiv.org/abs/2109.11377) (2021): label models compared.
 # - [On Calibration](https://arxiv.org/abs/1706.04599) (2017): reliability diagrams.
 #
-# Assignments A1 and A2 build on this lesson: see the [instructor's
+# Assignments A1, Label models, and A2, Curriculum, build on this lesson: see the [instructor's
 # guide]({{repository}}/blob/main/docs/instructors.md#assignments).
 
 # %%

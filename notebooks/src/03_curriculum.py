@@ -690,7 +690,7 @@ else:
 # - [Cherry LLM](https://arxiv.org/abs/2308.12032) (2024): IFD, used to choose data.
 # - [When Do Curricula Work?](https://arxiv.org/abs/2012.03107) (2021): the most thorough study.
 #
-# Assignment A2 builds on this lesson: see the [instructor's
+# Assignment A2, Curriculum, builds on this lesson: see the [instructor's
 # guide]({{repository}}/blob/main/docs/instructors.md#assignments).
 
 # %%

@@ -886,7 +886,7 @@ else:
 # - [LoftQ](https://arxiv.org/abs/2310.08659) (Li and others, 2023): exercise 2.
 # - [8-bit approximations](https://arxiv.org/abs/1511.04561) (Dettmers, 2015): dynamic levels.
 #
-# Assignments A3 and A4 build on this lesson: see the [instructor's
+# Assignments A3, LoRA and NF4, and A4, Memory, build on this lesson: see the [instructor's
 # guide]({{repository}}/blob/main/docs/instructors.md#assignments).
 
 # %%

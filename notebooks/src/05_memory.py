@@ -840,7 +840,9 @@ else:
 # - [Pseudorehearsal](https://doi.org/10.1080/09540099550039318) (Robins, 1995)
 # - [peft on merging](https://huggingface.co/docs/peft/developer_guides/model_merging): its `cat` and `svd` mix changes,
 #   its `linear` mixes factors
-# - Assignment A4 builds on this lesson ([instructor's guide]({{repository}}/blob/main/docs/instructors.md#assignments))
+#
+# Assignment A4, Memory, builds on this lesson: see the [instructor's
+# guide]({{repository}}/blob/main/docs/instructors.md#assignments).
 
 # %%
 # NBVAL_CHECK_OUTPUT
