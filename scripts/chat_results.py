@@ -3,21 +3,30 @@
     python scripts/chat_results.py                     # write the tables
     python scripts/chat_results.py --check             # exit with 1 if they are not current
     python scripts/chat_results.py --add runs/study    # first copy the results of a comparison or a sweep
+    python scripts/chat_results.py --replies runs/study    # first ask the runs of a copied comparison medical questions
 
-icft_lite/experiments/results/ has one small JSON file for each, with the command and the machine.
+icft_lite/experiments/results/ has one small JSON file for each, with the command and the machine. That of a comparison
+also has replies of its runs, which lessons show.
 """
 
 import argparse
+import hashlib
 import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from icft_lite.compat import read_report
 from icft_lite.data.bundle import balanced_items
 from icft_lite.data.chat_suite import chat_suite
+from icft_lite.data.samples import sample_bundle
+from icft_lite.data.schema import Example
 from icft_lite.experiments.conditions import current_commit, processor
+from icft_lite.finished_runs import load_run
+from icft_lite.modeling.generation import generate_reply
 from icft_lite.reporting.chat_tables import display_table
 from icft_lite.reporting.figures import comparison_figure, method_label, png
 from icft_lite.reporting.formatting import Table, format_cell, to_markdown
@@ -37,6 +46,9 @@ SWEEP_COLUMNS = {
 """{key of a run's scores: heading}"""
 RECORDED = 15
 """Free questions, and instructions, whose replies are recorded for the lessons."""
+MEDICAL = 3
+"""Medical test questions of each topic whose replies are recorded, of the methods in ASKED."""
+ASKED = ("qlora", "icft")
 METHOD_ORDER = ("qlora", "replay", "icft")
 
 
@@ -97,6 +109,26 @@ def add(folder: Path, command: str) -> None:
         found["recorded"] = recorded_replies(folder, list(found["methods"]), found["seeds"][0])
         write_bytes(DOCS / f"{folder.name}.png", png(comparison_figure(found)))
     write_json(RESULTS / f"{folder.name}.json", found)
+    if "methods" in found:
+        add_medical(folder)
+
+
+def add_medical(folder: Path) -> None:
+    """Add to a committed comparison its runs of the first seed, and their replies to medical test questions."""
+    path = RESULTS / f"{folder.name}.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    runs = {name: folder / f"{name}-{found['seeds'][0]}" for name in ASKED}
+    items = medical_items(found["settings"]["topics"])
+    replies = {name: medical_replies(run, items, base=name == next(iter(runs))) for name, run in runs.items()}
+    found["medical_replies"] = [
+        {key: item[key] for key in ("id", "topic", "prompt", "facts")}
+        | dict(reference=item["responses"][item["label"]])
+        | {model: texts[i] for run in replies.values() for model, texts in run.items()}
+        for i, item in enumerate(items)
+    ]
+    found["runs"] = {name: describe_run(run) for name, run in runs.items()}
+    found["medical_command"] = f"python scripts/chat_results.py --replies runs/{folder.name}"
+    write_json(path, found)
 
 
 def recorded_replies(folder: Path, methods: Sequence[str], seed: int) -> list[dict[str, str]]:
@@ -112,15 +144,52 @@ def recorded_replies(folder: Path, methods: Sequence[str], seed: int) -> list[di
     ]
 
 
+def medical_items(topics: Sequence[str]) -> list[Example]:
+    """Return the first MEDICAL test examples of each topic with different references, in the order of the samples."""
+    chosen: dict[tuple[str, str], Example] = {}
+    for item in sample_bundle().only(topics).test:
+        if item["task"] != "preference":
+            chosen.setdefault((item["topic"], item["responses"][item["label"]]), item)
+    return [item for topic in topics for item in [one for key, one in chosen.items() if key[0] == topic][:MEDICAL]]
+
+
+def medical_replies(run: Path, items: Sequence[Example], base: bool) -> dict[str, list[str]]:
+    """Return {name of the method: greedy replies of a finished run}, and with `base` those of the bare base as well."""
+    model, tokenizer = load_run(run)
+    ask = partial(generate_reply, model, tokenizer)
+    replies = {run.name.rpartition("-")[0]: [ask(item["prompt"]) for item in items]}
+    if base:
+        with model.disable_adapter():
+            replies["base"] = [ask(item["prompt"]) for item in items]
+    return replies
+
+
+def describe_run(run: Path) -> dict[str, Any]:
+    """Return what identifies a finished run: its folder, seed, all settings, and hashes of the base and the adapter."""
+    report = read_report(run)
+    adapter = hashlib.sha256((run / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+    return dict(
+        run=f"{run.parent.name}/{run.name}",
+        seed=report["seed"],
+        tokens=report["cost"]["tokens"],
+        base_hash=report["base_hash"],
+        adapter_sha256=adapter,
+        config=report["config"],
+    )
+
+
 def main() -> None:
     """Write the tables, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only check that the tables are current")
     parser.add_argument("--add", type=Path, metavar="DIR", help="a finished comparison or sweep")
+    parser.add_argument("--replies", type=Path, metavar="DIR", help="a comparison that was added before")
     parser.add_argument("--command", default="", help="with --add: the command that made it")
     args = parser.parse_args()
     if args.add:
         add(args.add, args.command)
+    elif args.replies:
+        add_medical(args.replies)
     for page, text in pages().items():
         if args.check and text != page.read_text(encoding="utf-8"):
             sys.exit(f"{page}: the tables are not current; run python scripts/chat_results.py")
