@@ -126,7 +126,7 @@ def add_medical(folder: Path) -> None:
         | {model: texts[i] for run in replies.values() for model, texts in run.items()}
         for i, item in enumerate(items)
     ]
-    found["runs"] = {name: describe_run(run) for name, run in runs.items()}
+    found["recorded_runs"] = {name: describe_run(run) for name, run in runs.items()}
     found["medical_command"] = f"python scripts/chat_results.py --replies runs/{folder.name}"
     write_json(path, found)
 
