@@ -165,7 +165,10 @@ def medical_replies(run: Path, items: Sequence[Example], base: bool) -> dict[str
 
 
 def describe_run(run: Path) -> dict[str, Any]:
-    """Return what identifies a finished run: its folder, seed, all settings, and hashes of the base and the adapter."""
+    """Return what identifies a finished run: its folder, seed, all settings, and hashes of the base and the adapter.
+
+    Also the base's score in replies to patients, which a comparison does not have.
+    """
     report = read_report(run)
     adapter = hashlib.sha256((run / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
     return dict(
@@ -174,6 +177,7 @@ def describe_run(run: Path) -> dict[str, Any]:
         tokens=report["cost"]["tokens"],
         base_hash=report["base_hash"],
         adapter_sha256=adapter,
+        base_reply=report["scores"]["before"]["medical"]["reply"]["value"],
         config=report["config"],
     )
 

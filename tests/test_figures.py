@@ -62,6 +62,8 @@ def test_the_losses_figure_is_readable_alone():
     figure = losses_figure(report())
     text = words(figure)
     assert len(figure.axes) == 1, "a loss without values has no panel"
+    zero = {"losses": {**report()["losses"], "task": [0.0] * len(report()["losses"]["step"])}}
+    assert len(losses_figure({**report(), **zero}).axes) == 1, "nor has one that is 0 throughout"
     for part in ("seed 3", "L_fine-tune", "nats per response token", "optimizer step", "easy", "medium"):
         assert part in text
 

@@ -120,8 +120,9 @@ def test_recorded_free_answers_are_scored_as_in_the_suite(full):
 def test_a_run_is_described_by_the_hash_of_its_adapter(tmp_path, monkeypatch):
     (tmp_path / "icft-0" / "adapter").mkdir(parents=True)
     (tmp_path / "icft-0" / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
-    report = dict(seed=0, cost=dict(tokens=5), base_hash="b", config={"method": "icft"})
+    scores = dict(before=dict(medical=dict(reply=dict(value=0.25))))
+    report = dict(seed=0, cost=dict(tokens=5), base_hash="b", config={"method": "icft"}, scores=scores)
     monkeypatch.setattr(chat_results, "read_report", lambda folder: report)
     found = chat_results.describe_run(tmp_path / "icft-0")
     assert found["adapter_sha256"] == hashlib.sha256(b"weights").hexdigest()
-    assert found["run"] == f"{tmp_path.name}/icft-0" and found["tokens"] == 5
+    assert found["run"] == f"{tmp_path.name}/icft-0" and (found["tokens"], found["base_reply"]) == (5, 0.25)

@@ -162,7 +162,7 @@ def _question_scores(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def losses_figure(report: Mapping[str, Any]) -> Figure:
-    """Return a figure of the three losses by step, one panel each. A loss that the run does not have is left out.
+    """Return a figure of the three losses by step, one panel each. A loss that is 0 or missing throughout is left out.
 
     Thin lines are values as logged, bold lines a running mean within each stage.
     """
@@ -171,7 +171,7 @@ def losses_figure(report: Mapping[str, Any]) -> Figure:
     step, stage = np.array(losses["step"]), np.array([str(s) for s in losses.get("stage") or []])
     starts = [0, *(np.flatnonzero(stage[1:] != stage[:-1]) + 1)] if len(stage) == len(step) else [0]
     names = [entry.get("name") for entry in report.get("stages") or [] if entry.get("steps")]
-    panels = [panel for panel in LOSS_PANELS if any(value is not None for value in losses.get(panel[0]) or [])]
+    panels = [panel for panel in LOSS_PANELS if any(losses.get(panel[0]) or [])]
     figure, axes = _figure(max(1, len(panels)), 1, (8, 1.3 + 1.9 * max(1, len(panels))), sharex=True)
     figure.suptitle(f"Training losses{_in_brackets(report)}", x=0.01, ha="left", fontsize=12)
     for axis, (key, title, unit, color) in zip(axes, panels, strict=False):

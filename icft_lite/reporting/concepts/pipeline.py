@@ -9,13 +9,12 @@ def draw() -> Figure:
     """ICFT from data to an adapter, read from left to right.
 
     Left: three kinds of data. Votes of labelling functions, joined by a label model, turn the unlabelled medical pool
-    into weakly labelled examples. Together with the trusted medical examples they enter the curriculum, which hands out
-    easy, then medium, then hard examples. General examples enter the long-term memory, which also holds the slow
-    adapter. Middle: every training step takes new examples from the curriculum and examples from memory, and adds three
-    losses: L_fine-tune, L_task and L_consistency, for which the memory supplies the teacher's predictions. Their
-    gradient changes the fast adapter only; the base in 4 bits is frozen. Right: at the end of each stage,
-    consolidation chooses α on validation questions, and the next stage starts there. After the last stage the slow
-    adapter and a report are left.
+    into weakly labelled examples. Together with the trusted medical examples they enter the curriculum: easy examples,
+    then medium, then hard ones. General examples enter the long-term memory, which also holds the slow adapter. Middle:
+    every training step takes new examples from the curriculum and examples from memory, and adds three losses:
+    L_fine-tune, L_task and L_consistency, for which the memory supplies the teacher. Their gradient changes the fast
+    adapter, not the frozen base. Right: at the end of each stage, consolidation chooses α, and the next stage starts
+    from there. After the last stage, the slow adapter and a report are saved.
     """
     figure, axes = canvas(10.8, 4.9)
     axes.text(0.2, 4.68, "ICFT: from data to an adapter", fontsize=11, va="center")
@@ -43,6 +42,6 @@ def draw() -> Figure:
     arrow(axes, (9.6, middle + 0.48), (6.75, middle + 0.65), "next stage", curve=0.3, offset=(0.0, 0.62))
     box(axes, 9.6, low, "slow adapter, report", "trained", width=1.9)
     arrow(axes, (9.6, middle - 0.48), (9.6, low + 0.3), "after the\nlast stage", offset=(0.45, 0.0))
-    note(axes, 0.3, 0.25, "orange: medical    blue: general    grey: frozen    yellow: trained    dashed: without a "
-         "gradient", "left")  # fmt: skip
+    legend = ("orange: medical", "blue: general", "grey: frozen", "yellow: trained", "dashed: no gradient")
+    note(axes, 0.3, 0.25, "    ".join(legend), "left")
     return figure
