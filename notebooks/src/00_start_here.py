@@ -15,37 +15,30 @@
 #
 # # 00 · Start here
 #
-# A small language model studies medicine for a minute or two. Trained the plain way, it forgets what it knew
-# before. **ICFT** (incremental curriculum-based fine-tuning) is a way to retain that while it learns. You run
-# both, see what each gains and loses, and judge for yourself.
+# A language model studies medicine for a few minutes. Trained the plain way, it forgets what it knew before.
+# **ICFT** (incremental curriculum-based fine-tuning) is a method to retain that while it learns. You see both on a real
+# chat model, run both on a small one, and judge for yourself.
 
 # %% [markdown]
 # **You will be able to**
 #
 # - show that fine-tuning makes a model forget, and say how much;
 # - name the components of ICFT and what each is for;
-# - read the tables and figures that every run leaves behind;
+# - read the tables and figures that every run writes;
 # - ask three models the same question, and compare their replies.
 #
-# **You need** some Python. The model and the samples come with the package; nothing else is downloaded.
+# **You need** some Python. Model, samples and recorded replies come with the package.
+
+# %% [markdown]
+# **What this is not.** ICFT comes from [*Generalization of Medical Large Language Models through Cross-Domain Weak
+# Supervision*](https://arxiv.org/abs/2502.00832). We had its abstract and its loss, so every definition below is *our
+# reading*. This is teaching material: **not medical advice**, and no model trained here is fit to give any.
 
 # %% [markdown]
 # {{budget}}
 #
-# Run the cells from top to bottom (Shift+Enter). Where the text says **predict**, write down a guess before
-# you run the next cell: being wrong is how one learns here.
-
-# %% [markdown]
-# **What this is not.** ICFT comes from [*Generalization of Medical Large Language Models through
-# Cross-Domain Weak Supervision*](https://arxiv.org/abs/2502.00832). Only its abstract and its loss are
-# public in enough detail to build from, so every definition below is *our reading*. This is teaching
-# material: **not medical advice**, and no model trained here is fit to give any.
-
-# %% [markdown]
-# ## Set-up
-#
-# On Colab the next cell installs the package and what it needs, and leaves torch and numpy as they are.
-# Where the package is there already, it does nothing.
+# Run the cells from top to bottom (Shift+Enter). Where the text says **predict**, write down a guess before you run the
+# next cell. On Colab the first cell installs the package and what it needs, and does not change torch and numpy.
 
 # %%
 # {{setup}}
@@ -57,11 +50,12 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Image
+from IPython.display import Image, display
 
 from icft_lite import (
     Encoder,
     ICFTConfig,
+    ICFTError,
     apply_lfs,
     evaluate_suite,
     label_pool,
@@ -72,62 +66,149 @@ from icft_lite import (
     train_icft,
 )
 from icft_lite.experiments.compare import summarize_run
+from icft_lite.experiments.recorded import DEMO_FULL, load_recorded, recorded_models, score_recorded
 from icft_lite.experiments.settings import DEMO, DEMO_QLORA
 from icft_lite.metrics import retention
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.scoring import option_scores
-from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, png
+from icft_lite.reporting.concepts import pipeline
+from icft_lite.reporting.figures import forgetting_figure, losses_figure, png
 from icft_lite.weak.label_models import ABSTAIN
 from icft_lite.weak.lfs.samples import sample_lfs
 from icft_lite.widgets import ask_panel, ask_table
 
-warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
+warnings.simplefilter("ignore", FutureWarning)  # other libraries' plans are not our subject
 runs = Path(tempfile.mkdtemp())
 
 # %% [markdown]
-# ## 1 · What the model knows
+# ## 1 · A real model, asked three times
 #
-# A **language model** continues text: it is given a *prompt* and writes a *response*, one word piece
-# (**token**) at a time. Ours, the **base**, has 2 million parameters; models you chat with have a thousand
-# times more. It was taught a small general world, and has met medical words without learning what they
-# mean.
-
-# %%
-base, tokenizer = load_base()
-data = sample_bundle().only(DEMO["topics"])
-
-# %% [markdown]
-# Of the samples' fourteen medical topics we take a short syllabus that can be learned in minutes: *terminology* (words
-# made of parts), *drug_class* (shown by the endings of drugs' names), and for patients *reply* (what to answer) and
-# *relevance* (which of two answers is about the question).
-#
-# The samples are tables of short **examples**, one per row. Here is a general question: the options are its
-# possible responses, and the **label** says which one is right.
+# A **language model** continues text: it is given a *prompt* and writes a *response*, one word piece (**token**) at a
+# time. *SmolLM2-135M-Instruct* is a real chat model, a small one with 135 million parameters. We asked it before
+# training (the **base**), after plain fine-tuning on medicine, and after ICFT on equally many tokens.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-example = data.general_test[0]
-print(example["prompt"])
-print(example["responses"], "label:", example["label"])
+recorded = load_recorded(DEMO_FULL)
+real = recorded_models(recorded, ["qlora", "icft"])
+print(f"trained by `{recorded['command']}` at commit {recorded['commit']}")
+print(f"asked medical questions by `{recorded['medical_command']}`")
+for run in recorded["recorded_runs"].values():
+    base_hash, adapter_hash = run["base_hash"][:12], run["adapter_sha256"][:12]
+    print(f"{run['run']}: {run['tokens']:,} tokens, base {base_hash}…, adapter {adapter_hash}…")
 
 # %% [markdown]
-# Four kinds of examples matter today:
+# The replies were recorded, so nothing is loaded here. The lines identify the runs by the start of two hashes: of the
+# base's weights, and of the trained **adapter**'s file. The runs used the defaults of that commit: also a ring of
+# recent examples and soft labels. Both are off now, because neither had a measured benefit (lessons 05, 06).
+
+# %% [markdown]
+# First general questions. We recorded 15, one or two of each kind, and show the first three that the base answers
+# right: what it does not know, it cannot forget. A reply is right if it contains the right answer and no other option.
+#
+# **Predict.** How many of the three can each fine-tuned model still answer?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+right = score_recorded(real, recorded)
+print("right of 15 general questions:", {name: len(prompts) for name, prompts in right.items()})
+ask_table(real, right["base"][:3])
+
+# %% [markdown]
+# | | base | plain LoRA | ICFT |
+# |---|---|---|---|
+# | Thailand | right (Asia); not in the Indian subcontinent | wrong: no continent | right (Asia), but no island |
+# | salmon | right (fish), among invented facts | right, the best of the three | wrong: invents a class |
+# | year | right | wrong: the singular | right |
+#
+# Plain fine-tuning also changed *how* the model answers: in a few words, as its medical examples do.
+
+# %% [markdown]
+# Now medical questions that no run was trained on: the first test question of each of the three topics. The right
+# answers are *enlargement of the kidney*; *beta blocker*; *This may be a heart attack. Call an ambulance now.*
+#
+# **Predict.** Which model does best?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+medical_replies = recorded["medical_replies"]
+ask_table(real, [one["prompt"] for one in medical_replies[::3]])  # three of each topic were recorded
+
+# %% [markdown]
+# | | base | plain LoRA | ICFT |
+# |---|---|---|---|
+# | nephromegaly | wrong: an invented hormone disease | right | half right: the kidney, not its enlargement |
+# | metoprolol | right | right | right |
+# | chest pain | wrong and dangerous: a story, no advice | right | advice right, cause wrong (a clot in the lung) |
+#
+# Plain fine-tuning is better here. One question proves little, so the next cell has the scores on the whole test.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+keys, base_scores = ["medical", "reply", "free", "instructions"], recorded["chat"]["base"]
+columns = {"base": [recorded["base"]["medical"], run["base_reply"], base_scores["free"]["value"],
+                    base_scores["instructions"]["value"]]}
+for label, name in (("plain LoRA", "qlora"), ("ICFT", "icft")):
+    columns[label] = [recorded["methods"][name][key]["mean"] for key in keys]
+pd.DataFrame(columns, index=keys).T.round(2)
+
+# %% [markdown]
+# Means of three seeds. *medical*: the right one of four options (67 questions, chance 0.25). *reply*: key facts in 33
+# replies to patients. *free*: right answers to 100 general questions. *instructions*: 100 instructions followed. Plain
+# fine-tuning learned more medicine, above all for patients, and lost most of the rest. ICFT learned less and retained
+# most.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+ask_live = False  # True: ask the base now; the first time this downloads 93 MB
+skipped = "" if ask_live else "ask_live is False"
+try:
+    live = partial(generate_reply, *load_base("smollm2")) if ask_live else None
+except ICFTError as error:  # for example, offline
+    skipped = str(error)
+print(f"Skipped: {skipped}." if skipped else "Asked now:")
+if not skipped:
+    display(ask_table({"base, asked now": live}, right["base"][:3]))
+
+# %% [markdown]
+# ## 2 · The method in one picture
+#
+# How does ICFT retain more? By four components, each of which has a lesson of its own: weak labels (02), a curriculum
+# (03), two memories with a consistency loss (05, 06), and consolidation (07). Follow the arrows; the rest of this
+# lesson runs every box.
+
+# %%
+Image(png(pipeline.draw()), width=860)
+
+# %% [markdown]
+# ## 3 · A model to look inside
+#
+# A run of SmolLM2 takes half an hour. From here on we use `tiny`: 2 million parameters, minutes. It knows a small
+# general world, and no medicine. It will study four topics: *terminology*, *drug_class* (shown by the endings of
+# names), and for patients *reply* (what to answer) and *relevance* (which of two answers fits).
+
+# %% [markdown]
+# The samples are tables of short **examples**. Four kinds matter today:
 #
 # | examples | what they are |
 # |---|---|
-# | general test | questions about the general world; never trained on |
+# | general_test | questions about the general world; never trained on |
 # | trusted | medical prompts, each with the response to imitate |
 # | pool | medical questions **without** answers, pairs of replies without a verdict (label −1) |
-# | medical test | medical questions, for scoring only |
+# | test | medical questions, for scoring only |
 
 # %%
 # NBVAL_CHECK_OUTPUT
+base, tokenizer = load_base()
+data = sample_bundle().only(DEMO["topics"])
 for name in ("general_test", "trusted", "pool", "test"):
     examples = getattr(data, name)
     print(f"{name:13} {len(examples):5} examples, the first: {examples[0]['prompt']}")
+example = data.general_test[0]
+print("options of the first:", example["responses"], "label:", example["label"])
 
 # %% [markdown]
-# **Predict.** Four questions follow: two general, two medical. Which will the base get right?
+# **Predict.** Four questions follow: two general, two medical. Which will this base get right?
 
 # %%
 general = ["What is the name of the capital city of Bhutan?", "Write the verb repair in the past tense."]
@@ -135,8 +216,9 @@ medical = ["What does the medical term nephromegaly mean?", "Name the class of t
 ask_table({"the base": partial(generate_reply, base, tokenizer)}, general + medical)
 
 # %% [markdown]
-# Two questions prove little, so we score many. A response counts only if the model writes it exactly
-# (**exact match**). The score is the mean over topics (kinds of question: capitals, drug classes …), from 0 to 1.
+# It answers the general questions. For the medical ones it writes an invented word, and a word of its general world. Four
+# questions prove little, so we score many. A response counts only if the model writes it exactly (**exact match**). The
+# score is the mean over topics (kinds of question: capitals, drug classes, …), from 0 to 1.
 
 # %%
 before = evaluate_suite(base, tokenizer, {"general": data.general_test, "medical": data.test})
@@ -148,42 +230,39 @@ print("more than 8 of 10 general questions right:", before["general"]["qa"]["val
 print("fewer than 1 of 10 medical questions right:", before["medical"]["qa"]["value"] < 0.1)
 
 # %% [markdown]
-# ## 2 · Weak labels
+# ## 4 · Weak labels
 #
-# Experts' answers are rare; questions are plenty. **Weak supervision** lets small programs, **labelling
-# functions**, vote on the pool. Each reads an example and returns the index of a response, or `ABSTAIN` (−1)
-# when it has nothing to say. Some know word endings, some look into tables with gaps and errors, three are
-# bad on purpose.
+# Experts' answers are rare; questions are plenty. In **weak supervision** small programs, **labelling functions**,
+# vote on the pool. Each reads an example and returns the index of a response, or `ABSTAIN` (−1). Some know word
+# endings, some look into tables with errors, some are bad on purpose. *Source* says where a function's knowledge is
+# from.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 encoder = Encoder(tokenizer)
 pool = [dict(example) for example in data.pool]
 for example, scores in zip(pool, option_scores(base, pool, encoder)):
     example["base_scores"] = scores.tolist()  # the base may vote as well
 lfs = sample_lfs()
-votes = apply_lfs(lfs, pool)
-
-# %% [markdown]
-# `votes` has a row for each example and a column for each function. *Coverage* is the share of examples a function
-# votes on. *Accuracy* needs the true answers: we hold them in a separate file, to judge with, and training
-# never sees them. *Source* says where a function's knowledge is from. (Left out: functions for other topics, which
-# have nothing to say here, and the base's own vote.)
-
-# %%
-# NBVAL_CHECK_OUTPUT
+votes = apply_lfs(lfs, pool)  # a row for each example, a column for each function
 gold = [data.pool_gold[example["id"]] for example in pool]
 table = lf_analysis(votes, lfs, gold)[["source", "coverage", "accuracy"]]
 table[table["coverage"] > 0].drop("base_choice").round(2)
 
 # %% [markdown]
-# How to join the votes? **Majority vote** counts heads. A **label model** (Dawid and Skene, 1979) first
-# estimates how reliable each function is, from agreements alone, then weighs its votes. Either gives a
-# **posterior**: for each response, the probability that it is right.
+# *Coverage* is the share of examples that a function votes on. *Accuracy* needs the true answers, which training never
+# reads. (Left out: functions for other topics, and the base's own vote.) Four functions are hardly better than chance
+# (0.25 of four options, 0.5 of two), and two of them vote on more than eight tenths of the pool.
+
+# %% [markdown]
+# **Majority vote** counts the votes. A **label model** (Dawid and Skene, 1979) first estimates from agreements alone
+# how reliable each function is, then weighs its votes. Either gives a **posterior**: the probability of each
+# response. Training uses the most likely one (a *hard label*).
 #
-# **Predict.** Which is right more often, and on which kind of example do they differ?
+# **Predict.** Which is right more often, and on which examples do they differ?
 
 # %%
-majority, by_majority = label_pool(pool, votes, "majority_vote", lfs, data.pool_gold)  # gold: to judge with, no more
+majority, by_majority = label_pool(pool, votes, "majority_vote", lfs, data.pool_gold)  # gold: only to judge with
 posteriors, by_model = label_pool(pool, votes, "dawid_skene", lfs, data.pool_gold)
 print(f"right: majority vote {by_majority['accuracy']:.3f}, label model {by_model['accuracy']:.3f}")
 
@@ -193,36 +272,22 @@ print("the label model is right more often:", by_model["accuracy"] > by_majority
 print("it is right more than 9 times in 10:", by_model["accuracy"] > 0.9)
 
 # %% [markdown]
-# They differ where unreliable functions outnumber reliable ones. Here is the first such example. The label
-# model has learned whom to trust from the votes alone, without any true answer.
-
-# %%
-i = next(i for i, p in enumerate(majority) if p[gold[i]] < max(p) and posteriors[i][gold[i]] > 0.9)
-print(pool[i]["prompt"])
-columns = {"votes": [int((votes[i] == k).sum()) for k in range(len(majority[i]))],
-           "majority vote": majority[i], "label model": posteriors[i],
-           "right": [k == gold[i] for k in range(len(majority[i]))]}
-pd.DataFrame(columns, index=pool[i]["responses"]).round(2)
-
-# %% [markdown]
-# ## 3 · Training the plain way
+# ## 5 · Training the plain way
 #
-# **Fine-tuning** shows a model examples and changes its numbers, step by step, so that the wanted response
-# becomes more likely. We freeze the base, hold it in 4 bits a number, and train a small addition to it, a
-# **LoRA adapter**. The two together are called **QLoRA**.
+# **Fine-tuning** changes a model's weights step by step, so that the wanted responses become more likely. We freeze the
+# base, store it in 4 bits per weight, and train a small addition to it, a **LoRA adapter**. The two together are called
+# **QLoRA**. (SmolLM2's base was not stored in 4 bits, hence "plain LoRA" above.)
 
 # %% [markdown]
-# Plain QLoRA trains on the trusted examples and on the pool, each pool example with its most likely label, all mixed.
-# `DEMO` holds the settings of both runs, including how many tokens they train on; `DEMO_QLORA` holds the learning rate
-# at which plain QLoRA learns most medicine, twice ICFT's.
+# Plain QLoRA trains on trusted and pool examples, all mixed. `DEMO` holds the settings of both runs, `DEMO_QLORA` the
+# learning rate at which plain QLoRA learns most medicine, twice ICFT's. The tokens are divided among three parts of the
+# training, so that each is long enough to show something.
 #
 # **Predict.** What will be left of the general score afterwards?
 
 # %%
-plain_config = ICFTConfig.preset("qlora", {**DEMO, **DEMO_QLORA})
-plain = train_icft(plain_config, runs / "qlora", data)
-
-# %%
+settings = {**DEMO, "curriculum.last_stage_share": 0.5}  # the default, 0.9, leaves little for the first two parts
+plain = train_icft(ICFTConfig.preset("qlora", {**settings, **DEMO_QLORA}), runs / "qlora", data)
 theirs = summarize_run(plain)
 print(f"medical questions after: {theirs['medical']:.2f}")
 print(f"general questions before: {theirs['base_general']:.2f}, after: {theirs['general']:.2f}")
@@ -230,57 +295,100 @@ print(f"general questions before: {theirs['base_general']:.2f}, after: {theirs['
 # %%
 # NBVAL_CHECK_OUTPUT
 print("more than 7 of 10 medical questions right:", theirs["medical"] > 0.7)
-print("less than half of the general score retained:", theirs["retention"] < 0.5)
+print("less than a quarter of the general score is left:", theirs["general"] < theirs["base_general"] / 4)
 
 # %% [markdown]
-# It has learned medicine and lost what it knew. This is **catastrophic forgetting**: nothing in the training made the
-# model retain what it was not shown. **Retention** says how bad it is: the general score after, divided by
-# the score before. 1 means that nothing is lost.
-
-# %% [markdown]
-# ## 4 · Training with ICFT
+# It has learned medicine and lost what it knew: **catastrophic forgetting**. Nothing in the training made the model
+# retain what it was not shown. (The log's line on weak labels is about pairs of replies, see lesson 02.) **Retention**
+# $R$ says how bad it is. With the general scores $s_\text{before}$ of the base and $s_\text{after}$ of the trained
+# model,
 #
-# **A curriculum.** Medical examples come in three stages: easy ones (terminology), then medium ones too (drugs), then
-# hard ones too (patients). Within a stage the easiest examples come first. How confident the label model is of an
-# example's label counts towards how easy it is.
+# $$R = s_\text{after} / s_\text{before}.$$
 
 # %% [markdown]
-# **Two memories.** The *short-term memory* is a fast adapter, trained as usual, and the examples it met last.
-# The *long-term memory* is a slow adapter, which follows the fast one as a moving average, and a buffer of
-# examples: general ones from the start, medical ones **promoted** from the short-term memory. Every step
-# trains on new examples and on examples from memory.
-
-# %% [markdown]
-# **Three losses.** A loss is a number that training makes small. Here
-# L_total = L_consistency + L_task + L_fine-tune, where each may have a weight:
+# ### Your turn: retention
 #
-# - L_fine-tune: imitate the responses;
-# - L_task: where a weak label is uncertain, match the label's distribution over the options; of two replies, prefer
-#   the one that is probably better by its label (a confident label leaves one option, and nothing to choose);
-# - L_consistency: on memory examples, say what the *teacher* would say. It is the long-term memory or the
-#   base, whichever knows the example better.
-
-# %% [markdown]
-# **Consolidation.** At a stage's end the slow adapter is chosen on the line between what it was before the stage
-# (**interpolation coefficient** α = 0) and what it is now (α = 1). A *line search* tries several α. It takes the
-# candidate with the best medical score among those whose **retention**, the general score divided by the base's, is at
-# least 1 − `consolidation.max_drop`: this is the **retention constraint**. *Validation* questions decide, a third set
-# that is held out for such choices, never the test's.
-
-# %% [markdown]
-# **Predict.** Part of ICFT's training goes to memory examples, and consolidation limits what it changes. How much will
-# it retain, and how much less medicine will it learn than plain QLoRA?
+# ●○○ difficulty · ●●● importance · 3 minutes
+#
+# Write the function that judges both runs. It replaces the package's in the cell after it.
 
 # %%
-icft = train_icft(ICFTConfig.preset("icft", DEMO), runs / "icft", data)
+# NBVAL_CHECK_OUTPUT
+def retained(before, after):
+    """before, after: scores of the base and of the trained model, from 0 to 1. Returns 1.0 if nothing is lost."""
+    return ...
+
+
+answer, solved = retained(0.8, 0.6), False
+if answer is ...:
+    print("Your turn.")
+elif abs(answer - 0.75) > 1e-9 or abs(retained(0.5, 0.6) - 1.2) > 1e-9:
+    print(f"Not yet: 0.8 before and 0.6 after gave {answer}, 0.5 before and 0.6 after gave {retained(0.5, 0.6)}.")
+else:
+    solved = True
+    print("Right.")
 
 # %% [markdown]
-# ## 5 · Before and after
+# <details><summary>Hint</summary>
 #
-# All three models on the same test questions, which no run was trained on. *Medical* is exact match on
-# questions; *preference*, how often the better of two replies is the more likely one (chance is 0.5); *reply*, the
-# share of key facts that a freely written reply contains. What the *general* questions ask is not in the
-# memory either.
+# Losing nothing, 0.8 before and 0.8 after, must give 1. A score may also rise.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def retained(before, after):
+#     return after / before
+# ```
+#
+# </details>
+
+# %%
+# NBVAL_CHECK_OUTPUT
+measure = retained if solved else retention  # yours, or the package's until the exercise is solved
+left = measure(theirs["base_general"], theirs["general"])
+print("less than a quarter retained:", left < 0.25)
+print("the same number as in the run's report:", abs(left - plain["retention"]) < 1e-9)
+
+# %% [markdown]
+# ## 6 · Training with ICFT
+#
+# **A curriculum.** Medical examples come in three **stages**: easy ones (terminology), then also medium ones (drugs),
+# then also hard ones (patients). Within a stage the easiest come first.
+#
+# **Two memories.** The *short-term memory* is a fast adapter, trained as usual. The *long-term memory* is a slow
+# adapter, its moving average, and a buffer of general examples.
+
+# %% [markdown]
+# **Losses.** A loss is a number that training makes small. The total is
+#
+# $$L_\text{total} = w\,L_\text{consistency} + L_\text{task} + L_\text{fine-tune}.$$
+#
+# - $L_\text{fine-tune}$: imitate the responses;
+# - $L_\text{consistency}$, with weight $w$: on memory examples, predict what the *teacher* predicts, which is the
+#   long-term memory or the base, whichever knows the example better;
+# - $L_\text{task}$: match uncertain labels; 0 here, since labels are hard.
+
+# %% [markdown]
+# **Consolidation.** After a stage the slow adapter's change $\Delta$ of the weights is chosen on the line between
+# its values at the stage's start and end:
+#
+# $$\Delta(\alpha) = (1 - \alpha)\,\Delta_\text{start} + \alpha\,\Delta_\text{end}.$$
+#
+# Of several $\alpha$ it takes the best in medicine that satisfies the **retention constraint** $R \geq 1 - d$ on
+# *validation* questions; $d$ is `consolidation.max_drop`.
+#
+# **Predict.** How much will ICFT retain, and how much less medicine will it learn than plain QLoRA?
+
+# %%
+icft = train_icft(ICFTConfig.preset("icft", settings), runs / "icft", data)
+
+# %% [markdown]
+# ## 7 · Before and after
+#
+# All models on the same test questions, which no run was trained on. *Medical* is exact match on questions;
+# *preference*, how often the better of two replies is the more likely one (chance 0.5); *reply*, the share of key
+# facts that a written reply contains. The memory does not contain what the *general* questions ask.
 
 # %%
 ours = summarize_run(icft)
@@ -297,66 +405,69 @@ print("ICFT retained more than 8 tenths:", ours["retention"] > 0.8)
 print("ICFT has more than 7 of 10 medical questions right:", ours["medical"] > 0.7)
 
 # %% [markdown]
-# The best corner of this figure is the upper right one, everything learned and nothing lost. The star is the base.
-# Retention has its price, and the price is learning: where does the table show it? One run each: `make demo SEEDS=3`
-# shows how much chance plays in.
-
-# %%
-counts = {suite: before[suite]["qa"]["n"] for suite in ("medical", "general")}
-comparison = {"methods": {"icft": ours, "qlora": theirs}, "base": start, "seeds": [0], "num_questions": counts}
-Image(png(comparison_figure(comparison)), width=640)
-
-# %% [markdown]
-# The same, stage by stage. In plain QLoRA's run the blue line, general questions, falls. All examples are mixed there:
-# "stage" only means a part of the training: a twentieth, another twentieth, and the rest.
-
-# %%
-Image(png(forgetting_figure(plain)), width=640)
-
-# %% [markdown]
-# In ICFT's run the blue line stays near the dashed one, the base's score. Medicine rises mostly in the last stage,
-# which gets nine tenths of the training tokens. (The hard level has no line: what it teaches, replies and preferences,
-# is in the table, not asked as questions.)
-
-# %%
-Image(png(forgetting_figure(icft)), width=640)
-
-# %% [markdown]
-# ## 6 · What happened inside
+# Plain QLoRA has the most medicine and nothing general left. ICFT is a little behind in medicine: retention has a
+# price. One run each; `make demo SEEDS=3` shows how much depends on chance.
 #
-# Each stage promoted examples into the long-term memory (where it was full, others had to leave: `evicted`), and
-# consolidation chose α. `teacher` is the share of memory examples whose teacher was the long-term memory; for the
-# others it was the base.
+# **Predict.** In which stage does plain QLoRA lose the general score? (Its examples are all mixed: a "stage" is only a
+# part of the training.)
+
+# %%
+columns = ["general", "easy", "medium", "hard"]  # of the accuracy matrix; hard examples are not questions
+by_stage = {name: pd.DataFrame(report["accuracy_matrix"], columns=columns,
+                               index=["base", "stage 1", "stage 2", "stage 3"]).drop(columns="hard")
+            for name, report in (("plain QLoRA", plain), ("ICFT", icft))}
+display(pd.concat(by_stage, axis=1).round(2))
+display(Image(png(forgetting_figure(plain)), width=640), Image(png(forgetting_figure(icft)), width=640))
+
+# %%
+# NBVAL_CHECK_OUTPUT
+theirs_after, ours_after = by_stage["plain QLoRA"].loc["stage 1"], by_stage["ICFT"].loc["stage 1"]
+print("plain QLoRA lost more than half of the general score in its first stage:",
+      theirs_after["general"] < theirs["base_general"] / 2)
+print("ICFT's first stage learned more than half of the easy questions:", ours_after["easy"] > 0.5)
+print("... and fewer than 1 of 10 medium ones:", ours_after["medium"] < 0.1)
+print("ICFT retained more than 8 tenths after every stage:",
+      bool((by_stage["ICFT"]["general"] > 0.8 * theirs["base_general"]).all()))
+
+# %% [markdown]
+# Plain QLoRA lost the general score in its first stage, before it knew much medicine: forgetting is faster than
+# learning. ICFT's first stage learned easy questions, its second medium ones, and the general score fell by less than
+# 0.1. The hard stage adds replies and preferences, which have no line here, and costs the questions a little.
+
+# %% [markdown]
+# ## 8 · What happened inside
+#
+# `new_examples` and `memory_examples` are available in a stage. `teacher` is the share of memory examples whose teacher
+# was the long-term memory, not the base. `alpha` is consolidation's choice. No medical example enters the memory here:
+# the ring of recent examples, from which they are *promoted*, is off by default (see lesson 05).
 
 # %%
 stages = pd.DataFrame(icft["stages"]).set_index("name")
 stages["alpha"] = [chosen["alpha"] for chosen in stages["consolidation"]]
 stages["teacher"] = [round(share["memory"], 2) for share in stages["teacher_share"]]
-stages[["new_examples", "promoted", "evicted", "memory_examples", "teacher", "alpha"]]
+stages[["steps", "new_examples", "memory_examples", "teacher", "alpha"]]
 
 # %% [markdown]
-# These are the candidates that consolidation tried after the last stage, on validation questions; its medical score
-# is the mean of questions and preference. The line search goes from where training ended (α = 1) to where the stage
-# started (α = 0, origin *start*); if α = 1 is not allowed, also to the base (α = 0, origin *base*). Each search ends
-# once medicine falls below that of a candidate already allowed. The smaller α, the more is retained; the chosen
-# candidate is the best allowed. (Where α = 1 itself is best, a run's last stage also extrapolates from the base beyond
-# it, up to 1.2.)
+# The candidates after stage 2, on validation questions. The line search goes from the end of training (α = 1) towards
+# the start of the stage (origin *start*). Because α = 1 retained too little, it also goes towards the base (origin
+# *base*). A smaller α retains more and has less medicine. (The last stage may go beyond α = 1.)
 
 # %%
-candidates = icft["stages"][-1]["consolidation"]["candidates"]
-max_drop = icft["config"]["consolidation"]["max_drop"]
-min_retention = 1 - max_drop
-print(f"minimum retention allowed: {min_retention:.3f}")
+record = icft["stages"][1]["consolidation"]
+candidates, min_retention = record["candidates"], 1 - icft["config"]["consolidation"]["max_drop"]
+print(f"minimum retention allowed: {min_retention:.2f}; chosen: α = {record['alpha']:.2f}")
 pd.DataFrame(candidates)[["origin", "alpha", "general", "retention", "medical"]].round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("examples were promoted:", bool(stages["promoted"].sum() > 0))
-print("first teacher is the base alone:", stages["teacher"].iloc[0] == 0)
+print("the end of training (α = 1) violates the constraint:", candidates[0]["retention"] < min_retention)
+print("the chosen candidate satisfies it:",
+      any(one["alpha"] == record["alpha"] and one["retention"] >= min_retention for one in candidates))
+print("in the first stage the base is the only teacher:", bool(stages["teacher"].iloc[0] == 0))
 
 # %% [markdown]
-# The report logs each loss under its own name. **Predict**: does the total equal the sum of the three, L_consistency
-# times its weight, at every step?
+# The report logs each loss under its own name. **Predict**: does the total equal the sum of the three at every
+# step, with L_consistency times its weight?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -364,16 +475,19 @@ losses = pd.DataFrame(icft["losses"])
 weight = icft["config"]["loss"]["consistency_weight"]
 gap = losses["total"] - weight * losses["consistency"] - losses["task"] - losses["fine_tune"]
 print("total = weight · consistency + task + fine-tune:", bool(gap.abs().max() < 1e-3))
-
-# %%
+print("L_task is 0:", bool((losses["task"] == 0).all()))
 Image(png(losses_figure(icft)), width=640)
 
 # %% [markdown]
-# ## 7 · Ask them yourself
+# L_fine-tune falls in each stage, and rises where harder examples enter. L_consistency starts at 0, because the new
+# adapter does not change the base's predictions yet. It rises as the model moves away from its teacher. L_task is 0 and
+# has no panel.
+
+# %% [markdown]
+# ## 9 · Ask them yourself
 #
 # A run's folder holds its adapter, in the format of peft, the usual library for adapters. We load both and compare them
-# with the bare base. First the questions from above, and a patient, in a table that stays readable where widgets do not
-# work.
+# with the bare base: the questions from above, and a patient. This table also works where widgets do not.
 
 # %%
 models = {"base": partial(generate_reply, base, tokenizer),
@@ -383,9 +497,10 @@ patient = next(example["prompt"] for example in data.test if example["topic"] ==
 ask_table(models, [*general, *medical, patient])
 
 # %% [markdown]
-# Now you: choose an example or type a question, and press Enter. Short and plain questions work best;
-# outside its small world the model makes things up, and so do large ones. **Never take its word on
-# health.**
+# Plain QLoRA answers general questions with medical words or fragments. ICFT answers both kinds, but gives metoprolol a
+# wrong class: it is a beta blocker. ICFT's score for drugs is 0.88, so about one in eight is wrong.
+#
+# Now you: choose an example or type a question, and press Enter. **Never trust its replies on health.**
 
 # %%
 questions = [suite[i]["prompt"] for suite in (data.general_test, data.test) for i in range(0, 400, 40)]
@@ -394,56 +509,20 @@ ask_panel(models, questions)
 # %% [markdown]
 # ## What was shown
 #
-# - Labels without an annotator: voting functions, weighed by a label model, came close to the truth.
-# - Plain fine-tuning learned its medicine, and forgot nearly all of the general world.
-# - ICFT, with equal training tokens, retained nearly all of it, and came close in medical questions.
-# - `make demo FULL=1` studies two topics more and trains four times longer, with a smaller weight of L_consistency;
-#   there retention costs less medicine. Which component of the method does what is the question of later lessons.
+# - A chat model, fine-tuned the plain way, learned the most medicine and lost most right answers to general
+#   questions (from 0.53 to 0.13). ICFT retained most (0.45) and learned less, above all for patients.
+# - Voting functions, weighed by a label model, came close to the truth.
+# - `tiny` showed the same. Lesson 09 asks which component helps.
 
 # %% [markdown]
 # ## Exercises
 #
-# Put your own code in place of `...` and run the cell: it says at once whether it is right. Hints and
-# solutions are folded below each.
+# Write your code in place of `...`. Hint and solution are folded.
 #
-# ### 1 · Retention by hand (easy, 3 minutes)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-def retained(before, after):
-    """The share of the score that is left: 1.0 if nothing is lost."""
-    return ...
-
-
-answer = retained(0.8, 0.6)
-if answer is ...:
-    print("Your turn.")
-elif abs(answer - retention(0.8, 0.6)) < 1e-9:
-    print("Right.")
-else:
-    print(f"Not yet: 0.8 before and 0.6 after gave {answer}.")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
+# ### 1 · Your own labelling function (easy, 8 minutes)
 #
-# Losing nothing, 0.8 before and 0.8 after, must give 1.
-#
-# </details>
-# <details><summary>Solution</summary>
-#
-# ```python
-# def retained(before, after):
-#     return after / before
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### 2 · Your own labelling function (easy, 8 minutes)
-#
-# Medical terms in *-itis* mean an inflammation. Write a function that votes on examples whose prompt has such a
-# term: for the response that starts with "inflammation". Where no response starts so, or more than one does, it
-# abstains, as on all other examples: knowing when to be silent is half of the art.
+# Medical terms in *-itis* mean an inflammation. Vote on examples whose prompt has such a term: for the response that
+# starts with "inflammation". Where no response starts so, or more than one does, abstain, as on all other examples.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -478,7 +557,7 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 3 · Choose α (medium, 10 minutes)
+# ### 2 · Choose α (medium, 10 minutes)
 #
 # Write consolidation's rule. Your function must choose the same candidate as the run did, in each of its
 # stages.
@@ -521,13 +600,11 @@ else:
 # %% [markdown]
 # ## Further reading
 #
-# - [The paper](https://arxiv.org/abs/2502.00832) (Long, Gonzalez and Fuller, 2025): the idea and the loss;
-#   short on definitions.
-# - [QLoRA](https://arxiv.org/abs/2305.14314) (Dettmers and others, 2023): how 4 bits are enough; read
-#   section 3.
+# - [The paper](https://arxiv.org/abs/2502.00832) (Long, Gonzalez and Fuller, 2025): the idea and the loss.
+# - [QLoRA](https://arxiv.org/abs/2305.14314) (Dettmers and others, 2023): how 4 bits are enough; section 3.
 # - [Snorkel](https://arxiv.org/abs/1711.10160) (Ratner and others, 2017): labelling functions in practice.
 # - [LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673) (Biderman and others, 2024): careful
-#   measurements of the same bargain, what is learned against what is lost.
+#   measurements of the same exchange.
 
 # %%
 # NBVAL_CHECK_OUTPUT
