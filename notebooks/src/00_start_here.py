@@ -216,9 +216,9 @@ medical = ["What does the medical term nephromegaly mean?", "Name the class of t
 ask_table({"the base": partial(generate_reply, base, tokenizer)}, general + medical)
 
 # %% [markdown]
-# It answers the general questions. For the medical ones it writes an invented word, and a word of its general world. Four
-# questions prove little, so we score many. A response counts only if the model writes it exactly (**exact match**). The
-# score is the mean over topics (kinds of question: capitals, drug classes, …), from 0 to 1.
+# It answers the general questions. For the medical ones it writes an invented word, and a word of its general world.
+# Four questions prove little, so we score many. A response counts only if the model writes it exactly (**exact
+# match**). The score is the mean over topics (kinds of question: capitals, drug classes, …), from 0 to 1.
 
 # %%
 before = evaluate_suite(base, tokenizer, {"general": data.general_test, "medical": data.test})
@@ -405,8 +405,9 @@ print("ICFT retained more than 8 tenths:", ours["retention"] > 0.8)
 print("ICFT has more than 7 of 10 medical questions right:", ours["medical"] > 0.7)
 
 # %% [markdown]
-# Plain QLoRA has the most medicine and nothing general left. ICFT is a little behind in medicine: retention has a
-# price. One run each; `make demo SEEDS=3` shows how much depends on chance.
+# Plain QLoRA has the most medicine and nothing general left. ICFT is a little behind on questions, and further behind
+# on preferences and replies, the last part of its curriculum: retention has a price. One run each; `make demo SEEDS=3`
+# shows how much depends on chance.
 #
 # **Predict.** In which stage does plain QLoRA lose the general score? (Its examples are all mixed: a "stage" is only a
 # part of the training.)
@@ -432,7 +433,7 @@ print("ICFT retained more than 8 tenths after every stage:",
 # %% [markdown]
 # Plain QLoRA lost the general score in its first stage, before it knew much medicine: forgetting is faster than
 # learning. ICFT's first stage learned easy questions, its second medium ones, and the general score fell by less than
-# 0.1. The hard stage adds replies and preferences, which have no line here, and costs the questions a little.
+# 0.1. The hard stage adds replies and preferences, which have no line here, and leaves the questions as they were.
 
 # %% [markdown]
 # ## 8 · What happened inside
@@ -498,7 +499,7 @@ ask_table(models, [*general, *medical, patient])
 
 # %% [markdown]
 # Plain QLoRA answers general questions with medical words or fragments. ICFT answers both kinds, but gives metoprolol a
-# wrong class: it is a beta blocker. ICFT's score for drugs is 0.88, so about one in eight is wrong.
+# wrong class: it is a beta blocker. ICFT's score for drugs is 0.85, so about one in seven is wrong.
 #
 # Now you: choose an example or type a question, and press Enter. **Never trust its replies on health.**
 
