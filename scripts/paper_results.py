@@ -38,6 +38,8 @@ def study_text(name: str, part: str, splits: list[int], draw: bool) -> str:
     """Return the tables and figures of a study's development or confirmation; draw: write the figures' files."""
     records = load_records(RESULTS / name, splits)
     texts = []
+    if part == "confirmation" and (missing := sorted(set(STUDIES[name].confirmation) - set(splits))):
+        texts.append(f"In progress: split {', '.join(map(str, missing))} not run. No claim is judged before all are.")
     for key, figure in study_figures(records, name).items():
         path = PAGE.parent / f"study-{name}-{part}-{key}.png"
         if draw:
@@ -46,8 +48,8 @@ def study_text(name: str, part: str, splits: list[int], draw: bool) -> str:
     texts += [
         to_markdown(table).replace("## ", "**", 1).replace("\n", ".**\n", 1) for table in study_tables(records, name)
     ]
-    missing = [arm.label for arm in ARMS if arm.runs_on(name) and arm.name not in records]
-    texts.append(f"Not run: {', '.join(missing)}." if missing else "All arms were run.")
+    not_run = [arm.label for arm in ARMS if arm.runs_on(name) and arm.name not in records]
+    texts.append(f"Not run: {', '.join(not_run)}." if not_run else "All arms were run.")
     commits = sorted({one["commit"] for runs in records.values() for one in runs.values()})
     first = next(iter(next(iter(records.values())).values()))
     where = f"Splits {', '.join(map(str, splits))}. Commit {', '.join(commits)}. Machine: {first['machine']}."

@@ -1,8 +1,10 @@
 """The evidence study: its rules on cases with a known answer, its records, and a small run from end to end."""
 
+import importlib.util
 import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -366,3 +368,37 @@ def test_estimated_and_true_accuracies_are_those_of_votes_on_the_pool():
     assert np.corrcoef(estimated, true)[0, 1] > 0.5, "estimates without labels say which functions are good"
     lines = labels_figure(found, "title").axes[0].lines
     assert sum(len(line.get_xdata()) for line in lines[:2]) == len(found)
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_committed_records(monkeypatch):
+    path = Path(__file__).parents[1] / "scripts" / "paper_results.py"
+    spec = importlib.util.spec_from_file_location("paper_results", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.page() == script.PAGE.read_text(encoding="utf-8"), "run python scripts/paper_results.py"
+    loaded = script.load_records
+
+    def changed(folder, splits=None):
+        records = loaded(folder, splits)
+        for runs in records.values():
+            for one in runs.values():
+                one["calibration"] = 0.123
+        return records
+
+    monkeypatch.setattr(script, "load_records", changed)
+    assert "0.123" in script.page()
+
+
+def test_claims_of_a_confirmation_wait_for_all_its_splits():
+    records = study(icft=0.8, replay=0.6)
+    confirmed = {
+        arm: {11 + i: {**one, "split": 11 + i} for i, one in enumerate(runs.values())} for arm, runs in records.items()
+    }
+    complete = {
+        arm: {split: {**runs[11], "split": split} for split in range(11, 16)} for arm, runs in confirmed.items()
+    }
+    found = [
+        "Registered claims" in [table.title for table in study_tables(some, "tiny")]
+        for some in (records, confirmed, complete)
+    ]
+    assert found == [True, False, True]

@@ -70,9 +70,11 @@ def run_suite(
 
 
 def study_tables(records: Records, name: str) -> list[Table]:
-    """Return all tables that the records allow."""
+    """Return all tables that the records allow. Claims need two splits and, in a confirmation, all of them."""
     tables = [main_table(records), main_table(records, "trained")]
-    if {"base", "plain", "icft"} <= set(records) and len(set(records)) > 3:
+    common = set.intersection(*({*records.get(arm, {})} for arm in ("base", "plain", "icft")))
+    confirmation = set(STUDIES[name].confirmation)
+    if len(common) > 1 and len(records) > 3 and common & confirmation in (set(), confirmation):
         claims = [claim_medical(records)]
         if "replay_25" in records:
             claims.append(claim_retention(records))
