@@ -42,7 +42,8 @@ def html_table(
         if header
         else ""
     )
-    return f'<div role="status" style="line-height: 1.4">{paragraph}{table}</div>'
+    # A width of 0 with a minimum of 100 %: a wide table does not make the panel around it wider, and scrolls by itself.
+    return f'<div role="status" style="width: 0; min-width: 100%; line-height: 1.4">{paragraph}{table}</div>'
 
 
 def format_cell(value: Any) -> str:

@@ -84,9 +84,9 @@ data, runs = sample_bundle(), Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## 1 · Two models to evaluate
 #
-# A short run on easy medical examples, plain on purpose: no memory examples, no consolidation (lesson 05). Each of its
-# three stages draws from all examples in random order; `SaveStageAdapters` saves the slow adapter at the end of each
-# stage. Ring and replay are off, as by default: neither had a measured benefit (lesson 09).
+# A short run on easy medical examples, plain on purpose: no memory examples, no consolidation (lesson 05), no ring
+# (off by default: no measured benefit). Each of its three stages draws from all examples in random order;
+# `SaveStageAdapters` saves the slow adapter at the end of each stage.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -120,8 +120,8 @@ questions = ["What is the name of the capital city of Bhutan?", "Write the verb 
 ask_table(models, questions)
 
 # %% [markdown]
-# The base knows Bhutan and nothing of medicine. After a third of the training, general answers are already medical
-# terms.
+# The base knows Bhutan; *nephromegaly* (an enlarged kidney) it answers with an invented word. After a third of the
+# training, general answers are already medical phrases. `slow` knows the kidney, not the *-megaly*.
 #
 # Now ask yourself. All panels work by keyboard: Tab moves to the next control, Space opens a list or presses a button,
 # Enter sends a question.
@@ -218,9 +218,9 @@ real = recorded_models(recorded)
 ask_table(real, [one["prompt"] for one in recorded["display"]][:3])
 
 # %% [markdown]
-# Plain LoRA replies in a few words, like the medical examples: letter and tips are gone. ICFT's replies have the form
-# of the base's, with other words. The next view marks the words that differ: removed ones are struck through, added
-# ones bold and underlined.
+# The base's second reply repeats a digit: greedy decoding of a small model can get stuck. Plain LoRA writes a few
+# words, like the medical examples. ICFT writes sentences, but others than the base: in the third it no longer names
+# the capital. The next view marks the words that differ.
 
 # %%
 ask_panel(real, asked := [one["prompt"] for one in recorded["recorded"]])
@@ -600,9 +600,8 @@ for reply in ("This may be a heart attack. Call an ambulance now.", "Please phon
     print(key_fact_recall(reply, ["heart attack", "ambulance"]), reply)
 
 # %% [markdown]
-# The third reply says the same in a doctor's words and gets 0; the last is dangerous and gets 1. Recall also never
-# punishes what should *not* have been said. Whether a reply is *good*, a person must judge, blind. These models were
-# never taught to answer patients:
+# The third reply says the same in a doctor's words and gets 0; the last is dangerous and gets 1. Whether a reply is
+# *good*, a person must judge, blind. These two models were never taught to answer patients, so they write fragments:
 
 # %%
 examples = [example for example in data.test if example["task"] == "response"][::4]
