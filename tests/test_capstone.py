@@ -10,7 +10,7 @@ import torch
 from grading_fixtures import ROOT, release_script
 from safetensors.torch import load_file, save_file
 
-from icft_lite import ICFTError, cli, train_icft
+from icft_lite import ICFTError, cli
 from icft_lite.data.splits import group_hashes, read_examples
 from icft_lite.grading.capstone import Capstone, build_kit, load_kit, load_public
 from icft_lite.grading.capstone_grader import CapstoneGrader, EntryResult, Scores, domain_score, entry_line, ranked
@@ -440,10 +440,3 @@ def test_the_reference_keeps_to_the_rules_for_entries():
     config = Capstone().reference_config(1)
     assert config.optim.max_tokens == Capstone().max_tokens and config.method == "replay" and config.seed == 1
     assert config.loss.consistency_weight == 0 and config.loss.replay_weight == 1
-
-
-def test_a_kit_of_the_public_protocol_can_be_trained_on(kit, tmp_path):
-    settings = {"optim.max_steps": 1, "optim.max_tokens": 500, "adapter.rank": 2, "consolidation.enabled": False,
-                "long_term.self_prompts": 0}  # fmt: skip
-    report = train_icft(settings, tmp_path / "run", kit.public, progress=False)
-    assert set(report["scores"]["after"]) == {"general", "medical"}
