@@ -84,8 +84,8 @@ runs = Path(tempfile.mkdtemp())
 # ## 1 · A real model, asked three times
 #
 # A **language model** continues text: it is given a *prompt* and writes a *response*, one word piece (**token**) at a
-# time. *SmolLM2-135M-Instruct* is a real chat model, a small one with 135 million parameters. We asked it before
-# training (the **base**), after plain fine-tuning on medicine, and after ICFT on equally many tokens.
+# time. *SmolLM2-135M-Instruct* is a chat model with 135 million parameters. We asked it before training (the
+# **base**), after plain fine-tuning on medicine (*plain LoRA*, see section 5), and after ICFT.
 
 # %%
 # NBVAL_CHECK_OUTPUT
