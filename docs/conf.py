@@ -39,7 +39,7 @@ include_patterns = [
     "data_samples/README.md",
     "icft_lite/tiny/README.md",
 ]
-exclude_patterns = [".*", "build", "dist", "runs", "shared", "**/.*"]
+exclude_patterns = [".*", "build", "dist", "runs", "**/.*"]
 repository = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 # --- Markdown and notebooks: stored outputs, nothing is executed or loaded from other servers
