@@ -99,8 +99,8 @@ for run in recorded["recorded_runs"].values():
 
 # %% [markdown]
 # The replies were recorded, so nothing is loaded here. The lines identify the runs by the start of two hashes: of the
-# base's weights, and of the trained **adapter**'s file. The runs used the defaults of that commit: also a ring of
-# recent examples and soft labels. Both are off now, because neither had a measured benefit (lessons 05, 06).
+# base's weights, and of the file of the trained **adapter**, the small part that training adds (section 5). The runs
+# used two options that are off by default now; lessons 05 and 06 say why.
 
 # %% [markdown]
 # First general questions. We recorded 15, one or two of each kind, and show the first three that the base answers
@@ -118,10 +118,11 @@ ask_table(real, right["base"][:3])
 # | | base | plain LoRA | ICFT |
 # |---|---|---|---|
 # | Thailand | right (Asia); not in the Indian subcontinent | wrong: no continent | right (Asia), but no island |
-# | salmon | right (fish), among invented facts | right, the best of the three | wrong: invents a class |
+# | salmon | right (fish), among invented facts | right, the best of the three | wrong: no "fish", a misspelled class |
 # | year | right | wrong: the singular | right |
 #
-# Plain fine-tuning also changed *how* the model answers: in a few words, as its medical examples do.
+# Plain LoRA still answers one of the three, ICFT two. (ICFT's 7 of 15 are not the base's 7.) Plain fine-tuning also
+# changed *how* the model answers: in a few words, as its medical examples do.
 
 # %% [markdown]
 # Now medical questions that no run was trained on: the first test question of each of the three topics. The right
@@ -137,7 +138,7 @@ ask_table(real, [one["prompt"] for one in medical_replies[::3]])  # three of eac
 # %% [markdown]
 # | | base | plain LoRA | ICFT |
 # |---|---|---|---|
-# | nephromegaly | wrong: an invented hormone disease | right | half right: the kidney, not its enlargement |
+# | nephromegaly | wrong: a hormone disease, badly described | right | half right: the kidney, not its enlargement |
 # | metoprolol | right | right | right |
 # | chest pain | wrong and dangerous: a story, no advice | right | advice right, cause wrong (a clot in the lung) |
 #
@@ -153,10 +154,10 @@ for label, name in (("plain LoRA", "qlora"), ("ICFT", "icft")):
 pd.DataFrame(columns, index=keys).T.round(2)
 
 # %% [markdown]
-# Means of three seeds. *medical*: the right one of four options (67 questions, chance 0.25). *reply*: key facts in 33
-# replies to patients. *free*: right answers to 100 general questions. *instructions*: 100 instructions followed. Plain
-# fine-tuning learned more medicine, above all for patients, and lost most of the rest. ICFT learned less and retained
-# most.
+# Trained models: means of three runs that differ only in their random choices (*seeds*). *medical*: the right one of
+# four options (67 questions, chance 0.25). *reply*: share of the facts that 33 replies to patients must contain.
+# *free*, *instructions*: 100 general questions, 100 instructions. Plain fine-tuning learned more medicine, above all
+# for patients, and lost most of the rest. ICFT learned less and retained most.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -173,9 +174,9 @@ if not skipped:
 # %% [markdown]
 # ## 2 · The method in one picture
 #
-# How does ICFT retain more? By four components, each of which has a lesson of its own: weak labels (02), a curriculum
-# (03), two memories with a consistency loss (05, 06), and consolidation (07). Follow the arrows; the rest of this
-# lesson runs every box.
+# What does ICFT add? Four components: weak labels (lesson 02; plain QLoRA uses them too, here), a curriculum (03), two
+# memories with a consistency loss (05, 06), and consolidation (05, 07). Memories and consolidation are there to retain.
+# Follow the arrows; the rest of this lesson runs every box.
 
 # %%
 Image(png(pipeline.draw()), width=860)
@@ -259,7 +260,7 @@ table[table["coverage"] > 0].drop("base_choice").round(2)
 # how reliable each function is, then weighs its votes. Either gives a **posterior**: the probability of each
 # response. Training uses the most likely one (a *hard label*).
 #
-# **Predict.** Which is right more often, and on which examples do they differ?
+# **Predict.** Which is right more often, and by how much?
 
 # %%
 majority, by_majority = label_pool(pool, votes, "majority_vote", lfs, data.pool_gold)  # gold: only to judge with
@@ -276,7 +277,7 @@ print("it is right more than 9 times in 10:", by_model["accuracy"] > 0.9)
 #
 # **Fine-tuning** changes a model's weights step by step, so that the wanted responses become more likely. We freeze the
 # base, store it in 4 bits per weight, and train a small addition to it, a **LoRA adapter**. The two together are called
-# **QLoRA**. (SmolLM2's base was not stored in 4 bits, hence "plain LoRA" above.)
+# **QLoRA**. (SmolLM2 is downloaded in 4 bits, but expanded to fp32 for training: hence "plain LoRA" above.)
 
 # %% [markdown]
 # Plain QLoRA trains on trusted and pool examples, all mixed. `DEMO` holds the settings of both runs, `DEMO_QLORA` the
@@ -356,8 +357,8 @@ print("the same number as in the run's report:", abs(left - plain["retention"]) 
 # **A curriculum.** Medical examples come in three **stages**: easy ones (terminology), then also medium ones (drugs),
 # then also hard ones (patients). Within a stage the easiest come first.
 #
-# **Two memories.** The *short-term memory* is a fast adapter, trained as usual. The *long-term memory* is a slow
-# adapter, its moving average, and a buffer of general examples.
+# **Two memories.** The *short-term memory* is a fast adapter, trained as usual. The *long-term memory* has two parts: a
+# slow adapter, which is the moving average of the fast one, and a buffer of general examples.
 
 # %% [markdown]
 # **Losses.** A loss is a number that training makes small. The total is
@@ -367,7 +368,7 @@ print("the same number as in the run's report:", abs(left - plain["retention"]) 
 # - $L_\text{fine-tune}$: imitate the responses;
 # - $L_\text{consistency}$, with weight $w$: on memory examples, predict what the *teacher* predicts, which is the
 #   long-term memory or the base, whichever knows the example better;
-# - $L_\text{task}$: match uncertain labels; 0 here, since labels are hard.
+# - $L_\text{task}$: match uncertain labels; 0 here, since only the most likely answer is used (*hard labels*).
 
 # %% [markdown]
 # **Consolidation.** After a stage the slow adapter's change $\Delta$ of the weights is chosen on the line between
@@ -451,7 +452,8 @@ stages[["steps", "new_examples", "memory_examples", "teacher", "alpha"]]
 # %% [markdown]
 # The candidates after stage 2, on validation questions. The line search goes from the end of training (α = 1) towards
 # the start of the stage (origin *start*). Because α = 1 retained too little, it also goes towards the base (origin
-# *base*). A smaller α retains more and has less medicine. (The last stage may go beyond α = 1.)
+# *base*), and there it found its choice. Of candidates with equal medicine the one that retains more wins. A smaller α
+# retains more and has less medicine, or equally much. (The last stage may go beyond α = 1.)
 
 # %%
 record = icft["stages"][1]["consolidation"]
@@ -481,8 +483,8 @@ Image(png(losses_figure(icft)), width=640)
 
 # %% [markdown]
 # L_fine-tune falls in each stage, and rises where harder examples enter. L_consistency starts at 0, because the new
-# adapter does not change the base's predictions yet. It rises as the model moves away from its teacher. L_task is 0 and
-# has no panel.
+# adapter does not change the base's predictions yet. It rises as the model moves away from its teacher, and falls when
+# consolidation has moved the model back. L_task is 0 and has no panel.
 
 # %% [markdown]
 # ## 9 · Ask them yourself

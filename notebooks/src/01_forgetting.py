@@ -34,8 +34,8 @@
 #
 # Run the cells from top to bottom. Where the text says **predict**, write down a guess first.
 #
-# The measures are the field's own; the remedies are not the paper's. How we set things up for small models is
-# *our reading*. Teaching material: **not medical advice**.
+# The measures are standard in the field; the remedies do not come from the paper. How we set things up for small models
+# is *our reading*. Teaching material: **not medical advice**.
 
 # %% [markdown]
 # ## Set-up
@@ -79,8 +79,8 @@ LEVELS = ("easy", "medium", "hard")
 
 # %% [markdown]
 # The base and an adapter, a small trainable addition to a frozen model (lesson 00). `fast` lists the adapter's tensors,
-# two per layer: A and B (section 6). A has `rank` rows; alpha ÷ rank, here 2, is a fixed factor of their product. The
-# model computes in *fp32* on the CPU, so that numbers do not depend on a GPU.
+# two for each weight matrix: A and B (section 6). A has `rank` rows; alpha ÷ rank, here 2, is a fixed factor of their
+# product. The model computes in *fp32* on the CPU, so that numbers do not depend on a GPU.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -294,11 +294,11 @@ print("forgetting is at least as large:", measured["forgetting"] >= -measured["B
 print("nothing came for free (FWT below 0.1):", measured["FWT"] < 0.1)
 
 # %% [markdown]
-# FWT is 0.0: easy examples teach nothing about medium or hard ones here.
+# FWT is 0.0: no stage raised the exact match of a level before its turn. The stages are short, so this says little.
 #
 # **Chance.** Exact match is hardly reached by guessing. Many benchmarks instead score a *choice*: which option is most
-# likely? **Predict** that score, on general questions, of the tuned model, which writes almost no general answer
-# exactly.
+# likely? Most questions here have four, so guessing gives about 0.25. **Predict** this score of the tuned model, which
+# writes almost no general answer exactly.
 
 # %%
 choices = Suite.from_examples(data.general_test.select(range(0, len(data.general_test), 8)), encoder)
@@ -361,8 +361,8 @@ print("equal:", bool(np.isclose(yours, theirs)))
 
 # %% [markdown]
 # More is retained in choices than in exact answers: of four options the right one may be the most likely, although the
-# model writes something else. Runs correct retention for chance where options are scored. `tiny` is scored by exact
-# match, with chance level 0.
+# model writes something else. `train_icft` corrects retention for chance where it scores options. `tiny` is scored by
+# exact match, with chance level 0.
 #
 # What all these numbers hide: *which* knowledge, and *when*.
 
@@ -462,8 +462,9 @@ Image(png(plane_figure({"plain": plain_path})), width=620)
 
 # %% [markdown]
 # The path bends above the dashed line: the last part of $\Delta W$ costs much general score and adds little medicine.
-# A smaller $\alpha$ is a better compromise, but no $\alpha$ has most of both. ICFT's *consolidation* (lesson 05) is a
-# line search over $\alpha$ with a rule for where to stop. It helps only as far as the path allows.
+# A smaller $\alpha$ is a better compromise, but none of those measured has more than half of both. ICFT's
+# *consolidation* (lessons 05, 07) is a line search over $\alpha$ with a rule for where to stop. It helps only as far as
+# the path allows.
 
 # %% [markdown]
 # ## 7 · A few old examples
@@ -556,8 +557,8 @@ print("along each path, further means more lost (rank correlation over 0.8):",
 # - Plain fine-tuning lowers the general score, and each stage the scores of the one before.
 # - Scores of choices need a correction for chance.
 # - The base is frozen, so $\alpha$ = 0 restores it by construction; in between are compromises.
-# - Replay retains part of the general score.
-# - KL rises with forgetting along one path, not across methods.
+# - Replay retains part of the general score, and costs some medicine here.
+# - KL on the new task rises with forgetting along one path, but does not predict it across our two runs.
 
 # %% [markdown]
 # ## Exercises

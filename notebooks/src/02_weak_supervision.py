@@ -27,7 +27,7 @@
 # - say when a majority vote fails, and what breaks label models;
 # - read a reliability diagram, and choose between hard and soft labels.
 #
-# **You need** lesson 00, numpy, and the product rule for independent events.
+# **You need** lesson 00, numpy, Bayes' rule, and the product rule for independent events.
 
 # %% [markdown]
 # {{budget}}
@@ -164,9 +164,9 @@ print(f"names in -ine: {len(claims)}; antihistamine is an option in {len(cast)};
 print(f"right of its votes: {hits / len(cast):.2f}; right of all its claims: {hits / len(claims):.2f}")
 
 # %% [markdown]
-# The function had no chance to vote outside the options, of which one is always right. So its worst claims never become
-# votes: 0.58 is its accuracy at *choosing among four options*, 0.24 that of its claims. This holds for all functions
-# here. Accuracies in this lesson say nothing about free answers, where no options prevent an error.
+# The function can vote only for an option that is listed, and one listed option is always right. So its worst claims
+# never become votes: 0.58 is its accuracy at *choosing among four options*, 0.24 that of its claims. This holds for all
+# functions here. Accuracies in this lesson say nothing about free answers, where no options prevent an error.
 
 # %% [markdown]
 # Your two functions join the package's. `votes` has a row for each example and a column for each function. We use the
@@ -237,8 +237,9 @@ table[["coverage", "overlap", "conflict"]].round(2)
 # %% [markdown]
 # ## 4 · Majority vote
 #
-# The simplest label model: an option's probability is its share of the votes. If voters are **independent** and equally
-# good, the majority is better than each (Condorcet, 1785).
+# The simplest label model: an option's probability is its share of the votes. If an odd number of voters err
+# **independently**, all right with the same probability above one half, the majority is better than each (Condorcet,
+# 1785).
 #
 # **Predict**: five voters are right with probability 0.7 each. How often is their majority right? And if the
 # probabilities are 0.9, 0.8, 0.7, 0.6 and 0.6?
@@ -260,9 +261,9 @@ for accuracy in (equal, mixed):
     print(f"best member {max(accuracy):.3f}, majority {vote_accuracy(accuracy, [1] * 5):.3f}")
 
 # %% [markdown]
-# If all are equally good, the majority is better than each. If not, the majority can be **worse than its best
-# member**: several poor voters outvote a good one. Does that happen in our pool? We compare the majority with one
-# function, where that function votes. (This cell reads gold labels.)
+# If all are equally good, and better than a coin, the majority is better than each. If not, the majority can be **worse
+# than its best member**: several poor voters outvote a good one. Does that happen in our pool? We compare the majority
+# with one function, where that function votes. (This cell reads gold labels.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -317,7 +318,8 @@ print("or:        ", ((1 - roots) / 2).round(3))
 # err independently. An abstention is a *missing* vote and carries no information.
 
 # %% [markdown]
-# By Bayes' rule, a vote of accuracy $a$ multiplies the odds of its option by $a\,(k-1)\,/\,(1-a)$.
+# *Odds* are probabilities up to a common factor. By Bayes' rule, a vote of accuracy $a$ multiplies the odds of its
+# option by $a\,(k-1)\,/\,(1-a)$.
 #
 # **By hand**, k = 4. A ($a$ = 0.9) votes for option 0, B and C (0.4 each) for option 1. The factors are 27, 2 and 2.
 # The odds are 27 : 4 : 1 : 1, so option 0 has 27/33 = 0.82. Majority vote would choose option 1.
@@ -599,8 +601,9 @@ Image(png(reliability_figure(bins), dpi=110), width=500)
 
 # %% [markdown]
 # Points above the line have too little confidence. Majority vote counts poor functions as much as good ones, so even a
-# right winner gets few of the votes. The label model is confident of nearly all its labels, and rightly so. It has few
-# examples at medium confidence, so their intervals are wide.
+# right winner gets few of the votes. The label model is confident of most labels, and rightly so. It has few examples
+# of medium or low confidence, so their intervals are wide; the few with a confidence near 0.3 are right even less
+# often.
 
 # %% [markdown]
 # ## 11 · Hard or soft labels
@@ -653,8 +656,8 @@ print("soft is right more often, on average by more than 0.01:", (soft - hard).m
 
 # %% [markdown]
 # Here soft labels teach more, and the model that learns from uncertain labels becomes uncertain itself: its confidence
-# is below its accuracy. But the functions of this simulation are poor, so many posteriors are undecided. Is that so in
-# our pool? **Predict** the share of its questions whose label has a confidence above 0.95.
+# is further below its accuracy. But the functions of this simulation are poor, so many posteriors are undecided. Is
+# that so in our pool? **Predict** the share of its questions whose label has a confidence above 0.95.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -717,8 +720,8 @@ Image(png(figure, dpi=110), width=560)
 
 # %% [markdown]
 # Two bright blocks: the good functions (upper left) and the copies (lower right). *Nothing in the votes says which
-# block is right.* Partial copies bend estimates in the same direction, such as two tables typed from one book. What
-# helps: use sources that do not copy each other (hence *cross-domain* supervision), and label a few examples by hand
+# block is right.* Partial copies, such as two tables typed from one book, bias the estimates in the same direction.
+# What helps: use sources that do not copy each other (our reading of *cross-domain*), and label a few examples by hand
 # (exercise 2).
 
 # %% [markdown]
@@ -781,7 +784,8 @@ else:
 #
 # Five functions vote on yes/no questions, and three are mostly wrong. From majority vote, EM finds the mirror image.
 # You have the true labels of twenty examples. Start from accuracies measured on *those*, then run E- and M-steps
-# (`step`). Count one right and one wrong vote more than there were.
+# (`step`). Add one right and one wrong vote to each function's count, so that no accuracy starts at 0 or 1. Return the
+# posterior after the last E-step.
 
 # %%
 # NBVAL_CHECK_OUTPUT

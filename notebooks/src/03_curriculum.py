@@ -94,7 +94,8 @@ Image(png(diagram.draw(), dpi=110), width=900, metadata={"alt": diagram.draw.__d
 # ## 1 · What makes an example hard?
 #
 # That is not known in advance. There are only **signals**: numbers that tend to be larger for harder examples. The
-# first is the **base loss**: how surprised is the model, before any training, by the response it should learn?
+# first is the **base loss**: how surprised is the model, before any training, by the response it should learn? (For
+# pool examples: the most likely response under the label model.)
 #
 # $$\text{loss} = -\frac{1}{T} \sum_{t=1}^{T} \log p(y_t \mid x, y_{<t})$$
 
@@ -259,8 +260,8 @@ print("same difficulty:", np.allclose(average(stretched), average(five)))
 # ## 5 · Real examples
 #
 # We take every eighth of the trusted examples and of the pool: first each signal alone, then the rank average of the
-# three default signals. **Predict**: do the signals agree on what is hard? (Rank correlation: 1 is the same order, 0 no
-# relation, −1 the opposite.)
+# three default signals (loss, length, entropy). **Predict**: do the signals agree on what is hard? (Rank correlation: 1
+# is the same order, 0 no relation, −1 the opposite.)
 
 # %%
 examples = [dict(example) for example in data.trusted][::8] + pool[::8]
@@ -279,9 +280,10 @@ print("no two signals correlate by more than 0.5:",
       bool((pd.DataFrame(signals).corr("spearman").to_numpy()[~np.eye(3, dtype=bool)] < 0.5).all()))
 
 # %% [markdown]
-# Hardly. Each signal measures something else, and "difficulty" is what we decide to call their mean: one reason to
-# doubt general claims about curricula. A second reason: every topic also has a **level**, easy, medium or hard, given
-# by the people who wrote it. **Predict**: is every hard topic more difficult than every easy one?
+# Length and entropy somewhat, loss with neither. Each signal measures something else, and "difficulty" is what we
+# decide to call their mean: one reason to doubt general claims about curricula. A second reason: every topic also has a
+# **level**, easy, medium or hard, given by the people who wrote it. **Predict**: is every hard topic more difficult
+# than every easy one?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -597,7 +599,7 @@ curriculum_explorer(*curriculum)
 # - Ranks make them addable.
 # - Stages by level, pacing within, with your c(t).
 # - Pacing changes how *often* examples are drawn, not only when.
-# - Order alone: little or nothing, in studies and in our toy. With noisy labels, weights help.
+# - Order alone: little or nothing in studies, and no gain in our toy. With noisy labels, weights help.
 
 # %% [markdown]
 # ## Exercises

@@ -15,14 +15,14 @@
 #
 # # 04 · QLoRA from scratch
 #
-# Every run in this course stores its base model in 4 bits per weight and trains a small adapter. Two libraries do this
-# for us, *bitsandbytes* and *peft*. In this lesson you build both parts yourself, in about sixty lines, and check them
-# against the libraries: same bytes, same gradients, same losses.
+# The course's runs of `tiny` store their base model in 4 bits per weight and train a small adapter. Two libraries do
+# this for us, *bitsandbytes* and *peft*. In this lesson you build both parts yourself, in about sixty lines, and check
+# them against the libraries: same bytes, same gradients, same losses.
 
 # %% [markdown]
 # **You will be able to**
 #
-# - derive the 16 levels of NF4 and round a weight to them;
+# - compute the 16 levels of NF4 and round a weight to them;
 # - count the bits of a weight and the memory of a training step;
 # - write a LoRA layer, and say which of its gradients is zero at first, and why;
 # - merge an adapter without losing it, and measure how low-rank a change is.
@@ -100,7 +100,8 @@ print(f"{W.shape[0]} × {W.shape[1]} numbers, standard deviation {W.std():.3f}, 
 # standard normal distribution.
 
 # %% [markdown]
-# The quantile at p = 1 is infinite, so the largest p is $e = 1 - \frac12\left(\frac1{32} + \frac1{30}\right)$.
+# The quantile at p = 1 is infinite, so the authors stop short of 1, by the mean of half a share of 16 and of 15 levels:
+# $e = 1 - \frac12\left(\frac1{32} + \frac1{30}\right)$. That is a choice, not a consequence.
 #
 # Zero must be a level, so the halves are built separately: 8 equal steps from p = 0.5 to $e$, and 7 down to $1 - e$.
 # All are divided by the largest. **Predict**: are these the numbers in bitsandbytes' table?
@@ -228,7 +229,7 @@ print(f"entropy {entropy:.2f} bits; between 3.7 and 4: {bool(3.7 < entropy < 4)}
 Image(png(usage_figure((W.reshape(-1, 64) / scales).flatten().numpy(), NF4.numpy(), usage.numpy()), dpi=110), width=760)
 
 # %% [markdown]
-# Nearly: we divide by the largest number of a block, so middle levels are used more. **Entropy**:
+# Not quite: we divide by the largest number of a block, so middle levels are used more. Little is lost. **Entropy**:
 # $-\sum_i p_i \log_2 p_i$, $p_i$ the usage of level i.
 #
 # With scales, a weight costs 4 + 32/block bits. **Predict**: at which block sizes does NF4 have a smaller error than 16
@@ -251,7 +252,7 @@ print(pd.DataFrame({"bits": [4 + 32 / block for block in blocks], **errors}, ind
 #
 # Scales are quantized too, to 8 bits, in blocks of 256 with one fp32 scale each, after their mean is subtracted. The
 # 256 *dynamic* levels have seven decades; decade k has $2^k$ levels for each sign. **Predict** the bits per weight: 4,
-# plus 8 for 64 weights, plus 32 for 64 × 256.
+# plus 8 bits shared by 64 weights, plus 32 bits shared by 64 × 256.
 
 # %%
 def dynamic_levels():
@@ -320,7 +321,7 @@ print(f"double: {stored_bits(square, True):.3f} bits counted, {4 + 8 / 64 + 32 /
 #
 # W is not trained, but gradients must pass *through* it: for $y = Wx$ and the gradient $g$ for y, the chain rule gives
 # $W^\top g$ for x. PyTorch's product would save the dequantized W until then. Ours dequantizes twice. **Predict** how
-# many bytes each saves.
+# many bytes each keeps for the backward pass.
 
 # %%
 class FrozenMatmul(torch.autograd.Function):
@@ -424,8 +425,8 @@ else:
 # </details>
 
 # %% [markdown]
-# Your forward pass now runs in place of peft's for one step, on the same weight with the same A and B. The number is
-# the squared error of the layer's output. (Until the exercise is solved, the lesson uses `two_linears`, which is how
+# Your forward pass and peft's now run side by side for one step, on the same weight with the same A and B. As a loss
+# we take the squared norm of the output. (Until the exercise is solved, the lesson uses `two_linears`, which is how
 # peft writes it.)
 
 # %%
@@ -672,8 +673,9 @@ print("the merge into fp32 loses less than 1 in 1,000:", bool((merged[:, 2] < 1e
 
 # %% [markdown]
 # Up to strength 0.2, nearly all of the change is rounded away. At 1 it exceeds the error of rounding (9 %), and the
-# merge into NF4 is near the adapted model. The rule is: **dequantize, then merge**. peft merges into NF4 if the base
-# is in NF4, with a warning; `icft-lite export --merge` dequantizes first and stores floats.
+# merge into NF4 is near the adapted model. The rule is: **merge into dequantized weights, and do not quantize the
+# result**. peft merges into NF4 if the base is in NF4, with a warning; `icft-lite export --merge` dequantizes first and
+# stores floats.
 
 # %% [markdown]
 # ## 11 · How low-rank is the change?
@@ -783,8 +785,8 @@ print("after disable_adapter():", trainable(two))
 # | loss does not fall | no adapter moved; A and B both zero | check B after the first step |
 # | CPU ten times too slow | bf16 without special instructions | compute in fp32 |
 # | loss stops falling in 16 bits | adapter in bf16 or fp16: 0.5 + 0.0001 = 0.5 | keep the adapter in fp32 |
-# | NaN on a T4 | fp16 overflow | compute in fp32, or another base |
-# | merged model lost what it learned | merged into NF4 | dequantize, then merge |
+# | NaN on a T4 | fp16 overflow (numbers above 65,504) | compute in fp32, or another base |
+# | merged model lost what it learned | merged into NF4 | merge into dequantized weights, store floats |
 # | the wrong adapter is trained | `disable_adapter()`, `set_adapter()` | restore `requires_grad` |
 # | head and embeddings differ | `modules_to_save` copies a tied head | do not use it; the package refuses it |
 # | NF4 far worse on a CPU | row length no multiple of 64: bitsandbytes 0.50 dequantizes it wrongly | `--no-4bit` |
@@ -838,7 +840,7 @@ else:
 # ### 2 · A better start for the adapter (hard, 12 minutes)
 #
 # Instead of B = 0, B·A could start as the best correction of the rounding error (the idea of *LoftQ*). Write that
-# start. Then look at the gain that is printed, and say why it is so small.
+# start. Then look at the remaining error that is printed, and say why it is so large.
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -79,8 +79,8 @@ warnings.simplefilter("ignore", FutureWarning)
 # ## The two memories
 #
 # **What was measured** ([results]({{repository}}/blob/main/docs/results.md#ablations)): without long-term memory,
-# retention falls from 0.94 to 0.02. The ring and promotion had no measured gain. In short runs they cost 5 points of
-# medical score (an interval over seeds includes 0). So they are off by default (`short_term.share` is 0). Here they are
+# retention falls from 0.94 to 0.02. The ring and promotion had no measured gain. In short runs they cost 0.05 of
+# medical score, which may be chance (lesson 09). So they are off by default (`short_term.share` is 0). Here they are
 # on, to show how they work.
 
 # %%
@@ -266,8 +266,9 @@ print(*(f"{value:.2f}  {name}".replace("\n", " ") for name, value in bad.items()
 Image(png(figures.wrong_labels_figure(bad, wrong.mean())), width=600)
 
 # %% [markdown]
-# Two thirds of what surprises most is wrong. So ICFT has three guards: a **gate** (the largest posterior of a weak
-# example must be at least 0.8), a quarter of each quota at random, and quotas per topic. The random quarter hardly
+# In this simulation two thirds of what surprises most is wrong. So ICFT has three guards: a **gate** (the largest
+# posterior of a weak example must be at least 0.8), a fair share of the places for each topic (its **quota**, section
+# 4), and a quarter of each quota at random. The random quarter hardly
 # matters here. That the fair sample has 0.15 and not 0.10 is chance.
 
 # %% [markdown]
@@ -567,8 +568,8 @@ display(outcome_table(records, "promoted", max_rows=4),
 
 # %% [markdown]
 # A surprise of 1.4 nats means a probability of e⁻¹·⁴ ≈ 0.25 per token: the model does not know *neurectomy* well, so
-# rehearsing it is useful. The gated labels are all right. Majority vote's confidence is the share of votes, and for
-# *thymus* one of three disagreed. A gate rejects right labels, too.
+# rehearsing it is useful. The three gated labels shown are correct. Majority vote's confidence is the share of votes,
+# and for *thymus* one of three disagreed. A gate rejects right labels, too.
 
 # %% [markdown]
 # ## 8 · Averaging A and B is not averaging B·A
@@ -578,7 +579,7 @@ display(outcome_table(records, "promoted", max_rows=4),
 
 # %% [markdown]
 # Both changes are 1, so their mean is 1. The means of A and of B are 0, and so is their product: two adapters that do
-# the same averaged to one that does nothing. In matrices, A of one also meets B of the other:
+# the same averaged to one that does nothing. With matrices, B₁ is also multiplied by A₂, and B₂ by A₁:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -659,7 +660,8 @@ Image(png(figures.singular_values_figure(s[:64].tolist(), 32, residual)), width=
 # $$\Delta W(\alpha) = (1-\alpha)\,\Delta W_{\text{start}} + \alpha\,\Delta W_{\text{end}}.$$
 #
 # ICFT takes the best medical score among candidates that satisfy the **retention constraint**: general score ÷ the
-# base's ≥ 1 − `consolidation.max_drop`, here 0.92. **Predict** α without and with memory.
+# base's ≥ 1 − `consolidation.max_drop`, here 0.92. α is one of 1, 0.85, 0.7, 0.55, 0.4 and 0.2. (It is not LoRA's
+# alpha.) **Predict** α without and with memory.
 
 # %%
 min_general = scores["base"]["general"] * (1 - config.consolidation.max_drop)
@@ -738,9 +740,9 @@ HTML(html_table(["model", "self-generated prompt", "answer"],
                 [[name, one["prompt"], one["responses"][0]] for name, some in generated.items() for one in some[:6]]))
 
 # %% [markdown]
-# The base answers most of its own prompts correctly (37 − 14 = 23). Some of its words do not exist, which does no harm:
-# the aim is to retain its *behavior*. The tuned model still asks for sums but answers *bleeding of the bowel*: training
-# changed its answers, and all of them were medical. This is what forgetting looks like.
+# The base answers most of the prompts shown correctly (37 − 14 = 23). Some of its words do not exist, which does no
+# harm: the aim is to retain its *behavior*. The tuned model still asks for sums but answers *bleeding of the bowel*:
+# training changed its answers, and all of them were medical. This is what forgetting looks like.
 
 # %% [markdown]
 # ## What was shown

@@ -17,10 +17,10 @@
 #
 # A model learns only from its losses. ICFT has three:
 #
-# $$L_\text{total} = L_\text{consistency} + L_\text{task} + L_\text{fine-tune}$$
+# $$L_\text{total} = w\,L_\text{consistency} + L_\text{task} + L_\text{fine-tune}$$
 #
-# You compute each by hand on a vocabulary of three tokens, see which way it pushes, write the central one yourself,
-# and let your version run in a real training step.
+# (The weight $w$ is ours.) You compute each by hand on a vocabulary of three tokens, see which way it pushes, write the
+# central one yourself, and let your version run in a real training step.
 
 # %% [markdown]
 # **You will be able to**
@@ -433,8 +433,8 @@ print("the same without logits:", torch.allclose(without_logits, 0.5 * (head @ (
 # taken over for $T$ = 1 (`docs/models.md`).
 
 # %% [markdown]
-# At the start of a stage the student *is* its teacher, so L_consistency is 0: it starts nothing, it responds. So first
-# take four steps of L_fine-tune on medical examples.
+# At the start of the first stage the student *is* its teacher, so L_consistency is 0: it starts nothing, it responds. So
+# first take four steps of L_fine-tune on medical examples.
 
 # %%
 WEIGHTS, T = {"consistency": 1.2, "task": 1.0, "fine_tune": 1.0}, math.inf  # of runs on tiny
@@ -598,7 +598,7 @@ print(reach)
 #
 # To save memory, steps often run in **micro-batches** whose gradients are added up (**gradient accumulation**). Two
 # of them, with 2 tokens of NLL 4 and 8 tokens of NLL 1: the loss is 16 / 10 = 1.6. The mean of the means is 2.5; until
-# October 2024 the best known trainer computed it.
+# October 2024 the `Trainer` of transformers computed this mean of means.
 
 # %% [markdown]
 # So every part is divided by the counts of the *whole step*. To save padding, short sequences are also **packed** into
@@ -630,8 +630,8 @@ print("2 or 4 micro-batches:", off(in_parts(items, 2)) < 1e-4, off(in_parts(item
 print("packed:", off(in_parts(items, 1, pack=True)) < 1e-4)
 
 # %% [markdown]
-# Those counts are tokens: for L_consistency those with a teacher, for the other two the response tokens of all other
-# examples; those of a weak example are weighted by its posterior. So each loss is a mean per token.
+# L_consistency is divided by the number of tokens with a teacher. The other two are both divided by the number of
+# response tokens of all other examples; a token of a weak option counts as much as its posterior.
 # **Predict**: how far off is a step if each micro-batch uses its own counts?
 
 # %%
@@ -715,8 +715,8 @@ print(entry.example["prompt"])
 pd.DataFrame(table)
 
 # %% [markdown]
-# Each prediction follows the right earlier tokens. Without the term the model predicts pieces of its medical examples,
-# although the question is about something else.
+# Each prediction follows the right earlier tokens. Without the term one prediction is *inflammation*, although the
+# question is about something else.
 #
 # **Half the bytes?** States may be cached in 16 bits (`runtime.teacher_dtype`). **Predict**: fp16 has 10 bits for the
 # digits, bf16 has 7 and a larger range. Which changes the gradient more?

@@ -202,8 +202,8 @@ print("both learn medicine:", forgot[1:].mean() > 0.15, icft[1:].mean() > 0.15)
 
 # %% [markdown]
 # **Catastrophic forgetting**: without long-term memory nearly every general answer is wrong after three stages. That
-# run learns more medicine on average, because memory examples and the retention constraint cost medical score. At full
-# length plain QLoRA was 0.02 better than ICFT
+# run learns more medicine on average. The likely reasons: it has no memory examples and no retention constraint. With
+# 4,200,000 tokens plain QLoRA was 0.02 better than ICFT
 # ([results]({{repository}}/blob/main/docs/results.md#on-other-processors)).
 
 # %% [markdown]
@@ -223,8 +223,9 @@ stages["taught by memory"] = [round(share["memory"], 2) for share in stages["tea
 stages[["steps", "candidates", "gated", "promoted", "evicted", "memory_examples", "α", "taught by memory"]]
 
 # %% [markdown]
-# Tens of examples are promoted in each stage. `gated` are those whose weak label was not confident enough. `taught by
-# memory` is the share of memory examples that the long-term adapter finds more likely than the base does.
+# Tens of examples are promoted in each stage. `gated` are those whose weak label was not confident enough; the other
+# candidates were in the memory already, promoted in an earlier stage. `taught by memory` is the share of memory
+# examples that the long-term adapter finds more likely than the base does.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -239,7 +240,8 @@ print("sources add up:", all(sum(s.values()) == n for s, n in zip(stages["memory
 # Before the first stage the long-term adapter adds nothing: it *is* the base, so it cannot know anything better.
 #
 # Why this order? Promotion measures surprise under the slow adapter of the stage, so it comes before consolidation
-# moves it. Teachers come last: they must be the adapter that was chosen.
+# moves it. Teachers are chosen last, at the start of the next stage:
+# they must be the adapter that was chosen.
 
 # %% [markdown]
 # ### The line search
@@ -380,14 +382,14 @@ print("last minus learned:", dict(zip(columns, (matrix[3] - matrix.diagonal()).r
 
 # %% [markdown]
 # Negative forgetting sounds odd. It is a mean: general lost, but *easy* and *medium* gained after their stage, because
-# later stages contain them, too. So read columns, not only means. And general after *medium* can be below the
-# constraint: consolidation checks it on 48 validation questions, the matrix has 72 test questions.
+# later stages contain them, too. So read columns, not only means. And general after *medium* is below the
+# constraint here: consolidation checks it on 48 validation questions, the matrix has 72 test questions.
 
 # %% [markdown]
 # ## 4 · Kill it
 #
 # Long runs get killed: a session ends, a battery is empty, a colleague takes the GPU. We start the same run in another
-# process, wait until it is in the middle of stage 2, and send SIGKILL (`kill -9`), which no program can catch.
+# process, wait until it has saved a step of stage 2, and send SIGKILL (`kill -9`), which no program can catch.
 
 # %%
 def middle_of_stage(number, folder):
@@ -411,8 +413,8 @@ print("report or adapter:", [name for name in ("report.json", "adapter") if (run
 print(sorted(path.name for path in (runs / "killed" / "state").glob("*.safetensors")))
 
 # %% [markdown]
-# No adapter, no report. But `state` holds what stage 2 started from, and the last step that was saved. (Its cache of
-# model outputs only saves time.)
+# No adapter, no report. But `state` holds what stage 2 started from, and the last step that was saved. (The folder also
+# holds a cache of model outputs, which only saves time.)
 #
 # **Predict.** A training step depends on weights, the optimizer, the next examples, their teachers, and random numbers.
 # What must the file hold?
@@ -573,7 +575,8 @@ print(state.read_text())
 # ## 7 · Why my fine-tune learned nothing, never stops, or forgot everything
 #
 # These checks need only the report of a run: `stages`, `samples`, `config` and `data` are parts of it, `weak` is a part
-# of `data`, `chosen` the consolidation of each stage, `first` and `last` the mean of a tenth. A check that is *false*
+# of `data`, `chosen` the consolidation of each stage, `first` and `last` the mean of a loss over the
+# first and the last tenth of the steps. A check that is *false*
 # has found the problem.
 
 # %% [markdown]

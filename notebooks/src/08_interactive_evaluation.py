@@ -108,7 +108,7 @@ print(*models, sep=", ")
 
 # %% [markdown]
 # `slow` is the slow adapter after the last stage, `fast` the adapter that was trained by gradient. Without
-# consolidation the slow one becomes a copy of the fast one, so here both give the same replies.
+# consolidation a run ends by copying the fast adapter into the slow one, so here both give the same replies.
 #
 # ## 2 · Ask
 #
@@ -247,7 +247,8 @@ for name in real:
 vote_panel(pair, asked, runs / "real_votes.jsonl")
 
 # %% [markdown]
-# Replay changes fewest words, plain LoRA nearly all. A changed reply is not a worse one: that needs a vote.
+# Replay changes fewest words and alone still names Sarajevo; plain LoRA changes nearly all. So on these prompts the
+# consistency loss shows no advantage over replay. But a changed reply is not a worse one: that needs a vote.
 #
 # ## 4 · A rate without an interval says little
 #
@@ -286,8 +287,8 @@ Image(png(votes_figure(votes), dpi=110), width=620)
 # ## 5 · One question, three scores
 #
 # A question comes with k options. **Exact match**: does the model, free to write anything, write the right one?
-# **Option accuracy**: is the right one the most likely *of the options*? Guessing gets that right with 1/k, the
-# **chance level**. Exact match has no such level.
+# **Option accuracy**: is the right one the most likely *of the options*? Guessing gets that right with
+# probability 1/k, the **chance level**. Exact match has no such level.
 
 # %%
 model, tokenizer = load_run(runs / "short")
@@ -458,7 +459,8 @@ print("more are confused or partly right than contained:", count["confused"] + c
 print("some answers share only function words with the right one:", sum(only) > 0)
 
 # %% [markdown]
-# Exact match is fair on these samples: no right answer is lost to its wording. On terminology most answers share a
+# No answer here contains the right one with other words around it. Synonyms would be among the *partly* right: read
+# some. On terminology most answers share a
 # content word with the right one; token F1 is above 0 for 19 more, which share only function words. On anatomy, most
 # mistakes are another body system. Not all mistakes cost the same: *routine* for an *emergency* counts more, and no
 # accuracy shows that.
@@ -583,7 +585,7 @@ print("nor is the recovery after the first third:", rows[2]["high"] < 0 and holm
 # %% [markdown]
 # The third claim is wrong, significantly so: `slow` has *more* general exact match than the model after a third. That
 # is the recovery of section 5. The interval is of a mean over topics, as in reports; McNemar counts questions. All of
-# it is about *these two adapters*: for methods one needs several seeds (lesson 09).
+# it is about *these adapters*: for methods one needs several seeds (lesson 09).
 
 # %% [markdown]
 # ## 9 · Replies

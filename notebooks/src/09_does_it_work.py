@@ -27,7 +27,7 @@
 # - say before an experiment how small a difference it could see;
 # - read an ablation as a forest plot, and report what was not clear.
 #
-# **You need** lessons 00 and 01; of the method's components, what lessons 02 to 06 say.
+# **You need** lessons 00, 01 and 08; of the method's components, what lessons 02 to 06 say.
 
 # %% [markdown]
 # {{budget}}
@@ -223,7 +223,7 @@ unpaired_half = 1.96 * math.sqrt(0.60 * 0.40 / 100 + 0.55 * 0.45 / 100)
 print(f"paired ± {paired_half:.3f}, from the answers ± {1.96 * (a - b).std() / 10:.3f}; unpaired ± {unpaired_half:.3f}")
 
 # %% [markdown]
-# Pairing made the interval almost half as wide, for nothing. The **bootstrap** does the same without a formula:
+# Pairing made the interval almost half as wide, at no cost. The **bootstrap** does the same without a formula:
 # draw as many questions again, with repeats, take the mean difference; do so some thousand times; the middle 95 % is
 # the interval.
 
@@ -265,8 +265,9 @@ pd.DataFrame(pairs).T.round(3)
 # are not three independent pieces of news: the question may suit a method. And all answers of *one run* share that
 # run's luck.
 #
-# We can try it. A simulated world: two methods **equally good**, 300 questions, three seeds. Four ways to analyze
-# it; how often does each find a difference? Each time is a **false positive**, and it should be 1 in 20.
+# We can try it. A simulated world: two methods **equally good**, 300 questions, three seeds. Four ways to analyze it,
+# and the last two combined; how often does each find a difference? Each time is a **false positive**, and it should be
+# 1 in 20.
 
 
 # %% tags=["from-scratch"]
@@ -480,7 +481,8 @@ for test, part in results.groupby("test", sort=False):
 # %% [markdown]
 # Look again at two rows. *No curriculum* removes the order **and** pacing's weights, by which easy examples come more
 # often: lesson 03 shows how to separate the two. *No ring* gives the ring's share of a batch to new examples: below 0
-# there means that replay and promotion together were worth less than the new examples they displaced.
+# there would mean, if it were clear, that replay and promotion together were worth less than the new examples that they
+# displaced.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -509,7 +511,8 @@ if not quiet and not len(worse):
     print("every ablation made a clear difference somewhere, and none was for the better")
 
 # %% [markdown]
-# Is it worth its cost? A method is **dominated** if another is at least as good on both axes and better on one.
+# Is it worth its cost? A method is **dominated** if another is at least as good on both axes and better on one. (This
+# compares means only, however wide their intervals.)
 # Left and middle: means, seeds (small), and each mean's interval over questions. Right: the candidates of the line
 # search in ICFT's last consolidation, for each seed, on *validation* questions and pairs: interpolated towards the
 # adapter before the stage (solid) and towards the base (dashed).
@@ -649,9 +652,9 @@ print("a gain of two points could have been seen:", bool(visible(d, len(question
 
 # %% [markdown]
 # (The two scores count questions, the difference is a mean over topics.) Published gains from order are one or two
-# points, and in controlled studies often none. This run could not have seen them: its result, whatever it is, is no
-# evidence for or against curricula. That takes more questions and several seeds;
-# `icft-lite compare --set curriculum.order=random …` is how it starts.
+# points, and in controlled studies often none. This run could not have seen them. And so short a run has learned almost
+# nothing, which an order could change. So its result, whatever it is, is no evidence for or against curricula. That
+# takes more tokens, more questions and several seeds.
 
 # %% [markdown]
 # ## 12 · What the study cannot say
@@ -674,7 +677,7 @@ print("a gain of two points could have been seen:", bool(visible(d, len(question
 # ## What was shown
 #
 # - Chance enters by seeds and by questions; each has its interval, and neither covers the other.
-# - Pairing by question narrows intervals for nothing; counting seeds × questions as independent narrows them falsely.
+# - Pairing by question narrows intervals at no cost; counting seeds × questions as independent narrows them falsely.
 # - Several comparisons need Holm; a comparison without power needs more questions or an honest silence.
 # - "No difference measured" is a result. Section 8 lists ours.
 

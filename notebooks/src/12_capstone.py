@@ -16,7 +16,7 @@
 # # 12 · Capstone: beat replay on your own domain
 #
 # You have read the method part by part. Now you use it. You get a domain, a token budget and an opponent: replay, the
-# strongest simple method against forgetting. A grader compares your adapter with it on questions that you never see.
+# simplest method that retains. A grader compares your adapter with it on questions that you never see.
 
 # %% [markdown]
 # **You will be able to**
@@ -93,7 +93,7 @@ print("the opponent:", protocol.reference)
 # %% [markdown]
 # ## 2 · The domain, split by groups
 #
-# Our domain is triage: *how urgent is this, and which department?* No other lesson trains on these two topics.
+# Our domain is triage: *how urgent is this, and which department?* The base has seen neither topic.
 # **Predict**: the same signs occur in several questions. What would a random split over questions measure?
 
 # %%
@@ -107,8 +107,8 @@ for name, part in parts.items():
 print("files for the student:", sorted(path.name for path in public.iterdir()))
 
 # %% [markdown]
-# It would measure memory: the student's model would have seen the patient. So the split is over **groups**: all
-# questions with the same signs are in one part. Look at one of each.
+# It would measure memorizing: the student's model would have seen the patient. So the split is over **groups**: all
+# questions about one combination of signs are in one part. A single sign occurs in both. Look at one of each.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -154,8 +154,9 @@ print("it learned something:", summary(replay)["practice"] > 0.1)
 #
 # ## 4 · Your entry
 #
-# State one hypothesis, and change one thing. Ours: the *consistency loss* (lesson 06) costs the domain less than replay
-# for the same retention, because it holds whole distributions, not single answers.
+# State one hypothesis, and change one thing: here the loss on memory examples, which takes two settings. Ours: the
+# *consistency loss* (lesson 06) costs the domain less than replay for the same retention, because it holds whole
+# distributions, not single answers.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -244,7 +245,8 @@ log = json.loads((entries["icft"] / "tokens.json").read_text())
 print("the log's total is that of its stages:", log["total"] == sum(stage["tokens"] for stage in log["stages"]))
 
 # %% [markdown]
-# In a course, the instructor grades a folder of entries with one command. Here are its two lines, from Python:
+# In a course, the instructor grades a folder of entries with one command. The next cell calls the same grader from
+# Python; it prints a line for each entry.
 #
 # ```
 # icft-lite grade entries --capstone kit --leaderboard leaderboard.html
@@ -285,9 +287,10 @@ print("topics:", sorted(set(strata)))
 # the gain would vary with another seed of your run.
 
 # %% [markdown]
-# Our hypothesis has no support. The retention suggests why: the entry retained 0.98, replay 0.97, and 0.95 is enough.
-# What is retained beyond the condition earns nothing. So a smaller `loss.consistency_weight`, or a smaller share of
-# memory, is the next hypothesis to test on the practice questions. That is your work.
+# Our hypothesis has no support. One possible reason, which these intervals do not prove: the entry retained 0.98,
+# replay 0.97, and 0.95 is enough. What is retained beyond the condition earns nothing. So a smaller
+# `loss.consistency_weight`, or a smaller share of memory, is the next hypothesis. That is your work: change `settings`
+# in section 4, and run from there; look at the practice questions as often as you like, and grade once.
 
 # %% [markdown]
 # ## 7 · What is refused
