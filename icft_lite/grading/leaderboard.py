@@ -17,6 +17,7 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 caption { text-align: left; padding: .5rem 0; }
 th, td { border-bottom: 1px solid #8888; padding: .4rem .6rem; text-align: right; vertical-align: top; }
+td:not(:nth-child(2)) { white-space: nowrap; }
 th:nth-child(2), td:nth-child(2) { text-align: left; overflow-wrap: anywhere; }
 .reason { display: block; font-size: .85em; opacity: .85; }
 """
