@@ -98,9 +98,9 @@ for run in recorded["recorded_runs"].values():
     print(f"{run['run']}: {run['tokens']:,} tokens, base {base_hash}…, adapter {adapter_hash}…")
 
 # %% [markdown]
-# The replies were recorded, so nothing is loaded here. The lines identify the runs by the start of two hashes: of the
-# base's weights, and of the file of the trained **adapter**, the small part that training adds (section 5). The runs
-# used two options that are off by default now; lessons 05 and 06 say why.
+# The replies were recorded. The lines identify the runs by the start of two hashes: of the base's weights, and of the
+# file of the **adapter**, the small part that training adds (section 5). The runs used a ring of recent examples and
+# soft labels, which are off by default now (lessons 05, 06).
 
 # %% [markdown]
 # First general questions. We recorded 15, one or two of each kind, and show the first three that the base answers
@@ -154,10 +154,10 @@ for label, name in (("plain LoRA", "qlora"), ("ICFT", "icft")):
 pd.DataFrame(columns, index=keys).T.round(2)
 
 # %% [markdown]
-# Trained models: means of three runs that differ only in their random choices (*seeds*). *medical*: the right one of
-# four options (67 questions, chance 0.25). *reply*: share of the facts that 33 replies to patients must contain.
-# *free*, *instructions*: 100 general questions, 100 instructions. Plain fine-tuning learned more medicine, above all
-# for patients, and lost most of the rest. ICFT learned less and retained most.
+# Means of three runs with other random choices (*seeds*). *medical*: the right one of four options, 67 questions.
+# *reply*: share of the facts that 33 replies to patients must contain. *free*, *instructions*: 100 general questions,
+# 100 instructions. Plain fine-tuning learned more medicine and lost most of the rest. ICFT learned less and retained
+# most.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -277,7 +277,7 @@ print("it is right more than 9 times in 10:", by_model["accuracy"] > 0.9)
 #
 # **Fine-tuning** changes a model's weights step by step, so that the wanted responses become more likely. We freeze the
 # base, store it in 4 bits per weight, and train a small addition to it, a **LoRA adapter**. The two together are called
-# **QLoRA**. (SmolLM2 is downloaded in 4 bits, but expanded to fp32 for training: hence "plain LoRA" above.)
+# **QLoRA**. (SmolLM2 is expanded to fp32 before training: hence "plain LoRA" above.)
 
 # %% [markdown]
 # Plain QLoRA trains on trusted and pool examples, all mixed. `DEMO` holds the settings of both runs, `DEMO_QLORA` the
@@ -354,11 +354,11 @@ print("the same number as in the run's report:", abs(left - plain["retention"]) 
 # %% [markdown]
 # ## 6 · Training with ICFT
 #
-# **A curriculum.** Medical examples come in three **stages**: easy ones (terminology), then also medium ones (drugs),
-# then also hard ones (patients). Within a stage the easiest come first.
+# **A curriculum.** Medical examples come in three **stages**: easy (terminology), then also medium (drugs), then
+# also hard. Within a stage the easiest come first.
 #
-# **Two memories.** The *short-term memory* is a fast adapter, trained as usual. The *long-term memory* has two parts: a
-# slow adapter, which is the moving average of the fast one, and a buffer of general examples.
+# **Two memories.** The *short-term memory* is a fast adapter, trained as usual. The *long-term memory* is a slow
+# adapter (its moving average) and a buffer of general examples.
 
 # %% [markdown]
 # **Losses.** A loss is a number that training makes small. The total is
@@ -407,8 +407,7 @@ print("ICFT has more than 7 of 10 medical questions right:", ours["medical"] > 0
 
 # %% [markdown]
 # Plain QLoRA has the most medicine and nothing general left. ICFT is a little behind on questions, and further behind
-# on preferences and replies, the last part of its curriculum: retention has a price. One run each; `make demo SEEDS=3`
-# shows how much depends on chance.
+# on preferences and replies, the last part of its curriculum.
 #
 # **Predict.** In which stage does plain QLoRA lose the general score? (Its examples are all mixed: a "stage" is only a
 # part of the training.)
@@ -451,9 +450,8 @@ stages[["steps", "new_examples", "memory_examples", "teacher", "alpha"]]
 
 # %% [markdown]
 # The candidates after stage 2, on validation questions. The line search goes from the end of training (α = 1) towards
-# the start of the stage (origin *start*). Because α = 1 retained too little, it also goes towards the base (origin
-# *base*), and there it found its choice. Of candidates with equal medicine the one that retains more wins. A smaller α
-# retains more and has less medicine, or equally much. (The last stage may go beyond α = 1.)
+# the start of the stage. Because α = 1 retained too little, it also goes towards the base, where it found its choice.
+# Among equal medical scores, higher retention wins. (The last stage may go beyond α = 1.)
 
 # %%
 record = icft["stages"][1]["consolidation"]

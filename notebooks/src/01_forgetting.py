@@ -78,7 +78,7 @@ warnings.simplefilter("ignore", FutureWarning)
 LEVELS = ("easy", "medium", "hard")
 
 # %% [markdown]
-# The base and an adapter, a small trainable addition to a frozen model (lesson 00). `fast` lists the adapter's tensors,
+# The base and an adapter, a small trainable addition to it (lesson 00). `fast` lists the adapter's tensors,
 # two for each weight matrix: A and B (section 6). A has `rank` rows; alpha ÷ rank, here 2, is a fixed factor of their
 # product. The model computes in *fp32* on the CPU, so that numbers do not depend on a GPU.
 
@@ -294,10 +294,10 @@ print("forgetting is at least as large:", measured["forgetting"] >= -measured["B
 print("nothing came for free (FWT below 0.1):", measured["FWT"] < 0.1)
 
 # %% [markdown]
-# FWT is 0.0: no stage raised the exact match of a level before its turn. The stages are short, so this says little.
+# FWT is 0.0: no stage raised the exact match of a level before its turn. The stages are short.
 #
-# **Chance.** Exact match is hardly reached by guessing. Many benchmarks instead score a *choice*: which option is most
-# likely? Most questions here have four, so guessing gives about 0.25. **Predict** this score of the tuned model, which
+# **Chance.** Exact match is hardly reached by guessing. Many benchmarks score a *choice*: which option is most likely?
+# With four options guessing gives 0.25. **Predict** this score of the tuned model, which
 # writes almost no general answer exactly.
 
 # %%
@@ -463,8 +463,7 @@ Image(png(plane_figure({"plain": plain_path})), width=620)
 # %% [markdown]
 # The path bends above the dashed line: the last part of $\Delta W$ costs much general score and adds little medicine.
 # A smaller $\alpha$ is a better compromise, but none of those measured has more than half of both. ICFT's
-# *consolidation* (lessons 05, 07) is a line search over $\alpha$ with a rule for where to stop. It helps only as far as
-# the path allows.
+# *consolidation* (lessons 05, 07) is a line search over $\alpha$ with a rule for where to stop.
 
 # %% [markdown]
 # ## 7 · A few old examples
@@ -554,11 +553,11 @@ print("along each path, further means more lost (rank correlation over 0.8):",
 # %% [markdown]
 # ## What was shown
 #
-# - Plain fine-tuning lowers the general score, and each stage the scores of the one before.
+# - Plain fine-tuning lowers the general score.
 # - Scores of choices need a correction for chance.
 # - The base is frozen, so $\alpha$ = 0 restores it by construction; in between are compromises.
-# - Replay retains part of the general score, and costs some medicine here.
-# - KL on the new task rises with forgetting along one path, but does not predict it across our two runs.
+# - Replay retains part of the general score and costs some medicine.
+# - KL rises with forgetting along one path, not across methods.
 
 # %% [markdown]
 # ## Exercises

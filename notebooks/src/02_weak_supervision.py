@@ -27,7 +27,7 @@
 # - say when a majority vote fails, and what breaks label models;
 # - read a reliability diagram, and choose between hard and soft labels.
 #
-# **You need** lesson 00, numpy, Bayes' rule, and the product rule for independent events.
+# **You need** lesson 00, numpy, Bayes' rule, the product rule.
 
 # %% [markdown]
 # {{budget}}
@@ -237,9 +237,8 @@ table[["coverage", "overlap", "conflict"]].round(2)
 # %% [markdown]
 # ## 4 · Majority vote
 #
-# The simplest label model: an option's probability is its share of the votes. If an odd number of voters err
-# **independently**, all right with the same probability above one half, the majority is better than each (Condorcet,
-# 1785).
+# The simplest label model: an option's probability is its share of the votes. If voters err
+# **independently** and are equally good, above one half, the majority is better (Condorcet, 1785).
 #
 # **Predict**: five voters are right with probability 0.7 each. How often is their majority right? And if the
 # probabilities are 0.9, 0.8, 0.7, 0.6 and 0.6?
@@ -318,7 +317,7 @@ print("or:        ", ((1 - roots) / 2).round(3))
 # err independently. An abstention is a *missing* vote and carries no information.
 
 # %% [markdown]
-# *Odds* are probabilities up to a common factor. By Bayes' rule, a vote of accuracy $a$ multiplies the odds of its
+# By Bayes' rule, a vote of accuracy $a$ multiplies the odds of its
 # option by $a\,(k-1)\,/\,(1-a)$.
 #
 # **By hand**, k = 4. A ($a$ = 0.9) votes for option 0, B and C (0.4 each) for option 1. The factors are 27, 2 and 2.
@@ -602,8 +601,7 @@ Image(png(reliability_figure(bins), dpi=110), width=500)
 # %% [markdown]
 # Points above the line have too little confidence. Majority vote counts poor functions as much as good ones, so even a
 # right winner gets few of the votes. The label model is confident of most labels, and rightly so. It has few examples
-# of medium or low confidence, so their intervals are wide; the few with a confidence near 0.3 are right even less
-# often.
+# of less confidence, so their intervals are wide.
 
 # %% [markdown]
 # ## 11 · Hard or soft labels
@@ -721,7 +719,7 @@ Image(png(figure, dpi=110), width=560)
 # %% [markdown]
 # Two bright blocks: the good functions (upper left) and the copies (lower right). *Nothing in the votes says which
 # block is right.* Partial copies, such as two tables typed from one book, bias the estimates in the same direction.
-# What helps: use sources that do not copy each other (our reading of *cross-domain*), and label a few examples by hand
+# What helps: use sources that do not copy each other (our reading of *cross-domain*), and label some by hand
 # (exercise 2).
 
 # %% [markdown]
@@ -783,9 +781,8 @@ else:
 # ### 2 · Out of the mirror image (hard, 20 minutes)
 #
 # Five functions vote on yes/no questions, and three are mostly wrong. From majority vote, EM finds the mirror image.
-# You have the true labels of twenty examples. Start from accuracies measured on *those*, then run E- and M-steps
-# (`step`). Add one right and one wrong vote to each function's count, so that no accuracy starts at 0 or 1. Return the
-# posterior after the last E-step.
+# Start from accuracies on twenty examples with true labels, then run E- and M-steps (`step`). Add one right and one
+# wrong vote to each count. Return the posterior after the last E-step.
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -280,7 +280,7 @@ print("no two signals correlate by more than 0.5:",
       bool((pd.DataFrame(signals).corr("spearman").to_numpy()[~np.eye(3, dtype=bool)] < 0.5).all()))
 
 # %% [markdown]
-# Length and entropy somewhat, loss with neither. Each signal measures something else, and "difficulty" is what we
+# Length and entropy somewhat, loss hardly. Each signal measures something else, and "difficulty" is what we
 # decide to call their mean: one reason to doubt general claims about curricula. A second reason: every topic also has a
 # **level**, easy, medium or hard, given by the people who wrote it. **Predict**: is every hard topic more difficult
 # than every easy one?

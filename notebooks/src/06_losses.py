@@ -433,8 +433,8 @@ print("the same without logits:", torch.allclose(without_logits, 0.5 * (head @ (
 # taken over for $T$ = 1 (`docs/models.md`).
 
 # %% [markdown]
-# At the start of the first stage the student *is* its teacher, so L_consistency is 0: it starts nothing, it responds. So
-# first take four steps of L_fine-tune on medical examples.
+# At the start of the first stage the student *is* its teacher, so L_consistency is 0: it starts nothing, it responds.
+# So first take four steps of L_fine-tune on medical examples.
 
 # %%
 WEIGHTS, T = {"consistency": 1.2, "task": 1.0, "fine_tune": 1.0}, math.inf  # of runs on tiny
@@ -598,7 +598,7 @@ print(reach)
 #
 # To save memory, steps often run in **micro-batches** whose gradients are added up (**gradient accumulation**). Two
 # of them, with 2 tokens of NLL 4 and 8 tokens of NLL 1: the loss is 16 / 10 = 1.6. The mean of the means is 2.5; until
-# October 2024 the `Trainer` of transformers computed this mean of means.
+# October 2024 the `Trainer` of transformers computed it.
 
 # %% [markdown]
 # So every part is divided by the counts of the *whole step*. To save padding, short sequences are also **packed** into
