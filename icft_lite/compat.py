@@ -199,7 +199,7 @@ def rename_settings(settings: Mapping[str, Any], warn: bool = True) -> dict[str,
         if new != name:
             changed.append(f"{name} → {new}")
             value = None if name in ZERO_IS_NONE and _is_zero(value) else value
-        renamed[new] = PRESETS.get(value, value) if name == "method" else value
+        renamed[new] = PRESETS.get(str(value), value) if name == "method" else value
     if changed and warn:
         _warn(f"settings have new names: {', '.join(changed)}")
     return renamed

@@ -148,7 +148,7 @@ def medical_items(topics: Sequence[str]) -> list[Example]:
     """Return the first MEDICAL test examples of each topic with different references, in the order of the samples."""
     chosen: dict[tuple[str, str], Example] = {}
     for item in sample_bundle().only(topics).test:
-        if item["task"] != "preference":
+        if item["task"] != "pair":
             chosen.setdefault((item["topic"], item["responses"][item["label"]]), item)
     return [item for topic in topics for item in [one for key, one in chosen.items() if key[0] == topic][:MEDICAL]]
 

@@ -36,9 +36,9 @@ import build  # noqa: E402  (notebooks/build.py)
 
 from icft_lite.data.samples import samples_dir  # noqa: E402
 from icft_lite.grading.capstone import Capstone, build_kit  # noqa: E402
-from icft_lite.grading.grader import PUBLISHED, load_assignments, load_specifications  # noqa: E402
 from icft_lite.grading.package_copy import PACKAGE  # noqa: E402
 from icft_lite.grading.parts import Assignment  # noqa: E402
+from icft_lite.grading.specifications import PUBLISHED, load_assignments, load_specifications  # noqa: E402
 
 ASSIGNMENTS = ROOT / "notebooks" / "assignments"
 SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION$", re.M | re.S)

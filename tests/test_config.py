@@ -181,6 +181,10 @@ def test_a_preset_without_a_part_that_is_off_by_default_now_is_the_default(name)
     assert ICFTConfig.preset(name) == ICFTConfig()
 
 
+def test_a_method_that_is_no_text_is_unknown():
+    assert "is unknown" in message(lambda: ICFTConfig.from_dict({"method": ["icft"]}))
+
+
 def test_an_unknown_preset_is_refused():
     assert message(lambda: ICFTConfig.preset("magic")).startswith(
         "method: 'magic' is unknown; choose one of icft, qlora"

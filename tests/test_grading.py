@@ -20,11 +20,12 @@ from icft_lite import cli
 from icft_lite.errors import ICFTError
 from icft_lite.grading import shim
 from icft_lite.grading.batch import grade_all
-from icft_lite.grading.grader import Grader, check_function, load_assignments
+from icft_lite.grading.grader import Grader, check_function
 from icft_lite.grading.package_copy import copy_package, overlap
 from icft_lite.grading.parts import Call, Part, close
 from icft_lite.grading.results import PartResult, Result, quoted, read_csv, to_gradescope, to_lines
 from icft_lite.grading.sandbox import Limits, check_unexposed, site_folders
+from icft_lite.grading.specifications import load_assignments
 from icft_lite.grading.submissions import find_submissions, read_submission
 
 LIMITS = Limits(cell_seconds=20, total_seconds=60)

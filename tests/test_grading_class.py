@@ -13,8 +13,9 @@ from grading_fixtures.hostile import SUBMISSIONS
 from test_grading import COPY
 
 from icft_lite import cli
-from icft_lite.grading.grader import Grader, load_assignments
+from icft_lite.grading.grader import Grader
 from icft_lite.grading.sandbox import Limits
+from icft_lite.grading.specifications import load_assignments
 
 pytestmark = [
     pytest.mark.slow,

@@ -4,7 +4,7 @@ import re
 import runpy
 from pathlib import Path
 
-from icft_lite.grading.grader import load_assignments
+from icft_lite.grading.specifications import load_assignments
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "instructors.md").read_text(encoding="utf-8")

@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from test_notebooks import NOTEBOOKS, build, cells, check_exercise, checked, exercises, notebook, said, solve
+from lesson_checks import check_size
+from test_notebooks import NOTEBOOKS, build, cells, check_exercise, exercises, notebook, said, solve
 
 from icft_lite.chat_checks import is_right
 from icft_lite.config import ICFTConfig
@@ -29,19 +30,9 @@ def stored():
     return notebook(SOURCE)
 
 
-def words(text):
-    """Return the number of words of a text cell, without tables, formulas, addresses and folded solutions."""
-    text = re.sub(r"<details>.*?</details>|\$\$.*?\$\$|\$.*?\$|\]\(.*?\)", " ", text, flags=re.S)
-    lines = [line for line in text.splitlines() if not line.startswith("|")]
-    return sum(bool(re.search(r"\w", word)) for word in " ".join(lines).split())
-
-
-def test_cells_are_few_and_short_and_half_of_the_code_is_checked(book):
-    code = sorted(len(cell.source.splitlines()) for cell in cells(book, "code"))
+def test_the_lesson_is_short(book):
+    check_size(book)
     assert len(book.cells) <= 75
-    assert code[len(code) // 2] <= 10 and code[int(0.9 * len(code))] <= 25 and code[-1] <= 40
-    assert {cell.source[:60] for cell in cells(book, "markdown") if words(cell.source) > 60} == set()
-    assert len(checked(book)) >= len(code) / 2
 
 
 # --- the recorded replies

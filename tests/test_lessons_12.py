@@ -9,7 +9,7 @@ import pytest
 from test_notebooks import build, cells, check_exercise, checked, exercises, notebook, said, solve
 
 from icft_lite.grading.capstone import Capstone
-from icft_lite.grading.grader import load_specifications
+from icft_lite.grading.specifications import load_specifications
 from icft_lite.reporting.concepts.capstone import draw
 from icft_lite.statistics import paired_bootstrap
 

@@ -28,7 +28,7 @@ from icft_lite.experiments.paper.analysis import (
 )
 from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Study, half_of_suite
 from icft_lite.experiments.paper.curve import scaled
-from icft_lite.experiments.paper.further import (
+from icft_lite.experiments.paper.further_claims import (
     errors_table,
     generalization_table,
     length_rules,

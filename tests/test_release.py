@@ -15,8 +15,9 @@ from graded_parts import load_assignment, namespace_of
 from grading_fixtures import SPECS, release_script, require_isolation, write_notebook
 
 from icft_lite.grading.batch import grade_all
-from icft_lite.grading.grader import Grader, check_function, load_assignments
+from icft_lite.grading.grader import Grader, check_function
 from icft_lite.grading.sandbox import Limits
+from icft_lite.grading.specifications import load_assignments
 from icft_lite.grading.submissions import find_submissions
 
 

@@ -4,25 +4,22 @@ The sandbox gets the student's cells and inputs. Specifications, expected values
 process, and nothing that the sandbox says is believed: points are given for values that are equal to the expected ones.
 """
 
-import importlib.util
 import json
 import secrets
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from icft_lite.errors import ICFTError
 from icft_lite.grading.package_copy import (
     COPIED,
-    PACKAGE,
     UNAVAILABLE,
     copied_parts,
     copy_package,
@@ -33,55 +30,10 @@ from icft_lite.grading.parts import Assignment, Part
 from icft_lite.grading.results import PartResult, Result, clean
 from icft_lite.grading.sandbox import Limits, Sandbox, SandboxEnded
 from icft_lite.grading.shim import described, pack, perform, unpack
+from icft_lite.grading.specifications import PUBLISHED, load_assignments
 from icft_lite.grading.submissions import Submission
 
-SPECS = Path("notebooks", "assignments", "specs")
-PUBLISHED = "published.json"
-"""File of scripts/release.py in the folder of specifications: {assignment: {part: source of the public solution}}."""
 MAX_NOTES = 20
-Kind = TypeVar("Kind")
-"""Kind of a specification: Assignment, or Capstone."""
-
-
-def find_specs(folder: Path | None = None) -> Path:
-    """Return the folder with the specifications: `folder`, or the one of the checkout. Raises ICFTError."""
-    places = [folder, folder / "specs"] if folder else [SPECS, PACKAGE.parent / SPECS]
-    place = next((one for one in places if any(one.glob("*.py"))), None)
-    if place is None:
-        raise ICFTError(
-            f"{places[0]}: there are no specifications of assignments; name their folder with --assignments"
-        )
-    return place
-
-
-def load_assignments(place: Path) -> dict[str, Assignment]:
-    """Return {id: assignment} of the specifications in a folder: the Python files that define ASSIGNMENT."""
-    return load_specifications(place, "ASSIGNMENT", Assignment)
-
-
-def load_specifications(place: Path, variable: str, kind: type[Kind]) -> dict[str, Kind]:
-    """Return {id: value} of a variable in the specifications of a folder, where it is of a kind that has an id.
-
-    A specification is a Python file. It may import other files of the folder.
-    """
-    found: dict[str, Kind] = {}
-    names = [path.stem for path in place.glob("*.py")]
-    elsewhere = {name: sys.modules.pop(name) for name in names if name in sys.modules}  # of another folder
-    sys.path.insert(0, str(place.resolve()))
-    try:
-        for path in sorted(place.glob("*.py")):
-            spec = importlib.util.spec_from_file_location(f"assignment_{path.stem}", path)
-            module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-            sys.modules[module.__name__] = module
-            spec.loader.exec_module(module)  # type: ignore[union-attr]
-            if isinstance(one := getattr(module, variable, None), kind):
-                found[one.id] = one  # type: ignore[attr-defined]
-    finally:
-        sys.path.remove(str(place.resolve()))
-        for name in names:
-            sys.modules.pop(name, None)
-        sys.modules.update(elsewhere)
-    return found
 
 
 def check_part(part: Part, answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -78,25 +78,18 @@ def label_pool(
         )
     if model not in ("dawid_skene", "majority_vote"):
         raise ICFTError(f"label model: {model!r} is unknown; choose dawid_skene or majority_vote")
-    unvoted = all_abstained(votes)
     posteriors: list[list[float]] = [[] for _ in examples]
     fits, notes = [], []
-    for (task, topic), members in group_by_topic(examples).items():
-        index = [i for i in members if not unvoted[i]]
-        if not index:
-            continue
+    for task, topic, index, fitted, kind, remarks in fit_topics(examples, votes, model):
         n_options = np.array([len(examples[i]["responses"]) for i in index])
-        same_labels = task == "pair" or len({tuple(examples[i]["responses"]) for i in index}) == 1
-        fitted, kind, remarks = fit_label_model(votes[index], n_options, same_labels, model)
-        probs = fitted.predict_proba(votes[index], n_options)
-        for i, k, p in zip(index, n_options, probs):
+        for i, k, p in zip(index, n_options, fitted.predict_proba(votes[index], n_options)):
             posteriors[i] = p[:k].tolist()
         fits.append({"task": task, "topic": topic, "n": len(index), "model": kind})
         notes += [f"weak labels of {task}/{topic} ({len(index)} examples): {remark}" for remark in remarks]
     report: LabelReport = {
         "label_model": model,
         "num_examples": len(examples),
-        "dropped_unvoted": int(unvoted.sum()),
+        "dropped_unvoted": sum(not posterior for posterior in posteriors),
         "fits": fits,
         **({"notes": notes} if notes else {}),
     }
@@ -110,6 +103,21 @@ def label_pool(
         if known:
             report |= _score_labels([examples[i] for i in known], [posteriors[i] for i in known], gold[known])
     return posteriors, report
+
+
+def fit_topics(
+    examples: Sequence[Example], votes: np.ndarray, model: LabelModel = "dawid_skene"
+) -> Iterator[tuple[str, str, list[int], DawidSkene | MajorityVote, str, list[str]]]:
+    """Fit a label model to each topic, or group of small topics, on the examples that have votes.
+
+    votes: int [n, m]. Yields (task, topic, indices of the examples, fitted model, its kind, notes on what limits it).
+    """
+    unvoted = all_abstained(votes)
+    for (task, topic), members in _group_by_topic(examples).items():
+        if index := [i for i in members if not unvoted[i]]:
+            same_labels = task == "pair" or len({tuple(examples[i]["responses"]) for i in index}) == 1
+            n_options = np.array([len(examples[i]["responses"]) for i in index])
+            yield task, topic, index, *fit_label_model(votes[index], n_options, same_labels, model)
 
 
 def fit_label_model(
@@ -147,7 +155,7 @@ def fit_label_model(
     return fitted, "full confusion" if full else "one-coin", notes
 
 
-def group_by_topic(examples: Sequence[Example]) -> dict[tuple[str, str], list[int]]:
+def _group_by_topic(examples: Sequence[Example]) -> dict[tuple[str, str], list[int]]:
     """Return {(task, topic): indices of examples}; the small topics of a task are joined as "other topics"."""
     sizes = Counter((example["task"], example["topic"]) for example in examples)
     groups: dict[tuple[str, str], list[int]] = {}

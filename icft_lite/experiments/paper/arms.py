@@ -223,7 +223,7 @@ ARMS: tuple[Arm, ...] = (
         studies=("tiny-short",),
         tokens=2.0,
     ),
-    Arm("plain_longer", "plain QLoRA, as many seconds as ICFT", PLAIN, PLAIN_OWN, cost=1.0, studies=TINY, tokens=1.3),
+    Arm("plain_longer", "plain QLoRA, as many seconds as ICFT", PLAIN, PLAIN_OWN, studies=TINY, tokens=1.3),
     Arm(
         "replay_longer",
         "replay, 25 %, as many seconds as ICFT",

@@ -12,7 +12,7 @@ from icft_lite.reporting.figures import DASHED, GREY, RC, STYLES
 from icft_lite.weak.functions import apply_lfs
 from icft_lite.weak.label_models import ABSTAIN, DawidSkene
 from icft_lite.weak.lfs.samples import sample_lfs
-from icft_lite.weak.pool import fit_label_model, group_by_topic
+from icft_lite.weak.pool import fit_topics
 
 MIN_VOTES = 30
 """Functions with fewer votes on a topic are left out: their true accuracy is not known well."""
@@ -27,19 +27,14 @@ def lf_accuracies(data: DataBundle) -> list[dict[str, Any]]:
     lfs = sample_lfs()
     votes = apply_lfs(lfs, pool)
     gold = np.array([data.pool_gold[example["id"]] for example in pool])
-    found = []
-    for (task, topic), members in group_by_topic(pool).items():
-        chosen = [i for i in members if (votes[i] != ABSTAIN).any()]
-        n_options = np.array([len(pool[i]["responses"]) for i in chosen])
-        same_labels = task == "pair" or len({tuple(pool[i]["responses"]) for i in chosen}) == 1
-        fitted, _, _ = fit_label_model(votes[chosen], n_options, same_labels)
-        for column, (lf, ballot) in enumerate(zip(lfs, votes[chosen].T)):
+    found: list[dict[str, Any]] = []
+    for task, topic, index, fitted, *_ in fit_topics(pool, votes):
+        assert isinstance(fitted, DawidSkene)
+        for lf, ballot, estimated in zip(lfs, votes[index].T, fitted.accuracies, strict=True):
             given = ballot != ABSTAIN
-            if isinstance(fitted, DawidSkene) and given.sum() >= MIN_VOTES:
-                true = float((ballot == gold[chosen])[given].mean())
-                estimated = float(fitted.accuracies[column])
-                found.append(dict(task=task, topic=topic, lf=lf.name, votes=int(given.sum())))
-                found[-1] |= dict(estimated=estimated, true=true)
+            if given.sum() >= MIN_VOTES:
+                one = dict(task=task, topic=topic, lf=lf.name, votes=int(given.sum()), estimated=float(estimated))
+                found.append(one | dict(true=float((ballot == gold[index])[given].mean())))
     return found
 
 

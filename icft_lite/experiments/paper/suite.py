@@ -10,7 +10,13 @@ from icft_lite.experiments.jobs import default_jobs
 from icft_lite.experiments.paper.analysis import Records, claim_medical, claim_preference, claim_retention, load_records
 from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Arm
 from icft_lite.experiments.paper.figures import cost_figure, forest_figure, kl_figure, plane_figure
-from icft_lite.experiments.paper.further import errors_table, generalization_table, preference_table, replies_table
+from icft_lite.experiments.paper.further_claims import (
+    errors_table,
+    generalization_table,
+    preference_table,
+    replies_table,
+)
+from icft_lite.experiments.paper.labels import labels_figure, lf_accuracies
 from icft_lite.experiments.paper.runner import plan_text, planned_runs, run_all
 from icft_lite.experiments.paper.tables import (
     ablation_table,
@@ -96,6 +102,9 @@ def study_figures(records: Records, name: str) -> dict[str, Figure]:
         "kl": kl_figure(records, f"{name}: distance from the base and forgetting"),
         "cost": cost_figure(records, f"{name}: cost of a run"),
     }
+    split = min(split for runs in records.values() for split in runs)
+    labels = lf_accuracies(STUDIES[name].data(split))
+    figures["labels"] = labels_figure(labels, f"{name}, split {split}: labelling functions")
     if ablations_of(records):
         figures["ablations"] = forest_figure(records, f"{name}: what each part of ICFT contributes")
     return figures
