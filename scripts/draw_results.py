@@ -8,7 +8,8 @@ from typing import Any
 
 from icft_lite.experiments.compare import mean_and_range
 from icft_lite.experiments.study import load_study
-from icft_lite.reporting.figures import comparison_figure, png
+from icft_lite.reporting.figures import comparison_figure
+from icft_lite.reporting.style import png
 from icft_lite.utils.io import write_bytes
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -16,8 +16,8 @@ from pathlib import Path
 from icft_lite.experiments.paper.analysis import load_records
 from icft_lite.experiments.paper.arms import ARMS, STUDIES
 from icft_lite.experiments.paper.suite import study_figures, study_tables
-from icft_lite.reporting.figures import png
 from icft_lite.reporting.formatting import to_markdown
+from icft_lite.reporting.style import png
 from icft_lite.utils.io import write_bytes, write_text
 
 ROOT = Path(__file__).parents[1]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, png, run_title
+from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, run_title
+from icft_lite.reporting.style import png
 
 
 def report(metric="exact_match", medical_chance=0.5):

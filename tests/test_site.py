@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import icft_lite
-from icft_lite.reporting.figures import png
+from icft_lite.reporting.style import png
 
 pytest.importorskip("sphinx", reason="needs pip install -c constraints.txt -e '.[docs]'")
 pytest.importorskip("myst_nb")

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from icft_lite.errors import ICFTError
-from icft_lite.reporting.figures import DASHED, GENERAL, GREY, RC
+from icft_lite.reporting.style import DASHED, GENERAL, GREY, subplots
 from icft_lite.statistics import binomial_interval
 
 CHOICES = ("left", "right", "tie")
@@ -139,9 +138,7 @@ def left_share(votes: Sequence[Vote]) -> tuple[int, int]:
 def votes_figure(votes: Sequence[Vote]) -> Figure:
     """Return a figure of each pair's win rate with its 95 % Wilson interval. The dashed line is a rate of one half."""
     results = pairwise_results(votes)
-    with rc_context(RC):
-        figure = Figure(figsize=(7, 1.8 + 0.6 * max(1, len(results))))
-        axis = figure.subplots()
+    figure, (axis,) = subplots((7, 1.8 + 0.6 * max(1, len(results))))
     for y, one in enumerate(results.values()):
         axis.plot([one.low, one.high], [y, y], color=GENERAL, linewidth=3, solid_capstyle="butt")
         axis.plot(one.rate, y, "o", color=GENERAL, markersize=8, clip_on=False)  # not cut off at 0 and 1

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC
+from icft_lite.reporting.style import GENERAL, GREY, INK, MEDICAL, RC
 
 Kind = Literal["plain", "frozen", "trained", "general", "medical"]
 FILLS: dict[Kind, tuple[str, str]] = {

@@ -1,20 +1,15 @@
-"""Figures of a run and of a comparison, as matplotlib Figure objects without pyplot and its global state.
+"""Figures of a run and of a comparison."""
 
-The background is white and the text dark, whatever the reader's theme. The colors are distinguishable with every kind
-of color vision, and every method also has its own marker.
-"""
-
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from icft_lite.data import schema
+from icft_lite.reporting.style import DASHED, GENERAL, GREY, INK, LEVELS, MEDICAL, STYLES, subplots
 from icft_lite.utils.io import to_plain
 
 LABELS = {
@@ -33,74 +28,12 @@ LABELS = {
 }
 """Display name of each method."""
 
-INK, GREY, GENERAL, MEDICAL = "#1a1a1a", "#6f6f6f", "#0072b2", "#d55e00"
-LEVELS = ["#c27c00", "#8f5a00", "#5c3900"]
-"""Colors of the levels easy, medium and hard."""
-# After Okabe and Ito, darkened where the white background requires it.
-STYLES = [
-    ("#0072b2", "o"),
-    ("#d55e00", "s"),
-    ("#009e73", "^"),
-    ("#cc79a7", "D"),
-    ("#a67c00", "v"),
-    ("#56b4e9", "P"),
-    ("#5d3a9b", "X"),
-    ("#6f6f6f", "h"),
-    ("#8b3a2f", "<"),
-]
-"""(color, marker) of each method, in the order of a comparison."""
-DASHED: dict[str, Any] = {"linewidth": 1, "linestyle": (0, (4, 3))}
-RC = {
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "axes.facecolor": "white",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 11,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.edgecolor": GREY,
-    "grid.color": "#e8e8e8",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-}
-"""Matplotlib settings of all figures."""
 LOSS_PANELS = (
     ("fine_tune", "L_fine-tune: negative log-likelihood of the responses", "nats per response token", "#d55e00"),
     ("task", "L_task: agreement with the weak labels", "nats per response token", "#009e73"),
     ("consistency", "L_consistency: distance from the teacher on memory examples", "per response token", "#0072b2"),
 )
 """(key, title, unit, color) of each panel of `losses_figure`."""
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=size)
-        return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
-
-
-def png(figure: Figure, dpi: int = 160) -> bytes:
-    """Return the figure as PNG bytes, identical for identical values: they contain no date and no version.
-
-    They contain the figure's titles, which are the alternative text of the image where nothing else is given.
-    """
-    buffer = io.BytesIO()
-    metadata = {"Software": None, "Title": "; ".join(figure_titles(figure)) or None}
-    figure.savefig(buffer, format="png", dpi=dpi, metadata=metadata)
-    return buffer.getvalue()
-
-
-def figure_titles(figure: Figure) -> list[str]:
-    """Return the titles of a figure and of its axes, in order."""
-    titles = [figure.get_suptitle()]
-    for axis in figure.axes:
-        titles += [axis.get_title("left"), axis.get_title("center"), axis.get_title("right")]
-    return [" ".join(title.split()) for title in titles if title.strip()]
 
 
 def method_label(method: str, source: Mapping[str, Any] | None = None) -> str:
@@ -172,7 +105,7 @@ def losses_figure(report: Mapping[str, Any]) -> Figure:
     starts = [0, *(np.flatnonzero(stage[1:] != stage[:-1]) + 1)] if len(stage) == len(step) else [0]
     names = [entry.get("name") for entry in report.get("stages") or [] if entry.get("steps")]
     panels = [panel for panel in LOSS_PANELS if any(losses.get(panel[0]) or [])]
-    figure, axes = _figure(max(1, len(panels)), 1, (8, 1.3 + 1.9 * max(1, len(panels))), sharex=True)
+    figure, axes = subplots((8, 1.3 + 1.9 * max(1, len(panels))), rows=max(1, len(panels)), sharex=True)
     figure.suptitle(f"Training losses{_in_brackets(report)}", x=0.01, ha="left", fontsize=12)
     for axis, (key, title, unit, color) in zip(axes, panels, strict=False):
         values, width, high = np.array(losses[key], dtype=float), max(1, len(step) // 30), 1e-9
@@ -217,7 +150,7 @@ def forgetting_figure(report: Mapping[str, Any]) -> Figure:
     report = to_plain(report)
     matrix = np.array(report["accuracy_matrix"], dtype=float)
     columns, rows = column_names(report)
-    figure, (axis,) = _figure(1, 1, (8, 4.4))
+    figure, (axis,) = subplots((8, 4.4))
     x, levels = np.arange(len(matrix)), matrix[:, 1:]
     known = ~np.isnan(levels)
     mean = np.where(known, levels, 0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
@@ -335,7 +268,7 @@ def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
     best_y = max((y["mean"] for _, _, y in methods), default=0)
     close = [one for one in methods if one[1]["mean"] > best_x - 0.15 and one[2]["mean"] > best_y - 0.15]
     enlarge = len(close) > 1
-    figure, axes = _figure(1, 1 + enlarge, (10 if enlarge else 8.6, 5.8))
+    figure, axes = subplots((10 if enlarge else 8.6, 5.8), 1 + enlarge)
     right = max([1.0] + [value for _, x, _ in methods for value in (*x["values"], x["mean"])]) + 0.04
     _draw_methods(axes[0], methods, base, [(0, right), (0, 1.04)])
     axes[0].set_title("Medical score against general retention", loc="left")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
-from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL
+from icft_lite.reporting.style import GENERAL, GREY, INK, MEDICAL
 from icft_lite.widgets.progress import SOURCES, Progress, Series
 from icft_lite.widgets.table import escape
 

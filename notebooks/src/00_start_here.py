@@ -72,7 +72,8 @@ from icft_lite.metrics import retention
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.concepts import pipeline
-from icft_lite.reporting.figures import forgetting_figure, losses_figure, png
+from icft_lite.reporting.figures import forgetting_figure, losses_figure
+from icft_lite.reporting.style import png
 from icft_lite.weak.label_models import ABSTAIN
 from icft_lite.weak.lfs.samples import sample_lfs
 from icft_lite.widgets import ask_panel, ask_table

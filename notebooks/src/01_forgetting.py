@@ -63,7 +63,6 @@ from icft_lite.modeling.adapters import adapter_tensors
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.concepts import forgetting as diagram
-from icft_lite.reporting.figures import png
 from icft_lite.reporting.lessons.forgetting import (
     course_figure,
     divergence_figure,
@@ -71,6 +70,7 @@ from icft_lite.reporting.lessons.forgetting import (
     plane_figure,
     topics_figure,
 )
+from icft_lite.reporting.style import png
 from icft_lite.retention import chance_corrected_retention, informative_topics
 from icft_lite.utils.hardware import peak_memory
 

@@ -66,13 +66,13 @@ from icft_lite import (
 )
 from icft_lite.metrics import expected_calibration_error
 from icft_lite.reporting.concepts import weak_supervision
-from icft_lite.reporting.figures import png
 from icft_lite.reporting.lessons.weak_supervision import (
     agreement_figure,
     em_figure,
     reliability_figure,
     votes_figure,
 )
+from icft_lite.reporting.style import png
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.label_models import ABSTAIN
 from icft_lite.weak.lfs.samples import sample_lfs

@@ -70,8 +70,8 @@ from icft_lite.data.schema import LEVELS, best_response
 from icft_lite.modeling.encoding import drop_prompt
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.reporting.concepts import curriculum as diagram
-from icft_lite.reporting.figures import png
 from icft_lite.reporting.lessons import curriculum as figures
+from icft_lite.reporting.style import png
 from icft_lite.statistics import mean_interval
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.lfs.samples import sample_lfs

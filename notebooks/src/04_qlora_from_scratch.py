@@ -62,8 +62,8 @@ from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.losses import token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.concepts import nf4, qlora_layer
-from icft_lite.reporting.figures import png
 from icft_lite.reporting.lessons.quantization import curves_figure, usage_figure
+from icft_lite.reporting.style import png
 from icft_lite.utils.hardware import peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)  # other libraries' plans are not our subject

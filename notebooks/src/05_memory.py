@@ -63,8 +63,8 @@ from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.losses import icft_losses
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.reporting.concepts import memory as diagram
-from icft_lite.reporting.figures import png
 from icft_lite.reporting.lessons import memory as figures
+from icft_lite.reporting.style import png
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.plan import plan_stage
 from icft_lite.utils.hardware import peak_memory

@@ -65,9 +65,9 @@ from icft_lite import Encoder, ICFTConfig, ShortTermMemory, load_base, train_icf
 from icft_lite.memory.consolidation import ALPHAS
 from icft_lite.metrics import bwt, forgetting, mean_score
 from icft_lite.reporting.concepts import stage_loop
-from icft_lite.reporting.figures import png
 from icft_lite.reporting.lessons.memory import line_search_figure
 from icft_lite.reporting.lessons.staged_training import growing_matrix_figure
+from icft_lite.reporting.style import png
 from icft_lite.training.checkpoint import STEP_FILE, load_state
 from icft_lite.training.plan import plan_stage
 from icft_lite.utils.hardware import peak_memory

@@ -61,8 +61,8 @@ from icft_lite.metrics import key_fact_recall, normalize_answer, token_f1
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.reporting.concepts import paired_bootstrap as bootstrap_diagram
-from icft_lite.reporting.figures import png
 from icft_lite.reporting.lessons.evaluation import scores_figure
+from icft_lite.reporting.style import png
 from icft_lite.statistics import binomial_interval, holm, mcnemar_exact
 from icft_lite.statistics import paired_bootstrap as package_bootstrap
 from icft_lite.utils.hardware import peak_memory

@@ -60,7 +60,8 @@ from scipy import stats
 from icft_lite import Encoder, ICFTConfig, ICFTError, load_run, sample_bundle, train_icft
 from icft_lite.experiments.study import answers_of, load_study
 from icft_lite.modeling.scoring import option_scores
-from icft_lite.reporting.figures import GREY, INK, LABELS, RC, STYLES, png
+from icft_lite.reporting.figures import LABELS
+from icft_lite.reporting.style import GREY, INK, RC, STYLES, png
 from icft_lite.statistics import binomial_interval, holm, mcnemar_exact, mean_interval, paired_bootstrap
 from icft_lite.utils.config_parsing import flatten
 from icft_lite.utils.hardware import peak_memory

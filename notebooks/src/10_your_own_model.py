@@ -72,8 +72,8 @@ from icft_lite.modeling.losses import chunk_size, token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.concepts import memory_budget
-from icft_lite.reporting.figures import png
 from icft_lite.reporting.lessons.budget import memory_bars
+from icft_lite.reporting.style import png
 from icft_lite.reporting.tables import comparison_tables
 from icft_lite.statistics import binomial_interval, mcnemar_exact
 from icft_lite.utils.hardware import peak_memory

@@ -60,7 +60,7 @@ from icft_lite.grading.capstone_grader import CapstoneGrader, entry_line, ranked
 from icft_lite.grading.entries import pack_entry
 from icft_lite.grading.leaderboard import leaderboard_page, write_leaderboard
 from icft_lite.reporting.concepts import capstone as diagram
-from icft_lite.reporting.figures import png
+from icft_lite.reporting.style import png
 from icft_lite.statistics import paired_bootstrap
 from icft_lite.utils.config_parsing import flatten
 from icft_lite.utils.hardware import peak_memory

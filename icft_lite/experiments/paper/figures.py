@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from icft_lite.experiments.paper.analysis import MIN_RETENTION, Records, choose_point, difference
 from icft_lite.experiments.paper.arms import Arm
 from icft_lite.experiments.paper.tables import ablations_of, arms_of
-from icft_lite.reporting.figures import DASHED, GREY, INK, RC, STYLES
+from icft_lite.reporting.style import DASHED, GREY, INK, RC, STYLES
 from icft_lite.statistics import mean_interval
 
 

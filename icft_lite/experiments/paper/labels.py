@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.tables import iter_examples
-from icft_lite.reporting.figures import DASHED, GREY, RC, STYLES
+from icft_lite.reporting.style import DASHED, GREY, STYLES, subplots
 from icft_lite.weak.functions import apply_lfs
 from icft_lite.weak.label_models import ABSTAIN, DawidSkene
 from icft_lite.weak.lfs.samples import sample_lfs
@@ -40,15 +39,13 @@ def lf_accuracies(data: DataBundle) -> list[dict[str, Any]]:
 
 def labels_figure(accuracies: list[dict[str, Any]], title: str) -> Figure:
     """Return the estimated accuracy of each labelling function against its true one."""
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(5.2, 4.8))
-        axes = figure.subplots()
-        for (task, name), (color, marker) in zip((("question", "questions"), ("pair", "pairs of replies")), STYLES):
-            some = [one for one in accuracies if one["task"] == task]
-            points = [one["true"] for one in some], [one["estimated"] for one in some]
-            axes.plot(*points, marker, color=color, markersize=6, linestyle="", alpha=0.75, label=name)
-        axes.plot([0, 1], [0, 1], color=GREY, **DASHED)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
-        axes.set(xlabel="true accuracy of a labelling function", ylabel="estimated by Dawid–Skene, without labels")
-        axes.legend(fontsize=8, frameon=False, loc="upper left")
+    figure, (axes,) = subplots((5.2, 4.8))
+    for (task, name), (color, marker) in zip((("question", "questions"), ("pair", "pairs of replies")), STYLES):
+        some = [one for one in accuracies if one["task"] == task]
+        points = [one["true"] for one in some], [one["estimated"] for one in some]
+        axes.plot(*points, marker, color=color, markersize=6, linestyle="", alpha=0.75, label=name)
+    axes.plot([0, 1], [0, 1], color=GREY, **DASHED)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
+    axes.set(xlabel="true accuracy of a labelling function", ylabel="estimated by Dawid–Skene, without labels")
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
     return figure

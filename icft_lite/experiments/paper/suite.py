@@ -25,8 +25,8 @@ from icft_lite.experiments.paper.tables import (
     cost_table,
     main_table,
 )
-from icft_lite.reporting.figures import png
 from icft_lite.reporting.formatting import Table, to_markdown, to_text
+from icft_lite.reporting.style import png
 from icft_lite.utils.io import write_bytes, write_text
 
 

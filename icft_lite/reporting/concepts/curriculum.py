@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from icft_lite.reporting.diagrams import arrow, box, canvas, note
-from icft_lite.reporting.figures import GREY, MEDICAL
+from icft_lite.reporting.style import GREY, MEDICAL
 
 
 def draw() -> Figure:

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from icft_lite.reporting.diagrams import arrow, box, canvas, note
-from icft_lite.reporting.figures import GENERAL, MEDICAL
+from icft_lite.reporting.style import GENERAL, MEDICAL
 
 
 def draw() -> Figure:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from icft_lite.reporting.diagrams import arrow, box, canvas, note
-from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL
+from icft_lite.reporting.style import GENERAL, GREY, INK, MEDICAL
 
 EDGE = 1 - (1 / 32 + 1 / 30) / 2
 """The largest p whose quantile is a level, as in QLoRA (Dettmers et al., 2023)."""

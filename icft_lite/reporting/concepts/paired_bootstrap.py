@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from icft_lite.reporting.diagrams import arrow, box, canvas, note
-from icft_lite.reporting.figures import GREY, INK
+from icft_lite.reporting.style import GREY, INK
 
 RIGHT = ((1, 1, 0, 1, 0, 1), (1, 0, 1, 1, 0, 0))
 """Answers of models A and B to six questions, 1 if right."""

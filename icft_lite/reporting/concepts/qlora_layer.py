@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from icft_lite.reporting.diagrams import arrow, box, canvas, note
-from icft_lite.reporting.figures import MEDICAL
+from icft_lite.reporting.style import MEDICAL
 
 
 def draw() -> Figure:

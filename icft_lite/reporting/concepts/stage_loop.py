@@ -5,7 +5,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from icft_lite.reporting.diagrams import arrow, box, canvas, note
-from icft_lite.reporting.figures import GREY
+from icft_lite.reporting.style import GREY
 
 
 def draw() -> Figure:

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from icft_lite.data.schema import LEVELS as LEVEL_NAMES
-from icft_lite.reporting.figures import DASHED, GREY, MEDICAL, RC, STYLES
+from icft_lite.reporting.style import DASHED, GREY, MEDICAL, STYLES, subplots
 from icft_lite.statistics import Interval
 
 Surprises = Sequence[tuple[str, float]]
@@ -16,9 +15,7 @@ Surprises = Sequence[tuple[str, float]]
 
 def surprise_figure(panels: Mapping[str, tuple[Surprises, Surprises]]) -> Figure:
     """Return bars of the surprise of each token. panels: title → the tokens with the prompt, and without it."""
-    with rc_context(RC):
-        figure = Figure(figsize=(10, 3.4))
-        all_axes = figure.subplots(1, len(panels), squeeze=False).ravel()
+    figure, all_axes = subplots((10, 3.4), len(panels))
     for axes, (title, (given, bare)) in zip(all_axes, panels.items(), strict=True):
         x = np.arange(len(given))
         axes.bar(x - 0.2, [nats for _, nats in bare], 0.38, color=GREY, label="without the prompt")
@@ -36,9 +33,7 @@ def topics_figure(examples: Sequence[Mapping[str, str]], difficulty: np.ndarray)
     order = {(LEVEL_NAMES.index(example["level"]), example["topic"]) for example in examples}
     topics = sorted(order, reverse=True)
     jitter = np.random.default_rng(0).uniform(-0.25, 0.25, len(examples))
-    with rc_context(RC):
-        figure = Figure(figsize=(8, 4.6))
-        axes = figure.subplots()
+    figure, (axes,) = subplots((8, 4.6))
     for y, (level, topic) in enumerate(topics):
         mine = [i for i, example in enumerate(examples) if example["topic"] == topic]
         color, marker = STYLES[level]
@@ -52,9 +47,7 @@ def topics_figure(examples: Sequence[Mapping[str, str]], difficulty: np.ndarray)
 
 def competence_figure(t: np.ndarray, curves: Mapping[float, Sequence[float]]) -> Figure:
     """Return a figure of competence over progress t. curves: c₀ → c(t); dashed: a constant rate from the second c₀."""
-    with rc_context(RC):
-        figure = Figure(figsize=(6.4, 3.4))
-        axes = figure.subplots()
+    figure, (axes,) = subplots((6.4, 3.4))
     for (start, values), (color, _) in zip(curves.items(), STYLES, strict=False):
         axes.plot(t, values, color=color, linewidth=2, label=f"c₀ = {start}")
     start = list(curves)[1]
@@ -88,9 +81,7 @@ def _cell_edges(bounds: Sequence[int], width: float) -> np.ndarray:
 
 def density_figure(cells: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], edges: Sequence[int]) -> Figure:
     """Return a panel for each order. cells: order → the result of `density`; edges: positions where levels begin."""
-    with rc_context(RC):
-        figure = Figure(figsize=(10, 7))
-        panels = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
+    figure, panels = subplots((10, 7), 2, 2, sharex=True, sharey=True)
     for axes, (order, found) in zip(panels, cells.items(), strict=True):
         shown = axes.pcolormesh(*found, cmap="Blues", vmin=0, vmax=5)
         for bound in edges[1:-1]:
@@ -107,9 +98,7 @@ def density_figure(cells: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def draws_figure(draws: Mapping[str, np.ndarray]) -> Figure:
     """Return a figure of the draws per example of each tenth of a stage. draws: order → [10], easiest tenth first."""
-    with rc_context(RC):
-        figure = Figure(figsize=(6.4, 3.2))
-        axes = figure.subplots()
+    figure, (axes,) = subplots((6.4, 3.2))
     for (name, values), (color, marker) in zip(draws.items(), STYLES, strict=False):
         axes.plot(np.arange(10) / 10 + 0.05, values, color=color, marker=marker, linewidth=2, label=name)
     axes.set(xlabel="position of the example in its stage (0 easiest, 1 hardest)", ylabel="draws per example")
@@ -121,9 +110,7 @@ def draws_figure(draws: Mapping[str, np.ndarray]) -> Figure:
 
 def gains_figure(gains: Mapping[tuple[str, str], Interval], n: int) -> Figure:
     """Return intervals of gains in points. gains: (arm, setting) → mean and interval over n seeds."""
-    with rc_context(RC):
-        figure = Figure(figsize=(7, 3.2))
-        axes = figure.subplots()
+    figure, (axes,) = subplots((7, 3.2))
     settings = list(dict.fromkeys(setting for _, setting in gains))
     names = list(gains)[::-1]
     for y, name in enumerate(names):

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from icft_lite.reporting.figures import GENERAL, INK, MEDICAL, RC
+from icft_lite.reporting.style import GENERAL, INK, MEDICAL, subplots
 from icft_lite.statistics import binomial_interval
 
 
@@ -16,9 +15,7 @@ def scores_figure(found: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
     found: {suite: {model: table}}; a table has a row per question with the columns exact, option (bool) and chance (1 ÷
     number of options). The dashed line is the chance level of option accuracy.
     """
-    with rc_context(RC):
-        figure = Figure(figsize=(8.5, 3.4))
-        panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    figure, panels = subplots((8.5, 3.4), len(found), sharey=True)
     for axes, (suite, by_model) in zip(panels, found.items(), strict=True):
         for score, offset, color in (("exact", -0.18, MEDICAL), ("option", 0.18, GENERAL)):
             for x, table in enumerate(by_model.values()):

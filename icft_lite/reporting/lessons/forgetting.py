@@ -1,25 +1,16 @@
 """Figures of the lesson on forgetting."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from icft_lite.reporting.figures import GENERAL, GREY, INK, LEVELS, MEDICAL, RC
+from icft_lite.reporting.style import GENERAL, GREY, INK, LEVELS, MEDICAL, subplots
 
 LOOKS = ((MEDICAL, "s-", (-7, -13)), (GENERAL, "o-", (7, 4)))
 """(color, style, offset of labels in points) of the first and the second path."""
-
-
-def _panels(number: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Sequence[Axes]]:
-    with rc_context(RC):
-        figure = Figure(figsize=size)
-        return figure, list(figure.subplots(1, number, squeeze=False, **options).ravel())
 
 
 def course_figure(curve: pd.DataFrame, levels: Sequence[str], stage_steps: int) -> Figure:
@@ -28,7 +19,7 @@ def course_figure(curve: pd.DataFrame, levels: Sequence[str], stage_steps: int) 
     curve: the index is the number of steps, the columns `general` and `levels` are scores. stage_steps: steps per
     stage; there is a stage for each level.
     """
-    figure, (axis,) = _panels(1, (8, 4))
+    figure, (axis,) = subplots((8, 4))
     lines = [("general", GENERAL, "o-", 2.6)]
     lines += [(level, LEVELS[i], ("^", "s", "D")[i] + "--", 1.6) for i, level in enumerate(levels)]
     for name, color, style, width in lines:
@@ -46,7 +37,7 @@ def course_figure(curve: pd.DataFrame, levels: Sequence[str], stage_steps: int) 
 
 def matrix_figure(matrix: np.ndarray, columns: Sequence[str]) -> Figure:
     """Return a figure of an accuracy matrix that fills row by row, a panel per row; the cell just taught is marked."""
-    figure, panels = _panels(len(matrix), (3 * len(matrix), 3.2), sharey=True)
+    figure, panels = subplots((3 * len(matrix), 3.2), len(matrix), sharey=True)
     rows = ["base", *(f"after {name}" for name in columns[1:])]
     for stage, axis in enumerate(panels):
         shown = np.where(np.arange(len(matrix))[:, None] <= stage, matrix, np.nan)
@@ -68,7 +59,7 @@ def topics_figure(retained: pd.DataFrame, topics: pd.DataFrame, kinds: Mapping[s
     retained: the index is the number of steps, columns `fact` and `rule`; topics: the index is the topic, columns
     `early` and `end`; kinds: {topic: "fact" or "rule"}.
     """
-    figure, (left, right) = _panels(2, (11, 4.4), width_ratios=[1, 1.1])
+    figure, (left, right) = subplots((11, 4.4), 2, width_ratios=[1, 1.1])
     for kind, color, style in (("fact", MEDICAL, "o-"), ("rule", GENERAL, "s--")):
         left.plot(retained.index, retained[kind], style, color=color, linewidth=2, label=f"{kind}s")
         mine = [i for i, name in enumerate(topics.index) if kinds[name] == kind]
@@ -88,7 +79,7 @@ def plane_figure(paths: Mapping[str, pd.DataFrame]) -> Figure:
 
     paths: {run: scores}, at most two; the index is α from 0, the base, and the columns are `general` and `hard`.
     """
-    figure, (axis,) = _panels(1, (7, 4.6))
+    figure, (axis,) = subplots((7, 4.6))
     for (name, points), (color, style, away) in zip(paths.items(), LOOKS, strict=False):
         axis.plot(points.general, points.hard, style, color=color, linewidth=2, label=name)
         side = "right" if away[0] < 0 else "left"
@@ -109,7 +100,7 @@ def divergence_figure(paths: Mapping[str, pd.DataFrame]) -> Figure:
 
     paths: as in `plane_figure`, with the columns `medical_kl` and `general_kl` in nats per token.
     """
-    figure, panels = _panels(2, (10, 4), sharey=True)
+    figure, panels = subplots((10, 4), 2, sharey=True)
     for axis, key, title in zip(
         panels, ("medical_kl", "general_kl"), ("On the new task", "On general questions"), strict=True
     ):

@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
 
 from icft_lite.modeling.encoding import Encoded
 from icft_lite.modeling.packing import join_batch
-from icft_lite.reporting.figures import GENERAL, GREY, INK, MEDICAL, RC
+from icft_lite.reporting.style import GENERAL, GREY, INK, MEDICAL, subplots
 
 LOOKS = {
     "prompt": "background:#dedede",
@@ -20,12 +18,6 @@ LOOKS = {
     "padding": "background:#fff;border:1px dashed #777;color:#555",
 }
 """CSS of each kind of token. The response is what is supervised."""
-
-
-def _panels(number: int, size: tuple[float, float]) -> tuple[Figure, Sequence[Axes]]:
-    with rc_context(RC):
-        figure = Figure(figsize=size)
-        return figure, list(figure.subplots(1, number, squeeze=False).ravel())
 
 
 def token_table(encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -59,7 +51,7 @@ def gradient_figure(
 
     words: the vocabulary; gradients: {title: (by formula, by autograd)}; limit: largest absolute value of the axis.
     """
-    figure, panels = _panels(len(gradients), (4.6 * len(gradients), 3.2))
+    figure, panels = subplots((4.6 * len(gradients), 3.2), len(gradients))
     for axis, (title, (formula, autograd)) in zip(panels, gradients.items(), strict=True):
         axis.bar(words, formula, color=[MEDICAL if g > 0 else GENERAL for g in formula], width=0.55)
         axis.plot(words, autograd, "o", color=INK, markersize=7, markerfacecolor="white")
@@ -80,7 +72,7 @@ def pair_figure(delta: Sequence[float], losses: Mapping[float, Sequence[float]])
 
     delta: values of Δ; losses: {posterior of the first reply: losses}. A certain label has no minimum.
     """
-    figure, (axis,) = _panels(1, (6.5, 3.6))
+    figure, (axis,) = subplots((6.5, 3.6))
     looks = zip(losses.items(), ((MEDICAL, "-"), (GENERAL, "--"), (GREY, "-.")), strict=True)
     for (posterior, values), (color, style) in looks:
         axis.plot(delta, values, style, color=color, linewidth=2, label=f"p̃ = {posterior:g}")
@@ -101,7 +93,7 @@ def drift_figure(
     history: {run: half the variance of the logit differences, at each step}; tokens: of the response; per_token:
     {run: the same at each of these tokens after training}.
     """
-    figure, (left, right) = _panels(2, (11, 3.8))
+    figure, (left, right) = subplots((11, 3.8), 2)
     looks = ((MEDICAL, "-", -0.2, ""), (GENERAL, "--", 0.2, "//"))
     for (name, values), (color, style, shift, hatch) in zip(history.items(), looks, strict=True):
         left.plot(range(1, len(values) + 1), values, style, color=color, linewidth=2, label=name)

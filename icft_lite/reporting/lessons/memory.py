@@ -4,26 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC
+from icft_lite.reporting.style import DASHED, GENERAL, GREY, INK, MEDICAL, subplots
 
 LOOKS = ((GENERAL, "o", "-"), (MEDICAL, "s", "--"), (INK, "x", ":"))
 """(color, marker, line style) of each series of a panel."""
 
 
-def _canvas(panels: int, size: tuple[float, float], **options: Any) -> tuple[Figure, list[Axes]]:
-    with rc_context(RC):
-        figure = Figure(figsize=size)
-        return figure, list(figure.subplots(1, panels, squeeze=False, **options).ravel())
-
-
 def stream_figure(shares: Mapping[str, Sequence[float]], fair: float) -> Figure:
     """Return a figure of the share of runs in which each position of a stream is retained. fair: k / n, as a line."""
-    figure, (axes,) = _canvas(1, (7.5, 3.4))
+    figure, (axes,) = subplots((7.5, 3.4))
     for (name, share), (color, marker, _) in zip(shares.items(), LOOKS, strict=False):
         axes.plot(range(1, len(share) + 1), share, marker, color=color, label=name)
     axes.axhline(fair, color=GREY, linewidth=1, label="k / n")
@@ -36,7 +29,7 @@ def stream_figure(shares: Mapping[str, Sequence[float]], fair: float) -> Figure:
 
 def wrong_labels_figure(shares: Mapping[str, float], in_stream: float) -> Figure:
     """Return a bar chart of the share of wrong labels that each policy retains. in_stream: that of all examples."""
-    figure, (axes,) = _canvas(1, (7, 3.2))
+    figure, (axes,) = subplots((7, 3.2))
     colors = [GREY, MEDICAL, GENERAL, GENERAL]
     bars = axes.bar(list(shares), list(shares.values()), color=colors[: len(shares)], width=0.6)
     axes.bar_label(bars, [f"{value:.0%}" for value in shares.values()], padding=3)
@@ -49,7 +42,7 @@ def wrong_labels_figure(shares: Mapping[str, float], in_stream: float) -> Figure
 
 def quota_figure(counts: Mapping[str, int], quota: Mapping[str, int]) -> Figure:
     """Return a bar chart of the available and the retained examples of each topic."""
-    figure, (axes,) = _canvas(1, (6, 3.2))
+    figure, (axes,) = subplots((6, 3.2))
     axes.bar(list(counts), list(counts.values()), color="#e4e4e4", edgecolor=GREY, width=0.9, label="available")
     bars = axes.bar(list(quota), list(quota.values()), color=GENERAL, width=0.9, label="retained")
     axes.bar_label(bars, padding=3)
@@ -65,7 +58,7 @@ def average_figure(weights: Mapping[int, np.ndarray], fast: Sequence[float], slo
 
     weights: {step t: float [t + 1]}.
     """
-    figure, (left, right) = _canvas(2, (10, 3.3))
+    figure, (left, right) = subplots((10, 3.3), 2)
     for (t, values), (color, _, style) in zip(weights.items(), LOOKS, strict=False):
         left.plot(values, style, color=color, linewidth=2, label=f"after step {t}")
     left.set(xlabel="step s whose fast weights are averaged", ylabel="weight $w_s$ (sum 1)", ylim=(0, 0.3))
@@ -81,7 +74,7 @@ def average_figure(weights: Mapping[int, np.ndarray], fast: Sequence[float], slo
 
 def matrices_figure(matrices: Mapping[str, np.ndarray]) -> Figure:
     """Return small matrices with their values, each under its name."""
-    figure, panels = _canvas(len(matrices), (2.75 * len(matrices), 3))
+    figure, panels = subplots((2.75 * len(matrices), 3), len(matrices))
     for axes, (name, matrix) in zip(panels, matrices.items(), strict=True):
         axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1.2)
         for (row, column), value in np.ndenumerate(np.asarray(matrix)):
@@ -94,7 +87,7 @@ def matrices_figure(matrices: Mapping[str, np.ndarray]) -> Figure:
 
 def singular_values_figure(values: Sequence[float], rank: int, residual: float) -> Figure:
     """Return a figure of singular values, of which the first `rank` are retained. residual: relative error of that."""
-    figure, (axes,) = _canvas(1, (7, 3.3))
+    figure, (axes,) = subplots((7, 3.3))
     at = np.arange(1, len(values) + 1)
     axes.bar(at[:rank], values[:rank], color=GENERAL, label="retained")
     axes.bar(at[rank:], values[rank:], color=MEDICAL, label=f"truncated: residual {residual:.1%} of the norm")
@@ -113,7 +106,7 @@ def line_search_figure(
     lines: name → candidates with `alpha`, `general`, `medical`, and `origin` where they have several. min_general: the
     smallest general score that the retention constraint allows. chosen: name → α, marked by a gray bar.
     """
-    figure, panels = _canvas(len(lines), (max(6.5, 3.6 * len(lines)), 3.5), sharey=True)
+    figure, panels = subplots((max(6.5, 3.6 * len(lines)), 3.5), len(lines), sharey=True)
     for axes, (name, candidates) in zip(panels, lines.items(), strict=True):
         for origin in dict.fromkeys(one.get("origin", "start") for one in candidates):
             line = sorted(

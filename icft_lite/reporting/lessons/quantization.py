@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC
+from icft_lite.reporting.style import DASHED, GENERAL, GREY, INK, MEDICAL, subplots
 
 STYLES = ((GREY, "^"), (MEDICAL, "o"), (GENERAL, "s"))
 """(color, marker) of each curve, in their order."""
@@ -19,9 +18,7 @@ def curves_figure(
 
     log: the axes with a logarithmic scale, "", "x", "y" or "xy".
     """
-    with rc_context(RC):
-        figure = Figure(figsize=(7, 3.4))
-        axes = figure.subplots()
+    figure, (axes,) = subplots((7, 3.4))
     for size, (name, values), (color, marker) in zip((9, 6, 6), curves.items(), STYLES, strict=False):
         # Open markers of different sizes, so that equal curves stay visible.
         axes.plot(x, values, marker=marker, markersize=size, markerfacecolor="none", color=color, label=name)
@@ -40,9 +37,7 @@ def usage_figure(scaled: np.ndarray, levels: np.ndarray, usage: np.ndarray) -> F
 
     The dashed line is the usage if all levels were used equally often.
     """
-    with rc_context(RC):
-        figure = Figure(figsize=(9, 3.2))
-        left, right = figure.subplots(1, 2)
+    figure, (left, right) = subplots((9, 3.2), 2)
     left.hist(scaled, bins=120, color="#9ecae1", density=True)
     left.vlines(levels, 0, 1.6, color=INK, linewidth=1)
     left.set(xlabel="weight ÷ scale of its block", ylabel="density", ylim=(0, 1.6), xticks=[-1, -0.5, 0, 0.5, 1])

@@ -3,17 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from icft_lite.reporting.figures import RC
+from icft_lite.reporting.style import subplots
 
 
 def growing_matrix_figure(matrix: np.ndarray, subjects: Sequence[str], moments: Sequence[str]) -> Figure:
     """Return the accuracy matrix [moments, subjects] as it gains one row at a time, a panel for each moment."""
-    with rc_context(RC):
-        figure = Figure(figsize=(2.75 * len(moments), 2.9))
-        panels = figure.subplots(1, len(moments))
+    figure, panels = subplots((2.75 * len(moments), 2.9), len(moments))
     for known, (axes, moment) in enumerate(zip(panels, moments, strict=True), 1):
         shown = np.where(np.arange(len(matrix))[:, None] < known, matrix, np.nan)
         axes.imshow(shown, cmap="cividis", vmin=0, vmax=1)

@@ -3,21 +3,19 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from icft_lite.reporting.figures import DASHED, GENERAL, GREY, INK, MEDICAL, RC, STYLES
+from icft_lite.reporting.style import DASHED, GENERAL, GREY, INK, MEDICAL, STYLES, subplots
 from icft_lite.statistics import binomial_interval
 
 
 def votes_figure(votes: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """Return a figure of the votes [n, m]: a row per function, a column per example, a letter per vote."""
     colors = ["white", "#0072b2", "#e69f00", "#009e73", "#cc79a7"]
-    with rc_context(RC):
-        figure = Figure(figsize=(10, 3))
-        axes = figure.subplots()
+    figure, (axes,) = subplots((10, 3))
     axes.imshow(votes.T + 1, cmap=ListedColormap(colors), vmin=0, vmax=4, aspect="auto")
     for (i, j), vote in np.ndenumerate(votes):
         if vote >= 0:
@@ -35,9 +33,7 @@ def em_figure(history: np.ndarray, true: np.ndarray) -> Figure:
 
     The dashed lines are the true accuracies. On the diagonal, the estimate equals the truth.
     """
-    with rc_context(RC):
-        figure = Figure(figsize=(10, 3.8))
-        left, right = figure.subplots(1, 2)
+    figure, (left, right) = subplots((10, 3.8), 2)
     for j, (color, marker) in zip(range(len(true)), STYLES, strict=False):
         left.plot(history[:, j], color=color, marker=marker, markersize=4)
         left.axhline(true[j], color=color, **DASHED)
@@ -57,9 +53,7 @@ def reliability_figure(bins: Mapping[str, np.ndarray], smallest: int = 10) -> Fi
     bins: name of the label model → [3, bins], the mean confidence, the accuracy and the number of examples of each bin.
     smallest: bins with fewer examples are left out.
     """
-    with rc_context(RC):
-        figure = Figure(figsize=(5.8, 4.6))
-        axes = figure.subplots()
+    figure, (axes,) = subplots((5.8, 4.6))
     _diagonal(axes)
     axes.text(0.62, 0.58, "calibrated", color=GREY, rotation=39)
     for (name, found), color, marker in zip(bins.items(), (MEDICAL, GENERAL), "so", strict=True):
@@ -80,9 +74,7 @@ def reliability_figure(bins: Mapping[str, np.ndarray], smallest: int = 10) -> Fi
 
 def agreement_figure(agreement: np.ndarray, names: Sequence[str]) -> Figure:
     """Return a figure of how often each pair of functions agrees where both vote [m, m]; white: no common example."""
-    with rc_context(RC):
-        figure = Figure(figsize=(6.4, 4.8))
-        axes = figure.subplots()
+    figure, (axes,) = subplots((6.4, 4.8))
     shown = axes.imshow(agreement, cmap=colormaps["viridis"], vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
