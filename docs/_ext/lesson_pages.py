@@ -7,8 +7,10 @@ import ast
 import json
 import re
 from base64 import b64decode
+from io import BytesIO
 from typing import Any
 
+from PIL import Image
 from sphinx.application import Sphinx
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)\n+")
@@ -34,17 +36,9 @@ def with_buttons(text: str, name: str) -> str:
 
 
 def png_title(data: str) -> str:
-    """Return the title in a PNG's text, which `icft_lite.reporting.figures.png` writes; "" if there is none."""
-    raw, position, found = b64decode(data), 8, ""
-    while position < len(raw):
-        length, kind = int.from_bytes(raw[position : position + 4], "big"), raw[position + 4 : position + 8]
-        body = raw[position + 8 : position + 8 + length]
-        if kind == b"tEXt" and body.startswith(b"Title\0"):
-            found = body[6:].decode("latin-1")
-        elif kind == b"iTXt" and body.startswith(b"Title\0"):
-            found = body.split(b"\0", 5)[5].decode("utf-8")
-        position += 12 + length
-    return found
+    """Return the title in a PNG's text, which `icft_lite.reporting.style.png` writes; "" if there is none."""
+    with Image.open(BytesIO(b64decode(data))) as image:
+        return str(getattr(image, "text", {}).get("Title", ""))
 
 
 def code_titles(code: str) -> str:
