@@ -26,7 +26,7 @@ from icft_lite.experiments.paper.analysis import (
     retention_at,
     trained_point,
 )
-from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Study, half_of_suite
+from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Study, half_of_suite, with_benchmark_answers
 from icft_lite.experiments.paper.curve import scaled
 from icft_lite.experiments.paper.further_claims import (
     errors_table,
@@ -235,6 +235,17 @@ def test_the_halves_of_the_chat_suite_share_no_item_and_have_the_same_topics():
     assert not {item.id for item in first} & {item.id for item in second}
     assert len(first) + len(second) == len(data.chat["test"])
     assert {item.topic for item in first} == {item.topic for item in second}
+
+
+def test_benchmark_answers_take_the_place_of_the_prompts_that_the_base_replies_to():
+    data = bundle_from_files(["samples"], ["chat"])
+    changed = with_benchmark_answers(data)
+    assert data.chat["memory"] and not changed.chat["memory"]
+    assert changed.chat["test"] == data.chat["test"]
+    answers = [example["responses"][example["label"]] for example in changed.general_memory]
+    assert len(answers) > 1000 and all(answers)
+    held_out = {example["prompt"] for example in data.general_test}
+    assert not held_out & {example["prompt"] for example in changed.general_memory}
 
 
 def test_tokens_of_forward_passes_are_counted_by_kind():

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
+from icft_lite.data.samples import sample_bundle
 from icft_lite.experiments.settings import CHAT_FULL, DEMO
 
 General = Literal["none", "prompts"]
@@ -32,6 +33,8 @@ class Arm:
     """Whether the base rewrites the training replies first (`baselines.self_distillation`)."""
     single_lf: bool = False
     """Whether one labelling function for each topic labels the pool (`paper.single_lf`)."""
+    benchmark_answers: bool = False
+    """Whether the memory of a chat model holds the samples' answers to general questions, not its own replies."""
     callbacks: tuple[str, ...] = ()
     """As `trainer`, of RunCallbacks."""
     ablates: str = ""
@@ -113,11 +116,19 @@ def half_of_suite(data: DataBundle, half: int) -> DataBundle:
     return replace(data, chat={**data.chat, "test": items})
 
 
+def with_benchmark_answers(data: DataBundle) -> DataBundle:
+    """Return a bundle whose memory prompts are the general training questions of the samples with their answers.
+
+    They replace the prompts of the chat suite, to which the base itself replies.
+    """
+    return replace(data, general_memory=sample_bundle().general_memory, chat={**data.chat, "memory": ()})
+
+
 ALPHAS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2)
 STUDIES: dict[str, Study] = {
     "tiny": Study("tiny", {"optim.max_tokens": 350_000}, ALPHAS, 5.0),
     "tiny-short": Study("tiny-short", DEMO, ALPHAS, 4.0),
-    "smollm2": ChatStudy("smollm2", CHAT_FULL, (1.0, 0.7, 0.5, 0.3), 30.0, (10, 11, 12)),
+    "smollm2": ChatStudy("smollm2", CHAT_FULL, (1.0, 0.5, 0.25), 25.0, (10, 11, 12)),
 }
 PLAIN: dict[str, Any] = {"method": "qlora"}
 PLAIN_OWN: dict[str, dict[str, Any]] = {"tiny-short": {"optim.learning_rate": 4e-3}}
@@ -222,6 +233,14 @@ ARMS: tuple[Arm, ...] = (
         general="prompts",
         studies=("tiny-short",),
         tokens=2.0,
+    ),
+    Arm(
+        "replay_answers",
+        "replay of benchmark answers, 25 %",
+        _replay(0.25, **{"long_term.self_prompts": 0}),
+        benchmark_answers=True,
+        general="prompts",
+        studies=("smollm2",),
     ),
     Arm("plain_longer", "plain QLoRA, as many seconds as ICFT", PLAIN, PLAIN_OWN, studies=TINY, tokens=1.3),
     Arm(
