@@ -23,6 +23,7 @@ from icft_lite.experiments.paper.analysis import (
     claim_preference,
     claim_retention,
     load_records,
+    matched_retention,
     retention_at,
     trained_point,
 )
@@ -46,7 +47,7 @@ from icft_lite.experiments.paper.runner import (
 )
 from icft_lite.experiments.paper.single_lf import best_single_lf
 from icft_lite.experiments.paper.suite import run_suite, study_tables, write_study
-from icft_lite.experiments.paper.tables import ablation_table, interval_text, main_table
+from icft_lite.experiments.paper.tables import ablation_table, interval_text, main_table, matched_table
 from icft_lite.experiments.study import pack_bits
 from icft_lite.weak.functions import apply_lfs
 from icft_lite.weak.lfs.samples import sample_lfs
@@ -97,6 +98,23 @@ def test_retention_at_a_medical_score_is_interpolated_from_the_base_on():
     assert math.isnan(retention_at(one, base, 0.9)), "a score that the curve does not reach"
     bent = record(point(1.0, 0.3, 0.2), point(0.5, 0.6, 0.6))
     assert retention_at(bent, base, 0.3) == pytest.approx(0.8), "of two crossings, the one with the larger retention"
+
+
+def test_matched_retention_is_read_off_each_curve_and_missing_where_a_method_learned_less():
+    def of(arm, *points):
+        return {0: record(*points, arm=arm, split=0)}
+
+    records = {
+        "base": of("base", point(0.0, 0.1, 1.0)),
+        "plain": of("plain", point(1.0, 0.9, 0.0)),
+        "icft": of("icft", point(1.0, 0.7, 0.9)),
+    }
+    assert matched_retention(records, "icft", 0.5, [0]) == pytest.approx([1 - 0.1 * 0.4 / 0.6])
+    assert matched_retention(records, "plain", 0.5, [0]) == pytest.approx([0.5])
+    assert math.isnan(matched_retention(records, "icft", 0.9, [0])[0])
+    rows = {row[0]: row[1:] for row in matched_table(records).rows}
+    assert rows["ICFT"][-1] == "–" and rows["ICFT"][1] == "0.933"
+    assert "base, not fine-tuned" not in rows
 
 
 # --- claims

@@ -19,6 +19,8 @@ MIN_RETENTION = 0.95
 """Retention on validation that the rule for α demands."""
 MATCHED_GAIN = 0.9
 """Claim (b) compares retention where the medical score is this share of plain fine-tuning's gain over the base."""
+OTHER_GAINS = (0.3, 0.5, 0.7)
+"""Further shares at which retention is shown. They are not registered."""
 Record = Mapping[str, Any]
 Records = Mapping[str, Mapping[int, Record]]
 """{arm: {split: record}}"""
@@ -133,15 +135,22 @@ def claim_retention(records: Records, rival: str = "replay_25", bound: float = 0
     The matched score is MATCHED_GAIN of plain fine-tuning's gain over the base, on each split. A split on which either
     curve does not reach it has no value, and the claim is then not supported.
     """
-    splits = sorted(set(records["icft"]) & set(records[rival]) & set(records["plain"]) & set(records["base"]))
-    values: dict[str, list[float]] = {"icft": [], rival: []}
+    splits = sorted(set.intersection(*({*records[arm]} for arm in ("icft", rival, "plain", "base"))))
+    first, second = (matched_retention(records, arm, MATCHED_GAIN, splits) for arm in ("icft", rival))
+    return Claim("retention at a matched medical score", rival, difference(first, second), bound)
+
+
+def matched_retention(records: Records, arm: str, share: float, splits: Sequence[int]) -> list[float]:
+    """Return an arm's test retention where its medical test score is the base's plus `share` of plain's gain.
+
+    One value for each split; NaN where the arm's α curve does not reach the score.
+    """
+    values = []
     for split in splits:
         base = records["base"][split]
         start, end = (trained_point(one)["test"]["medical"] for one in (base, records["plain"][split]))
-        for arm in values:
-            values[arm].append(retention_at(records[arm][split], base, start + MATCHED_GAIN * (end - start)))
-    found = difference(values["icft"], values[rival])
-    return Claim("retention at a matched medical score", rival, found, bound)
+        values.append(retention_at(records[arm][split], base, start + share * (end - start)))
+    return values
 
 
 def claim_preference(records: Records, rival: str = "plain", bound: float = -0.05) -> Claim:

@@ -24,6 +24,7 @@ from icft_lite.experiments.paper.tables import (
     claims_table,
     cost_table,
     main_table,
+    matched_table,
 )
 from icft_lite.reporting.formatting import Table, to_markdown, to_text
 from icft_lite.reporting.style import png
@@ -87,6 +88,8 @@ def study_tables(records: Records, name: str) -> list[Table]:
         if "pairs" in next(iter(records["icft"].values()))["questions"]:
             claims.append(claim_preference(records))
         tables.append(claims_table(claims))
+    if "base" in records and "plain" in records:
+        tables.append(matched_table(records))
     if ablations_of(records):
         tables.append(ablation_table(records))
     splits = sorted({split for runs in records.values() for split in runs})
