@@ -90,14 +90,14 @@ def kl_figure(records: Records, title: str) -> Figure:
 
 
 def cost_figure(records: Records, title: str) -> Figure:
-    """Return the seconds of a run of each method, mean over splits."""
+    """Return the seconds of a run of each method, median over splits."""
     arms = arms_of(records)
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(7.2, 1.2 + 0.3 * len(arms)))
         axes = figure.subplots()
-        seconds = [float(np.mean([run["cost"]["seconds"] for run in records[arm.name].values()])) for arm in arms]
+        seconds = [float(np.median([run["cost"]["seconds"] for run in records[arm.name].values()])) for arm in arms]
         bars = axes.barh([arm.label for arm in arms], seconds, color=STYLES[0][0])
         axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
         axes.invert_yaxis()
-        axes.set(xlabel="seconds on one thread", title=title)
+        axes.set(xlabel="seconds on one thread (median over splits)", title=title)
     return figure

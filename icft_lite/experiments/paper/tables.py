@@ -33,11 +33,13 @@ def interval_text(values: Sequence[float | None]) -> str:
     if not known:
         return "–"
     found = mean_interval(known)
-    return f"{found.mean:.3f}" + (f" ({found.low:.3f} to {found.high:.3f})" if len(known) > 1 else "")
+    return f"{found.mean:z.3f}" + (f" ({found.low:z.3f} to {found.high:z.3f})" if len(known) > 1 else "")
 
 
 def difference_text(found: Interval) -> str:
-    """Return "+mean (+low to +high)" of a difference."""
+    """Return "+mean (+low to +high)" of a difference; "no value" of NaN."""
+    if np.isnan(found.mean):
+        return "no value"
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
@@ -118,9 +120,13 @@ def cost_table(records: Records) -> Table:
         costs = [one["cost"] for one in records[arm.name].values()]
         keys = ("trained", "with_gradient", "forward_only", "generated")
         counts = [round(float(np.mean([cost[key] for cost in costs]))) for key in keys]
-        rows.append([arm.label, *counts, round(float(np.mean([cost["seconds"] for cost in costs])))])
+        rows.append([arm.label, *counts, round(float(np.median([cost["seconds"] for cost in costs])))])
     header = ("method", "budget", "tokens with gradient", "without", "generated", "seconds")
-    return Table("Cost", header, rows, "Means over splits. Budget: without padding; the other tokens include it.")
+    note = (
+        "Budget: without padding; the other tokens include it. Means over splits. Seconds are medians, because other "
+        "work on the machine slowed single runs down."
+    )
+    return Table("Cost", header, rows, note)
 
 
 def ablation_table(records: Records) -> Table:
@@ -159,4 +165,6 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         ]
         for claim in claims
     ]
-    return Table("Registered claims", ("claim", "compared with", "ICFT minus it", "lower bound", "result"), rows)
+    header = ("claim", "compared with", "ICFT minus it", "lower bound", "result")
+    note = "95 % intervals. No value: one of the two does not reach the matched score on every split."
+    return Table("Registered claims", header, rows, note)
