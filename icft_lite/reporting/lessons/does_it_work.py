@@ -77,7 +77,7 @@ def forest_figure(results: pd.DataFrame, labels: Mapping[str, str], tests: Seque
         axis.set_xscale("symlog", linthresh=5, linscale=1.5)
         axis.set_xticks([-50, -5, 0, 5, 50], ["−50", "−5", "0", "5", "50"])
         axis.minorticks_off()
-        axis.set(xlim=(-110, 110), xlabel="ICFT minus the method (points)")
+        axis.set(xlim=(-200, 200), xlabel="ICFT minus the method (points)")
         axis.set_title(f"tiny, {test}", loc="left")
     panels[0].set_yticks(range(len(labels)), list(labels.values()))
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
