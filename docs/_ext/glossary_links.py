@@ -12,9 +12,9 @@ GLOSSARY = "docs/glossary"
 PAGES = re.compile(r"(notebooks|docs)/(?!api/|glossary$|index$|upgrading$)")
 """Pages whose terms are linked."""
 ORDINARY = set(
-    "block clear conflict context difficulty dominated entity escape example fact gate head independent label length "
+    "block clear conflict context difficulty entity escape example fact gate head independent label length "
     "likelihood merge moment outlier overlap pair plan policy pool power prior process profile refresh refused report "
-    "residual response resume rule run signal source stage student surprise test topic".split()
+    "residual response resume rule run signal source split stage student surprise test topic".split()
 )
 """Terms that are also ordinary words: linked only where they are emphasized."""
 CLOSED = (nodes.title, nodes.reference, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw,
