@@ -175,9 +175,12 @@ STUDIED = {
     "in these runs, ICFT was better without the ring": lambda s: (
         study_says(s, "medical", "no_ring") == "these runs only: ICFT lower"
     ),
-    "`smollm2` was run with the former defaults": lambda s: (
-        s["full"]["recorded_runs"]["icft"]["config"]["short_term"]["share"] > 0
-        and s["full"]["recorded_runs"]["icft"]["config"]["weak"]["soft_labels"]
+    "60,000 tokens, three seeds and the former defaults; with 30,000 tokens, one seed and the": lambda s: (
+        all(
+            (former := s[name]["recorded_runs"]["icft"]["config"])["weak"]["soft_labels"] == (name == "full")
+            and (former["short_term"]["share"] > 0) == (name == "full")
+            for name in ("full", "demo")
+        )
         and (len(s["full"]["seeds"]), s["full"]["settings"]["optim.max_tokens"]) == (3, 60_000)
         and (len(s["demo"]["seeds"]), s["demo"]["settings"]["optim.max_tokens"]) == (1, 30_000)
     ),

@@ -695,8 +695,8 @@ show(tables.ablation_table(records)) if confirmed else None
 # %% [markdown]
 # ## 11 · Does the real model agree?
 #
-# `smollm2` was run with the former defaults: plain fine-tuning and ICFT with three seeds and 60,000 tokens, replay with
-# one seed and 30,000. Its medical score is choice accuracy (base 0.51), its retention is measured in its own replies.
+# `smollm2` was run twice: with 60,000 tokens, three seeds and the former defaults; with 30,000 tokens, one seed and the
+# present ones. Its medical score is choice accuracy (base 0.51), its retention is measured in its own replies.
 #
 # **Predict**: which two of the statements above will hold there?
 
