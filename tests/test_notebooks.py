@@ -4,6 +4,7 @@
 """
 
 import ast
+import configparser
 import contextlib
 import importlib.util
 import io
@@ -173,8 +174,19 @@ def test_the_declared_memory_is_the_one_asserted(source):
     book = notebook(source)
     lesson = book.metadata["lesson"]
     last = cells(book, "code")[-1].source
-    assert float(re.search(r"peak < ([\d.]+)", last)[1]) == max(lesson["peak_gib"].values())
+    assert float(re.search(r"(?:peak < |print_peak\()([\d.]+)", last)[1]) == max(lesson["peak_gib"].values())
     assert set(lesson["minutes"]) == set(lesson["peak_gib"]) == {"cpu", "t4"}
+
+
+@pytest.mark.parametrize("source", [p for p in SOURCES if "print_peak(" in p.read_text()], ids=lambda path: path.stem)
+def test_the_measured_memory_is_printed_and_replaced_before_outputs_are_compared(source):
+    (output,) = cells(notebook(source), "code")[-1].outputs
+    measured, declared = map(float, re.findall(r"([\d.]+) GiB", output.text))
+    assert 0.1 < measured < declared and output.text.endswith("within the declared memory: True\n")
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "tests" / "nbval_sanitize.cfg")
+    text = re.sub(config["memory"]["regex"], config["memory"]["replace"], output.text)
+    assert not re.search(r"\d", text) and "True" in text
 
 
 # --- stored outputs

@@ -73,6 +73,7 @@ from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.concepts import pipeline
 from icft_lite.reporting.figures import forgetting_figure, losses_figure
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.style import png
 from icft_lite.weak.label_models import ABSTAIN
 from icft_lite.weak.lfs.samples import sample_lfs
@@ -610,5 +611,4 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = icft["cost"]["peak_memory_bytes"] / 2**30
-print("within the memory declared at the top:", peak < 3)
+print_peak(3)

@@ -70,9 +70,9 @@ from icft_lite.reporting.lessons.forgetting import (
     plane_figure,
     topics_figure,
 )
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.style import png
 from icft_lite.retention import chance_corrected_retention, informative_topics
-from icft_lite.utils.hardware import peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)
 LEVELS = ("easy", "medium", "hard")
@@ -694,5 +694,4 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = peak_memory() / 2**30
-print("within the memory declared at the top:", peak < 2)
+print_peak(2)

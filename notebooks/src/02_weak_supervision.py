@@ -66,6 +66,7 @@ from icft_lite import (
 )
 from icft_lite.metrics import expected_calibration_error
 from icft_lite.reporting.concepts import weak_supervision
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.lessons.weak_supervision import (
     agreement_figure,
     em_figure,
@@ -73,7 +74,6 @@ from icft_lite.reporting.lessons.weak_supervision import (
     votes_figure,
 )
 from icft_lite.reporting.style import png
-from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.label_models import ABSTAIN
 from icft_lite.weak.lfs.samples import sample_lfs
 
@@ -838,5 +838,4 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = (peak_memory() or 0) / 2**30  # not known on Windows
-print("within the memory declared at the top:", peak < 2)
+print_peak(2)

@@ -71,9 +71,9 @@ from icft_lite.modeling.encoding import drop_prompt
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.reporting.concepts import curriculum as diagram
 from icft_lite.reporting.lessons import curriculum as figures
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.style import png
 from icft_lite.statistics import mean_interval
-from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.lfs.samples import sample_lfs
 from icft_lite.widgets import curriculum_explorer, curriculum_table
 
@@ -697,5 +697,4 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = (peak_memory() or 0) / 2**30  # not known on Windows
-print("within the memory declared at the top:", peak < 2)
+print_peak(2)

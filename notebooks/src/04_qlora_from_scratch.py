@@ -62,9 +62,9 @@ from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.losses import token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.concepts import nf4, qlora_layer
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.lessons.quantization import curves_figure, usage_figure
 from icft_lite.reporting.style import png
-from icft_lite.utils.hardware import peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)  # other libraries' plans are not our subject
 torch.set_num_threads(1)  # for products as small as ours, a second thread costs more than it saves
@@ -893,5 +893,4 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = peak_memory() / 2**30
-print("within the memory declared at the top:", peak < 2)
+print_peak(2)

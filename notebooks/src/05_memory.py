@@ -64,10 +64,10 @@ from icft_lite.modeling.losses import icft_losses
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.reporting.concepts import memory as diagram
 from icft_lite.reporting.lessons import memory as figures
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.style import png
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.plan import plan_stage
-from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.lfs.samples import sample_lfs
 from icft_lite.weak.pool import label_pool
 from icft_lite.widgets import memory_inspector, outcome_table, promotion_outcomes
@@ -848,5 +848,4 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = peak_memory() / 2**30
-print("within the memory declared at the top:", peak < 2)
+print_peak(2)

@@ -75,9 +75,9 @@ from icft_lite.modeling.losses import (
 from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.concepts import losses as diagram
 from icft_lite.reporting.lessons.losses import drift_figure, gradient_figure, pair_figure, token_table
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.style import png
 from icft_lite.training.batches import TrainingItem, collate, memory_item, new_item, normalizers, split_micro_batches
-from icft_lite.utils.hardware import peak_memory
 from icft_lite.weak.lfs.samples import sample_lfs
 
 warnings.simplefilter("ignore", FutureWarning)
@@ -917,5 +917,4 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = peak_memory() / 2**30
-print("within the memory declared at the top:", peak < 2)
+print_peak(2)

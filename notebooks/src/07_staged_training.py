@@ -66,11 +66,11 @@ from icft_lite.memory.consolidation import ALPHAS
 from icft_lite.metrics import bwt, forgetting, mean_score
 from icft_lite.reporting.concepts import stage_loop
 from icft_lite.reporting.lessons.memory import line_search_figure
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.lessons.staged_training import growing_matrix_figure
 from icft_lite.reporting.style import png
 from icft_lite.training.checkpoint import STEP_FILE, load_state
 from icft_lite.training.plan import plan_stage
-from icft_lite.utils.hardware import peak_memory
 from icft_lite.widgets import Dashboard, dashboard_figure
 
 warnings.simplefilter("ignore", FutureWarning)
@@ -808,5 +808,4 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = peak_memory() / 2**30
-print("within the memory declared at the top:", peak < 2)
+print_peak(2)

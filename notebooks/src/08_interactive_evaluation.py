@@ -62,10 +62,10 @@ from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.reporting.concepts import paired_bootstrap as bootstrap_diagram
 from icft_lite.reporting.lessons.evaluation import scores_figure
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.style import png
 from icft_lite.statistics import binomial_interval, holm, mcnemar_exact
 from icft_lite.statistics import paired_bootstrap as package_bootstrap
-from icft_lite.utils.hardware import peak_memory
 from icft_lite.widgets import (
     ask_panel,
     ask_table,
@@ -721,5 +721,4 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = (peak_memory() or 0) / 2**30  # not known on Windows
-print("within the memory declared at the top:", peak < 2)
+print_peak(2)

@@ -75,8 +75,8 @@ from icft_lite import Encoder, add_adapters, bundle_from_files, load_base, load_
 from icft_lite.data.samples import samples_dir
 from icft_lite.modeling.base import load_tokenizer
 from icft_lite.modeling.packing import group_by_length, place_sequences
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.style import DASHED, GENERAL, GREY, INK, MEDICAL, RC, png
-from icft_lite.utils.hardware import peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
 logging.getLogger("accelerate").setLevel(logging.ERROR)
@@ -820,5 +820,4 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = peak_memory() / 2**30
-print("within the memory declared at the top:", peak < 3)
+print_peak(3)
