@@ -38,7 +38,8 @@
 # {{budget}}
 #
 # Run the cells from top to bottom (Shift+Enter). Where the text says **predict**, write down a guess before you run the
-# next cell. On Colab the first cell installs the package and what it needs, and does not change torch and numpy.
+# next cell. On Colab the first cell installs what is missing; torch and numpy do not change. Terms and symbols are in
+# the [glossary]({{repository}}/blob/main/docs/glossary.md#symbols).
 
 # %%
 # {{setup}}
@@ -156,10 +157,10 @@ for label, name in (("plain LoRA", "qlora"), ("ICFT", "icft")):
 pd.DataFrame(columns, index=keys).T.round(2)
 
 # %% [markdown]
-# Means of three runs with other random choices (*seeds*). *medical*: the right one of four options, 67 questions.
-# *reply*: share of the facts that 33 replies to patients must contain. *free*, *instructions*: 100 general questions,
-# 100 instructions. Plain fine-tuning learned more medicine and lost most of the rest. ICFT learned less and retained
-# most.
+# Means of three runs with other random choices (*seeds*). *medical*: the right one of four options (chance 0.25), 67
+# questions. *reply*: share of the facts that 33 replies to patients must contain. *free*, *instructions*: 100 general
+# questions, 100 instructions. Plain fine-tuning learned more medicine and lost most of the rest. ICFT learned less and
+# retained most.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -225,7 +226,7 @@ ask_table({"the base": partial(generate_reply, base, tokenizer)}, general + medi
 
 # %%
 before = evaluate_suite(base, tokenizer, {"general": data.general_test, "medical": data.test})
-{name: round(scores["qa"]["value"], 3) for name, scores in before.items()}
+{name: round(scores["qa"]["value"], 3) for name, scores in before.items()}  # qa: questions and answers
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -253,9 +254,9 @@ table = lf_analysis(votes, lfs, gold)[["source", "coverage", "accuracy"]]
 table[table["coverage"] > 0].drop("base_choice").round(2)
 
 # %% [markdown]
-# *Coverage* is the share of examples that a function votes on. *Accuracy* needs the true answers, which training never
-# reads. (Left out: functions for other topics, and the base's own vote.) Four functions are hardly better than chance
-# (0.25 of four options, 0.5 of two), and two of them vote on more than eight tenths of the pool.
+# *Coverage* is the share of examples that a function votes on. *Accuracy* needs the true answers (`gold`), which
+# training never reads. (Left out: functions for other topics, and the base's own vote.) Four functions are hardly
+# better than chance (0.25 of four options, 0.5 of two), and two of them vote on more than eight tenths of the pool.
 
 # %% [markdown]
 # **Majority vote** counts the votes. A **label model** (Dawid and Skene, 1979) first estimates from agreements alone
@@ -302,11 +303,10 @@ print("less than a quarter of the general score is left:", theirs["general"] < t
 
 # %% [markdown]
 # It has learned medicine and lost what it knew: **catastrophic forgetting**. Nothing in the training made the model
-# retain what it was not shown. (The log's line on weak labels is about pairs of replies, see lesson 02.) **Retention**
-# $R$ says how bad it is. With the general scores $s_\text{before}$ of the base and $s_\text{after}$ of the trained
-# model,
+# retain what it was not shown. (In the log, *promoted* and α belong to ICFT, sections 6 and 8; the line on weak labels
+# is about pairs of replies, lesson 02.) **Retention** says how bad it is:
 #
-# $$R = s_\text{after} / s_\text{before}.$$
+# $$\text{retention} = \frac{\text{general score of the trained model}}{\text{general score of the base}}$$
 
 # %% [markdown]
 # ### Your turn: retention
@@ -365,21 +365,21 @@ print("the same number as in the run's report:", abs(left - plain["retention"]) 
 # %% [markdown]
 # **Losses.** A loss is a number that training makes small. The total is
 #
-# $$L_\text{total} = w\,L_\text{consistency} + L_\text{task} + L_\text{fine-tune}.$$
+# $$L_\text{total} = \lambda\,L_\text{consistency} + L_\text{task} + L_\text{fine-tune}.$$
 #
 # - $L_\text{fine-tune}$: imitate the responses;
-# - $L_\text{consistency}$, with weight $w$: on memory examples, predict what the *teacher* predicts, which is the
-#   long-term memory or the base, whichever knows the example better;
+# - $L_\text{consistency}$, with weight $\lambda$ (ours; the paper has none): on memory examples, predict what the
+#   *teacher* predicts: the long-term memory or the base, whichever knows the example better;
 # - $L_\text{task}$: match uncertain labels; 0 here, since only the most likely answer is used (*hard labels*).
 
 # %% [markdown]
-# **Consolidation.** After a stage the slow adapter's change $\Delta$ of the weights is chosen on the line between
-# its values at the stage's start and end:
+# **Consolidation.** After a stage the slow adapter's change $\Delta W$ is chosen on the line between its values at
+# start and end:
 #
-# $$\Delta(\alpha) = (1 - \alpha)\,\Delta_\text{start} + \alpha\,\Delta_\text{end}.$$
+# $$\Delta W(\alpha) = (1 - \alpha)\,\Delta W_\text{start} + \alpha\,\Delta W_\text{end}.$$
 #
-# Of several $\alpha$ it takes the best in medicine that satisfies the **retention constraint** $R \geq 1 - d$ on
-# *validation* questions; $d$ is `consolidation.max_drop`.
+# Of several $\alpha$ it takes the best in medicine that satisfies the **retention constraint**: on *validation*
+# questions, retention ≥ 1 − `consolidation.max_drop`.
 #
 # **Predict.** How much will ICFT retain, and how much less medicine will it learn than plain QLoRA?
 

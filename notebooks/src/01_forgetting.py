@@ -78,9 +78,9 @@ warnings.simplefilter("ignore", FutureWarning)
 LEVELS = ("easy", "medium", "hard")
 
 # %% [markdown]
-# The base and an adapter, a small trainable addition to it (lesson 00). `fast` lists the adapter's tensors,
-# two for each weight matrix: A and B (section 6). A has `rank` rows; alpha ÷ rank, here 2, is a fixed factor of their
-# product. The model computes in *fp32* on the CPU, so that numbers do not depend on a GPU.
+# The base and an adapter, a small trainable addition to it (lesson 00). `fast` lists the adapter's tensors, two for
+# each weight matrix: A and B (section 6). A has `rank` rows; `alpha` ÷ `rank`, here 2, is the fixed **scale** $s$ of
+# their product. The model computes in *fp32* on the CPU, so that numbers do not depend on a GPU.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -251,13 +251,14 @@ Image(png(matrix_figure(R, ("general", *LEVELS))), width=960)
 # General counts as learned in row 0, A in row 1, B in row 2.
 
 # %% [markdown]
-# With $R_{i,j}$ the score of column $j$ in row $i$, $n$ the last row, column $j$ learned in row $j$:
+# With $R_{i,j}$ the score of column $j$ in row $i$, $S$ stages, so that row $S$ is the last, and column $j$ learned in
+# row $j$:
 #
-# $$\text{BWT} = \frac1n \sum_{j<n} (R_{n,j} - R_{j,j}),\qquad
-# \text{forgetting} = \frac1n \sum_{j<n} \big(\max_{i<n} R_{i,j} - R_{n,j}\big)$$
+# $$\text{BWT} = \frac1S \sum_{j<S} (R_{S,j} - R_{j,j}),\qquad
+# \text{forgetting} = \frac1S \sum_{j<S} \big(\max_{i<S} R_{i,j} - R_{S,j}\big)$$
 #
-# $$\text{FWT} = \frac{1}{n-1} \sum_{j \ge 2} (R_{j-1,j} - R_{0,j}),\qquad
-# \text{retention} = \frac{R_{n,0}}{R_{0,0}}$$
+# $$\text{FWT} = \frac{1}{S-1} \sum_{j \ge 2} (R_{j-1,j} - R_{0,j}),\qquad
+# \text{retention} = \frac{R_{S,0}}{R_{0,0}}$$
 #
 # Backward transfer (BWT) is what later stages did to what was learned, forward transfer (FWT) what a column gained
 # before its own stage.
@@ -304,7 +305,7 @@ print("nothing came for free (FWT below 0.1):", measured["FWT"] < 0.1)
 choices = Suite.from_examples(data.general_test.select(range(0, len(data.general_test), 8)), encoder)
 before, after = (evaluate_suite(model, tokenizer, {"general": choices}, adapter, encoder, metric="accuracy")["general"]
                  for adapter in ("base", "fast"))
-topics, uninformative = informative_topics(before)
+topics, _ = informative_topics(before)  # those on which the base is above chance
 levels = {name: [scores[task]["by_topic"][topic][key] for task, topic in topics]
           for name, scores, key in (("base", before, "value"), ("tuned", after, "value"), ("chance", before, "chance"))}
 print({name: round(float(np.mean(values)), 2) for name, values in levels.items()}, "topics:", len(topics))
@@ -315,10 +316,11 @@ print(f"without correction, retention would be {retention(levels['base'], levels
 #
 # ●○○ difficulty · ●●● importance · 8 minutes
 #
-# A model that has forgotten everything still guesses right at the chance level. So the chance level $c_k$ of topic $k$
-# is subtracted from the scores $b_k$ of the base and $a_k$ of the tuned model, and the sums over topics are compared:
+# A model that has forgotten everything still guesses right at the chance level. So each topic's chance level is
+# subtracted from its scores before and after training, and the sums over topics are compared:
 #
-# $$\text{retention} = \frac{\sum_k (a_k - c_k)}{\sum_k (b_k - c_k)}$$
+# $$\text{retention} =
+# \frac{\sum_\text{topics} (\text{after} - \text{chance})}{\sum_\text{topics} (\text{before} - \text{chance})}$$
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -403,8 +405,8 @@ Image(png(topics_figure(retained, by_topic, kinds)), width=880)
 # *in between* has most of both.
 
 # %% [markdown]
-# In each layer the frozen weight $W_0$ is changed by $\Delta W = \text{scale} \cdot B A$, with the adapter's matrices
-# $A$, $B$ and the fixed factor 2. With the **interpolation coefficient** $\alpha$,
+# In each layer the frozen weight $W_0$ is changed by $\Delta W = s\,B A$, with the adapter's matrices $A$, $B$ and its
+# scale $s = 2$. With the **interpolation coefficient** $\alpha$,
 #
 # $$W_0 + \alpha\,\Delta W = (1 - \alpha)\,W_0 + \alpha\,(W_0 + \Delta W)$$
 #

@@ -285,14 +285,15 @@ print("the package's is the same:", np.allclose(heads, MajorityVote().fit(votes,
 # %% [markdown]
 # ## 5 · Accuracy from agreement alone
 #
-# Take yes/no questions and independent voters 1, 2, 3 that are right with probabilities $p_1, p_2, p_3$. Voters 1 and 2
-# agree, with probability $a_{12}$, when both are right or both are wrong:
+# Take yes/no questions and independent voters 1, 2, 3 that are right with probabilities $\pi_1, \pi_2, \pi_3$, their
+# accuracies. Voters 1 and 2 agree when both are right or both are wrong:
 #
-# $$a_{12} = p_1 p_2 + (1-p_1)(1-p_2) \quad\Longleftrightarrow\quad 2a_{12} - 1 = (2p_1-1)(2p_2-1)$$
+# $$\text{agree}_{12} = \pi_1 \pi_2 + (1-\pi_1)(1-\pi_2) \quad\Longleftrightarrow\quad
+# 2\,\text{agree}_{12} - 1 = (2\pi_1-1)(2\pi_2-1)$$
 
 # %% [markdown]
-# Write $e_{12}$ for $2a_{12}-1$, and $e_{13}$, $e_{23}$ likewise. Three pairs give three equations for three unknowns:
-# $e_{12}\,e_{13}\,/\,e_{23} = (2p_1-1)^2$, because the other factors cancel.
+# Write $e_{12}$ for $2\,\text{agree}_{12}-1$, and $e_{13}$, $e_{23}$ likewise. Three pairs give three equations for
+# three unknowns: $e_{12}\,e_{13}\,/\,e_{23} = (2\pi_1-1)^2$, because the other factors cancel.
 #
 # Suppose that the agreements are 0.74, 0.66 and 0.62. **Predict**: who is the best of the three? How good?
 
@@ -313,18 +314,17 @@ print("or:        ", ((1 - roots) / 2).round(3))
 # ## 6 · The weight of a vote
 #
 # Now there are k options and m functions, which may abstain. The **one-coin** model: a vote of function j is right with
-# probability $a_j$. Otherwise it is for one of the other k − 1 options, each equally likely. Given the truth, functions
-# err independently. An abstention is a *missing* vote and carries no information.
+# probability $\pi_j$. Otherwise it is for one of the other k − 1 options, each equally likely. Given the truth,
+# functions err independently. An abstention is a *missing* vote and carries no information.
 
 # %% [markdown]
-# By Bayes' rule, a vote of accuracy $a$ multiplies the odds of its
-# option by $a\,(k-1)\,/\,(1-a)$.
+# By Bayes' rule, a vote of accuracy $\pi$ multiplies the odds of its option by $\pi\,(k-1)\,/\,(1-\pi)$.
 #
-# **By hand**, k = 4. A ($a$ = 0.9) votes for option 0, B and C (0.4 each) for option 1. The factors are 27, 2 and 2.
+# **By hand**, k = 4. A ($\pi$ = 0.9) votes for option 0, B and C (0.4 each) for option 1. The factors are 27, 2 and 2.
 # The odds are 27 : 4 : 1 : 1, so option 0 has 27/33 = 0.82. Majority vote would choose option 1.
 
 # %% [markdown]
-# With logarithms this is a *weighted vote*. The **weight** is $w_j = \log \frac{a_j (k-1)}{1-a_j}$. The score of an
+# With logarithms this is a *weighted vote*. The **weight** is $w_j = \log \frac{\pi_j (k-1)}{1-\pi_j}$. The score of an
 # option is the sum of the weights of its votes. The softmax of the scores is the **posterior**. This is the **E-step**.
 #
 # **Predict**, for four options: what is the weight of a function that guesses at random? Of one that is right once in
@@ -369,9 +369,10 @@ for accuracy in (0.9, 0.5, 0.25, 0.1):
 #
 # The expected accuracy of function j is the mean posterior of its votes:
 #
-# $$a_j = \frac{1}{|V_j|} \sum_{i \in V_j} \tilde p_{i,\,v_{ij}}$$
+# $$\pi_j = \frac{1}{n_j} \sum_{i:\ j \text{ votes on } i} \tilde p_{i,\,\text{vote}_{ij}}$$
 #
-# $v_{ij}$: vote of function j on example i; $V_j$: examples on which j votes; $\tilde p_{ic}$: posterior of option c.
+# $\text{vote}_{ij}$: vote of function j on example i; $n_j$: number of votes of j; $\tilde p_{io}$: posterior of option
+# o of example i.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -512,9 +513,9 @@ for topic in ("terminology", "drug_class", "drug_use"):
 # %% [markdown]
 # ## 9 · Labels that mean the same in every example
 #
-# Our options are shuffled, so one number per function suffices. If all examples have the *same* labels, say yes and
-# no, functions make different errors. The full model of Dawid and Skene describes function j by a **confusion matrix**:
-# $\Theta^j_{cv}$ is the probability that it votes v if the truth is c.
+# Our options are shuffled, so one number per function suffices. If all examples have the *same* labels, say yes and no,
+# functions make different errors. The full model of Dawid and Skene describes function j by a **confusion matrix**:
+# $\Theta^j_{oo'}$ is the probability that it votes for $o'$ if the truth is $o$.
 
 # %% [markdown]
 # Four simulated readers of yes/no/maybe questions vote with coverage 0.8. The *hedger* says maybe four times in ten
@@ -529,7 +530,7 @@ readers = {"careful": [[.85, .10, .05], [.10, .85, .05], [.15, .15, .70]],
 matrices, rng = np.array(list(readers.values())), np.random.default_rng(3)
 states = rng.choice(3, 3000, p=[0.5, 0.3, 0.2])
 draws = rng.random((3000, 4, 1)) > matrices[:, states].transpose(1, 0, 2).cumsum(2)[:, :, :-1]
-answers = np.where(rng.random((3000, 4)) < 0.8, draws.sum(2), ABSTAIN)
+answers = np.where(rng.random((3000, 4)) < 0.8, draws.sum(2), ABSTAIN)  # vote: cumulative sums exceeded
 spoken = (answers != ABSTAIN).any(1)
 answers, states = answers[spoken], states[spoken]
 
@@ -607,7 +608,7 @@ Image(png(reliability_figure(bins), dpi=110), width=500)
 # ## 11 · Hard or soft labels
 #
 # We can train on the most likely option (a **hard** label) or on the whole posterior (a **soft** label), with the
-# *expected* loss $\sum_c \tilde p_c \cdot \text{loss}(c)$. If votes are nearly undecided between two options, a hard
+# *expected* loss $\sum_o \tilde p_o \cdot \text{loss}(o)$. If votes are nearly undecided between two options, a hard
 # label raises only one of them. If that one is wrong, it teaches the error at full strength.
 
 # %% [markdown]
@@ -665,8 +666,8 @@ for low, high in ((0, 0.6), (0.6, 0.95), (0.95, 1.01)):
     print(f"confidence {low:.2f} to {min(high, 1):.2f}: {share:.2f} of the questions")
 
 # %% [markdown]
-# With labels as confident as these, hard and soft labels hardly differ. In training runs soft posteriors had no
-# measured benefit: one development run each scored 0.48 with soft and 0.53 with hard labels
+# With labels as confident as these, hard and soft labels hardly differ. In training runs soft labels had no measured
+# benefit: one development run each had a medical score of 0.48 with soft and 0.53 with hard labels
 # ([experiments]({{repository}}/blob/main/docs/experiments.md)). So runs train on hard labels by default. The setting
 # `weak.soft_labels=True` turns soft ones on; L_task needs it.
 
@@ -764,7 +765,7 @@ else:
 # <details><summary>Hint</summary>
 #
 # `option(example, "bacterial infection")` abstains if that is not an option. `re.search` takes alternatives:
-# `"cillin|cycline"`; `\bcef` is a word that begins so. Prompts may begin with the drug's name.
+# `"cillin|cycline"`; `\bcef` is a word that begins so. Some prompts begin with the drug's name, in upper case.
 #
 # </details>
 # <details><summary>Solution</summary>

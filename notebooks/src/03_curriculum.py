@@ -97,10 +97,10 @@ Image(png(diagram.draw(), dpi=110), width=900, metadata={"alt": diagram.draw.__d
 # first is the **base loss**: how surprised is the model, before any training, by the response it should learn? (For
 # pool examples: the most likely response under the label model.)
 #
-# $$\text{loss} = -\frac{1}{T} \sum_{t=1}^{T} \log p(y_t \mid x, y_{<t})$$
+# $$\text{loss} = -\frac{1}{N} \sum_{i=1}^{N} \log p(y_i \mid x, y_{<i})$$
 
 # %% [markdown]
-# $x$: the prompt; $y_1 \dots y_T$: the tokens of the response; $p$: the model's probability. The unit is the *nat*. By
+# $x$: the prompt; $y_1 \dots y_N$: the tokens of the response; $p$: the model's probability. The unit is the *nat*. By
 # hand: two tokens with probabilities 0.5 and 0.25 have the loss (0.69 + 1.39) / 2 = 1.04 nats per token.
 #
 # An **encoder** turns an example into token ids and lists the tokens of the response: the model at `position` must
@@ -174,8 +174,8 @@ Image(png(figures.surprise_figure(panels), dpi=110), width=800)
 #
 # **Length**: longer examples contain more that can go wrong. Crude and cheap.
 #
-# **Entropy** of the label's posterior $\tilde p$ (lesson 02), $-\sum_k \tilde p_k \log \tilde p_k$: how uncertain is
-# the answer itself? For trusted examples it is 0. **Predict** the three entropies below.
+# **Entropy** of the label's posterior $\tilde p$ (lesson 02), $-\sum_o \tilde p_o \log \tilde p_o$, a sum over the
+# options: how uncertain is the answer itself? For trusted examples it is 0. **Predict** the three entropies below.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -329,27 +329,26 @@ for order in ("easy_to_hard", "hard_to_easy", "random"):
 
 # %% [markdown]
 # At a constant rate, each new example would get less attention than the one before, because it shares the draws with
-# all that are available. So let examples arrive at a rate ∝ 1/c, from $c_0$ at the start to 1 at $t = T$:
+# all that are available. So let examples arrive at a rate ∝ 1/c, from $c_0$ at the start to 1 at $t = t_1$:
 #
-# $$\frac{dc}{dt} = \frac{p}{c} \;\Rightarrow\; c^2 = c_0^2 + 2pt \;\Rightarrow\;
-# c(t) = \min\Bigl(1,\, \sqrt{t\,(1 - c_0^2) / T + c_0^2}\Bigr)$$
+# $$\frac{dc}{dt} = \frac{\text{const}}{c} \;\Rightarrow\; c^2 = c_0^2 + 2\,\text{const}\,t \;\Rightarrow\;
+# c(t) = \min\Bigl(1,\, \sqrt{t\,(1 - c_0^2) / t_1 + c_0^2}\Bigr)$$
 
 # %% [markdown]
-# $p$: a constant, which $c(T) = 1$ determines. $T$: the progress at which pacing ends. At 1 it lasts for the whole
-# stage. **Predict**, for $c_0$ = 0.3 and $T$ = 1: when is half of the stage available? Early, halfway or late?
+# $c(t_1) = 1$ determines the constant. $t_1$: the progress at which pacing ends. At 1 it lasts for the whole stage.
+# **Predict**, for $c_0$ = 0.3 and $t_1$ = 1: when is half of the stage available? Early, halfway or late?
 
 # %% [markdown]
 # ### Your turn: pace
 #
 # ●○○ difficulty · ●●● importance · 8 minutes
 #
-# Write c(t). The check compares it with values that were computed by hand: for $c_0$ = 0.3 and $T$ = 1, half of the
-# stage is available at t = 0.16 / 0.91 = 0.176.
+# Write c(t). The check compares it with values that were computed by hand.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 def pace(t, end, start):
-    """t: progress, 0 to 1; end: T; start: c₀; floats. Returns the share of examples that may be drawn, a float."""
+    """t: progress, 0 to 1; end: t₁; start: c₀; floats. Returns the share of examples that may be drawn, a float."""
     return ...
 
 
@@ -485,10 +484,10 @@ Image(png(figures.draws_figure(draws), dpi=110), width=560)
 # two did it.
 
 # %% [markdown]
-# How long should pacing last? `curriculum.competence_end` is T. Measured on our samples
-# ([experiments]({{repository}}/blob/main/docs/experiments.md)): in runs of 350,000 tokens, T = 0.5 lowers the medical
-# score (0.41 instead of 0.47, one seed). In runs of 4,200,000 tokens it raises it (0.925 instead of 0.893, three
-# seeds). Long runs have seen the easy examples often enough.
+# How long should pacing last? `curriculum.competence_end` is $t_1$. Measured on our samples
+# ([experiments]({{repository}}/blob/main/docs/experiments.md)): in runs of 350,000 tokens, $t_1$ = 0.5 lowers the
+# medical score (0.41 instead of 0.47, one seed). In runs of 4,200,000 tokens it raises it (0.925 instead of 0.893,
+# three seeds). Long runs have seen the easy examples often enough.
 
 # %% [markdown]
 # ## 10 · Does order help?
@@ -572,9 +571,9 @@ Image(png(figures.gains_figure(gains, 10), dpi=110), width=620)
 # %% [markdown]
 # ## 11 · A curriculum explorer
 #
-# What does the hard stage *add*? Never train on what you have not looked at. The explorer filters examples by the stage
-# that adds them, by topic and by difficulty, and shows which function voted for what. First as a table, for a page that
-# cannot run widgets:
+# Never train on what you have not looked at. The explorer filters examples by the stage that adds them, by topic and by
+# difficulty. First the *medium* stage as a table. *posterior*: probability of the most likely response; *votes*: each
+# option that has votes, and the functions that voted for it.
 
 # %%
 lf_names = [lf.name for lf in sample_lfs()]
@@ -595,7 +594,7 @@ curriculum_explorer(*curriculum)
 # %% [markdown]
 # ## What was shown
 #
-# - Four signals of difficulty: loss, IFD, length, entropy. The three we compared hardly agree.
+# - Four signals of difficulty: loss, IFD, length, entropy. The three we compared agree little.
 # - Ranks make them addable.
 # - Stages by level, pacing within, with your c(t).
 # - Pacing changes how *often* examples are drawn, not only when.
@@ -608,16 +607,17 @@ curriculum_explorer(*curriculum)
 #
 # ### 1 · When does an example become available? (easy, 8 minutes)
 #
-# Invert c(t) for T = 1: an example is at share u of its stage, easiest first. From which progress t on may it be drawn?
+# Invert c(t) for $t_1$ = 1: a share of a stage's examples is easier than a given one. From which progress t on may that
+# example be drawn?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def available_from(u, start):
-    """The t at which competence reaches u; 0.0 for examples that are available from the start."""
+def available_from(share, start):
+    """The t at which competence reaches `share`; 0.0 for examples that are available from the start."""
     return ...
 
 
-answer = [available_from(u, start) for start in (0.1, 0.3) for u in (0.05, 0.3, 0.5, 1.0)]
+answer = [available_from(share, start) for start in (0.1, 0.3) for share in (0.05, 0.3, 0.5, 1.0)]
 if ... in answer:
     print("Your turn.")
 else:
@@ -628,14 +628,14 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Solve u² = t (1 − c₀²) + c₀² for t. Below c₀ that would be negative.
+# Solve share² = t (1 − c₀²) + c₀² for t. Below c₀ that would be negative.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def available_from(u, start):
-#     return max(0.0, (u**2 - start**2) / (1 - start**2))
+# def available_from(share, start):
+#     return max(0.0, (share**2 - start**2) / (1 - start**2))
 # ```
 #
 # </details>
@@ -657,8 +657,8 @@ answer = expected_draws(50, 3000, 0.3)
 if answer is ...:
     print("Your turn.")
 else:
-    u = (np.arange(50) + 0.5) / 50  # for many examples and steps there is a closed form:
-    smooth = 60 * np.where(u < 0.3, 2 / 1.3, 2 * (1 - u) / (1 - 0.3**2))
+    share = (np.arange(50) + 0.5) / 50  # for many examples and steps there is a closed form:
+    smooth = 60 * np.where(share < 0.3, 2 / 1.3, 2 * (1 - share) / (1 - 0.3**2))
     good = np.isclose(sum(answer), 3000) and np.abs(np.array(answer) - smooth).max() < 3
     ends = f"first {answer[0]:.1f}, last {answer[-1]:.1f}"
     print("Right." if good else f"Not yet: they sum to {sum(answer):.0f}; {ends}.")
@@ -680,7 +680,8 @@ else:
 #     return draws
 # ```
 #
-# The closed form 2 (1 − u) / (1 − c₀²) falls in a straight line to 0: the very hardest examples are hardly trained on.
+# The closed form 2 (1 − share) / (1 − c₀²) falls in a straight line to 0: the very hardest examples are hardly trained
+# on.
 #
 # </details>
 

@@ -101,10 +101,10 @@ print(f"{W.shape[0]} × {W.shape[1]} numbers, standard deviation {W.std():.3f}, 
 
 # %% [markdown]
 # The quantile at p = 1 is infinite, so the authors stop short of 1, by the mean of half a share of 16 and of 15 levels:
-# $e = 1 - \frac12\left(\frac1{32} + \frac1{30}\right)$. That is a choice, not a consequence.
+# $p_\text{max} = 1 - \frac12\left(\frac1{32} + \frac1{30}\right)$. That is a choice, not a consequence.
 #
-# Zero must be a level, so the halves are built separately: 8 equal steps from p = 0.5 to $e$, and 7 down to $1 - e$.
-# All are divided by the largest. **Predict**: are these the numbers in bitsandbytes' table?
+# Zero must be a level, so the halves are built separately: 8 equal steps from p = 0.5 to $p_\text{max}$, and 7 down to
+# $1 - p_\text{max}$. All are divided by the largest. **Predict**: are these the numbers in bitsandbytes' table?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -168,7 +168,7 @@ pd.DataFrame({"weight": eight, "÷ scale": eight / scales[0], "index": indices[0
 # %%
 # NBVAL_CHECK_OUTPUT
 def relative_error(numbers, levels, block):
-    """‖w − ŵ‖ ÷ ‖w‖, without number 0."""
+    """‖Ŵ − W‖ ÷ ‖W‖, without number 0."""
     back = dequantize(*quantize(numbers, levels, block), levels, numbers.shape)
     return float((back - numbers).flatten()[1:].norm() / numbers.flatten()[1:].norm())
 
@@ -180,8 +180,8 @@ for block in (4096, 512, 64):
     print(f"blocks of {block:4}: {zeros:4.0%} become zero, error of the others {error:.0%}")
 
 # %% [markdown]
-# The error is $\lVert \hat w - w \rVert / \lVert w \rVert$, with $\hat w$ the dequantized numbers. In blocks of 64,
-# the outlier affects only its 63 neighbors.
+# The error is $\lVert \hat W - W \rVert / \lVert W \rVert$, with $\hat W$ the dequantized numbers. In blocks of 64, the
+# outlier affects only its 63 neighbors.
 #
 # ## 3 · Two indices in a byte
 #
@@ -243,23 +243,23 @@ errors = {name: [100 * relative_error(W, levels, block) for block in blocks] for
 print(pd.DataFrame({"bits": [4 + 32 / block for block in blocks], **errors}, index=blocks).round(2))
 
 # %% [markdown]
-# The numbers are errors in %. At 64, even levels have an error larger by a twelfth, in larger blocks by more. In
-# blocks of 16 even levels are slightly better: the maximum is rarely far out, so the scaled weights are no longer
-# normal. NF4 is good *for a distribution*, not in general.
+# Rows: block sizes. Values under the kinds of levels: errors in %. At 64, even levels have an error larger by a
+# twelfth, in larger blocks by more. In blocks of 16 even levels are slightly better: the maximum is rarely far out, so
+# the scaled weights are no longer normal. NF4 is good *for a distribution*, not in general.
 
 # %% [markdown]
 # ## 5 · Double quantization
 #
 # Scales are quantized too, to 8 bits, in blocks of 256 with one fp32 scale each, after their mean is subtracted. The
-# 256 *dynamic* levels have seven decades; decade k has $2^k$ levels for each sign. **Predict** the bits per weight: 4,
-# plus 8 bits shared by 64 weights, plus 32 bits shared by 64 × 256.
+# 256 *dynamic* levels are 0, 1 and seven decades with 1, 2, 4, …, 64 levels for each sign. **Predict** the bits per
+# weight: 4, plus 8 bits shared by 64 weights, plus 32 bits shared by 64 × 256.
 
 # %%
 def dynamic_levels():
     """The 256 levels for scales, rising."""
     levels = [0.0, 1.0]
-    for k in range(7):
-        edges = 10.0 ** (k - 6) * torch.linspace(0.1, 1, 2**k + 1)
+    for decade in range(7):
+        edges = 10.0 ** (decade - 6) * torch.linspace(0.1, 1, 2**decade + 1)
         midpoints = (edges[1:] + edges[:-1]) / 2
         levels += [*midpoints.tolist(), *(-midpoints).tolist()]
     return torch.tensor(sorted(levels))
@@ -358,10 +358,11 @@ print("same gradient for x:", torch.allclose(x.grad, expected, atol=1e-5), "; fo
 #
 # **LoRA** (low-rank adaptation) leaves W unchanged and adds a product of two thin matrices:
 #
-# $$y = Wx + \frac{\alpha}{r}\, B A x$$
+# $$y = Wx + s\, B A x,\qquad s = \frac{\texttt{alpha}}{r}$$
 #
-# $A$ is [r, in], $B$ is [out, r]; the **rank** $r$ is much smaller than in and out. $\alpha$ is a setting; dividing by
-# $r$ keeps the change about as strong at another rank.
+# $A$ is [r, in], $B$ is [out, r]; the **rank** $r$ is much smaller than in and out. Dividing by $r$ keeps the change
+# about as strong at another rank. (The LoRA paper writes $\alpha$ for the setting `alpha`; our $\alpha$ is the
+# interpolation coefficient.)
 
 # %%
 class LoRALinear(torch.nn.Module):
@@ -449,20 +450,20 @@ with torch.no_grad():
 # %%
 # NBVAL_CHECK_OUTPUT
 def step(layer, A, B):
-    """Squared error of the output, and its gradients for x, A and B."""
+    """Squared norm of the output, and its gradients for x, A and B."""
     inputs = x.detach().requires_grad_()
     loss = layer(inputs).square().sum()
     return [loss.detach(), *torch.autograd.grad(loss, [inputs, A, B])]
 
 
 ours, theirs = step(layer, layer.A, layer.B), step(peft_layer, peft_A, peft_B)
-print(f"squared error {ours[0]:.0f}, peft's {theirs[0]:.0f}")
-for name, one, other in zip(("squared error", "gradient of x", "gradient of A", "gradient of B"), ours, theirs):
+print(f"squared norm {ours[0]:.0f}, peft's {theirs[0]:.0f}")
+for name, one, other in zip(("squared norm", "gradient of x", "gradient of A", "gradient of B"), ours, theirs):
     print(f"{name}: equal to peft's, to 1 %:", bool((one - other).norm() < 0.01 * other.norm()))
 
 # %% [markdown]
 # Training starts with a random A and B = 0, so nothing changes at first. With $g$ and $x$ as rows, one per token, the
-# gradients are $\frac{\alpha}{r}\, g^\top (x A^\top)$ for B and $\frac{\alpha}{r}\, (g B)^\top x$ for A.
+# gradients are $s\, g^\top (x A^\top)$ for B and $s\, (g B)^\top x$ for A.
 #
 # **Predict**: in the first step, which of the two is exactly zero?
 
@@ -604,7 +605,8 @@ print("sum:", costs.sum().round(1).to_dict(), "as `icft-lite doctor` estimates i
 # %% [markdown]
 # At 1,024 tokens, activations are the largest part. *Activation checkpointing* saves only each layer's input and
 # recomputes the rest. Compare two other ways: LoRA on 16-bit weights, and full fine-tuning with 16 bytes per parameter
-# (weight 2, gradient 2, fp32 copy 4, averages 8). All are predictions. A T4 has 14.5 GiB.
+# (weight 2, gradient 2, fp32 copy 4, averages 8). All are predictions. Of a T4's memory 14.5 GiB can be used; 0.7 GiB
+# of that are for the libraries.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -613,19 +615,19 @@ numbers = weights / (4.127 / 8) + embeddings / 2  # parameters, in units of 2^30
 ways = {"QLoRA": costs.sum().to_numpy(), "LoRA, 16 bits": 2 * numbers + adapter + activations,
         "full": 16 * numbers + activations}
 print(pd.DataFrame(ways, index=SHAPES).round(1).T)
-print("on a T4, with the libraries:", {name: (total + 0.7 < 14.5).tolist() for name, total in ways.items()})
+print("fits on a T4 (0.5 B, 7 B):", {name: (total + 0.7 < 14.5).tolist() for name, total in ways.items()})
 
 # %% [markdown]
 # QLoRA of the 7 B does not fit on a T4 at 1,024 tokens either; with half of the tokens it does.
 #
 # ## 10 · Merging without loss
 #
-# To **merge** is to write $W + \frac{\alpha}{r}BA$ into one matrix. If that is rounded to NF4 again, small changes are
-# lost: around the level 0.246, a change of +0.02 is rounded back, because the next midpoint is 0.292.
+# To **merge** is to write $W + s\,BA$ into one matrix. If that is rounded to NF4 again, small changes are lost: around
+# the level 0.246, a change of +0.02 is rounded back, because the next midpoint is 0.292.
 
 # %% [markdown]
-# The **KL divergence** $\sum_v p(v)\log\frac{p(v)}{q(v)}$ over the tokens v is 0 if the adapted model's probabilities
-# p and another model's q are equal, otherwise larger. We multiply what was learned by a strength from 0 to 1.
+# The **KL divergence** $\sum_i p_i \log\frac{p_i}{q_i}$ over the tokens i is 0 if the adapted model's probabilities p
+# and another model's q are equal, otherwise larger. We multiply what was learned by a strength from 0 to 1.
 # **Predict**: at strength 0.1, is the merge into NF4 nearer to the adapted model or to the base?
 
 # %%

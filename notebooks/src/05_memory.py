@@ -112,9 +112,9 @@ for example in range(5):
 # %% [markdown]
 # ## 2 · A fair sample of a stream
 #
-# Examples come one by one, their number n is unknown, and there is room for k. Each should be retained with probability
-# k / n. **Reservoir sampling**: give each item a random **priority** in [0, 1) and keep the k lowest. Newcomer number i
-# is among the k lowest with probability k / i.
+# Examples come one by one, their number n is unknown, and there is room for `size`. Each should be retained with
+# probability size / n. **Reservoir sampling**: give each item a random **priority** in [0, 1), keep the lowest.
+# Newcomer number i is among them with probability size / i.
 #
 # ### Your turn: reservoir
 #
@@ -122,10 +122,10 @@ for example in range(5):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def reservoir(stream, k, priority):
-    """Return the k items of the stream with the lowest priorities (all, if there are fewer), in any order.
+def reservoir(stream, size, priority):
+    """Return the `size` items of the stream with the lowest priorities (all, if there are fewer), in any order.
 
-    stream: iterable, read once; hold at most k of its items and the newest. priority: function, item → float in [0, 1).
+    stream: iterable, read once; hold at most `size` of its items and the newest. priority: function, item → [0, 1).
     """
     return ...
 
@@ -155,18 +155,18 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Add the newcomer. If there are k + 1 items now, remove the one of the highest priority. `sorted(stream)` would hold
+# Add the newcomer. If there are size + 1 items now, remove the one of the highest priority. `sorted(stream)` would hold
 # the whole stream.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def reservoir(stream, k, priority):
+# def reservoir(stream, size, priority):
 #     sample = []
 #     for item in stream:
 #         sample.append(item)
-#         if len(sample) > k:
+#         if len(sample) > size:
 #             sample.remove(max(sample, key=priority))
 #     return sample
 # ```
@@ -202,32 +202,32 @@ print(len(retained(policy) & retained(package_policy)), "of 60 examples are the 
 
 # %% [markdown]
 # The package's priorities follow from id and seed, so an interrupted run draws the same sample. Vitter's Algorithm R
-# (1985) lets newcomer i in with probability k / i instead.
+# (1985) lets newcomer i in with probability size / i instead.
 #
 # **Predict.** If every newcomer is let in and replaces a random one, how likely are the first and the last of 20 to be
-# retained, with k = 5?
+# retained, with room for 5?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def always_in(stream, k, draw):
-    """Let every newcomer in. It replaces one of the k at random."""
+def always_in(stream, size, draw):
+    """Let every newcomer in. It replaces one of the items at random."""
     sample = []
     for item in stream:
-        if len(sample) < k:
+        if len(sample) < size:
             sample.append(item)
         else:
-            sample[draw.randrange(k)] = item
+            sample[draw.randrange(size)] = item
     return sample
 
 
-n, k, runs, draw = 20, 5, 8000, random.Random(0)
+n, size, runs, draw = 20, 5, 8000, random.Random(0)
 share = {"reservoir": np.zeros(n), "always in": np.zeros(n)}
 for _ in range(runs):
-    lowest = sorted(range(n), key=[draw.random() for _ in range(n)].__getitem__)[:k]  # what `reservoir` returns
+    lowest = sorted(range(n), key=[draw.random() for _ in range(n)].__getitem__)[:size]  # what `reservoir` returns
     share["reservoir"][lowest] += 1 / runs
-    share["always in"][always_in(range(n), k, draw)] += 1 / runs
+    share["always in"][always_in(range(n), size, draw)] += 1 / runs
 print(pd.DataFrame(share, index=range(1, n + 1)).round(2).iloc[[0, 9, 19]])
-Image(png(figures.stream_figure(share, k / n)), width=620)
+Image(png(figures.stream_figure(share, size / n)), width=620)
 
 # %% [markdown]
 # The reservoir retains every position with probability 0.25 = 5 / 20. If every newcomer is let in, the last is always
@@ -304,21 +304,21 @@ Image(png(figures.quota_figure(counts, quota)), width=520)
 
 # %% [markdown]
 # $\beta_0 = 0$: the first step discards the old value. While $1 - \frac{1}{t+1} < \beta$, this is the plain mean of all
-# $\varphi$ so far; later, old values fade by $\beta$ per step. After step $t$, the fast weights of step $s$ count with
+# $\varphi$ so far; later, old values fade by $\beta$ per step. After step $t$, the fast weights of step $i$ count with
 #
-# $$w_s = (1-\beta_s)\,\beta_{s+1}\cdots\beta_t, \qquad \sum_{s=0}^{t} w_s = 1.$$
+# $$\omega_i = (1-\beta_i)\,\beta_{i+1}\cdots\beta_t, \qquad \sum_{i=0}^{t} \omega_i = 1.$$
 
 
 # %% tags=["from-scratch"]
 # NBVAL_CHECK_OUTPUT
 def average_weights(t, decay):
-    """The weights w_s of the fast weights after steps 0 … t: float [t + 1]."""
+    """The weights ω_i of the fast weights after steps 0 … t: float [t + 1]."""
     beta = np.minimum(1 - 1 / np.arange(1, t + 2), decay)
-    later = np.cumprod(beta[::-1])[::-1]  # β_s · … · β_t
+    later = np.cumprod(beta[::-1])[::-1]  # β_i · … · β_t
     return (1 - beta) * np.append(later[1:], 1.0)
 
 
-print("w after step 3, β = 0.9:", average_weights(3, 0.9), "· β = 0.5:", average_weights(3, 0.5))
+print("ω after step 3, β = 0.9:", average_weights(3, 0.9), "· β = 0.5:", average_weights(3, 0.5))
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -502,7 +502,8 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# An empty posterior is a trusted example: `max([])` fails. What is gated is counted by what is left.
+# An empty posterior is a trusted example: `max([])` fails. What is gated are all candidates less those that are
+# offered.
 #
 # </details>
 # <details><summary>Solution</summary>
@@ -559,7 +560,7 @@ print("confidence at least 0.8:", promoted.confidence.min() >= 0.8, "· gated: b
 # %% [markdown]
 # 80 of 168 candidates were promoted: two sources share 160 places, 80 each, so 40 general examples were evicted, and 74
 # candidates found no room. The **inspector** shows the examples; its lists work by keyboard. The tables below it are
-# the same for pages without widgets.
+# for pages without widgets. *quota*: places of the topic in its source.
 
 # %%
 display(memory_inspector(records))
@@ -574,8 +575,9 @@ display(outcome_table(records, "promoted", max_rows=4),
 # %% [markdown]
 # ## 8 · Averaging A and B is not averaging B·A
 #
-# An adapter is the change ΔW = B·A (times a scale). To mix two adapters, one wants the mean of the two *changes*. It is
-# tempting to average the factors instead. **Predict** both averages by hand for B₁A₁ = 1 · 1 and B₂A₂ = (−1) · (−1).
+# An adapter is the change ΔW = s·B·A, with the scale s of lesson 04. To mix two adapters, one wants the mean of the two
+# *changes*. It is tempting to average the factors instead. **Predict** both averages by hand for B₁A₁ = 1 · 1 and B₂A₂
+# = (−1) · (−1).
 
 # %% [markdown]
 # Both changes are 1, so their mean is 1. The means of A and of B are 0, and so is their product: two adapters that do
@@ -629,7 +631,7 @@ print("ΔW averaged: as trained, within 0.03:", all(abs(mixed["ΔW averaged"][na
 # %%
 # NBVAL_CHECK_OUTPUT
 pairs = [(0.5, *path[len(path) // 2]), (0.5, *path[-1])]  # the first layer, half-way and at the end of the stage
-mean = sum(weight * 2.0 * B @ A for weight, A, B in pairs)  # scale: alpha / r = 64 / 32
+mean = sum(weight * 2.0 * B @ A for weight, A, B in pairs)  # the scale s = alpha / r = 64 / 32
 A, B, residual = delta_svd(pairs, rank=64, scale=2.0)
 print("rank 2r holds the mean: residual below 1e-6:", residual < 1e-6, torch.allclose(2.0 * B @ A, mean, atol=1e-4))
 A, B, residual = delta_svd(pairs, rank=32, scale=2.0)
@@ -661,7 +663,7 @@ Image(png(figures.singular_values_figure(s[:64].tolist(), 32, residual)), width=
 #
 # ICFT takes the best medical score among candidates that satisfy the **retention constraint**: general score ÷ the
 # base's ≥ 1 − `consolidation.max_drop`, here 0.92. α is one of 1, 0.85, 0.7, 0.55, 0.4 and 0.2. (It is not LoRA's
-# alpha.) **Predict** α without and with memory.
+# `alpha`.) **Predict** α without and with memory.
 
 # %%
 min_general = scores["base"]["general"] * (1 - config.consolidation.max_drop)
@@ -747,7 +749,7 @@ HTML(html_table(["model", "self-generated prompt", "answer"],
 # %% [markdown]
 # ## What was shown
 #
-# - A ring retains the newest examples, a reservoir a fair sample: k / n for each.
+# - A ring retains the newest examples, a reservoir a fair sample: size / n for each.
 # - Surprise alone collects wrong labels. A gate, a random part and quotas limit this.
 # - Memory examples prevented most of the forgetting. Without them, 60 steps erased general answers.
 # - Averaging A and B is not averaging B·A. ΔW is averaged exactly and truncated to rank r by SVD.
@@ -797,8 +799,8 @@ else:
 # %% [markdown]
 # ### 2 · The water level (medium, 10 minutes)
 #
-# Return the greatest whole number L such that no more than `size` examples are retained if each topic retains its first
-# L (or all it has). The package gives no topic more than L + 1.
+# Return the greatest whole number `water` such that no more than `size` examples are retained if each topic retains its
+# first `water` (or all it has). The package gives no topic more than `water` + 1.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -817,17 +819,18 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The examples retained at level L are `sum(min(count, L) for count in counts)`. Raise L while the next level fits.
+# The examples retained at level `water` are `sum(min(count, water) for count in counts)`. Raise L while the next level
+# fits.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
 # def level(counts, size):
-#     L = 0
-#     while L < max(counts) and sum(min(count, L + 1) for count in counts) <= size:
-#         L += 1
-#     return L
+#     water = 0
+#     while water < max(counts) and sum(min(count, water + 1) for count in counts) <= size:
+#         water += 1
+#     return water
 # ```
 #
 # </details>

@@ -17,10 +17,10 @@
 #
 # A model learns only from its losses. ICFT has three:
 #
-# $$L_\text{total} = w\,L_\text{consistency} + L_\text{task} + L_\text{fine-tune}$$
+# $$L_\text{total} = \lambda\,L_\text{consistency} + L_\text{task} + L_\text{fine-tune}$$
 #
-# (The weight $w$ is ours.) You compute each by hand on a vocabulary of three tokens, see which way it pushes, write the
-# central one yourself, and let your version run in a real training step.
+# (The weight $\lambda$ is ours.) You compute each by hand on a vocabulary of three tokens, see which way it pushes,
+# write the central one yourself, and let your version run in a real training step.
 
 # %% [markdown]
 # **You will be able to**
@@ -85,9 +85,9 @@ warnings.simplefilter("ignore", FutureWarning)
 # %%
 base, tokenizer = load_base(device="cpu")
 model = add_adapters(base, rank=32, alpha=64, seed=0)  # lesson 04; two of them, fast and slow: lesson 05
-head = head_weight(model)  # [V, d], V tokens in the vocabulary, hidden states of d numbers
+head = head_weight(model)  # [V, H], V tokens in the vocabulary, hidden states of H numbers
 encoder, data = Encoder(tokenizer), sample_bundle()
-print(f"V = {head.shape[0]}, d = {head.shape[1]}")
+print(f"V = {head.shape[0]}, H = {head.shape[1]}")
 
 # %% [markdown]
 # ## 1 · What is supervised
@@ -108,7 +108,7 @@ HTML(token_table(encoded, tokenizer))
 # Blue tokens are supervised, gray ones are only read, dashed ones are ignored; `·` marks a space. `<|end|>` is blue:
 # a model that never learns to predict it does not stop.
 #
-# A model predicts the *next* token. So the state after token $p$ must predict token $p + 1$, and the first state that
+# A model predicts the *next* token. So the state after token $n$ must predict token $n + 1$, and the first state that
 # matters is that of the last prompt token:
 
 # %%
@@ -235,7 +235,7 @@ print("the package agrees:", torch.allclose(by_hand, by_package[0]))
 #
 # **Weak questions** have a posterior $\tilde p$ over options (lesson 02). By default a run takes the most likely option
 # as the only target, a *hard label* (`weak.soft_labels=False`). With *soft labels* the loss is the expected NLL,
-# $\sum_k \tilde p_k \,\text{NLL}(\text{option } k)$. **Predict** its gradient, where each option is one token.
+# $\sum_o \tilde p_o \,\text{NLL}(\text{option } o)$. **Predict** its gradient, where each option is one token.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -249,11 +249,11 @@ print("one-hot p̃ is the hard label:", torch.equal(fine_tune_loss(logp, onehot)
 # %% [markdown]
 # ## 3 · L_task: choose among the options
 #
-# L_task acts on soft labels only, so **it is off in a default run**. An option's score $s_k$ is the log-probability of
-# its whole text. L_task is the cross-entropy between posterior and softmax of the scores:
+# L_task acts on soft labels only, so **it is off in a default run**. The score $\ell_o$ of option $o$ is the
+# log-probability of its whole text. L_task is the cross-entropy between posterior and softmax of scores:
 #
-# $$L_\text{task} = -\sum_k \tilde p_k \log \text{softmax}(s)_k,\qquad
-# \frac{\partial L_\text{task}}{\partial s_k} = \text{softmax}(s)_k - \tilde p_k$$
+# $$L_\text{task} = -\sum_o \tilde p_o \log \text{softmax}(\ell)_o,\qquad
+# \frac{\partial L_\text{task}}{\partial \ell_o} = \text{softmax}(\ell)_o - \tilde p_o$$
 #
 # **Predict.** *yes* and *no* are options with $\tilde p$ = 0.8, 0.2; *maybe* is none. What does each loss do to
 # *maybe*?
@@ -280,12 +280,13 @@ Image(png(gradient_figure(WORDS, panels, limit=0.25)), width=720)
 
 # %% [markdown]
 # **Pairs.** Two replies; $\tilde p$ is the probability that the first is better. With $\bar\ell$ the *mean*
-# log-probability per token of a reply, $\beta = 2$ and $\sigma$ the logistic function,
+# log-probability per token of a reply, and 2 the setting `loss.pair_beta` (SimPO's $\beta$),
 #
-# $$\Delta = \beta\,(\bar\ell_1 - \bar\ell_2),\qquad L_\text{task} = -\tilde p \log \sigma(\Delta)
-# - (1 - \tilde p) \log \sigma(-\Delta)$$
+# $$\Delta = 2\,(\bar\ell_1 - \bar\ell_2),\qquad L_\text{task} = -\tilde p \log \text{sigmoid}(\Delta)
+# - (1 - \tilde p) \log \text{sigmoid}(-\Delta)$$
 #
-# with the gradient $\sigma(\Delta) - \tilde p$. **Predict**: where is the minimum for $\tilde p$ = 1, 0.8 and 0.5?
+# with the gradient $\text{sigmoid}(\Delta) - \tilde p$. **Predict**: where is the minimum for $\tilde p$ = 1, 0.8 and
+# 0.5?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -297,12 +298,11 @@ Image(png(pair_figure(delta.tolist(), curves)), width=560)
 
 # %% [markdown]
 # A certain label pushes without end: 4.0 is only the edge of the figure. At $\tilde p$ = 0.8 the minimum is where
-# $\sigma(\Delta)$ = 0.8. At 0.5 the label says nothing, yet the loss asks the model to be indifferent. That is one
-# reason why examples without a vote are dropped.
+# $\text{sigmoid}(\Delta)$ = 0.8. At 0.5 the label says nothing, yet the loss asks the model to be indifferent. That is
+# one reason why examples without a vote are dropped.
 
 # %% [markdown]
-# **Why it is off.** ICFT on `tiny`, all topics, 350,000 tokens, validation, one run each (`docs/experiments.md`,
-# "Development of the evidence study"):
+# **Why it is off.** ICFT on `tiny`, all topics, 350,000 tokens, validation, one run each (`docs/experiments.md`):
 #
 # | labels | consistency weight | α | medical | retention | preference |
 # |---|---|---|---|---|---|
@@ -311,16 +311,16 @@ Image(png(pair_figure(delta.tolist(), curves)), width=560)
 # | hard | 0.8 | 0.9 | 0.541 | 0.969 | 0.66 |
 # | hard | 1.2 | 1 | 0.587 | 0.957 | 0.63 |
 #
-# Soft labels and L_task showed no benefit here. One run per row proves no difference; it is a reason not to pay for
-# them.
+# *α*: the adapter is scaled by it. *preference*: share of pairs whose better reply is more likely; chance 0.5. Soft
+# labels and L_task showed no benefit here. One run per row proves no difference; it is a reason not to pay for them.
 
 # %% [markdown]
 # ## 4 · L_consistency: stay with the teacher
 #
-# The **teacher** is fixed (the base or the long-term adapter), the **student** is the model in training. With $t$ and
-# $s$ their probabilities for the next token,
+# The **teacher** is fixed (the base or the long-term adapter), the **student** is the model in training. With $p'$ and
+# $p$ their probabilities for the next token,
 #
-# $$\text{KL}(t \,\|\, s) = \sum_i t_i\,(\log t_i - \log s_i)$$
+# $$\text{KL}(p' \,\|\, p) = \sum_i p'_i\,(\log p'_i - \log p_i)$$
 #
 # is the expected extra NLL of the student on the teacher's tokens. L_consistency is its mean over tokens of memory
 # examples, with a temperature (below).
@@ -329,10 +329,10 @@ Image(png(pair_figure(delta.tolist(), curves)), width=560)
 Image(png(diagram.draw()), width=960, alt=diagram.draw.__doc__)
 
 # %% [markdown]
-# **By hand.** Student: logits 2, 1, 0 as before. Teacher: 0, 2, 1. So $t$ = 0.090, 0.665, 0.245, and
-# $\log t - \log s$ = −2, 1, 1. KL = −2 · 0.090 + 0.665 + 0.245 = 0.730.
+# **By hand.** Student: logits 2, 1, 0 as before. Teacher: 0, 2, 1. So $p'$ = 0.090, 0.665, 0.245, and $\log p' - \log
+# p$ = −2, 1, 1. KL = −2 · 0.090 + 0.665 + 0.245 = 0.730.
 #
-# The gradient on the student's logits is $s - t$. **Predict** the three numbers, and those of a student that equals
+# The gradient on the student's logits is $p - p'$. **Predict** the three numbers, and those of a student that equals
 # its teacher.
 
 # %%
@@ -343,7 +343,7 @@ for name, start in (("student", z[None]), ("student = teacher", teacher)):
     kl = token_kl(state, teacher, identity)  # identity as head again
     (push,) = torch.autograd.grad(kl.sum(), state)
     print(f"{name}: KL {abs(kl.item()):.3f}, gradient", [round(x, 3) + 0.0 for x in push[0].tolist()])
-    print("  s − t:", torch.allclose(push[0], start.softmax(-1)[0] - teacher.softmax(-1)[0]))
+    print("  p − p′:", torch.allclose(push[0], start.softmax(-1)[0] - teacher.softmax(-1)[0]))
 
 # %% [markdown]
 # NLL on the same token would know one right answer. The teacher also says how likely every *other* token is.
@@ -357,7 +357,7 @@ for name, start in (("student", z[None]), ("student = teacher", teacher)):
 # All logits are head · state, and the head is **frozen**: the same matrix for teacher and student, at every step. So
 # the final hidden state of the teacher is enough, and no second model runs during training.
 #
-# **Predict**: how many times smaller is a state of $d$ = 1,024 numbers than $V$ = 151,936 logits?
+# **Predict**: how many times smaller is a state of $H$ = 1,024 numbers than $V$ = 151,936 logits?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -370,8 +370,8 @@ with torch.no_grad(), use_adapter(model, None):  # the base alone
 again = memory.entries[0].states @ head.T
 print("states", list(memory.entries[0].states.shape), "logits", list(again.shape))
 print("logits from the cached states:", torch.allclose(again, whole[batch["row"], batch["position"]], atol=1e-4))
-for name, d, vocabulary in (("Qwen3-0.6B", 1024, 151_936), ("Llama-3.2-1B", 2048, 128_256)):
-    print(f"{name}: state {4 * d} bytes, logits {4 * vocabulary} bytes, {vocabulary / d:.0f} times less")
+for name, width, vocabulary in (("Qwen3-0.6B", 1024, 151_936), ("Llama-3.2-1B", 2048, 128_256)):
+    print(f"{name}: state {4 * width} bytes, logits {4 * vocabulary} bytes, {vocabulary / width:.0f} times less")
 
 # %% [markdown]
 # The price: a head that is trained, or that transforms its logits afterwards, cannot be used. The package refuses both.
@@ -391,33 +391,35 @@ for temperature in (1, 2, 10, 1000):
 print("a third of the logits' difference:  ", [round(float(x), 2) for x in (z - teacher[0]) / 3])
 
 # %% [markdown]
-# **The limit** $T \to \infty$. Let $z$ and $u$ be the logits of student and teacher, $\delta = z - u$, a bar the mean
+# **The limit** $T \to \infty$. Let $z$ and $z'$ be the logits of student and teacher, $\delta = z - z'$, a bar the mean
 # and Var, Cov the (co)variance over the $V$ tokens. For large $T$, up to smaller terms,
 #
 # $$\log\textstyle\sum_j e^{z_j/T} = \log V + \frac{\bar z}{T} + \frac{\text{Var}(z)}{2T^2},\qquad
-# t_i = \frac1V\Big(1 + \frac{u_i - \bar u}{T}\Big)$$
+# p'_i = \frac1V\Big(1 + \frac{z'_i - \bar z'}{T}\Big)$$
 #
-# $$\log t_i - \log s_i = -\frac{\delta_i - \bar\delta}{T} + \frac{\text{Var}(z) - \text{Var}(u)}{2T^2}$$
+# $$\log p'_i - \log p_i = -\frac{\delta_i - \bar\delta}{T} + \frac{\text{Var}(z) - \text{Var}(z')}{2T^2}$$
 #
-# $$T^2\,\text{KL} \to -\text{Cov}(u, \delta) + \frac{\text{Var}(z) - \text{Var}(u)}{2} = \frac{\text{Var}(\delta)}{2}$$
+# $$T^2\,\text{KL} \to -\text{Cov}(z', \delta) + \frac{\text{Var}(z) - \text{Var}(z')}{2}
+# = \frac{\text{Var}(\delta)}{2}$$
 #
-# since $\text{Var}(z) = \text{Var}(u + \delta) = \text{Var}(u) + 2\,\text{Cov}(u, \delta) + \text{Var}(\delta)$.
+# since $\text{Var}(z) = \text{Var}(z' + \delta) = \text{Var}(z') + 2\,\text{Cov}(z', \delta) + \text{Var}(\delta)$.
 
 # %% [markdown]
 # So the limit **matches centered logits**: the loss is half the mean of $(\delta_i - \bar\delta)^2$, its gradient on
 # $z_i$ is $(\delta_i - \bar\delta)/V$. Every token of the vocabulary counts alike; at $T = 1$ unlikely ones hardly
-# count. With $\delta = W(h - h_t)$, head $W$ and states $h$, $h_t$, it even needs no logits:
+# count. With $\delta = W_\text{head}(h - h')$ and states $h$, $h'$, it even needs no logits:
 #
-# $$\tfrac12\,(h - h_t)^\top C\,(h - h_t),\qquad C \text{: covariance of the rows of } W,\ [d, d]$$
+# $$\tfrac12\,(h - h')^\top C\,(h - h'),\qquad C \text{: covariance of the rows of } W_\text{head},\ [H, H]$$
 
 # %%
 # NBVAL_CHECK_OUTPUT
 delta_z = z - teacher[0]
 centered = 0.5 * (delta_z - delta_z.mean()).pow(2).mean()
 print(f"centered logits {centered:.3f}; package, T = ∞: {token_kl(z[None], teacher, identity, math.inf).item():.3f}")
-h, h_t = torch.randn(2, head.shape[1], generator=torch.Generator().manual_seed(0))
-without_logits = 0.5 * (h - h_t) @ head_covariance(head) @ (h - h_t)
-print("the same without logits:", torch.allclose(without_logits, 0.5 * (head @ (h - h_t)).var(correction=0), rtol=1e-4))
+h, h_teacher = torch.randn(2, head.shape[1], generator=torch.Generator().manual_seed(0))
+apart = h - h_teacher
+without_logits = 0.5 * apart @ head_covariance(head) @ apart
+print("the same without logits:", torch.allclose(without_logits, 0.5 * (head @ apart).var(correction=0), rtol=1e-4))
 
 # %% [markdown]
 # **What runs use**, chosen on validation data, mostly with one run per setting:
@@ -460,7 +462,7 @@ for _ in range(4):
 # %%
 # NBVAL_CHECK_OUTPUT
 def my_token_kl(student, teacher, head, temperature):
-    """student, teacher: states [N, d]; head: [V, d]; temperature: T or math.inf. Returns T²·KL(teacher ‖ student):
+    """student, teacher: states [N, H]; head: [V, H]; temperature: T or math.inf. Returns T²·KL(teacher ‖ student):
     [N]."""
     return ...
 
@@ -486,20 +488,20 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Logits are `states @ head.T`. Finite T: `(logits / temperature).log_softmax(-1)` for both, then
-# $\sum_i t_i (\log t_i - \log s_i)$ over the vocabulary, times T². The limit: half of `var(-1, correction=0)` of the
-# logits' differences.
+# Logits are `states @ head.T`. Finite T: `(logits / temperature).log_softmax(-1)` for both, then $\sum_i p'_i (\log
+# p'_i - \log p_i)$ over the vocabulary, times T². The limit: half of `var(-1, correction=0)` of the logits'
+# differences.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
 # def my_token_kl(student, teacher, head, temperature):
-#     z, u = student @ head.T, teacher @ head.T
+#     mine, other = student @ head.T, teacher @ head.T
 #     if math.isinf(temperature):
-#         return (z - u).var(-1, correction=0) / 2
-#     log_s, log_t = (z / temperature).log_softmax(-1), (u / temperature).log_softmax(-1)
-#     return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(-1)
+#         return (mine - other).var(-1, correction=0) / 2
+#     log_p, log_teacher = (mine / temperature).log_softmax(-1), (other / temperature).log_softmax(-1)
+#     return temperature**2 * (log_teacher.exp() * (log_teacher - log_p)).sum(-1)
 # ```
 #
 # </details>

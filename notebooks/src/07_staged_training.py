@@ -359,11 +359,11 @@ Image(png(growing_matrix_figure(matrix, columns, ["base", *stages.index])), widt
 # base.
 
 # %% [markdown]
-# With $R_{ij}$ the score of subject $j$ after stage $i$ (row 0: the base), $T$ the last stage, and subject $j$ learned
+# With $R_{i,j}$ the score of subject $j$ after stage $i$ (row 0: the base), $S$ the last stage, and subject $j$ learned
 # in stage $j$ (general: $j = 0$):
 #
-# $$\text{BWT} = \frac{1}{T}\sum_{j<T} (R_{Tj} - R_{jj}), \qquad
-# \text{forgetting} = \frac{1}{T}\sum_{j<T} \big(\max_{i<T} R_{ij} - R_{Tj}\big)$$
+# $$\text{BWT} = \frac1S \sum_{j<S} (R_{S,j} - R_{j,j}), \qquad
+# \text{forgetting} = \frac1S \sum_{j<S} \big(\max_{i<S} R_{i,j} - R_{S,j}\big)$$
 #
 # **Backward transfer** (BWT) is negative where something was lost. **Forgetting** counts from the best earlier score.
 

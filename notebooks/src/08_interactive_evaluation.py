@@ -252,28 +252,30 @@ vote_panel(pair, asked, runs / "real_votes.jsonl")
 #
 # ## 4 · A rate without an interval says little
 #
-# Of n decided votes a model won k: its **win rate** is k/n. A 95 % **interval** comes from a procedure that contains
-# the true rate in 95 of 100 such experiments.
+# A model's **win rate** $\hat\rho$ is its wins divided by the n decided votes. A 95 % **interval** comes from a
+# procedure that contains the true rate in 95 of 100 such experiments.
 
 # %% [markdown]
 # The normal-approximation (Wald) interval fails at the ends: for 10 wins of 10 it is 1 to 1. **Wilson** (1927) takes
-# all true rates q with $|k/n - q| \le z\sqrt{q(1-q)/n}$, $z = 1.96$:
+# all true rates $\rho$ with $|\hat\rho - \rho| \le \zeta\sqrt{\rho(1-\rho)/n}$, $\zeta = 1.96$:
 #
-# $$\frac{k + z^2/2 \;\pm\; z\sqrt{k(n-k)/n + z^2/4}}{n + z^2}$$
+# $$\frac{\hat\rho + \frac{\zeta^2}{2n} \;\pm\; \zeta\sqrt{\frac{\hat\rho(1-\hat\rho)}{n}
+# + \frac{\zeta^2}{4n^2}}}{1 + \frac{\zeta^2}{n}}$$
 #
 # **Predict.** Of 10 decided votes, how many must a model win until ½ is outside its interval?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def wilson(k, n, z=1.959964):
-    """95 % interval of a rate, k of n: (low, high)."""
-    half = z * math.sqrt(k * (n - k) / n + z * z / 4)
-    return (k + z * z / 2 - half) / (n + z * z), (k + z * z / 2 + half) / (n + z * z)
+def wilson(wins, n, zeta=1.959964):
+    """95 % interval of a rate, wins of n: (low, high)."""
+    rate, part = wins / n, zeta**2 / n
+    half = zeta * math.sqrt(rate * (1 - rate) / n + part / (4 * n))
+    return (rate + part / 2 - half) / (1 + part), (rate + part / 2 + half) / (1 + part)
 
 
-for k in range(5, 11):
-    low, high = wilson(k, 10)
-    print(f"{k:2} of 10: {low:.2f} to {high:.2f}", "" if low < 0.5 else "better than a coin")
+for wins in range(5, 11):
+    low, high = wilson(wins, 10)
+    print(f"{wins:2} of 10: {low:.2f} to {high:.2f}", "" if low < 0.5 else "better than a coin")
 print("the package agrees:", np.allclose(wilson(7, 10), binomial_interval(7, 10, method="wilson")))
 
 # %% [markdown]
@@ -392,7 +394,7 @@ print("general topics that recovered by more than 0.1:", int((recovered > 0.1).s
 # - **confused**: another option of the topic's questions;
 # - **partly**: shares a *content* word with the answer; **other**.
 #
-# **Token F1** is $2w / (a + b)$ for w shared words of a and b words. It counts function words such as "of".
+# **Token F1** is 2 · shared words ÷ (words of the reply + words of the answer). It counts function words such as "of".
 
 # %%
 FUNCTION_WORDS = set("of in on to with for and or by at from into as is are not no that which".split())
@@ -486,8 +488,8 @@ print("A right:", sum(a), "B right:", sum(b), "of", len(a))
 print("p by hand:", round(2 * 7 / 64, 3), "the package:", round(mcnemar_exact(a, b), 3))
 
 # %% [markdown]
-# p is the probability of a split this uneven or more, *if* the two were equally good. It is not the probability that A
-# is better, and it does not say by how much. The **paired bootstrap** does.
+# The **p-value** p is the probability of a split this uneven or more, *if* the two were equally good. It is not the
+# probability that A is better, and it does not say by how much. The **paired bootstrap** does.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -498,8 +500,8 @@ Image(png(bootstrap_diagram.draw(), dpi=110), width=860, metadata={"alt": bootst
 #
 # ●●○ difficulty · ●●● importance · 10 minutes
 #
-# With $d_i = a_i - b_i$ the difference of two models on question i of n, draw n questions with replacement, take the
-# mean of their $d_i$, and repeat. The middle 95 % of the means is the interval.
+# Let $a_i - b_i$ be the difference of two models on question i of n. Draw n questions with replacement, take the mean
+# of their differences, and repeat. The middle 95 % of the means is the interval.
 
 # %%
 # NBVAL_CHECK_OUTPUT

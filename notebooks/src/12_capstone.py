@@ -184,10 +184,9 @@ pd.DataFrame([summary(replay), summary(icft)], index=["replay", "icft"]).round(3
 # %% [markdown]
 # ## 5 · The score
 #
-# Hidden question $i$ of topic $t$ gets $a_i \in \{0, 1\}$ from the entry and $b_i$ from the reference (mean over its
-# seeds). With $T$ topics, and $n_t$ questions in topic $t$:
+# On hidden question $i$ the entry has the score $a_i \in \{0, 1\}$, and the reference $b_i$, its mean over seeds:
 #
-# $$\text{gain} = \frac{1}{T} \sum_{t=1}^{T} \frac{1}{n_t} \sum_{i \in t} (a_i - b_i)$$
+# $$\text{gain} = \underset{\text{topics}}{\text{mean}}\ \underset{i \text{ in topic}}{\text{mean}}\ (a_i - b_i)$$
 #
 # It is **paired**: both answer the same questions, so hard questions cancel out.
 

@@ -49,6 +49,7 @@ def matrix_figure(matrix: np.ndarray, columns: Sequence[str]) -> Figure:
         axis.set_xticks(range(len(columns)), columns)
         axis.set_title(rows[stage], loc="left")
         axis.grid(False)
+    panels[0].set(xlabel="test questions", ylabel="model")
     panels[0].set_yticks(range(len(rows)), rows)
     return figure
 

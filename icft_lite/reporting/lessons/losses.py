@@ -80,7 +80,7 @@ def pair_figure(delta: Sequence[float], losses: Mapping[float, Sequence[float]])
             least = int(np.argmin(values))
             axis.plot(delta[least], values[least], "o", color=color, markersize=9)
     axis.set(xlabel="Δ: how much the model prefers the first reply (nats)", ylabel="L_task of the pair (nats)")
-    axis.set_title("L_task of a pair; dots: where σ(Δ) = p̃", loc="left")
+    axis.set_title("L_task of a pair; dots: where sigmoid(Δ) = p̃", loc="left")
     axis.legend(frameon=False)
     return figure
 

@@ -15,11 +15,11 @@ LOOKS = ((GENERAL, "o", "-"), (MEDICAL, "s", "--"), (INK, "x", ":"))
 
 
 def stream_figure(shares: Mapping[str, Sequence[float]], fair: float) -> Figure:
-    """Return a figure of the share of runs in which each position of a stream is retained. fair: k / n, as a line."""
+    """Return a figure of the share of runs in which each position of a stream is retained. fair: size / n, a line."""
     figure, (axes,) = subplots((7.5, 3.4))
     for (name, share), (color, marker, _) in zip(shares.items(), LOOKS, strict=False):
         axes.plot(range(1, len(share) + 1), share, marker, color=color, label=name)
-    axes.axhline(fair, color=GREY, linewidth=1, label="k / n")
+    axes.axhline(fair, color=GREY, linewidth=1, label="size / n")
     axes.set(xlabel="position in the stream", ylabel="share of runs in which it is retained", ylim=(0, 1.05))
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.set_title("A reservoir is fair to every position", loc="left")
@@ -47,21 +47,21 @@ def quota_figure(counts: Mapping[str, int], quota: Mapping[str, int]) -> Figure:
     bars = axes.bar(list(quota), list(quota.values()), color=GENERAL, width=0.9, label="retained")
     axes.bar_label(bars, padding=3)
     axes.axhline(max(quota.values()), color=INK, **DASHED)
-    axes.set_ylabel("examples")
+    axes.set(xlabel="topic", ylabel="examples")
     axes.set_title(f"{sum(quota.values())} places, filled to one level", loc="left")
     axes.legend(frameon=False)
     return figure
 
 
 def average_figure(weights: Mapping[int, np.ndarray], fast: Sequence[float], slow: Sequence[float]) -> Figure:
-    """Return a figure of a moving average: the weights w_s after some steps, and one number with its average.
+    """Return a figure of a moving average: the weights ω_i after some steps, and one number with its average.
 
     weights: {step t: float [t + 1]}.
     """
     figure, (left, right) = subplots((10, 3.3), 2)
     for (t, values), (color, _, style) in zip(weights.items(), LOOKS, strict=False):
         left.plot(values, style, color=color, linewidth=2, label=f"after step {t}")
-    left.set(xlabel="step s whose fast weights are averaged", ylabel="weight $w_s$ (sum 1)", ylim=(0, 0.3))
+    left.set(xlabel="step i whose fast weights are averaged", ylabel="weight $\\omega_i$ (sum 1)", ylim=(0, 0.3))
     left.set_title("Which steps the slow adapter averages", loc="left")
     right.plot(fast, color=MEDICAL, linewidth=1, alpha=0.8, label="fast")
     right.plot(slow, "--", color=GENERAL, linewidth=2.5, label="slow")
