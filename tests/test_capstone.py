@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from icft_lite import ICFTError, cli
 from icft_lite.data.splits import group_hashes, read_examples
-from icft_lite.grading.capstone import Capstone, build_kit, load_kit, load_public
+from icft_lite.grading.capstone import Capstone, build_kit, load_kit, load_public, practice_kit
 from icft_lite.grading.capstone_grader import CapstoneGrader, EntryResult, Scores, domain_score, entry_line, ranked
 from icft_lite.grading.entries import find_entries, pack_entry, read_entry, read_log
 from icft_lite.grading.leaderboard import leaderboard_page
@@ -440,3 +440,26 @@ def test_the_reference_keeps_to_the_rules_for_entries():
     config = Capstone().reference_config(1)
     assert config.optim.max_tokens == Capstone().max_tokens and config.method == "replay" and config.seed == 1
     assert config.loss.consistency_weight == 0 and config.loss.replay_weight == 1
+
+
+# --- a student grades an entry with the public part alone
+
+
+def test_a_student_grades_on_the_practice_questions_and_sees_the_same_refusals(kit, entry, tmp_path):
+    public = shutil.copytree(kit.folder / "public", tmp_path / "course" / "public")
+    mine = practice_kit(public)
+    practice = set((public / "practice_ids.txt").read_text().split())
+    assert set(mine.hidden["id"]) == practice and mine.folder == tmp_path / "course"
+    assert mine.capstone.reference_seeds == CAPSTONE.reference_seeds[:1]
+    few = mine.public.limited(general_test=120, general_validation=20, general_memory=40, trusted=40, validation=10)
+    grader = CapstoneGrader(replace(mine, public=few))
+    result = grader.grade("mine", entry())
+    assert result.scored and not result.invalid and result.tokens > 0
+    assert {i for _, _, i in grader.scores["mine"].items} == practice
+    refused = grader.grade("mine", entry(config={"optim.max_tokens": 10**9}, name="other"))
+    assert not refused.scored and "the budget is" in refused.invalid
+
+
+def test_a_public_part_that_is_not_complete_is_an_error(tmp_path):
+    with pytest.raises(ICFTError, match="it has no protocol.json that can be read; give the folder of a kit"):
+        practice_kit(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 from test_notebooks import build, cells, check_exercise, checked, exercises, notebook, said, solve
 
 from icft_lite.grading.capstone import Capstone
+from icft_lite.grading.capstone_grader import EntryResult, entry_line
 from icft_lite.grading.specifications import load_specifications
 from icft_lite.reporting.concepts.capstone import draw
 from icft_lite.statistics import paired_bootstrap
@@ -72,6 +73,33 @@ def test_the_learners_gain_replaces_the_graders_and_is_the_same(book, solved):
         code = solve(stub, traced) if solved else stub
         printed = said(f"{code}\ncalls.clear()\n{use}", space)
         assert f"the same gain as the grader's: {same}" in printed and bool(calls) == solved
+
+
+@pytest.mark.parametrize(("paths", "graded"), [({}, "kit/public"), ({"ENTRY": "mine", "PUBLIC": "public"}, "public")])
+def test_the_students_own_entry_is_graded_on_the_practice_questions(book, tmp_path, paths, graded):
+    """The cell with ENTRY and PUBLIC: None is the lesson's entry, a path the student's, from the notebook's folder."""
+    code, show = (cell.source for mark in ("ENTRY = None", "would be refused:") for cell in cells(book, "code")
+                  if mark in cell.source)  # fmt: skip
+    for name, path in paths.items():
+        assert f"{name} = None" in code
+        code = code.replace(f"{name} = None", f"{name} = {path!r}")
+    kits, asked = [], []
+
+    class Grader:
+        def __init__(self, kit):
+            kits.append(kit)
+            self.scores = {"mine": type("Scores", (), {"items": dict.fromkeys("abc", 1.0)})}
+
+        def grade(self, name, path):
+            asked.append(path)
+            return EntryResult("mine", invalid="too many tokens" if paths else "", domain=0.5)
+
+    space = dict(CapstoneGrader=Grader, practice_kit=str, start=tmp_path, entries={"icft": tmp_path / "icft"},
+                 find_entries=lambda found: [("mine", path) for path in found], entry_line=entry_line)  # fmt: skip
+    printed = said(f"{code}\n{show}", space)
+    assert kits == [str(tmp_path / graded) if paths else graded] and asked == [tmp_path / paths.get("ENTRY", "icft")]
+    assert ("mine would be refused: too many tokens" if paths else "mine would be valid") in printed
+    assert "questions: 3" in printed
 
 
 def test_its_protocol_is_that_of_the_course(book):

@@ -13,7 +13,7 @@ hidden questions of the same domain. `build_kit` splits the domain:
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +148,19 @@ def load_kit(folder: Path | str) -> Kit:
     if not (folder / "hidden.jsonl").is_file():
         raise ICFTError(f"{folder}: it has no hidden.jsonl; grade with the whole kit, not with its public part")
     return Kit(folder, capstone, public, read_examples(folder / "hidden.jsonl", domain="medical"))
+
+
+def practice_kit(public: Path | str) -> Kit:
+    """Return a kit for a student, whose "hidden" questions are the practice questions of the public part.
+
+    `CapstoneGrader` then says of an entry what the course's grader would say, with other questions. The reference has
+    one seed, so that it is trained once, next to the public part. Raises ICFTError if the public part is not complete.
+    """
+    public = Path(public)
+    capstone, data = load_public(public)
+    if data.test is None:
+        raise ICFTError(f"{public}: it has no practice questions; give the public part of a kit")
+    return Kit(public.parent, replace(capstone, reference_seeds=capstone.reference_seeds[:1]), data, data.test)
 
 
 def _sample_rows(topics: Iterable[str]) -> list[dict[str, Any]]:

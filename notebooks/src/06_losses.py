@@ -108,7 +108,7 @@ HTML(token_table(encoded, tokenizer))
 # Blue tokens are supervised, gray ones are only read, dashed ones are ignored; `·` marks a space. `<|end|>` is blue:
 # a model that never learns to predict it does not stop.
 #
-# A model predicts the *next* token. So the state after token $n$ must predict token $n + 1$, and the first state that
+# A model predicts the *next* token. So the state after token $i$ must predict token $i + 1$, and the first state that
 # matters is that of the last prompt token:
 
 # %%

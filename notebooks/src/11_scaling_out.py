@@ -215,7 +215,8 @@ settings = {
 # The pool needs labelling functions. `functions.py` names those of the samples, from which these examples come.
 #
 # `optim.batch_size` is the batch size of *one* process: two processes make a step of twelve examples. So one process
-# with a batch size of 12 must come to the same: same losses, same memory, same adapter. **Predict** to how many digits.
+# with a batch size of 12 must come to the same: same losses, same memory, same change of the weights. **Predict** to
+# how many digits.
 
 # %%
 flags = [flag for name, value in settings.items() for flag in ("--set", f"{name}={value}")]
@@ -249,11 +250,11 @@ apart = max(float((here - there).norm() / here.norm()) for here, there in zip(*c
 print("the change B·A of every layer is equal, to 1e-3:", apart < 1e-3)
 
 # %% [markdown]
-# Not to the last bit: sums were added up in another order, and floating-point sums depend on it. L_consistency is
-# below 0.0001, because four steps hardly move the model from its teacher; L_task is 0, because labels are hard by default.
+# Not to the last bit: sums were added up in another order, and floating-point sums depend on it. L_consistency is below
+# 0.0001, because four steps hardly move the model from its teacher; L_task is 0: labels are hard by default.
 #
-# Why compare B·A, and not A and B? Consolidation ends with an SVD (lesson 05), which leaves one sign of each rank-one term
-# open: a column of B and the row of A may both change their signs. The change B·A, and so the model, is the same.
+# Why compare B·A, and not A and B? Consolidation ends with an SVD (lesson 05), which leaves a sign of each rank-one
+# term open: a column of B and the row of A may both change their signs. The change B·A, and so the model, is the same.
 
 # %% [markdown]
 # Three things keep the memories identical. The *plan* of a stage is a pure function of the seed, so all processes draw
@@ -694,7 +695,7 @@ print(f"{Path('states.bin').stat().st_size:,} bytes on disk, {on_disk[wanted].nb
 #
 # - Gradients of a batch's parts must be divided by the whole batch's count, then added: a mean of means is another
 #   gradient.
-# - Two processes gave the losses, the memory and the adapter of one with twice the batch size.
+# - Two processes gave the losses, the memory and the change B·A of one with twice the batch size.
 # - Only LoRA's gradient travels, some thirty times less than all of it.
 # - Replicas save time, shards save memory; what is not split sets the limit of both.
 # - FSDP-QLoRA stores its bytes as the dtype of everything else: in two shards, the same step. The file for GPUs was

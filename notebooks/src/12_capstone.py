@@ -55,9 +55,9 @@ from IPython.display import HTML, Image
 
 from icft_lite import ICFTConfig, train_icft
 from icft_lite.data.splits import read_examples
-from icft_lite.grading.capstone import Capstone, build_kit, load_kit
+from icft_lite.grading.capstone import Capstone, build_kit, load_kit, practice_kit
 from icft_lite.grading.capstone_grader import CapstoneGrader, entry_line, ranked
-from icft_lite.grading.entries import pack_entry
+from icft_lite.grading.entries import find_entries, pack_entry
 from icft_lite.grading.leaderboard import leaderboard_page, write_leaderboard
 from icft_lite.reporting.concepts import capstone as diagram
 from icft_lite.reporting.lessons.peak import print_peak
@@ -66,6 +66,7 @@ from icft_lite.statistics import paired_bootstrap
 from icft_lite.utils.config_parsing import flatten
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
+start = Path.cwd()
 os.chdir(tempfile.mkdtemp())  # every file of this lesson goes to a folder of its own
 
 # %% [markdown]
@@ -245,7 +246,7 @@ print("the log's total is that of its stages:", log["total"] == sum(stage["token
 
 # %% [markdown]
 # In a course, the instructor grades a folder of entries with one command. The next cell calls the same grader from
-# Python; it prints a line for each entry.
+# Python and prints a line for each entry. *domain* is its score on the hidden questions; brackets are 95 % intervals.
 #
 # ```
 # icft-lite grade entries --capstone kit --leaderboard leaderboard.html
@@ -281,9 +282,10 @@ print("the same gain as the grader's:", bool(np.isclose(answer, second.gain)))
 print("topics:", sorted(set(strata)))
 
 # %% [markdown]
-# The interval says how far the gain would vary with other questions of this domain. When this lesson was built it was
-# −0.04, from −0.10 to +0.02: it contains 0, so no difference from replay was shown. The interval does *not* say how far
-# the gain would vary with another seed of your run.
+# Each topic is scored twice: questions with options (`qa`) and short answers. The interval says how far the gain would
+# vary with other questions. When this lesson was built it was −0.04, from −0.10 to +0.02: it contains 0, so no
+# difference from replay was shown. The interval does *not* say how far the gain would vary with another seed of your
+# run.
 
 # %% [markdown]
 # Our hypothesis has no support. One possible reason, which these intervals do not prove: the entry retained 0.98,
@@ -333,7 +335,31 @@ for result in others:
 # questions: limit the number of submissions.
 
 # %% [markdown]
-# ## 8 · The leaderboard
+# ## 8 · Grade your own entry before you submit it
+#
+# You have the public part of your course's kit, not the hidden questions. So the same grader scores your entry on the
+# *practice* questions. Set the paths, relative to this notebook's folder, or leave None for this lesson's files. (With
+# another kit, the first run trains the reference.)
+
+# %%
+ENTRY = None  # your entry: a folder or a zip file
+PUBLIC = None  # the public part of your course's kit: a folder
+practice = CapstoneGrader(practice_kit(start / PUBLIC if PUBLIC else "kit/public"))
+own = [practice.grade(name, path) for name, path in find_entries([start / ENTRY if ENTRY else entries["icft"]])]
+print(*map(entry_line, own), sep="\n")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for result in own:
+    print(result.name, "would be refused:" if result.invalid else "would be valid", result.invalid)
+print("questions:", len(practice.scores[own[0].name].items) if own[0].scored else 0)
+
+# %% [markdown]
+# A refusal here is a refusal there: files, settings, log and retention are checked in the same way. The gain is an
+# estimate on fewer questions, and on questions that you chose your settings with. So expect less on the hidden ones.
+
+# %% [markdown]
+# ## 9 · The leaderboard
 #
 # One HTML file, without scripts. Names of entries come from strangers, so all text is escaped.
 
