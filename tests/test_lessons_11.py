@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from test_notebooks import build, cells, check_exercise, notebook
 
 from icft_lite.doctor import MODELS as DOCTOR_MODELS
@@ -27,6 +28,7 @@ def built(book):
         "SETUP = ",
         "lora, base_parameters",
         "def speed_up",
+        "def adapter_changes",
         "MODELS = ",
         "def largest",
         "SHARDS = ",
@@ -58,6 +60,24 @@ def test_sums_over_the_whole_count_are_the_whole_batchs_gradient_and_means_of_me
     assert torch.allclose(sum(gradient(part, 12) for part in parts), whole, atol=1e-6)
     means = sum(gradient(part, len(y[part])) for part in parts) / 2
     assert (means - whole).norm() > 0.05 * whole.norm()
+
+
+def test_adapters_are_compared_by_their_change_which_signs_of_an_svd_do_not_affect(built, tmp_path):
+    torch.manual_seed(0)
+    tensors = {f"{layer}.lora_{part}.weight": torch.randn(shape) for layer in ("q", "up")
+               for part, shape in (("A", (2, 5)), ("B", (4, 2)))}  # fmt: skip
+    files = [tmp_path / f"{name}.safetensors" for name in ("one", "twin", "other")]
+    save_file(tensors, files[0])
+    save_file({name: -tensor for name, tensor in tensors.items()}, files[1])
+    save_file({name: -tensor if "up.lora_A" in name else tensor for name, tensor in tensors.items()}, files[2])
+    changes = [{"load_file": load_file, **built}["adapter_changes"](file) for file in files]
+    assert len(changes[0]) == 2 and changes[0][0].shape == (4, 5)
+    assert all(map(torch.equal, changes[0], changes[1])) and not all(map(torch.equal, changes[0], changes[2]))
+
+
+def test_the_stored_comparison_of_two_processes_found_no_difference():
+    (cell,) = [cell for cell in cells(notebook(SOURCE), "code") if "adapter_changes(f" in cell.source]
+    assert "False" not in cell.outputs[0].text and "to 1e-3: True" in cell.outputs[0].text
 
 
 def test_the_scripts_are_python_and_import_only_what_every_install_has(built, book):
