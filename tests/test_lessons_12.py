@@ -127,6 +127,11 @@ def test_the_stored_outputs_show_what_the_text_says():
     gain, low, high = map(float, re.search(r"icft: gain (\S+) \[(\S+), (\S+)\]", stored).groups())
     text = "\n".join(cell.source for cell in cells(notebook(SOURCE), "markdown")).replace("−", "-").replace("\n", " ")
     assert f"{gain:.2f}, from {low:.2f} to {high:+.2f}: it contains 0" in text and low < 0 < high
+    own = next(output.text for cell in cells(notebook(SOURCE), "code") if "ENTRY = None" in cell.source
+               for output in cell.outputs)  # fmt: skip
+    practice, low, high = map(float, re.search(r"icft: gain (\S+) \[(\S+), (\S+)\]", own).groups())
+    assert f"Here it was {practice:.2f}, on the hidden ones {gain:+.2f}; both intervals contain 0" in text
+    assert low < 0 < high and "icft would be valid" in stored and "questions: 72" in stored
 
 
 def test_the_leaderboard_ends_the_lesson_with_its_two_entries():
