@@ -76,7 +76,7 @@ def test_adapters_are_compared_by_their_change_which_signs_of_an_svd_do_not_affe
 
 
 def test_the_stored_comparison_of_two_processes_found_no_difference():
-    (cell,) = [cell for cell in cells(notebook(SOURCE), "code") if "adapter_changes(f" in cell.source]
+    (cell,) = [cell for cell in cells(notebook(SOURCE), "code") if "changes = [adapter_changes(" in cell.source]
     assert "False" not in cell.outputs[0].text and "to 1e-3: True" in cell.outputs[0].text
 
 
