@@ -247,8 +247,9 @@ for name in real:
 vote_panel(pair, asked, runs / "real_votes.jsonl")
 
 # %% [markdown]
-# Replay changes fewest words and alone still names Sarajevo; plain LoRA changes nearly all. So on these prompts the
-# consistency loss shows no advantage over replay. But a changed reply is not a worse one: that needs a vote.
+# ICFT and replay change about as many words; of the tuned models, replay alone still names Sarajevo. Plain LoRA changes
+# nearly all. So on these prompts the consistency loss shows no advantage over replay. But a changed reply is not a
+# worse one: that needs a vote.
 #
 # ## 4 · A rate without an interval says little
 #

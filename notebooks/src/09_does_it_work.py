@@ -63,11 +63,11 @@ from icft_lite.reporting.concepts import claims as diagram
 from icft_lite.reporting.figures import LABELS
 from icft_lite.reporting.formatting import format_cell
 from icft_lite.reporting.lessons import does_it_work as plots
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.style import png
 from icft_lite.statistics import binomial_interval, mcnemar_exact, mean_interval, paired_bootstrap
 from icft_lite.statistics import holm as package_holm
 from icft_lite.utils.config_parsing import flatten
-from icft_lite.utils.hardware import peak_memory
 
 warnings.simplefilter("ignore", FutureWarning)
 pd.set_option("display.max_colwidth", None)
@@ -867,5 +867,4 @@ else:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = peak_memory() / 2**30
-print("within the memory declared at the top:", peak < 2)
+print_peak(2)
