@@ -408,8 +408,8 @@ print("ICFT retained more than 8 tenths:", ours["retention"] > 0.8)
 print("ICFT has more than 7 of 10 medical questions right:", ours["medical"] > 0.7)
 
 # %% [markdown]
-# Plain QLoRA has the most medicine and nothing general left. ICFT is a little behind on questions, and further behind
-# on preferences and replies, the last part of its curriculum.
+# Plain QLoRA has the most medicine and nothing general left. ICFT is a little behind on questions and replies, and
+# further behind on preferences, which come last in its curriculum.
 #
 # **Predict.** In which stage does plain QLoRA lose the general score? (Its examples are all mixed: a "stage" is only a
 # part of the training.)
@@ -435,7 +435,8 @@ print("ICFT retained more than 8 tenths after every stage:",
 # %% [markdown]
 # Plain QLoRA lost the general score in its first stage, before it knew much medicine: forgetting is faster than
 # learning. ICFT's first stage learned easy questions, its second medium ones, and the general score fell by less than
-# 0.1. The hard stage adds replies and preferences, which have no line here, and leaves the questions as they were.
+# 0.1. The hard stage adds replies and preferences, which have no line here; the score of questions changes by less than
+# 0.05.
 
 # %% [markdown]
 # ## 8 · What happened inside
@@ -453,7 +454,7 @@ stages[["steps", "new_examples", "memory_examples", "teacher", "alpha"]]
 # %% [markdown]
 # The candidates after stage 2, on validation questions. The line search goes from the end of training (α = 1) towards
 # the start of the stage. Because α = 1 retained too little, it also goes towards the base, where it found its choice.
-# Among equal medical scores, higher retention wins. (The last stage may go beyond α = 1.)
+# Among equal medical scores, higher retention wins. (The last stage may go beyond α = 1; here it did.)
 
 # %%
 record = icft["stages"][1]["consolidation"]
@@ -501,7 +502,7 @@ ask_table(models, [*general, *medical, patient])
 
 # %% [markdown]
 # Plain QLoRA answers general questions with medical words or fragments. ICFT answers both kinds, but gives metoprolol a
-# wrong class: it is a beta blocker. ICFT's score for drugs is 0.85, so about one in seven is wrong.
+# wrong class: it is a beta blocker. ICFT's score for drugs is 0.86, so about one in seven is wrong.
 #
 # Now you: choose an example or type a question, and press Enter. **Never trust its replies on health.**
 
