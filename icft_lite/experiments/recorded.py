@@ -18,6 +18,9 @@ DEMO = Path(__file__).parent / "results" / "demo-smollm2.json"
 DEMO_FULL = DEMO.with_name("demo-smollm2-full.json")
 """The record of `make demo-llm FULL=1`. It also has replies to medical test questions."""
 
+LESSON_10 = DEMO.with_name("lesson-10-smollm2.json")
+"""The record of `scripts/lesson_10_run.py`, see `own_data.run_all`."""
+
 
 def load_recorded(path: str | Path = DEMO) -> dict[str, Any]:
     """Return a recorded comparison, as in comparison.json, with `recorded`: [{prompt, base, METHOD: reply}].
