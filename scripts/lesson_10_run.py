@@ -50,11 +50,12 @@ def main() -> None:
     began, settings = time.time(), {**SETTINGS, **(QUICK if args.quick else {})}
     data, test = load_data(args.medquad, args.pubmedqa, dict.fromkeys(TEST, 4) if args.quick else TEST)
     suites = read_suites(args.general, settings["limits.test"])
+    described = describe_test(test, MODEL)
     record = run_all(MODEL, data, test, suites, args.out, settings)
     record |= dict(
         model=MODEL,
         settings=settings,
-        test=describe_test(test, MODEL),
+        test=described,
         files={path.name: file_hash(path) for path in (args.medquad, args.pubmedqa)},
         command=f"python scripts/lesson_10_run.py --medquad {args.medquad.name} --pubmedqa {args.pubmedqa.name} "
         f"--general {args.general.name} --out {args.out}",

@@ -74,14 +74,14 @@ def load_data(
     """Return (data to train on, test examples), whose topics are the data sets.
 
     The limits of a run are balanced over topics, and MedQuAD has 16 kinds of questions. With one topic each, half of
-    the validation and test examples are from each set. The test examples are kept apart from the run, which would
-    score them after each stage. test: their number from each set. options: of `bundle_from_files`.
+    the validation examples are from each set. Test examples are kept apart from the run, which would score them after
+    each stage. test: their number from each set. options: of `bundle_from_files`.
     """
     data = bundle_from_files([medquad, pubmedqa], [CHAT], **options)
     parts = {role: _by_set(part) for role in ("trusted", "validation", "test") if (part := getattr(data, role))}
     held_out = parts.pop("test")
     chosen = [i for name, size in test.items() for i in _draw(held_out, name, size)]
-    return replace(data, **parts, test=None), held_out.select(sorted(chosen))
+    return replace(data, **parts, test=None, general_test=None), held_out.select(sorted(chosen))
 
 
 def _draw(examples: Dataset, topic: str, size: int) -> list[int]:
