@@ -16,7 +16,7 @@ import torch
 
 from icft_lite.data.sources import file_hash
 from icft_lite.experiments.conditions import current_commit, processor
-from icft_lite.experiments.own_data import SETTINGS, TEST, describe_test, load_data, read_suites, run_all
+from icft_lite.experiments.own_data import NUM_QUESTIONS, SETTINGS, TEST, describe_test, load_data, read_suites, run_all
 from icft_lite.experiments.recorded import LESSON_10
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.utils.io import write_json
@@ -49,7 +49,7 @@ def main() -> None:
     args = build_parser().parse_args()
     began, settings = time.time(), {**SETTINGS, **(QUICK if args.quick else {})}
     data, test = load_data(args.medquad, args.pubmedqa, dict.fromkeys(TEST, 4) if args.quick else TEST)
-    suites = read_suites(args.general, settings["limits.test"])
+    suites = read_suites(args.general, 4 if args.quick else NUM_QUESTIONS)
     described = describe_test(test, MODEL)
     record = run_all(MODEL, data, test, suites, args.out, settings)
     record |= dict(

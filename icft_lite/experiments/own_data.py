@@ -21,7 +21,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.config import RuntimeConfig
 from icft_lite.data.bundle import DataBundle
-from icft_lite.data.chat_suite import chat_suite
 from icft_lite.data.schema import Example, Source
 from icft_lite.data.sources import CHAT, bundle_from_files
 from icft_lite.evaluation import MAX_REPLY_TOKENS, evaluate_suite
@@ -30,23 +29,25 @@ from icft_lite.finished_runs import load_run
 from icft_lite.modeling.adapters import merged_adapter
 from icft_lite.modeling.base import load_tokenizer
 from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.generation import generate_reply
+from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import option_scores, score_responses
 from icft_lite.training.loop import train_icft
 from icft_lite.utils.io import write_json
 
 METHODS = ("qlora", "icft")
 SETTINGS: dict[str, Any] = {
-    "optim.max_tokens": 20_000,
+    "optim.max_tokens": 10_000,
     "limits.trusted": 150,
     "limits.pool": 150,
-    "limits.validation": 60,
-    "limits.test": 100,
+    "limits.validation": 16,
+    "limits.test": 50,
     "long_term.size": 160,
 }
-"""Settings of both methods, besides the defaults of chat models: half an hour on one CPU core."""
-TEST = {"medquad": 50, "pubmedqa": 100}
+"""Settings of both methods, besides the defaults of chat models: 20 minutes on one CPU core."""
+TEST = {"medquad": 16, "pubmedqa": 50}
 """Test examples of each data set. Replies to MedQuAD take most of the time of scoring."""
+NUM_QUESTIONS = 40
+"""Questions of each public suite."""
 RUNTIME = RuntimeConfig(micro_batches=4)
 """Two examples in a forward pass. Eight of some 250 tokens take four times the memory, and more time, because their
 attention scores are computed in one matrix."""
@@ -56,7 +57,8 @@ MEDICAL_PROMPTS = (
     "What should I do when my nose bleeds?",
     "Does smoking harm the lungs? Answer yes, no or maybe.",
 )
-"""Medical questions of our own, whose replies are recorded with those to the display prompts of the chat suite."""
+"""Medical questions of our own, whose replies are recorded, as those to the display prompts of the chat suite are."""
+FREE_PROMPT: Example = dict(task="response", context="", history=[], responses=[""])
 SUITES = {
     "arc_easy": "arc_easy_test.jsonl",
     "piqa": "piqa_validation.jsonl",
@@ -128,7 +130,7 @@ def score_model(
         free, questions = (_of_task(test, task) for task in ("response", "question"))
         reply = evaluate_suite(model, tokenizer, {"test": free}, encoder=encoder, items=True)["test"]["reply"]
         chosen = [int(scores.argmax()) for scores in option_scores(model, questions, encoder)]
-        prompts = [*(item.prompt for item in chat_suite("display")), *MEDICAL_PROMPTS]
+        own = [dict(FREE_PROMPT, id=prompt, prompt=prompt) for prompt in MEDICAL_PROMPTS]
         return dict(
             medquad={key: reply[key] for key in ("metric", "nll", "items")},
             pubmedqa=dict(
@@ -136,7 +138,7 @@ def score_model(
                 answered=count_answers(questions, chosen),
             ),
             suites={name: right_choices(model, tokenizer, questions) for name, questions in suites.items()},
-            replies={prompt: generate_reply(model, tokenizer, prompt, encoder) for prompt in prompts},
+            replies=dict(zip(MEDICAL_PROMPTS, generate(model, tokenizer, encoder, own), strict=True)),
         )
 
 
@@ -173,9 +175,11 @@ def run_all(
     data, test: of `load_data`; suites: of `read_suites`, may be empty; out: folder of the runs. Runs and scores that
     are complete are not repeated.
 
-    Returns {scores: {base, METHOD: of `score_model`}, chat: {base, METHOD: scores of replies to the
-    chat suite}, retention: {METHOD: with its interval}, runs: {METHOD: what identifies and describes it}}.
+    Returns {scores: {base, METHOD: of `score_model`}, chat: {base, METHOD: scores of replies to the chat suite},
+    display: [{prompt, base, METHOD: reply}], retention: {METHOD: with its interval}, runs: {METHOD: what identifies and
+    describes it}}.
     """
+    shown: dict[str, dict[str, str]] = {}
     record: Record = dict(scores={}, chat={}, retention={}, runs={})
     for method in METHODS:
         report = train_icft(
@@ -191,8 +195,10 @@ def run_all(
         chat = report["chat"]
         record["chat"] |= {"base": chat["scores"]["before"], method: chat["scores"]["after"]}
         record["retention"][method] = chat["retention"]
+        for one in chat["display"]:
+            shown.setdefault(one["prompt"], dict(prompt=one["prompt"], base=one["base"]))[method] = one["after"]
         record["runs"][method] = describe_run(Path(out) / method, report)
-    return record
+    return {**record, "display": list(shown.values())}
 
 
 def describe_run(folder: Path, report: Mapping[str, Any]) -> Record:
