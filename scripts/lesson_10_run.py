@@ -3,7 +3,7 @@
     python scripts/lesson_10_run.py --medquad FILE --pubmedqa FILE --general DIR --out runs/own
 
 FILE: MedQuAD as JSON lines, and PubMedQA's ori_pqal.json with test_ground_truth.json next to it. DIR has the files
-that `icft_lite.experiments.own_data.SUITES` names. The record is icft_lite/experiments/results/lesson-10-smollm2.json.
+that `icft_lite.experiments.own_data.SUITES` names. The record is icft_lite/experiments/results/lesson-10.json.
 """
 
 import argparse
@@ -16,7 +16,16 @@ import torch
 
 from icft_lite.data.sources import file_hash
 from icft_lite.experiments.conditions import current_commit, processor
-from icft_lite.experiments.own_data import NUM_QUESTIONS, SETTINGS, TEST, describe_test, load_data, read_suites, run_all
+from icft_lite.experiments.own_data import (
+    NUM_QUESTIONS,
+    SETTINGS,
+    TEST,
+    describe_labels,
+    describe_test,
+    load_data,
+    read_suites,
+    run_all,
+)
 from icft_lite.experiments.recorded import LESSON_10
 from icft_lite.utils.hardware import peak_memory
 from icft_lite.utils.io import write_json
@@ -50,12 +59,13 @@ def main() -> None:
     began, settings = time.time(), {**SETTINGS, **(QUICK if args.quick else {})}
     data, test = load_data(args.medquad, args.pubmedqa, dict.fromkeys(TEST, 4) if args.quick else TEST)
     suites = read_suites(args.general, 4 if args.quick else NUM_QUESTIONS)
-    described = describe_test(test, MODEL)
+    described, labels = describe_test(test, MODEL), describe_labels(data, settings["limits.pool"])
     record = run_all(MODEL, data, test, suites, args.out, settings)
     record |= dict(
         model=MODEL,
         settings=settings,
         test=described,
+        weak_labels=labels,
         files={path.name: file_hash(path) for path in (args.medquad, args.pubmedqa)},
         command=f"python scripts/lesson_10_run.py --medquad {args.medquad.name} --pubmedqa {args.pubmedqa.name} "
         f"--general {args.general.name} --out {args.out}",

@@ -12,6 +12,7 @@ from test_notebooks import build, cells, check_exercise, checked, exercises, not
 
 from icft_lite import Encoder, ICFTError, read_examples
 from icft_lite.doctor import MODELS, estimate
+from icft_lite.evaluation import is_short_answer
 from icft_lite.modeling.losses import chunk_size, token_kl
 from icft_lite.reporting.concepts.memory_budget import draw
 from icft_lite.reporting.lessons.budget import memory_bars
@@ -30,10 +31,9 @@ def built(book):
     wanted = (
         "import json",
         "MODEL = ",
-        "EXAM = ",
+        "LEAFLETS = ",
         "ABSTRACTS = ",
-        "def exam_row",
-        "own_exam = ",
+        "def leaflet_row",
         "CHAT = ",
         "def budget",
         "class Ledger",
@@ -48,29 +48,41 @@ def built(book):
 
 
 def test_its_examples_are_in_the_public_formats_and_mean_what_they_say(built):
-    exam, abstracts = built["own_exam"], built["own_abstracts"]
-    examples = read_examples(exam)
-    firsts = [line.split("|")[2].strip() for line in built["EXAM"].strip().splitlines()]
-    assert [one["responses"][one["label"]] for one in examples] == firsts, "the right option, wherever it was put"
-    assert all(len(set(one["responses"])) == 4 for one in examples) and {row["cop"] for row in exam} == {0, 1, 2, 3}
+    leaflets, abstracts = built["own_leaflets"], built["own_abstracts"]
+    examples = read_examples(leaflets)
+    answers = [line.split("|")[3].strip() for line in built["LEAFLETS"].strip().splitlines()]
+    assert [one["responses"] for one in examples] == [[answer] for answer in answers]
+    assert all(one["entity"] and one["topic"] and one["prompt"].startswith(one["entity"]) for one in examples)
+    assert not any(is_short_answer(one) for one in examples), "replies, not short answers"
     examples = read_examples(abstracts)
     assert {one["responses"][one["label"]] for one in examples} == {"yes", "no", "maybe"}
     assert all(one["long_answer"] and one["context"] and one["prompt"].endswith("?") for one in examples)
 
 
-def test_the_one_line_names_a_free_model_and_the_small_one_is_the_default(book, built):
+def test_the_one_line_names_free_models_and_the_small_one_is_the_default(book, built):
     assert built["MODEL"] == "tiny-qwen3" and not built["REAL"]
     line = next(cell.source for cell in cells(book, "code") if cell.source.startswith("MODEL = "))
-    assert '"Qwen/Qwen3-0.6B"' in line.splitlines()[0]
+    assert '"Qwen/Qwen3-0.6B"' in line.splitlines()[0] and '"smollm2"' in line.splitlines()[0]
+
+
+def test_without_the_data_or_the_model_the_lesson_says_so_and_continues(book, built, tmp_path, capsys):
+    assert built["can_load"]("tiny") and capsys.readouterr().out == ""
+    for missing in (("tiny", tmp_path / "medquad.jsonl"), (str(tmp_path / "no-model"),)):
+        assert not built["can_load"](*missing)
+        printed = capsys.readouterr().out
+        assert "is skipped, because" in printed and "continues with tiny-qwen3" in printed
+    cell = next(cell.source for cell in cells(book, "code") if cell.source.startswith("MODEL = "))
+    space = dict(built, here=tmp_path)
+    exec(cell.replace('MODEL = "tiny-qwen3"', 'MODEL = "tiny"', 1), space)
+    assert space["MODEL"] == "tiny-qwen3" and not space["REAL"]
 
 
 def test_the_small_tokenizer_closes_turns_as_the_template_says(built):
-    tokenizer = built["small_tokenizer"]([built["EXAM"], built["ABSTRACTS"]])
-    example = read_examples(built["own_exam"])[0]
-    one = Encoder(tokenizer, letter_options=True)(example)
-    assert [tokenizer.decode([target]) for _, _, target, _ in one.tokens] == list("ABCD")
+    tokenizer = built["small_tokenizer"]([built["LEAFLETS"], built["ABSTRACTS"]])
+    example = read_examples(built["own_leaflets"])[0]
+    one = Encoder(tokenizer)(example)
+    assert tokenizer.decode([target for _, _, target, _ in one.tokens]) == example["responses"][0] + "<|im_end|>"
     assert one.sequences[0][-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(one.sequences[0]).endswith("</think>\n\nA<|im_end|>")
 
 
 @pytest.mark.parametrize("name", ["Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B"])
@@ -158,12 +170,12 @@ def test_the_stored_outputs_show_the_budget_holding():
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
-    letters = "def right_letters(logits, letters, labels, counts):\n    "
+    options = "def right_options(logps, labels):\n    "
     wrong = [
         [
-            letters + "return [int(row.argmax()) == label for row, label in zip(logits, labels)]",
-            letters + "return [int(row[letters].argmax()) == label for row, label in zip(logits, labels)]",
-            letters + "return [int(row[letters].argmax()) < count for row, count in zip(logits, counts)]",
+            options + "return [int(torch.stack([k.mean() for k in q]).argmax()) == l for q, l in zip(logps, labels)]",
+            options + "return [int(torch.stack([k[0] for k in q]).argmax()) == l for q, l in zip(logps, labels)]",
+            options + "return [int(torch.stack([k.sum() for k in q]).argmax()) for q in logps]",
         ],
         [
             "def micro_batches(tokens, fixed, per_token, usable): return 2",
@@ -171,12 +183,6 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
             "    return tokens // int((usable - fixed) / per_token) + 1",
             "def micro_batches(tokens, fixed, per_token, usable):\n"
             "    return -(-tokens // max(1, int(usable / per_token)))",
-        ],
-        [
-            "def convert(one): return dict(question=one['stem'], choices=list(one['alternatives'].values()))",
-            "def convert(one):\n    return dict(question=one['stem'], choices=list(one['alternatives'].values()),\n"
-            "                answer=one['key'])",
-            "def convert(one): return one",
         ],
         [
             "def questions(half): return int((1.96 / half) ** 2 / 4)",
@@ -190,19 +196,18 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
 
 
 @pytest.mark.parametrize("solved", [False, True])
-def test_the_learners_letters_replace_the_packages_and_give_the_same_number(book, solved):
-    stub, solution = next(pair for pair in exercises(book) if "def right_letters" in pair[0])
-    use = next(cell.source for cell in cells(book, "code") if "answers = right_letters(" in cell.source)
+def test_the_learners_function_replaces_the_packages_and_gives_the_same_number(book, solved):
+    stub, solution = next(pair for pair in exercises(book) if "def right_options" in pair[0])
+    use = next(cell.source for cell in cells(book, "code") if "answers = right_options(" in cell.source)
     traced = solution.replace("\n", "\n    calls.append(1)\n", 1)
-    given = torch.tensor([[0.0, 3, 1, 2, 9], [9.0, 0, 1, 2, 5]]), [1, 2, 3, 4], [3, 1], [4, 3]
-    for by_package, same in ((0, "False"), (1, "True")):  # D is the first question's most likely letter, C the second's
+    logps = [[torch.tensor([-1.0]), torch.tensor([-0.1, -0.2])], [torch.tensor([-0.5]), torch.tensor([-0.6])]]
+    for items, same in (({"q": 1, "r": 1}, solved), ({"q": 0, "r": 1}, True)):  # the first option is right in both
         calls = []
-        before = {"q0": 0, "q1": by_package}
-        space = dict(torch=torch, calls=calls, data=type("Data", (), {"test": {"id": ["q0", "q1"]}}),
-                     letter_logits=lambda test: given, items={"trained": before}, by_package=1)  # fmt: skip
+        space = dict(torch=torch, calls=calls, logps=logps, labels=[0, 0], by_package=1,
+                     live={"scores": {"icft": {"pubmedqa": {"items": items}}}})  # fmt: skip
         printed = said(f"{solve(stub, traced) if solved else stub}\ncalls.clear()\n{use}", space)
         assert bool(calls) == solved
-        assert f"with your function or the package's: {'True' if solved else same}" in printed
+        assert f"with your function or the package's: {same}" in printed
 
 
 def test_its_size():

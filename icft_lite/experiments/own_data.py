@@ -20,9 +20,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.config import RuntimeConfig
-from icft_lite.data.bundle import DataBundle
+from icft_lite.data.bundle import DataBundle, balanced_subset
 from icft_lite.data.schema import Example, Source
 from icft_lite.data.sources import CHAT, bundle_from_files
+from icft_lite.errors import ICFTError
 from icft_lite.evaluation import MAX_REPLY_TOKENS, evaluate_suite
 from icft_lite.experiments.public_suites import Question, encode_questions, read_questions
 from icft_lite.finished_runs import load_run
@@ -31,12 +32,15 @@ from icft_lite.modeling.base import load_tokenizer
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import option_scores, score_responses
+from icft_lite.statistics import Bootstrap, paired_bootstrap
 from icft_lite.training.loop import train_icft
 from icft_lite.utils.io import write_json
+from icft_lite.weak.lfs.pubmedqa import pubmedqa_weak_labels
 
 METHODS = ("qlora", "icft")
 SETTINGS: dict[str, Any] = {
-    "optim.max_tokens": 10_000,
+    "optim.max_tokens": 12_000,
+    "optim.batch_size": 4,
     "limits.trusted": 150,
     "limits.pool": 150,
     "limits.validation": 16,
@@ -48,9 +52,9 @@ TEST = {"medquad": 16, "pubmedqa": 50}
 """Test examples of each data set. Replies to MedQuAD take most of the time of scoring."""
 NUM_QUESTIONS = 40
 """Questions of each public suite."""
-RUNTIME = RuntimeConfig(micro_batches=4)
-"""Two examples in a forward pass. Eight of some 250 tokens take four times the memory, and more time, because their
-attention scores are computed in one matrix."""
+RUNTIME = RuntimeConfig(micro_batches=2)
+"""Two examples in a forward pass. More take more memory and time, because all examples of a pass are packed and their
+attention scores are one matrix."""
 MEDICAL_PROMPTS = (
     "What is asthma, in plain words?",
     "How can I lower my blood pressure?",
@@ -216,7 +220,6 @@ def describe_run(folder: Path, report: Mapping[str, Any]) -> Record:
         data={
             key: value for key, value in report["data"].items() if key in ("counts", "truncated_contexts", "left_out")
         },
-        weak_accuracy=report["data"]["weak"].get("accuracy"),
     )
 
 
@@ -236,3 +239,34 @@ def describe_test(test: Dataset, model: str, max_length: int = 512) -> Record:
         over_reply_limit=sum(length > MAX_REPLY_TOKENS for length in lengths),
         truncated_contexts=sum(encoder(one).truncated for one in questions),
     )
+
+
+def describe_labels(data: DataBundle, limit: int) -> Record:
+    """Return what the weak labels of PubMedQA's training part are worth: {n, accuracy, labels: {answer: how often}}.
+
+    limit: `limits.pool` of a run, which trains on the same labels. Only this description reads the right answers.
+    """
+    if data.pool is None:
+        raise ICFTError("data: PubMedQA has no training part; give a file with more examples")
+    pool = list(balanced_subset(data.pool, limit))
+    posteriors, _ = pubmedqa_weak_labels(pool)
+    labels = [int(np.argmax(posterior)) for posterior in posteriors]
+    right = [label == data.pool_gold[example["id"]] for label, example in zip(labels, pool, strict=True)]
+    return dict(n=len(pool), accuracy=float(np.mean(right)), labels=count_answers(pool, labels))
+
+
+def score_changes(record: Mapping[str, Any], method: str) -> dict[str, Bootstrap]:
+    """Return by how much a method's scores differ from the base's on the same items, with 95 % paired intervals.
+
+    The keys are medquad (token F1), pubmedqa (accuracy) and public suites (accuracy, the mean over the suites).
+    """
+    base, tuned = (record["scores"][name] for name in ("base", method))
+    changes = {}
+    for name in TEST:
+        before, after = (scores[name]["items"] for scores in (base, tuned))
+        changes[name] = paired_bootstrap([after[item] for item in before], list(before.values()), n_resamples=2000)
+    topics = [name for name, right in base["suites"].items() for _ in right]
+    if topics:
+        before, after = ([one for right in scores["suites"].values() for one in right] for scores in (base, tuned))
+        changes["public suites"] = paired_bootstrap(after, before, topics, n_resamples=2000)
+    return changes

@@ -18,7 +18,7 @@ DEMO = Path(__file__).parent / "results" / "demo-smollm2.json"
 DEMO_FULL = DEMO.with_name("demo-smollm2-full.json")
 """The record of `make demo-llm FULL=1`. It also has replies to medical test questions."""
 
-LESSON_10 = DEMO.with_name("lesson-10-smollm2.json")
+LESSON_10 = DEMO.with_name("lesson-10.json")
 """The record of `scripts/lesson_10_run.py`, see `own_data.run_all`."""
 
 
