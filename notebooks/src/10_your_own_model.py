@@ -15,16 +15,17 @@
 #
 # # 10 · Your own model and data
 #
-# Here you bring your own model and data: a chat model of 0.6 billion parameters and two public data sets, on one GPU
-# with 16 GB. You predict its memory before it runs, measure it afterwards, and export the result so that others can use
-# it without this package.
+# Here you bring your own model and data: SmolLM2-135M-Instruct on a CPU, or a model of 0.6 billion parameters on one
+# GPU. You read two public data sets, predict a run's memory and measure it, judge a complete recorded run, and export
+# the result.
 
 # %% [markdown]
 # **You will be able to**
 #
 # - check whether a model and a data set suit the package;
 # - predict a run's memory part by part, and measure it;
-# - score lettered options from the logits, with an interval and a baseline;
+# - score options from log-probabilities, with an interval and a baseline;
+# - state what a real run learned and forgot, and what it could not show;
 # - export an adapter or merged weights with a model card.
 #
 # **You need** lessons 00 to 06, above all 04 and 06.
@@ -35,8 +36,7 @@
 # Where the text says **predict**, write down a guess first. The course's paper names neither models nor data sets,
 # so both choices are *our reading* of "general to medical". Questions and answers are teaching material, **not
 # medical advice**.
-
-# %% [markdown]
+#
 # ## Set-up
 
 # %%
@@ -49,86 +49,92 @@ import tempfile
 import warnings
 import weakref
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 from huggingface_hub import HfApi, ModelCard, get_token
-from IPython.display import Image, display
+from IPython.display import Image
 from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, logging
 
-from icft_lite import Encoder, ICFTError, add_adapters, bundle_from_files, load_base, read_examples, train_icft
+from icft_lite import Encoder, ICFTError, add_adapters, load_base, read_examples
+from icft_lite.compat import read_report
 from icft_lite.config import RuntimeConfig
-from icft_lite.experiments.recorded import load_recorded
+from icft_lite.experiments.own_data import NUM_QUESTIONS, SETTINGS, load_data, read_suites, run_all, score_changes
+from icft_lite.experiments.recorded import LESSON_10, load_recorded
 from icft_lite.finished_runs import export, load_run
-from icft_lite.modeling.adapters import use_adapter
-from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.base import head_weight, hidden_states, load_tokenizer
 from icft_lite.modeling.losses import chunk_size, token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
-from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.concepts import memory_budget
 from icft_lite.reporting.lessons.budget import memory_bars
+from icft_lite.reporting.lessons.own_data import changes_figure
 from icft_lite.reporting.style import png
-from icft_lite.reporting.tables import comparison_tables
-from icft_lite.statistics import binomial_interval, mcnemar_exact
+from icft_lite.statistics import binomial_interval, mean_interval
 from icft_lite.utils.hardware import peak_memory
+from icft_lite.widgets import ask_table
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
 logging.set_verbosity_error()
 logging.disable_progress_bar()
+here = Path.cwd()
 os.chdir(tempfile.mkdtemp())  # every file of this lesson goes to a folder of its own
 
 # %% [markdown]
 # **One line chooses the model.** `"tiny-qwen3"` has the architecture of Qwen3 and random weights. It is built here, the
-# lesson runs in a minute, and the model learns no medicine. For the real one choose a T4 and write
-# `"Qwen/Qwen3-0.6B"`. The T4 figures above are predicted: nobody has measured them on a T4.
+# lesson runs in a minute, and the model learns no medicine. `"smollm2"` repeats the recorded run of section 6. For
+# `"Qwen/Qwen3-0.6B"` choose a T4: the T4 figures above are predicted, nobody has measured them on a T4.
 
 # %%
-MODEL = "tiny-qwen3"  # or "Qwen/Qwen3-0.6B"
-REAL = MODEL != "tiny-qwen3"
+MODEL = "tiny-qwen3"  # or "smollm2", or "Qwen/Qwen3-0.6B"
+MEDQUAD, PUBMEDQA, GENERAL = "medquad.jsonl", "ori_pqal.json", "general"  # paths from the folder of this notebook
+
+
+def can_load(model, *sources):
+    """Whether a model and data can be read here. Prints what is missing."""
+    try:
+        load_tokenizer(model)
+        for source in sources:
+            read_examples(source)
+    except ICFTError as error:
+        print(f"{model} is skipped, because {error}\nThe lesson continues with tiny-qwen3.")
+        return False
+    return True
+
+
+REAL = MODEL != "tiny-qwen3" and can_load(MODEL, here / MEDQUAD, here / PUBMEDQA)
+MODEL = MODEL if REAL else "tiny-qwen3"
 
 # %% [markdown]
 # ## 1 · Data in its own format
 #
-# Two public sets, both free to use. **MedMCQA** (Apache-2.0) has 193,000 questions from Indian medical entrance
-# exams, four options each. **PubMedQA** (MIT) has 1,000 research questions that experts answered with yes, no or
-# maybe, each with the abstract it was taken from.
+# Two public sets, both free to use. **MedQuAD** (CC BY 4.0) has questions and answers from pages of American health
+# institutes: free replies of up to 250 words. **PubMedQA** (MIT) has 1,000 research questions that experts answered
+# with yes, no or maybe, each with the abstract it was taken from.
 
 # %% [markdown]
-# Offline we need examples of the same form: general knowledge in our own words. A question of MedMCQA has a line: the
-# right option first, shuffled below. PubMedQA has two lines: question and answer, abstract and conclusion.
+# Offline we need examples of the same form: general knowledge in our own words. MedQuAD's questions have a *focus*, a
+# disease; examples with one focus are never split between training and test. PubMedQA has two lines here: question and
+# answer, abstract and conclusion. Below, both are in each set's own columns.
 
 # %%
-EXAM = """
-Biochemistry | Lack of which vitamin causes scurvy? | vitamin C | vitamin A | vitamin D | vitamin K
-Biochemistry | Lack of which vitamin causes rickets in children? | vitamin D | vitamin C | vitamin B12 | vitamin E
-Biochemistry | Which metal is part of haemoglobin? | iron | copper | zinc | lead
-Physiology | Which hormone lowers the sugar in the blood? | insulin | glucagon | cortisol | adrenaline
-Physiology | Which gland makes thyroxine? | thyroid | pituitary | adrenal | pancreas
-Physiology | Which cells carry oxygen in the blood? | red cells | white cells | platelets | fat cells
-Physiology | Which organ makes urine? | kidney | liver | bladder | spleen
-Physiology | Where does gas exchange take place? | alveoli | bronchi | trachea | larynx
-Anatomy | How many chambers does the human heart have? | four | two | three | six
-Anatomy | Which is the longest bone of the human body? | femur | tibia | humerus | fibula
-Anatomy | Which vessel leaves the left ventricle? | aorta | vena cava | pulmonary artery | portal vein
-Anatomy | Which nerve carries sight to the brain? | optic | facial | vagus | olfactory
-Anatomy | Which part of the eye holds the rods and cones? | retina | cornea | lens | iris
-Microbiology | Which of these is caused by a virus? | measles | cholera | syphilis | malaria
-Microbiology | What transmits malaria? | mosquitoes | fleas | ticks | lice
-Microbiology | Which of these is caused by a bacterium? | cholera | measles | malaria | influenza
-Pharmacology | To which class does amoxicillin belong? | penicillins | statins | opioids | diuretics
-Pharmacology | Which drug is an opioid? | morphine | aspirin | metformin | warfarin
-Pharmacology | Which drug reverses an opioid overdose? | naloxone | atropine | heparin | insulin
-Pharmacology | What do statins lower? | LDL cholesterol | blood sugar | heart rate | body temperature
-Pathology | What does the ending -itis mean? | inflammation | removal | pain | tumour
-Pathology | An infarct is tissue that died of what? | lack of blood flow | heat | radiation | ageing
-Pathology | What is a malignant tumour of epithelial cells called? | carcinoma | sarcoma | lymphoma | lipoma
-Pathology | What is the death of a single cell by its own programme called? | apoptosis | atrophy | necrosis | fibrosis
+LEAFLETS = """
+asthma | symptoms | What are the symptoms? | Wheezing, a tight chest, and a cough that is often worse at night.
+asthma | treatment | What is the treatment? | Inhalers open the airways at once; others calm the inflammation every day.
+anemia | symptoms | What are the symptoms? | Tiredness, pale skin, and shortness of breath on stairs or in sport.
+anemia | causes | What causes it? | Too little iron in the food, loss of blood, or a disease of the bone marrow.
+gout | symptoms | What are the symptoms? | Sudden pain, swelling and redness of a joint, most often of the big toe.
+gout | prevention | How can it be prevented? | Drink enough water, less beer, and eat less meat and seafood.
+measles | symptoms | What are the symptoms? | Fever, a cough and red eyes, then a rash that begins on the face.
+measles | prevention | How can it be prevented? | Two doses of vaccine protect nearly everybody for the whole life.
+migraine | symptoms | What are the symptoms? | A throbbing headache on one side, nausea, and eyes that light hurts.
+migraine | treatment | What is the treatment? | Rest in a dark room, a painkiller early on, and triptans if needed.
+scurvy | causes | What causes it? | Food without fresh fruit and vegetables, and so without vitamin C, for months.
+scurvy | treatment | What is the treatment? | Vitamin C for some weeks; bleeding of the gums stops within days.
 """
 
 # %%
@@ -159,17 +165,11 @@ Does measles vaccination reduce measles? | yes
 After two doses nearly everybody is immune. | Measles vaccination reduces measles.
 """
 
-# %% [markdown]
-# Now in each set's own columns. MedMCQA counts the right option, `cop`, from 0 on the Hub; its original release
-# counted from 1, so check which release you have. PubMedQA holds the abstract in a list, and its conclusion apart.
-
 # %%
-def exam_row(number, line):
-    subject, question, *options = (part.strip() for part in line.split("|"))
-    at = number % 4  # where the right one goes
-    options[0], options[at] = options[at], options[0]
-    return dict(id=f"exam-{number}", question=question, **dict(zip(("opa", "opb", "opc", "opd"), options)), cop=at,
-                choice_type="single", exp=None, subject_name=subject, topic_name=None)
+# NBVAL_CHECK_OUTPUT
+def leaflet_row(number, line):
+    focus, kind, question, answer = (part.strip() for part in line.split("|"))
+    return dict(id=f"leaflet-{number}", focus=focus, qtype=kind, question=f"{focus}: {question}", answer=answer)
 
 
 def abstract_row(number, first, second):
@@ -177,47 +177,33 @@ def abstract_row(number, first, second):
     return dict(pubid=1000 + number, question=question, context=dict(contexts=[context]), long_answer=conclusion,
                 final_decision=decision)
 
-# %%
-# NBVAL_CHECK_OUTPUT
-own_exam = [exam_row(n, line) for n, line in enumerate(EXAM.strip().splitlines())]
+
+own_leaflets = [leaflet_row(n, line) for n, line in enumerate(LEAFLETS.strip().splitlines())]
 lines = ABSTRACTS.strip().splitlines()
 own_abstracts = [abstract_row(n, *pair) for n, pair in enumerate(zip(lines[::2], lines[1::2]))]
-print(len(own_exam), "like MedMCQA:", own_exam[1])
+print(len(own_leaflets), "like MedQuAD:", own_leaflets[1])
 print(len(own_abstracts), "like PubMedQA:", own_abstracts[1])
 
 # %% [markdown]
-# The real examples are streamed from the Hub. MedMCQA does not publish the answers of its test split, so everybody
-# reports on *validation*. PubMedQA has one split of 1,000; every second example becomes test. (Published numbers use
-# the 500 ids of `data.splits.read_pubmedqa`.) All go into plain files, with a list of test ids.
+# Of the real sets, the package reads MedQuAD as JSON lines with these columns (or as CSV from Kaggle), and PubMedQA's
+# `ori_pqal.json` as it was released. The 500 published test ids are in `test_ground_truth.json`: put it into the same
+# folder. For our own examples we write a list of test ids ourselves.
 
 # %%
-def from_the_hub(repository, count, **options):
-    """`count` examples, drawn with a fixed seed."""
-    from datasets import load_dataset
-    stream = load_dataset(repository, streaming=True, **options).shuffle(seed=0, buffer_size=10_000)
-    return list(stream.take(count))
-
-
-if REAL:
-    exam = from_the_hub("openlifescienceai/medmcqa", 2000, split="train")
-    exam_test = from_the_hub("openlifescienceai/medmcqa", 500, split="validation")
-    abstracts = from_the_hub("qiaojin/PubMedQA", 1000, name="pqa_labeled", split="train")
-else:
-    exam, exam_test = [row for n, row in enumerate(own_exam) if n % 3], own_exam[::3]
-    abstracts = own_abstracts
-
-test_ids = [row["id"] for row in exam_test] + [str(row["pubid"]) for row in abstracts[::2]]
-for name, rows in (("medmcqa", [*exam, *exam_test]), ("pubmedqa", abstracts)):
-    Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-Path("test_ids.txt").write_text("\n".join(test_ids))
-files = ["medmcqa.jsonl", "pubmedqa.jsonl"]
-sources = [read_examples(file) for file in files]
+sources = [here / MEDQUAD, here / PUBMEDQA] if REAL else ["leaflets.jsonl", "abstracts.jsonl"]
+options = {}
+if not REAL:
+    for file, rows in zip(sources, (own_leaflets, own_abstracts)):
+        Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    test_ids = [row["id"] for row in own_leaflets[:4]] + [str(row["pubid"]) for row in own_abstracts[::2]]
+    Path("test_ids.txt").write_text("\n".join(test_ids))
+    options = {"test_ids": "test_ids.txt"}
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for source in sources:
-    example = source[1]
-    for name in ("topic", "context", "prompt", "responses", "label"):
+    example = read_examples(source)[1]
+    for name in ("task", "topic", "entity", "context", "prompt", "responses", "label"):
         print(f"{name:10} {example[name]}")
     print()
 
@@ -227,19 +213,16 @@ for source in sources:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-data = bundle_from_files(files, ["samples"], "test_ids.txt")
-general = {name: getattr(data, name) for name in ("general_memory", "general_validation", "general_test")}
-some = {name: part.shuffle(seed=0).select(range(400 if REAL else 24)) for name, part in general.items()}
-data = replace(data, **some)
-for role in ("trusted", "pool", "test"):
-    part = getattr(data, role)
-    print(f"{role:8} {len(part):3} examples; topics {sorted(set(part['topic'][:]))}")
+data, test = load_data(*sources, **options)
+for role, part in {"trusted": data.trusted, "pool": data.pool, "validation": data.validation, "test": test}.items():
+    print(f"{role:10} {len(part):3} examples; sets {sorted(set(part['topic'][:]))}")
 print("labels left in the pool:", sum(label >= 0 for label in data.pool["label"][:]))
-print("no test example is trained on:", not set(data.test["id"][:]) & {*data.trusted["id"][:], *data.pool["id"][:]})
+print("no test example is trained on:", not set(test["id"][:]) & {*data.trusted["id"][:], *data.pool["id"][:]})
 
 # %% [markdown]
-# PubMedQA's answers are set aside: votes take their place (lesson 02). For your own model, name what *you* want it to
-# retain.
+# MedQuAD is trusted. PubMedQA's answers are set aside: votes on the conclusions take their place (lesson 02). What must
+# not be forgotten is the package's suite for chat models, `general=["chat"]`: `load_data` gives it to
+# `bundle_from_files`. For your own model, name what *you* want it to retain.
 #
 # ## 2 · A model that fits
 #
@@ -267,7 +250,7 @@ def small_tokenizer(texts):
 
 def build(folder, **sizes):
     """Write a model of Qwen3's architecture with random weights to `folder`. Returns `folder`."""
-    tokenizer = small_tokenizer([EXAM, ABSTRACTS])
+    tokenizer = small_tokenizer([LEAFLETS, ABSTRACTS])
     torch.manual_seed(0)
     config = Qwen3Config(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
@@ -306,7 +289,7 @@ print(f"{count:,} parameters, of them embeddings: {151936 * 1024 / count:.0%}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-without_template = small_tokenizer([EXAM])
+without_template = small_tokenizer([LEAFLETS])
 without_template.chat_template = None
 for attempt in (lambda: load_base(build("odd", **{**SMALL, "hidden_size": 96}), device="cpu"),
                 lambda: Encoder(without_template)):
@@ -316,22 +299,22 @@ for attempt in (lambda: load_base(build("odd", **{**SMALL, "hidden_size": 96}), 
         print(error)
 
 # %% [markdown]
-# **Look at what the model sees** before you train it: most of the failures that lesson 06 lists are visible here. We
-# list options as A, B, C, D and score the letter, as is usual for these data sets (`letter_options`).
+# **Look at what the model sees** before you train it: most of the failures that lesson 06 lists are visible here. An
+# abstract that is too long is shortened to fit `max_length`; a question or an answer never is.
 #
 # **Predict**: which of the tokens below are supervised, that is, enter a loss?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-encoder = Encoder(tokenizer, max_length=512, letter_options=True)
-question = data.trusted[0]
-one = encoder(question)
+encoder = Encoder(tokenizer, max_length=512)
+one = encoder(data.trusted[0])
 print(tokenizer.decode(one.sequences[0]))
-print("supervised:", [tokenizer.decode([target]) for _, _, target, _ in one.tokens])
+print("supervised:", tokenizer.decode([target for _, _, target, _ in one.tokens]))
+print("supervised in a question of PubMedQA:", [tokenizer.decode(t) for _, _, t, _ in encoder(test[-1]).tokens])
 
 # %% [markdown]
-# Four letters compete at one position, after the empty `<think>` block, which makes Qwen3 answer at once. Neither the
-# question nor the end of turn is supervised: Qwen3 knows already when to stop.
+# The reply and its end of turn are supervised, not the question. Of a PubMedQA question, all three options are scored,
+# each with its end of turn: a few tokens after an abstract of some 350. In training only the voted option is left.
 #
 # ## 3 · The budget, before
 #
@@ -384,7 +367,7 @@ def budget(c, tokens, supervised, rank=32, value=2):
 
 # %% [markdown]
 # A step of 16 examples in four *micro-batches* has forward passes of four examples. With 400 tokens each, that is 1,600
-# tokens, of which some 100 need logits (a lettered question has four). **Predict** the largest part.
+# tokens, of which some 300 need logits: those of the replies. **Predict** the largest part.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -392,7 +375,7 @@ SIZES = {"0.6 B": (1024, 28, 3072, 16), "1.7 B": (2048, 28, 6144, 16), "4 B": (2
 sisters = {label: Qwen3Config(vocab_size=151936, hidden_size=h, num_hidden_layers=n, intermediate_size=i,
                               num_attention_heads=q, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True)
            for label, (h, n, i, q) in SIZES.items()}
-table = pd.DataFrame({label: budget(c, tokens=1600, supervised=100) for label, c in sisters.items()}) / 2**30
+table = pd.DataFrame({label: budget(c, tokens=1600, supervised=300) for label, c in sisters.items()}) / 2**30
 print(table.round(2).to_string())
 print("in all", table.sum().round(1).to_dict())
 print("largest part:", sorted(set(table.idxmax())))
@@ -505,8 +488,7 @@ class Ledger(TorchDispatchMode):
 # %%
 fast = [p for key, p in model.named_parameters() if ".fast." in key]
 optimizer = torch.optim.AdamW(fast, lr=1e-4)
-replies = [{**one, "task": "response", "responses": [one["responses"][one["label"]]]} for one in data.trusted]
-batch = join_batch([encoder(one) for one in replies[:8]], 0, base.device)
+batch = join_batch([encoder(data.trusted[n]) for n in range(6)], 0, base.device)
 
 
 def step():
@@ -539,186 +521,232 @@ print("within 25 %:", abs(books.peak / made - 1) < 0.25)
 # %% [markdown]
 # ## 5 · Train
 #
-# In a terminal, with the settings below in a YAML file:
+# Two methods with as many tokens: plain LoRA and ICFT. In a terminal, one of them is
 #
 # ```
-# icft-lite train --data medmcqa.jsonl pubmedqa.jsonl --test-ids test_ids.txt \
-#     --general samples --model Qwen/Qwen3-0.6B --config settings.yaml --out run
+# icft-lite train --data medquad.jsonl ori_pqal.json --general chat --model smollm2 --method icft --out own/icft
 # ```
 #
-# A large model needs a smaller learning rate than `tiny`: 2e-4 is usual for LoRA. The small model takes six steps.
+# `run_all` trains both, then scores the base and both results once, on the same test. A model of 0.6 billion
+# parameters needs a smaller learning rate.
 
 # %%
 model = base = optimizer = fast = batch = None  # make room for the run
-settings = {
-    "model": MODEL, "encoding.letter_options": True,
-    "optim.learning_rate": 2e-4, "consolidation.max_drop": 0.02,
-}
-if REAL:
-    settings |= {
-        "optim.max_tokens": 400_000, "optim.batch_size": 16,
-        "long_term.self_prompts": 200, "long_term.size": 600,
-    }
-else:
-    settings |= {"optim.max_steps": 6, "optim.batch_size": 8, "long_term.self_prompts": 0}
-runtime = RuntimeConfig(micro_batches=4 if REAL else 1)
-report = train_icft(settings, "run", data, runtime=runtime)
-pd.DataFrame(report["stages"])[["name", "steps", "new_examples", "promoted", "memory_examples", "tokens"]]
+SMALL_RUN = {"optim.max_steps": 3, "limits.validation": 2, "limits.test": 2, "long_term.size": 8}
+LARGER_RUN = {"optim.max_tokens": 100_000, "optim.batch_size": 16, "optim.learning_rate": 2e-4,
+              "limits.trusted": 600, "limits.pool": 400}
+settings = SETTINGS | ({} if MODEL == "smollm2" else LARGER_RUN if REAL else SMALL_RUN)
+runtime = RuntimeConfig(micro_batches=settings["optim.batch_size"] // 2)  # two examples in a forward pass
+suites = read_suites(here / GENERAL, NUM_QUESTIONS) if REAL else {}
+live = run_all(MODEL, data, test, suites, "run", settings, runtime, progress=REAL)
+report = read_report("run/icft")
+
+
+def used(runs):
+    """What each run was trained on: tokens, steps, and sequences that are new or from the memory."""
+    return pd.DataFrame({name: {"tokens": one["cost"]["tokens"], "steps": sum(part["steps"] for part in one["stages"]),
+                                "new": one["examples"]["trusted"], "memory": one["examples"].get("memory", 0)}
+                         for name, one in runs.items()})
+
+
+used(live["runs"])
 
 # %%
 # NBVAL_CHECK_OUTPUT
-cost, losses = report["cost"], pd.DataFrame(report["losses"])
+losses = pd.DataFrame(report["losses"])
 weight = report["config"]["loss"]["consistency_weight"]
 gap = losses["total"] - weight * losses["consistency"] - losses["task"] - losses["fine_tune"]
 print("total = weight · consistency + task + fine-tune:", bool(gap.abs().max() < 1e-3))
-print("LoRA parameters as predicted:", cost["trainable_parameters"] == predicted["two adapters"] / 8)
+print("LoRA parameters as predicted:", report["cost"]["trainable_parameters"] == predicted["two adapters"] / 8)
 
 # %% [markdown]
-# Six steps teach the small model nothing: this run only shows that every part works.
+# Three steps teach the small model nothing: this run only shows that every part works.
 #
-# ## 6 · Is it better?
-#
-# A score needs a **baseline**: the chance level, or the score of the most frequent answer. It needs an **interval**:
-# another test of the same size gives another score.
+# A question of PubMedQA is scored by log-probabilities. The **score of an option** is the sum over its tokens,
+# $s_k = \sum_t \log p(y_{k,t} \mid x, y_{k,<t})$, with the question $x$ and the tokens $y_{k,t}$ of option $k$. The
+# model *chooses* the option with the largest $s_k$.
 
 # %%
-model, tokenizer = load_run("run")
+model, tokenizer = load_run("run/icft")
 encoder = Encoder(tokenizer, **report["config"]["encoding"])
-
-
-def right(adapter):
-    """{id: 1 if the most likely letter is the right one, else 0}; adapter None is the bare base."""
-    with use_adapter(model, adapter):
-        scores = option_scores(model, data.test, encoder)
-    return {example["id"]: int(one.argmax() == example["label"]) for example, one in zip(data.test, scores)}
+questions = [one for one in test if one["task"] == "question"]
 
 
 @torch.no_grad()
-def letter_logits(examples):
-    """(logits, letters, labels, counts) of questions, from plain forward passes of transformers."""
-    encoded = [encoder(one) for one in examples]
-    rows = [model(torch.tensor([one.sequences[0]], device=model.device)).logits[0, one.tokens[0][1]] for one in encoded]
-    letters = max(([token[2] for token in one.tokens] for one in encoded), key=len)
-    return torch.stack(rows).float(), letters, examples["label"], [len(one["responses"]) for one in examples]
+def option_logps(question):
+    """The log-probabilities of each option's tokens, a float array for each, from plain passes of transformers."""
+    found = []
+    for text in question["responses"]:
+        one = encoder({**question, "responses": [text], "label": 0})
+        logps = model(torch.tensor(one.sequences, device=model.device)).logits[0].float().log_softmax(-1)
+        found.append(torch.stack([logps[position, target] for _, position, target, _ in one.tokens]))
+    return found
 
 
-items = {"base": right(None), "trained": right("default")}
-by_package = sum(items["trained"].values())
-sets = {"MedMCQA": [example["id"] for example in data.test if example["topic"] != "pubmedqa"],
-        "PubMedQA": [example["id"] for example in data.test if example["topic"] == "pubmedqa"]}
+logps, labels = [option_logps(one) for one in questions], [one["label"] for one in questions]
+by_package = sum(live["scores"]["icft"]["pubmedqa"]["items"].values())
 
 # %% [markdown]
-# ### Your turn: right_letters
+# ### Your turn: right_options
 #
 # ●●○ difficulty · ●●● importance · 10 minutes
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def right_letters(logits, letters, labels, counts):
-    """Return whether the most likely of a question's letters is the right one: bool [n].
+def right_options(logps, labels):
+    """Return whether the option with the largest score is the right one: a list of n bools.
 
-    logits: float [n, vocabulary], where the answer is predicted; letters: ids of A, B, C, D, int [4];
-    labels: int [n], index of the right option; counts: int [n], options of each question (3 or 4).
+    logps: list of n questions, each a list of float [tokens], one for each option; labels: int [n], index of the right
+    option.
     """
     return ...
 
 
-logits = torch.tensor([[9.0, 1, 3, 2, 0], [9.0, 0, 1, 2, 5], [0.0, 1, 2, 3, 4], [0.0, 4, 3, 2, 1]])
-found = right_letters(logits, [1, 2, 3, 4], [1, 2, 0, 0], [4, 3, 4, 4])
+given = [[torch.tensor(one) for one in question] for question in (
+    [[-1.0], [-0.7, -0.7], [-3.0]], [[-0.9, -0.1], [-0.8, -0.9], [-5.0]], [[-2.0, -0.1], [-0.1, -1.0], [-1.3]])]
+found = right_options(given, [0, 1, 1])
 if found is ...:
     print("Your turn.")
 else:
     found = [bool(one) for one in found]
-    print("Right." if found == [True, True, False, True] else f"Not yet: {found}")
+    print("Right." if found == [True, False, True] else f"Not yet: {found}")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The whole vocabulary does not compete, only the letters do. A question with three options has no D: compare only its
-# first `count` letters.
+# Options have different numbers of tokens. Sum them: a mean would favor long options, and the first token alone is not
+# the whole answer. Then compare the position of the largest sum with the label.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def right_letters(logits, letters, labels, counts):
-#     scores = logits[:, letters]
-#     return [int(row[:count].argmax()) == label for row, label, count in zip(scores, labels, counts)]
+# def right_options(logps, labels):
+#     scores = [torch.stack([option.sum() for option in question]) for question in logps]
+#     return [int(one.argmax()) == label for one, label in zip(scores, labels)]
 # ```
 #
 # </details>
 
 # %%
 # NBVAL_CHECK_OUTPUT
-answers = right_letters(*letter_logits(data.test))
-if answers is not ...:
-    items["trained"] = dict(zip(data.test["id"], map(int, answers)))
-print("questions right, with your function or the package's:", sum(items["trained"].values()) == by_package)
-
-# %%
-def share_right(right):
-    """'0.50 [0.21, 0.79]': the share of 1s, with its 95 % interval."""
-    low, high = binomial_interval(int(sum(right)), len(right))
-    return f"{sum(right) / len(right):.2f} [{low:.2f}, {high:.2f}]"
-
-
-gold = [example["label"] for example in data.test if example["topic"] == "pubmedqa"]
-frequent = max(map(gold.count, gold)) / len(gold)
-baseline = {"MedMCQA": "1/4, chance level", "PubMedQA": f"{frequent:.2f}, most frequent answer"}
-pd.DataFrame([{"set": key, "n": len(ids), "baseline": baseline[key],
-               **{name: share_right([one[i] for i in ids]) for name, one in items.items()},
-               "p": mcnemar_exact(*([one[i] for i in ids] for one in items.values()))}
-              for key, ids in sets.items()]).set_index("set").round(3)
+answers = right_options(logps, labels)
+if answers is ...:
+    answers = live["scores"]["icft"]["pubmedqa"]["items"].values()
+print("questions right, with your function or the package's:", sum(map(int, answers)) == by_package)
 
 # %% [markdown]
-# *p* is that of McNemar's test: the probability that two equally good models differ at least this much on the questions
-# where they differ. With eight MedMCQA and six PubMedQA questions nothing can be shown. With 500, a score is known to
-# ±4.5 points; two runs on the *same* questions can be compared more finely (lesson 09).
-
-# %% [markdown]
-# ## 7 · What did it forget?
+# ## 6 · A complete run
 #
-# Choice accuracy does not see everything that a chat model forgets. SmolLM2-135M-Instruct shows it in half an hour on
-# two CPU cores: `icft-lite demo --model smollm2`, with 30,000 tokens for each method. Here is the record of a complete
-# run. **Retention** is the share of right replies and followed instructions, relative to the base.
-
-# %% [markdown]
-# **Predict** for plain LoRA: what happens to choice accuracy on general questions, to retention, and to the number of
-# words in a reply?
-
-# %%
-recorded = load_recorded()
-methods, replies, differences = comparison_tables(recorded)
-for part in (methods, replies):
-    display(pd.DataFrame(part.rows, columns=part.header).set_index("method").fillna("–"))
+# SmolLM2-135M-Instruct was trained and scored completely on the real sets. Here is the record of that run: scores by
+# the examples' ids, replies to questions of our own, and no text of the sets. `MODEL = "smollm2"` repeats it.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-mean = {name: {key: one[key]["mean"] for key in ("general", "retention", "words", "kl_base_tuned")}
-        for name, one in recorded["methods"].items()}
-plain, icft = mean["qlora"], mean["icft"]
-base = recorded["base"]["general"], recorded["chat"]["base"]["words"]
-print("choice accuracy of plain LoRA did not fall:", plain["general"] >= base[0])
-print("its retention fell below a half, its replies below half as many words:",
-      plain["retention"] < 0.5, plain["words"] < base[1] / 2)
-print("ICFT's KL from the base is less than a fifth of plain LoRA's:",
-      icft["kl_base_tuned"] < plain["kl_base_tuned"] / 5)
+record = load_recorded(LESSON_10)
+print(record["command"])
+print(f"commit {record['commit']}; {record['machine']}; {record['threads']} thread")
+print(f"{record['seconds'] / 60:.0f} minutes, at most {record['peak_memory_bytes'] / 2**30:.1f} GiB")
+for name, run in record["runs"].items():
+    print(f"{run['run']}: base {run['base_hash'][:12]}, adapter {run['adapter_sha256'][:12]}, seed {run['seed']}")
+print("test:", record["test"]["n"], "answers of PubMedQA:", record["test"]["answers"])
+print("tokens of MedQuAD's test answers:", record["test"]["reference_tokens"])
+print(f"longer than a generated reply may be (192): {record['test']['over_reply_limit']} of them")
+print("shortened abstracts: test", record["test"]["truncated_contexts"],
+      "training", record["runs"]["icft"]["data"]["truncated_contexts"])
+print("weak labels of PubMedQA:", record["weak_labels"])
+print(used(record["runs"]).to_string())
+print("α of each stage:", {name: [round(part["alpha"], 2) for part in one["stages"]]
+                           for name, one in record["runs"].items()})
 
 # %% [markdown]
-# By choice accuracy, plain LoRA forgot nothing. Its replies are short, and more than half of the right ones are lost
-# (lesson 08 shows them). ICFT and replay still write as the base does. Their price is medicine: ICFT learned half of
-# what plain LoRA did with as many tokens, replay a quarter. This is one seed.
+# **Predict.** Did each method learn? Look for the *majority baseline* of PubMedQA: the share of the most frequent
+# answer in the test. A model that always says "yes" reaches it without reading.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def with_interval(items):
+    """'0.50 [0.21, 0.79]': the mean of the items with its 95 % interval: exact for 0 and 1, else Student's t."""
+    items = list(items)
+    if set(items) <= {0, 1}:
+        low, high = binomial_interval(sum(items), len(items))
+    else:
+        _, low, high = mean_interval(items)
+    return f"{sum(items) / len(items):.2f} [{low:.2f}, {high:.2f}]"
+
+
+scores = record["scores"]
+print(pd.DataFrame({name: {"MedQuAD, token F1": with_interval(one["medquad"]["items"].values()),
+                           "MedQuAD, NLL per token": round(one["medquad"]["nll"], 2),
+                           "PubMedQA, accuracy": with_interval(one["pubmedqa"]["items"].values()),
+                           "PubMedQA, its answers": one["pubmedqa"]["answered"]}
+                    for name, one in scores.items()}).T.to_string())
+print("majority baseline of PubMedQA:", max(record["test"]["answers"].values()) / record["test"]["n"]["pubmedqa"])
 
 # %% [markdown]
-# ## 8 · Export it
+# **Token F1** is the overlap of words with the reference: it counts function words, and any fluent English has some.
+# The **NLL** of the reference is in nats per token; it needs no reply, so it is less noisy.
+#
+# TEXT-LEARNED
+
+# %% [markdown]
+# TEXT-PUBMED
+
+# %% [markdown]
+# **Predict.** What was forgotten? *Retention* is the share of right replies and followed instructions of the chat
+# suite, relative to the base. The public suites compare log-probabilities of options, as lm-evaluation-harness does.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+chat = pd.DataFrame({name: {"free questions": one["free"]["value"], "instructions": one["instructions"]["value"],
+                            "words": one["words"], "KL(base ‖ tuned)": one.get("kl_base_tuned", 0)}
+                     for name, one in record["chat"].items()}).T.round(2)
+chat["retention"] = ["1", *(f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
+                            for one in record["retention"].values())]
+print(chat.to_string())
+suites_right = {name: {key: sum(right) / len(right) for key, right in one["suites"].items()}
+                for name, one in scores.items()}
+print(pd.DataFrame(suites_right).T.round(2).to_string())
+print("chance levels: 0.25, 0.50, 0.25, 0.25; questions of each suite:", len(scores["base"]["suites"]["piqa"]))
+
+# %% [markdown]
+# TEXT-FORGOT
+
+# %%
+# NBVAL_CHECK_OUTPUT
+changes = {name: score_changes(record, name) for name in record["runs"]}
+print(pd.DataFrame({name: {key: f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}]" for key, c in one.items()}
+                    for name, one in changes.items()}).to_string())
+figure = changes_figure(changes, record["retention"], "smollm2, 10,000 tokens, 1 seed")
+Image(png(figure), width=760, metadata={"alt": "Changes of scores and retention of plain LoRA and ICFT."})
+
+# %% [markdown]
+# TEXT-CHANGES Replies show what scores do not. First medical questions of our own, then general ones.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+medical = {name: one["replies"].__getitem__ for name, one in scores.items()}
+ask_table(medical, list(scores["base"]["replies"]))
+
+# %%
+# NBVAL_CHECK_OUTPUT
+shown = {one["prompt"]: one for one in record["display"]}
+general = {name: (lambda prompt, name=name: shown[prompt][name]) for name in scores}
+ask_table(general, list(shown)[:3])
+
+# %% [markdown]
+# TEXT-REPLIES
+
+# %% [markdown]
+# ## 7 · Export it
 #
 # An **adapter** is small and needs its base. It is in PEFT's own format: the cell after next loads it without this
 # package. **Merged** weights are a model of their own, for any program that runs Qwen3.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-adapter = export("run", "adapter")
-merged = export("run", "merged", merge=True)
+adapter = export("run/icft", "adapter")
+merged = export("run/icft", "merged", merge=True)
 size = {folder.name: sum(file.stat().st_size for file in folder.rglob("*.safetensors")) for folder in (adapter, merged)}
 print({key: f"{value / 2**20:.1f} MiB" for key, value in size.items()})
 
@@ -727,19 +755,19 @@ print({key: f"{value / 2**20:.1f} MiB" for key, value in size.items()})
 # weights, adds $BA$ to them, and does not round again. **Predict**: how far apart are the outputs of the two?
 
 # %%
-batch = join_batch([encoder(example) for example in data.test.select(range(8))], 0, head_weight(model).device)
+batch = join_batch([encoder(example) for example in questions[:4]], 0, head_weight(model).device)
 
 
 @torch.no_grad()
-def letters(one):
-    """The log-probability of every letter of every question in `batch`."""
+def logps_of(one):
+    """The log-probability of every token of every option in `batch`."""
     states = hidden_states(one, batch)[batch["row"], batch["position"]]
     return token_logprobs(states, head_weight(one), batch["target"])
 
 
 alone = AutoModelForCausalLM.from_pretrained(merged, dtype=model.dtype, device_map={"": model.device}).eval()
 by_peft = PeftModel.from_pretrained(load_base(MODEL)[0], adapter).eval()
-apart = {key: float((letters(one) - letters(model)).abs().max()) for key, one in
+apart = {key: float((logps_of(one) - logps_of(model)).abs().max()) for key, one in
          (("merged", alone), ("adapter by peft", by_peft), ("untrained base", load_base(MODEL)[0]))}
 print({key: f"{value:.1e}" for key, value in apart.items()}, "at most, in nats")
 
@@ -752,7 +780,7 @@ print("training had changed more than that:", apart["untrained base"] > apart["m
 print("merged, none of it is in 4 bits:", not any("quant" in key for key in alone.config.to_dict()))
 
 # %% [markdown]
-# ## 9 · The model card
+# ## 8 · The model card
 #
 # A **model card** is the README that travels with weights: what they are for, what they are not for, what was measured.
 # Every run writes one next to its adapter. Its first lines are for machines.
@@ -767,12 +795,12 @@ print("warns:", "not medical advice" in card.text)
 
 # %% [markdown]
 # The license is *other*: the package cannot know that of your base and your data. You do: fill it in, and name what you
-# trained on. Qwen3 and MedMCQA are Apache-2.0, PubMedQA is MIT.
+# trained on. Qwen3 and SmolLM2 are Apache-2.0, PubMedQA is MIT, MedQuAD is CC BY 4.0 and wants to be named.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 card.data.license = "apache-2.0"
-card.data.datasets = ["openlifescienceai/medmcqa", "qiaojin/PubMedQA"] if REAL else None
+card.data.datasets = ["MedQuAD", "PubMedQA"] if REAL else None
 card.save(adapter / "README.md")
 print((adapter / "README.md").read_text().split("---")[1].strip())
 
@@ -816,7 +844,7 @@ print(share(adapter, "your-name/model", token=None))
 #
 # - Two public formats became the package's examples.
 # - A budget from shapes alone agreed with measurements; activations dominate it.
-# - A score needs a baseline and an interval.
+# - TEXT-SUMMARY
 # - Merged weights and the adapter give the same answers.
 
 # %% [markdown]
@@ -860,51 +888,7 @@ else:
 # </details>
 
 # %% [markdown]
-# ### 2 · A format of your own (medium, 8 minutes)
-#
-# The package reads the formats of common data sets, such as MedQA's `options` and `answer_idx`. Here is a file with
-# `stem`, `alternatives` (a dict from letter to text) and `key`, a letter. Turn one of its examples into one that the
-# package reads.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-def convert(example):
-    """A dict with "question", "choices" (texts) and "answer" (the right one's text)."""
-    return ...
-
-
-exam = [dict(stem="Which organ makes bile?", alternatives=dict(A="pancreas", B="liver", C="spleen"), key="B"),
-        dict(stem="Which vitamin do we make in sunlight?", alternatives=dict(C="A", B="B", A="D"), key="A")]
-answers = [convert(example) for example in exam]
-if ... in answers:
-    print("Your turn.")
-else:
-    try:
-        read = [one["responses"][one["label"]] if one["label"] >= 0 else "none" for one in read_examples(answers)]
-    except (ICFTError, KeyError, TypeError, AttributeError) as error:
-        read = [f"{type(error).__name__}: {error}"]
-    print("Right." if read == ["liver", "D"] else f"Not yet: the right answers are read as {read}.")
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# `example["alternatives"].values()` are the texts. Give the answer's text, not its letter: "A" is itself an option of
-# the second question.
-#
-# </details>
-# <details><summary>Solution</summary>
-#
-# ```python
-# def convert(example):
-#     options = example["alternatives"]
-#     answer = options[example["key"]]
-#     return dict(question=example["stem"], choices=list(options.values()), answer=answer)
-# ```
-#
-# </details>
-
-# %% [markdown]
-# ### 3 · How many questions? (medium, 6 minutes)
+# ### 2 · How many questions? (medium, 6 minutes)
 #
 # Half of the answers are right. How many questions must a test have for its 95 % interval to reach `half` to either
 # side? Use the normal approximation: 1.96 standard errors, where a share $p$ of $n$ has the standard error
@@ -937,15 +921,15 @@ else:
 #     return -int(-round(exact, 6) // 1)
 # ```
 #
-# One point of accuracy takes nearly ten thousand questions, PubMedQA's 1,000 nearly ten times over.
+# One point of accuracy takes nearly ten thousand questions. The 50 of section 6 reach 14 points.
 #
 # </details>
 
 # %% [markdown]
 # ## Further reading
 #
-# - [PubMedQA](https://arxiv.org/abs/1909.06146) (Jin and others, 2019) and [MedMCQA](https://arxiv.org/abs/2203.14371)
-#   (Pal and others, 2022): how the sets were made, and what people score.
+# - [PubMedQA](https://arxiv.org/abs/1909.06146) (Jin and others, 2019) and
+#   [MedQuAD](https://doi.org/10.1186/s12859-019-3119-4) (Ben Abacha and Demner-Fushman, 2019): how the sets were made.
 # - [The Qwen3 report](https://arxiv.org/abs/2505.09388) (2025): thinking and non-thinking modes.
 # - [Model Cards for Model Reporting](https://arxiv.org/abs/1810.03993) (Mitchell and others, 2019).
 # - [Adding Error Bars to Evals](https://arxiv.org/abs/2411.00640) (Miller, 2024): intervals and paired tests for
