@@ -131,10 +131,11 @@ def test_the_figure_has_the_differences_and_their_intervals():
                          "icft": dict(medquad={"items": {"a": 0.4, "b": 0.2}}, pubmedqa={"items": {"q": 1, "r": 1}},
                                       suites={})}}  # fmt: skip
     changes = {"icft": own_data.score_changes(record, "icft")}
-    figure = changes_figure(changes, {"icft": dict(value=0.9, low=0.7, high=1.2)}, "title")
+    counts = {"medquad": 2, "pubmedqa": 2, "chat": 100}
+    figure = changes_figure(changes, {"icft": dict(value=0.9, low=0.7, high=1.2)}, counts, "title")
     left, right = figure.axes
     assert list(left.lines[0].get_xdata()) == pytest.approx([0.15, 0.5])
-    assert [label.get_text() for label in left.get_yticklabels()] == ["medquad", "pubmedqa"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["medquad\nn = 2", "pubmedqa\nn = 2"]
     assert list(right.lines[0].get_xdata()) == [0.9]
     (bars,) = [one.get_segments() for one in right.collections]
     assert bars[0][:, 0] == pytest.approx([0.7, 1.2])

@@ -9,11 +9,15 @@ from icft_lite.reporting.style import DASHED, INK, STYLES, subplots
 
 
 def changes_figure(
-    changes: Mapping[str, Mapping[str, Any]], retention: Mapping[str, Mapping[str, float]], title: str
+    changes: Mapping[str, Mapping[str, Any]],
+    retention: Mapping[str, Mapping[str, float]],
+    counts: Mapping[str, int],
+    title: str,
 ) -> Figure:
     """Draw changes of scores from the base (left) and retention in replies (right), a marker for each method.
 
-    changes: {method: {set: Bootstrap}}; retention: {method: {value, low, high}}. Lines are 95 % intervals.
+    changes: {method: {set: Bootstrap}}; retention: {method: {value, low, high}}; counts: items of each set, and of the
+    chat suite (`chat`). Lines are 95 % intervals.
     """
     figure, axes = subplots((9, 3), 2)
     names = list(next(iter(changes.values())))
@@ -25,11 +29,12 @@ def changes_figure(
         _draw(axes[0], [n + shift for n in range(len(names))], middle, low, high, marker)
         one = retention[method]
         _draw(axes[1], [shift], [one["value"]], [one["low"]], [one["high"]], marker)
-    for axis, at, label in zip(axes, (0, 1), ("score minus the base's", "retention in replies (ratio to the base)")):
+    right = f"retention in replies (ratio to the base), n = {counts['chat']}"
+    for axis, at, label in zip(axes, (0, 1), ("score (0–1) minus the base's", right)):
         axis.axvline(at, color=INK, **DASHED)
         axis.set_xlabel(label)
         axis.invert_yaxis()
-    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_yticks(range(len(names)), [f"{name}\nn = {counts[name]}" for name in names])
     axes[1].set(yticks=[], ylim=(0.5, -0.5))
     axes[0].set_title(title, loc="left")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
