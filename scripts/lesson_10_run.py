@@ -56,7 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Train, score and write the record."""
     args = build_parser().parse_args()
-    began, settings = time.time(), {**SETTINGS, **(QUICK if args.quick else {})}
+    began, commit = time.time(), current_commit()
+    settings = {**SETTINGS, **(QUICK if args.quick else {})}
     data, test = load_data(args.medquad, args.pubmedqa, dict.fromkeys(TEST, 4) if args.quick else TEST)
     suites = read_suites(args.general, 4 if args.quick else NUM_QUESTIONS)
     described, labels = describe_test(test, MODEL), describe_labels(data, settings["limits.pool"])
@@ -69,7 +70,7 @@ def main() -> None:
         files={path.name: file_hash(path) for path in (args.medquad, args.pubmedqa)},
         command=f"python scripts/lesson_10_run.py --medquad {args.medquad.name} --pubmedqa {args.pubmedqa.name} "
         f"--general {args.general.name} --out {args.out}",
-        commit=current_commit(),
+        commit=commit,
         machine=f"{platform.machine()}, {processor()}",
         threads=torch.get_num_threads(),
         seconds=time.time() - began,

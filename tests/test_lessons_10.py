@@ -13,6 +13,8 @@ from test_notebooks import build, cells, check_exercise, checked, exercises, not
 from icft_lite import Encoder, ICFTError, read_examples
 from icft_lite.doctor import MODELS, estimate
 from icft_lite.evaluation import is_short_answer
+from icft_lite.experiments.own_data import NUM_QUESTIONS, score_changes
+from icft_lite.experiments.recorded import LESSON_10, load_recorded
 from icft_lite.modeling.losses import chunk_size, token_kl
 from icft_lite.reporting.concepts.memory_budget import draw
 from icft_lite.reporting.lessons.budget import memory_bars
@@ -167,6 +169,38 @@ def test_the_stored_outputs_show_the_budget_holding():
         "PUSH_TO is empty",
     ):
         assert line in stored, line
+
+
+def test_what_the_lesson_says_about_the_complete_run_is_in_the_record(book):
+    record = load_recorded(LESSON_10)
+    base, plain, icft = (record["scores"][name] for name in ("base", "qlora", "icft"))
+    said = " ".join(" ".join(cell.source for cell in cells(book, "markdown")).split())
+    assert base["medquad"]["nll"] > icft["medquad"]["nll"] > plain["medquad"]["nll"], "plain LoRA a little more"
+    longer = record["test"]["over_reply_limit"] / record["test"]["n"]["medquad"]
+    assert longer == pytest.approx(1 / 3, abs=0.05), "a third of the references"
+    assert plain["pubmedqa"]["answered"]["yes"] == 50 == record["test"]["n"]["pubmedqa"]
+    right = {name: sum(one["pubmedqa"]["items"].values()) for name, one in record["scores"].items()}
+    assert right["qlora"] == max(record["test"]["answers"].values()) == 2 * right["base"]
+    assert f"its {right['qlora'] / 50:.2f} **is** the majority baseline" in said
+    assert right["icft"] == right["base"] + 4 and right["icft"] < right["qlora"] - 10
+    labels = record["weak_labels"]
+    assert (labels["n"], labels["labels"]["yes"], labels["labels"]["maybe"]) == (150, 115, 0)
+    assert f"{labels['accuracy']:.0%}" == "71%"
+    lost, retained = (record["retention"][name] for name in ("qlora", "icft"))
+    assert 1 - lost["value"] == pytest.approx(0.25, abs=0.05) and lost["high"] < 1 <= retained["value"]
+    assert f"its interval begins at {retained['low']:.2f}" in said
+    assert sum(stage["steps"] for stage in record["runs"]["qlora"]["stages"]) == 12
+    words = {name: chat["words"] for name, chat in record["chat"].items()}
+    assert words["qlora"] < 0.5 * words["base"] < 0.8 * words["icft"]
+    assert all(sum(one["suites"]["openbookqa"]) / NUM_QUESTIONS < 0.25 for one in record["scores"].values())
+
+
+def test_what_the_lesson_says_about_changes_is_in_the_record():
+    record = load_recorded(LESSON_10)
+    plain, icft = (score_changes(record, name) for name in ("qlora", "icft"))
+    assert [name for name, one in plain.items() if one.low > 0 or one.high < 0] == ["pubmedqa"]
+    assert [name for name, one in icft.items() if one.low > 0 or one.high < 0] == ["medquad"]
+    assert 0 < icft["medquad"].low < 0.005, "hardly excludes zero"
 
 
 def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
