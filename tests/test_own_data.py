@@ -14,7 +14,7 @@ from icft_lite.errors import ICFTError
 from icft_lite.experiments import own_data
 from icft_lite.experiments.public_suites import Question
 from icft_lite.experiments.recorded import LESSON_10, load_recorded
-from icft_lite.reporting.lessons.own_data import changes_figure
+from icft_lite.reporting.lessons.own_data import draw_changes
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "lesson_10_run.py"
 spec = importlib.util.spec_from_file_location("lesson_10_run", SCRIPT)
@@ -90,6 +90,14 @@ def test_suites_are_read_from_files_with_the_names_of_the_record(tmp_path, monke
     assert suites["commonsense_qa"][0].options == ["library", "stadium", "kitchen fire", "motorway", "river"]
 
 
+def test_without_a_folder_the_suites_come_from_the_hub(monkeypatch):
+    asked = []
+    listed = Question("Question: a\nA. b\nAnswer:", ["A"], 0)
+    monkeypatch.setattr(own_data, "read_questions", lambda *given: asked.append(given) or [listed])
+    own_data.read_suites(None, 3)
+    assert asked == [(name, None, 3) for name in own_data.SUITES]
+
+
 # --- scores
 
 
@@ -132,7 +140,7 @@ def test_the_figure_has_the_differences_and_their_intervals():
                                       suites={})}}  # fmt: skip
     changes = {"icft": own_data.score_changes(record, "icft")}
     counts = {"medquad": 2, "pubmedqa": 2, "chat": 100}
-    figure = changes_figure(changes, {"icft": dict(value=0.9, low=0.7, high=1.2)}, counts, "title")
+    figure = draw_changes(changes, {"icft": dict(value=0.9, low=0.7, high=1.2)}, counts, "title")
     left, right = figure.axes
     assert list(left.lines[0].get_xdata()) == pytest.approx([0.15, 0.5])
     assert [label.get_text() for label in left.get_yticklabels()] == ["medquad\nn = 2", "pubmedqa\nn = 2"]
@@ -177,6 +185,20 @@ def test_the_command_of_the_record_is_one_of_the_script(record):
     args = lesson_10_run.build_parser().parse_args(words[2:])
     assert not args.quick and args.out == Path("runs/own")
     assert {args.medquad.name, args.pubmedqa.name} == set(record["files"]), "names, not the folders of a machine"
+
+
+def test_the_documentation_has_the_numbers_of_the_record(record):
+    page = (Path(__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    section = page.split("the run of lesson 10\n")[1].split("\n## ")[0]
+    for name in own_data.METHODS:
+        found, scores = record["retention"][name], record["scores"][name]
+        assert f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})" in section
+        change = own_data.score_changes(record, name)["public suites"]
+        assert f"{change.difference:.3f} ({change.low:.3f} to {change.high:.3f})".replace("-", "−") in section
+        assert f"{scores['medquad']['nll']:.2f}" in section and f"{record['chat'][name]['words']:.0f} |" in section
+    for scores in record["scores"].values():
+        for items in (scores["medquad"]["items"], scores["pubmedqa"]["items"]):
+            assert f"{sum(items.values()) / len(items):.2f} (" in section
 
 
 def texts(value, path=()):

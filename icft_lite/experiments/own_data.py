@@ -101,12 +101,13 @@ def _by_set(examples: Dataset) -> Dataset:
     return Dataset.from_dict({**examples.to_dict(), "topic": topics}, features=examples.features)
 
 
-def read_suites(folder: str | Path, limit: int) -> dict[str, list[Question]]:
-    """Return the first questions of each public suite. folder: has the files of SUITES.
+def read_suites(folder: str | Path | None, limit: int) -> dict[str, list[Question]]:
+    """Return the first questions of each public suite. folder: has the files of SUITES; None: they come from the Hub.
 
     Of CommonsenseQA, the texts of the options are scored as in ARC, not their letters: SmolLM2-135M chooses A for all.
     """
-    suites = {name: read_questions(name, Path(folder) / file, limit) for name, file in SUITES.items()}
+    sources = {name: Path(folder) / file if folder else None for name, file in SUITES.items()}
+    suites = {name: read_questions(name, source, limit) for name, source in sources.items()}
     return suites | {"commonsense_qa": [_with_texts(question) for question in suites["commonsense_qa"]]}
 
 

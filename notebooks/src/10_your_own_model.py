@@ -72,7 +72,7 @@ from icft_lite.modeling.losses import chunk_size, token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.concepts import memory_budget
 from icft_lite.reporting.lessons.budget import memory_bars
-from icft_lite.reporting.lessons.own_data import changes_figure
+from icft_lite.reporting.lessons.own_data import draw_changes
 from icft_lite.reporting.style import png
 from icft_lite.statistics import binomial_interval, mean_interval
 from icft_lite.utils.hardware import peak_memory
@@ -91,7 +91,7 @@ os.chdir(tempfile.mkdtemp())  # every file of this lesson goes to a folder of it
 
 # %%
 MODEL = "tiny-qwen3"  # or "smollm2", or "Qwen/Qwen3-0.6B"
-MEDQUAD, PUBMEDQA, GENERAL = "medquad.jsonl", "ori_pqal.json", "general"  # paths from the folder of this notebook
+MEDQUAD, PUBMEDQA, GENERAL = "medquad.jsonl", "ori_pqal.json", "general"  # files and a folder next to this notebook
 
 
 def can_load(model, *sources):
@@ -513,7 +513,7 @@ print(f"peak of a step: {books.peak / 2**20:.1f} MiB, predicted {made / 2**20:.1
 print("within 25 %:", abs(books.peak / made - 1) < 0.25)
 
 # %% [markdown]
-# The prediction holds.
+# The prediction holds. With `MODEL = "smollm2"` a step of six answers took 1,486 MiB, predicted 1,705.
 #
 # It held on a GPU too. An H200, limited to a T4's 15 GiB and its fp16, took 3.8 GiB for a step of 1,024 tokens with
 # Qwen3-0.6B's shape, and 6.7 with that of the 1.7 B (`benchmarks/fit.py`). The seven parts predict 4.0 and 6.9.
@@ -521,7 +521,7 @@ print("within 25 %:", abs(books.peak / made - 1) < 0.25)
 # %% [markdown]
 # ## 5 · Train
 #
-# Two methods with as many tokens: plain LoRA and ICFT. In a terminal, one of them is
+# Two methods with the same number of tokens: plain LoRA and ICFT. In a terminal, one of them is
 #
 # ```
 # icft-lite train --data medquad.jsonl ori_pqal.json --general chat --model smollm2 --method icft --out own/icft
@@ -537,7 +537,7 @@ LARGER_RUN = {"optim.max_tokens": 100_000, "optim.batch_size": 16, "optim.learni
               "limits.trusted": 600, "limits.pool": 400}
 settings = SETTINGS | ({} if MODEL == "smollm2" else LARGER_RUN if REAL else SMALL_RUN)
 runtime = RuntimeConfig(micro_batches=settings["optim.batch_size"] // 2)  # two examples in a forward pass
-suites = read_suites(here / GENERAL, NUM_QUESTIONS) if REAL else {}
+suites = read_suites(here / GENERAL if (here / GENERAL).is_dir() else None, NUM_QUESTIONS) if REAL else {}
 live = run_all(MODEL, data, test, suites, "run", settings, runtime, progress=REAL)
 report = read_report("run/icft")
 
@@ -639,8 +639,8 @@ print("questions right, with your function or the package's:", sum(map(int, answ
 # ## 6 · A complete run
 #
 # SmolLM2-135M-Instruct was trained and scored completely on the real sets. Here is the record of that run: scores by
-# the examples' ids, replies to questions of our own, and no text of the sets. `MODEL = "smollm2"`
-# repeats it, in 20 minutes of processor time.
+# the examples' ids, replies to questions of our own, and no text of the sets. With the files,
+# `MODEL = "smollm2"` repeats it, in 20 minutes of processor time.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -661,6 +661,8 @@ print("α of each stage:", {name: [round(part["alpha"], 2) for part in one["stag
                            for name, one in record["runs"].items()})
 
 # %% [markdown]
+# ICFT takes more steps with as many tokens, because its memory examples are short. Some 50 new sequences are few.
+#
 # **Predict.** Did each method learn? Look for the *majority baseline* of PubMedQA: the share of the most frequent
 # answer in the test. A model that always says "yes" reaches it without reading.
 
@@ -725,7 +727,7 @@ changes = {label: score_changes(record, name) for name, label in labels.items()}
 print(pd.DataFrame({name: {key: f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}]" for key, c in one.items()}
                     for name, one in changes.items()}).to_string())
 counts = record["test"]["n"] | {"public suites": 4 * NUM_QUESTIONS, "chat": 2 * SETTINGS["limits.test"]}
-figure = changes_figure(changes, {label: record["retention"][name] for name, label in labels.items()}, counts,
+figure = draw_changes(changes, {label: record["retention"][name] for name, label in labels.items()}, counts,
                         "smollm2, 13,000 tokens, one seed, 95 % intervals")
 Image(png(figure), width=760, metadata={"alt": "Changes of scores and retention of plain LoRA and ICFT."})
 
@@ -747,9 +749,9 @@ general = {name: (lambda prompt, name=name: shown[prompt][name]) for name in sco
 ask_table(general, list(shown)[:3])
 
 # %% [markdown]
-# Plain LoRA writes short texts as its examples do. It loops (blood pressure), advises a blow dryer against a nosebleed,
-# and is the only one that answers *yes* in a word. ICFT still writes as the base does, with the base's faults: none of
-# the three explains a nosebleed. The base's tips for cooking are a loop.
+# Plain LoRA writes less than the base. It loops (blood pressure), advises a blow dryer against a nosebleed, and is the
+# only one that answers *yes* in one word. ICFT still writes as the base does, with its faults: none of the three helps
+# with a nosebleed. The base's tips for cooking are a loop.
 
 # %% [markdown]
 # ## 7 · Export it
@@ -920,10 +922,8 @@ def questions(half):
 
 
 answers = [questions(0.1), questions(0.05), questions(0.01)]
-if ... in answers:
-    print("Your turn.")
-else:
-    print("Right." if answers == [97, 385, 9604] else f"Not yet: {answers}.")
+right = "Right." if answers == [97, 385, 9604] else f"Not yet: {answers}."
+print("Your turn." if ... in answers else right)
 
 # %% [markdown]
 # <details><summary>Hint</summary>

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from icft_lite.reporting.style import DASHED, INK, STYLES, subplots
 
 
-def changes_figure(
+def draw_changes(
     changes: Mapping[str, Mapping[str, Any]],
     retention: Mapping[str, Mapping[str, float]],
     counts: Mapping[str, int],
