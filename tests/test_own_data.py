@@ -164,7 +164,7 @@ def test_the_record_is_of_the_settings_of_the_code(record):
         == own_data.TEST
         == {key: len(record["scores"]["base"][key]["items"]) for key in own_data.TEST}
     )
-    assert set(record["scores"]) == {"base", *own_data.METHODS}
+    assert set(record["scores"]) == {"base", *own_data.ARMS}
     for name, run in record["runs"].items():
         assert run["config"]["method"] == name and run["config"]["model"] == "smollm2" and run["seed"] == 0
         assert len(run["adapter_sha256"]) == len(run["base_hash"]) == 64
@@ -190,7 +190,7 @@ def test_the_command_of_the_record_is_one_of_the_script(record):
 def test_the_documentation_has_the_numbers_of_the_record(record):
     page = (Path(__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
     section = page.split("the run of lesson 10\n")[1].split("\n## ")[0]
-    for name in own_data.METHODS:
+    for name in own_data.ARMS:
         found, scores = record["retention"][name], record["scores"][name]
         assert f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})" in section
         change = own_data.score_changes(record, name)["public suites"]

@@ -37,7 +37,7 @@ from icft_lite.training.loop import train_icft
 from icft_lite.utils.io import write_json
 from icft_lite.weak.lfs.pubmedqa import pubmedqa_weak_labels
 
-METHODS = ("qlora", "icft")
+ARMS = ("qlora", "icft")
 SETTINGS: dict[str, Any] = {
     "optim.max_tokens": 12_000,
     "optim.batch_size": 4,
@@ -186,7 +186,7 @@ def run_all(
     """
     shown: dict[str, dict[str, str]] = {}
     record: Record = dict(scores={}, chat={}, retention={}, runs={})
-    for method in METHODS:
+    for method in ARMS:
         report = train_icft(
             {**settings, "model": model, "method": method}, Path(out) / method, data, progress, runtime=runtime
         )
