@@ -220,9 +220,8 @@ print("labels left in the pool:", sum(label >= 0 for label in data.pool["label"]
 print("no test example is trained on:", not set(test["id"][:]) & {*data.trusted["id"][:], *data.pool["id"][:]})
 
 # %% [markdown]
-# MedQuAD is trusted. PubMedQA's answers are set aside: votes on the conclusions take their place (lesson 02). What must
-# not be forgotten is the package's suite for chat models, `general=["chat"]`: `load_data` gives it to
-# `bundle_from_files`. For your own model, name what *you* want it to retain.
+# MedQuAD is trusted. PubMedQA's answers are set aside: votes on the conclusions take their place (lesson 02). The general
+# data is the suite for chat models, `chat`. For your own model, name what *you* want it to retain.
 #
 # ## 2 · A model that fits
 #
@@ -314,7 +313,7 @@ print("supervised in a question of PubMedQA:", [tokenizer.decode(t) for _, _, t,
 
 # %% [markdown]
 # The reply and its end of turn are supervised, not the question. Of a PubMedQA question, all three options are scored,
-# each with its end of turn: a few tokens after an abstract of some 350. In training only the voted option is left.
+# each with its end of turn. In training only the voted option is left.
 #
 # ## 3 · The budget, before
 #
@@ -513,7 +512,7 @@ print(f"peak of a step: {books.peak / 2**20:.1f} MiB, predicted {made / 2**20:.1
 print("within 25 %:", abs(books.peak / made - 1) < 0.25)
 
 # %% [markdown]
-# The prediction holds. With `MODEL = "smollm2"` a step of six answers took 1,486 MiB, predicted 1,705.
+# It holds. With `MODEL = "smollm2"` a step of six answers took 1,486 MiB, predicted 1,705.
 #
 # It held on a GPU too. An H200, limited to a T4's 15 GiB and its fp16, took 3.8 GiB for a step of 1,024 tokens with
 # Qwen3-0.6B's shape, and 6.7 with that of the 1.7 B (`benchmarks/fit.py`). The seven parts predict 4.0 and 6.9.
@@ -560,7 +559,7 @@ print("total = weight · consistency + task + fine-tune:", bool(gap.abs().max() 
 print("LoRA parameters as predicted:", report["cost"]["trainable_parameters"] == predicted["two adapters"] / 8)
 
 # %% [markdown]
-# Three steps teach the small model nothing: this run only shows that every part works.
+# Three steps teach the small model nothing; they show that every part works.
 #
 # A question of PubMedQA is scored by log-probabilities. The **score of an option** is the sum over its tokens,
 # $s_k = \sum_t \log p(y_{k,t} \mid x, y_{k,<t})$, with the question $x$ and the tokens $y_{k,t}$ of option $k$. The
@@ -687,8 +686,8 @@ print(pd.DataFrame({name: {"MedQuAD, token F1": with_interval(one["medquad"]["it
 print("majority baseline of PubMedQA:", max(record["test"]["answers"].values()) / record["test"]["n"]["pubmedqa"])
 
 # %% [markdown]
-# **Token F1** is the overlap of words with the reference: it counts function words, and any fluent English has some.
-# The **NLL** of the reference is in nats per token; it needs no reply, so it is less noisy.
+# **Token F1** is the overlap of words with the reference, function words included. The **NLL** of the reference, in nats
+# per token, needs no reply, so it is less noisy.
 #
 # By NLL both learned how MedQuAD writes, plain LoRA a little more. By F1 it is hard to see: 16 replies are few, and a
 # third of the references is longer than a reply may be.
@@ -696,7 +695,7 @@ print("majority baseline of PubMedQA:", max(record["test"]["answers"].values()) 
 # %% [markdown]
 # On PubMedQA plain LoRA seems twice as good as the base. But it says *yes* to all 50 questions: its 0.64 **is** the
 # majority baseline. It learned its most frequent weak label: 115 of 150 are yes, none is maybe, 71 % are right. ICFT
-# has four questions more than the base, far below that baseline. Neither learned to read abstracts.
+# has four more right than the base, far below that baseline. Neither learned to read abstracts.
 
 # %% [markdown]
 # **Predict.** What was forgotten? *Retention* is the share of right replies and followed instructions of the chat
@@ -810,8 +809,8 @@ print("tables:", parts)
 print("warns:", "not medical advice" in card.text)
 
 # %% [markdown]
-# The license is *other*: the package cannot know that of your base and your data. Fill it in, and name what you trained
-# on. Qwen3 and SmolLM2 are Apache-2.0, PubMedQA is MIT; MedQuAD is CC BY 4.0 and must be named. The run did not see the
+# The license is *other*: the package cannot know that of your base and your data. Fill it in, and name the data.
+# Qwen3 and SmolLM2 are Apache-2.0, PubMedQA is MIT; MedQuAD is CC BY 4.0 and must be named. The run did not see the
 # test, so its scores are missing too: add them with their interval and *n*.
 
 # %%
