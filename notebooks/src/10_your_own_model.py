@@ -220,8 +220,8 @@ print("labels left in the pool:", sum(label >= 0 for label in data.pool["label"]
 print("no test example is trained on:", not set(test["id"][:]) & {*data.trusted["id"][:], *data.pool["id"][:]})
 
 # %% [markdown]
-# MedQuAD is trusted. PubMedQA's answers are set aside: votes on the conclusions take their place (lesson 02). The general
-# data is the suite for chat models, `chat`. For your own model, name what *you* want it to retain.
+# MedQuAD is trusted. PubMedQA's answers are set aside: votes on the conclusions take their place (lesson 02). The
+# general data is the suite for chat models, `chat`. For your own model, name what *you* want it to retain.
 #
 # ## 2 · A model that fits
 #
@@ -686,8 +686,8 @@ print(pd.DataFrame({name: {"MedQuAD, token F1": with_interval(one["medquad"]["it
 print("majority baseline of PubMedQA:", max(record["test"]["answers"].values()) / record["test"]["n"]["pubmedqa"])
 
 # %% [markdown]
-# **Token F1** is the overlap of words with the reference, function words included. The **NLL** of the reference, in nats
-# per token, needs no reply, so it is less noisy.
+# **Token F1** is the overlap of words with the reference, function words included. The **NLL** of the reference, in
+# nats per token, needs no reply, so it is less noisy.
 #
 # By NLL both learned how MedQuAD writes, plain LoRA a little more. By F1 it is hard to see: 16 replies are few, and a
 # third of the references is longer than a reply may be.
