@@ -73,9 +73,9 @@ from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.concepts import memory_budget
 from icft_lite.reporting.lessons.budget import memory_bars
 from icft_lite.reporting.lessons.own_data import draw_changes
+from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.style import png
 from icft_lite.statistics import binomial_interval, mean_interval
-from icft_lite.utils.hardware import peak_memory
 from icft_lite.widgets import ask_table
 
 warnings.simplefilter("ignore", FutureWarning)  # what other libraries plan is not our subject
@@ -954,5 +954,4 @@ print("Your turn." if ... in answers else right)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-peak = peak_memory() / 2**30
-print("within the memory declared at the top:", peak < 8)
+print_peak(8)
