@@ -11,6 +11,7 @@ from icft_lite.experiments.paper.analysis import (
     claim_medical,
     claim_preference,
     claim_retention,
+    difference,
     load_records,
     matched_retention,
     trained_point,
@@ -45,6 +46,15 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         f"than ICFT: {trained['plain']:.3f} against {trained['icft']:.3f}",
         f"It retains {mean('plain', 'retention', trained_point):.3f} of",
     ]
+    order = [
+        difference(*([choose_point(records[arm][split])["test"][key] for split in records["icft"]] for arm in arms))
+        for arms, key in ((("icft", "random"), "medical"), (("random", "icft"), "preference"))
+    ]
+    stated += [
+        "ICFT has {:.3f} less at the chosen α ({:.3f} to {:.3f})".format(*order[0]),
+        "changes preference accuracy by {:.3f} ({:.3f} to {:.3f})".format(*order[1]),
+    ]
+    assert mean("random", "medical") < mean("kl_memory", "medical")
     half = {arm: np.mean(matched_retention(records, arm, 0.5, sorted(records[arm]))) for arm in ("icft", "replay_25")}
     stated.append(f"ICFT retains {half['icft']:.3f} and replay {half['replay_25']:.3f}")
     assert not [sentence for sentence in stated if sentence not in prose]
