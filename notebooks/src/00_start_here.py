@@ -25,7 +25,7 @@
 # - show that fine-tuning makes a model forget, and say how much;
 # - name the components of ICFT and what each is for;
 # - read the tables and figures that every run writes;
-# - ask three models the same question, and compare their replies.
+# - give three models the same question, and compare their replies.
 #
 # **You need** some Python. Model, samples and recorded replies come with the package.
 
@@ -84,10 +84,10 @@ warnings.simplefilter("ignore", FutureWarning)  # other libraries' plans are not
 runs = Path(tempfile.mkdtemp())
 
 # %% [markdown]
-# ## 1 · A real model, asked three times
+# ## 1 · A real model, queried three times
 #
 # A **language model** continues text: it is given a *prompt* and writes a *response*, one word piece (**token**) at a
-# time. *SmolLM2-135M-Instruct* is a chat model with 135 million parameters. We asked it before training (the
+# time. *SmolLM2-135M-Instruct* is a chat model with 135 million parameters. We queried it before training (the
 # **base**), after plain fine-tuning on medicine (*plain LoRA*, see section 5), and after ICFT.
 
 # %%
@@ -452,9 +452,9 @@ stages["teacher"] = [round(share["memory"], 2) for share in stages["teacher_shar
 stages[["steps", "new_examples", "memory_examples", "teacher", "alpha"]]
 
 # %% [markdown]
-# The candidates after stage 2, on validation questions. The line search goes from the end of training (α = 1) towards
-# the start of the stage. Because α = 1 retained too little, it also goes towards the base, where it found its choice.
-# Among equal medical scores, higher retention wins. (The last stage may go beyond α = 1; here it did.)
+# The candidates after stage 2, on validation questions (medical is 0.89 on the test). The search goes from the end of
+# training (α = 1) towards the start of the stage. α = 1 retained too little, so it also goes towards the base and
+# chooses there. Ties are broken by retention. (The last stage may go beyond α = 1, as here.)
 
 # %%
 record = icft["stages"][1]["consolidation"]
@@ -502,9 +502,10 @@ ask_table(models, [*general, *medical, patient])
 
 # %% [markdown]
 # Plain QLoRA answers general questions with medical words or fragments. ICFT answers both kinds, but gives metoprolol a
-# wrong class: it is a beta blocker. ICFT's score for drugs is 0.86, so about one in seven is wrong.
+# wrong class: it is a beta blocker. ICFT's score for drugs is 0.86, so about one in seven is wrong. Both answer the
+# patient correctly.
 #
-# Now you: choose an example or type a question, and press Enter. **Never trust its replies on health.**
+# Now choose an example or type a question, and press Enter. **Never trust its replies on health.**
 
 # %%
 questions = [suite[i]["prompt"] for suite in (data.general_test, data.test) for i in range(0, 400, 40)]
@@ -608,7 +609,7 @@ else:
 # - [QLoRA](https://arxiv.org/abs/2305.14314) (Dettmers and others, 2023): how 4 bits are enough; section 3.
 # - [Snorkel](https://arxiv.org/abs/1711.10160) (Ratner and others, 2017): labelling functions in practice.
 # - [LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673) (Biderman and others, 2024): careful
-#   measurements of the same exchange.
+#   measurements of the same trade-off.
 
 # %%
 # NBVAL_CHECK_OUTPUT
