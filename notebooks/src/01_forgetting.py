@@ -210,7 +210,7 @@ print("the last stages took most of that away again:", bool(at_end["easy"] < 0.5
 Image(png(course_figure(curve, LEVELS, STEPS)), width=680)
 
 # %% [markdown]
-# The same questions again:
+# Each stage is short, so it teaches only a part of its questions. Now the prompts of section 1 again:
 
 # %%
 answers["after three stages"] = [generate_reply(model, tokenizer, prompt) for prompt in prompts]
@@ -495,9 +495,9 @@ print("replay retains over 0.1 more of the general score:", bool(R_replay[-1, 0]
 print("it forgets less:", forgetting(R_replay) < forgetting(R))
 
 # %% [markdown]
-# The easy column is still 0: no *medical* examples of earlier stages were replayed. ICFT avoids that in another way:
-# each stage adds a level to those before (lesson 03). It can also promote medical examples into its memory (lesson 05),
-# which is off by default, because it had no measured benefit.
+# The replay path bends further to the upper right and ends lower. The easy column is still 0: no *medical* examples of
+# earlier stages were replayed. ICFT avoids that: each stage adds a level to those before (lesson 03). It can also
+# promote medical examples into its memory (lesson 05), which is off by default (no measured benefit).
 
 # %% [markdown]
 # ## 8 · How far has it moved?

@@ -601,8 +601,8 @@ Image(png(reliability_figure(bins), dpi=110), width=500)
 
 # %% [markdown]
 # Points above the line have too little confidence. Majority vote counts poor functions as much as good ones, so even a
-# right winner gets few of the votes. The label model is confident of most labels, and rightly so. It has few examples
-# of less confidence, so their intervals are wide.
+# right winner gets few of the votes. Where all votes agree, it is slightly too confident. The label model is confident
+# of most labels, and rightly so. It has few examples of less confidence, so their intervals are wide.
 
 # %% [markdown]
 # ## 11 · Hard or soft labels

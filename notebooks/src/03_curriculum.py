@@ -202,9 +202,9 @@ fifths = [int(part.sum()) for part in np.array_split(np.array(wrong), 5)]
 print("wrong labels by fifth, lowest entropy first:", fifths)
 
 # %% [markdown]
-# Most of them. So entropy connects weak supervision with the curriculum: what may be labelled wrongly comes late. The
-# order uses the posterior, also where training uses only its most likely option, as runs do by default. (If copies
-# mislead the label model, as at the end of lesson 02, entropy is misled too.)
+# Nearly all: 67 of 68. So entropy connects weak supervision with the curriculum: what may be labelled wrongly comes
+# late. The order uses the posterior, also where training uses only its most likely option, as runs do by default. (If
+# copies mislead the label model, as at the end of lesson 02, entropy is misled too.)
 
 # %% [markdown]
 # ## 4 · Combine nats, ratios and tokens
@@ -280,8 +280,8 @@ print("no two signals correlate by more than 0.5:",
       bool((pd.DataFrame(signals).corr("spearman").to_numpy()[~np.eye(3, dtype=bool)] < 0.5).all()))
 
 # %% [markdown]
-# Length and entropy somewhat, loss hardly. Each signal measures something else, and "difficulty" is what we
-# decide to call their mean: one reason to doubt general claims about curricula. A second reason: every topic also has a
+# Length and entropy agree somewhat, loss agrees with neither. Each signal measures something else, and we call their
+# mean "difficulty": one reason to doubt general claims about curricula. A second reason: every topic also has a
 # **level**, easy, medium or hard, given by the people who wrote it. **Predict**: is every hard topic more difficult
 # than every easy one?
 
@@ -451,7 +451,7 @@ Image(png(figures.density_figure(shown, edges), dpi=110), width=820)
 # %% [markdown]
 # easy_to_hard is white above the steps: a level waits for its stage, and pacing adds examples from below. Each stage
 # starts its pacing again, so the most difficult examples of earlier levels pause for a while. hard_to_easy is the
-# reverse. Stages that *drop* earlier levels would forget them, and order would *hurt*.
+# reverse. If stages *dropped* earlier levels, the model would forget them, and order would *hurt*.
 
 # %% [markdown]
 # ## 9 · Not only when, also how often
@@ -537,7 +537,7 @@ def accuracy_after(arm, seed, noise, n=600, draws=1800, batch=20):
 
 # %% [markdown]
 # Ten seeds. We compare each arm with random **on the same seed**, because seeds differ more than arms do. **Predict**
-# the gains over random, in points: with clean labels, with noisy ones, and for the shuffled draws.
+# the gains over random, in points (0.01 of accuracy): with clean labels, with noisy ones, and for the shuffled draws.
 
 # %%
 arms, gains = ("random", "easy_to_hard", "shuffled", "hard_to_easy"), {}
