@@ -251,8 +251,8 @@ print(pd.DataFrame({"bits": [4 + 32 / block for block in blocks], **errors}, ind
 # ## 5 · Double quantization
 #
 # Scales are quantized too, to 8 bits, in blocks of 256 with one fp32 scale each, after their mean is subtracted. The
-# 256 *dynamic* levels are 0, 1 and seven decades with 1, 2, 4, …, 64 levels for each sign. **Predict** the bits per
-# weight: 4, plus 8 bits shared by 64 weights, plus 32 bits shared by 64 × 256.
+# 256 *dynamic* levels are 0, 1 and seven decades (powers of ten) with 1, 2, 4, …, 64 levels for each sign. **Predict**
+# the bits per weight: 4, plus 8 bits shared by 64 weights, plus 32 bits shared by 64 × 256.
 
 # %%
 def dynamic_levels():
@@ -321,7 +321,7 @@ print(f"double: {stored_bits(square, True):.3f} bits counted, {4 + 8 / 64 + 32 /
 #
 # W is not trained, but gradients must pass *through* it: for $y = Wx$ and the gradient $g$ for y, the chain rule gives
 # $W^\top g$ for x. PyTorch's product would save the dequantized W until then. Ours dequantizes twice. **Predict** how
-# many bytes each keeps for the backward pass.
+# many bytes each saves for the backward pass.
 
 # %%
 class FrozenMatmul(torch.autograd.Function):
@@ -426,9 +426,9 @@ else:
 # </details>
 
 # %% [markdown]
-# Your forward pass and peft's now run side by side for one step, on the same weight with the same A and B. As a loss
-# we take the squared norm of the output. (Until the exercise is solved, the lesson uses `two_linears`, which is how
-# peft writes it.)
+# Now your forward pass and peft's both run one step, on the same weight with the same A and B. As a loss we take the
+# squared norm of the output. (Until the exercise is solved, the lesson uses `two_linears`, which is how peft writes
+# it.)
 
 # %%
 def two_linears(self, x):

@@ -819,8 +819,8 @@ else:
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The examples retained at level `water` are `sum(min(count, water) for count in counts)`. Raise L while the next level
-# fits.
+# The examples retained at level `water` are `sum(min(count, water) for count in counts)`. Raise `water` while the next
+# level fits.
 #
 # </details>
 # <details><summary>Solution</summary>

@@ -231,7 +231,7 @@ print("autograd agrees:", torch.allclose(by_hand, by_autograd[0]))
 print("the package agrees:", torch.allclose(by_hand, by_package[0]))
 
 # %% [markdown]
-# What the right token gains the others lose, each in proportion to its probability.
+# The right token gains what all others lose, each in proportion to its probability.
 #
 # **Weak questions** have a posterior $\tilde p$ over options (lesson 02). By default a run takes the most likely option
 # as the only target, a *hard label* (`weak.soft_labels=False`). With *soft labels* the loss is the expected NLL,
@@ -643,6 +643,10 @@ print(f"summed: off by {off(wrong):.1f} times the right gradient's length; avera
 print("both are off by more than a hundredth:", off(wrong) > 0.01 and off(wrong / 4) > 0.01)
 
 # %% [markdown]
+# The sum is too long, since it adds up four means. In the average, a token of a micro-batch with few tokens counts too
+# much.
+
+# %% [markdown]
 # ## 7 · Watch it work, token by token
 #
 # Two short runs from the same start: trusted examples to learn, 48 general ones to remember, $T = \infty$. The
@@ -737,6 +741,9 @@ error = {kind: float((push_of(teacher.to(kind).float()) - exact).norm() / exact.
          for kind in (torch.float16, torch.bfloat16)}
 print(f"relative error: fp16 {error[torch.float16]:.0e}, bf16 {error[torch.bfloat16]:.0e}")
 print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error[torch.float16] > 0)
+
+# %% [markdown]
+# Both errors are small, and fp16 is the more exact format here.
 
 # %% [markdown]
 # ## 8 · Why my fine-tune learned nothing, never stops, or forgot everything
