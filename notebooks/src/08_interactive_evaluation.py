@@ -110,7 +110,7 @@ print(*models, sep=", ")
 # `slow` is the slow adapter after the last stage, `fast` the adapter that was trained by gradient. Without
 # consolidation a run ends by copying the fast adapter into the slow one, so here both give the same replies.
 #
-# ## 2 · Ask
+# ## 2 · Query the models
 #
 # **Predict.** Who still knows the capital? From which stage on does a model say something medical of *nephromegaly*?
 
@@ -123,8 +123,8 @@ ask_table(models, questions)
 # The base knows Bhutan; *nephromegaly* (an enlarged kidney) it answers with an invented word. After a third of the
 # training, general answers are already medical phrases. `slow` knows the kidney, not the *-megaly*.
 #
-# Now ask yourself. All panels work by keyboard: Tab moves to the next control, Space opens a list or presses a button,
-# Enter sends a question.
+# Now type questions yourself. All panels work by keyboard: Tab moves to the next control, Space opens a list or presses
+# a button, Enter sends a question.
 
 # %%
 prompts = [part[i]["prompt"] for part in (few.general_test, few.test) for i in range(0, 200, 25)]
@@ -280,8 +280,8 @@ for wins in range(5, 11):
 print("the package agrees:", np.allclose(wilson(7, 10), binomial_interval(7, 10, method="wilson")))
 
 # %% [markdown]
-# Nine of ten: small votes show only large differences. (Fix the number of votes first. Who votes until the result
-# pleases has no valid interval.) The votes of section 3:
+# It must win nine of ten: a small vote shows only large differences. (Fix the number of votes first. Who votes until
+# the result pleases has no valid interval.) The votes of section 3:
 
 # %%
 Image(png(votes_figure(votes), dpi=110), width=620)
@@ -307,8 +307,9 @@ print(example["prompt"])
 pd.DataFrame(table)
 
 # %% [markdown]
-# Each number is the summed log-probability of an option's tokens; the largest is the model's choice. Now many
-# questions: a greedy model writes exactly the answer if each of its tokens is the most likely one.
+# Each number is the summed log-probability of an option's tokens; the largest is the model's choice. Here the base
+# chooses right, perhaps by luck: in section 2 it wrote *stomach*. Now many questions: a greedy model writes exactly the
+# answer if each of its tokens is the most likely one.
 #
 # **Predict**, for medical questions: the base's two scores, and which of the two rises first.
 
@@ -463,10 +464,9 @@ print("some answers share only function words with the right one:", sum(only) > 
 
 # %% [markdown]
 # No answer here contains the right one with other words around it. Synonyms would be among the *partly* right: read
-# some. On terminology most answers share a
-# content word with the right one; token F1 is above 0 for 19 more, which share only function words. On anatomy, most
-# mistakes are another body system. Not all mistakes cost the same: *routine* for an *emergency* counts more, and no
-# accuracy shows that.
+# some of `list(zip(answers, replies))`. On terminology most answers share a content word with the right one; token F1
+# is above 0 for 19 more, which share only function words. On anatomy, most mistakes are another body system. Not all
+# mistakes cost the same: *routine* for an *emergency* counts more, and no accuracy shows that.
 
 # %% [markdown]
 # ## 8 · Is the difference real?
@@ -627,11 +627,11 @@ print("base and slow, which were taught no replies, hardly any:", max(recall["ba
 # %% [markdown]
 # ## What was shown
 #
-# - Blind, sides at random, the result hidden: then a vote is about the reply. Marked words show only what changed.
+# - A blind vote hides names and result and assigns sides at random. Marked words show only what changed.
 # - A win rate needs its interval; Wilson's works where the Wald interval fails.
 # - Exact match, option accuracy and the chance level answer different questions. Exact match can fall and recover.
 # - Token F1 counts function words, and no string score reads a "no".
-# - Same questions: pair them. McNemar asks whether, the bootstrap how much.
+# - Pair answers to the same questions. McNemar's test shows whether models differ, the bootstrap by how much.
 
 # %% [markdown]
 # ## Exercises
