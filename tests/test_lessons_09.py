@@ -100,13 +100,15 @@ def matched_retention(records, split):
 CONFIRMED = {
     "**(a) is supported.**": lambda r: claims_of(r)["a"].supported,
     "is KL to the base on memory": lambda r: claims_of(r)["a"].rival == "kl_memory",
-    "above its on every split": lambda r: over_splits(r, "kl_memory", "medical", analysis.choose_point).min() > 0,
+    "medical score is higher on every split": lambda r: (
+        over_splits(r, "kl_memory", "medical", analysis.choose_point).min() > 0
+    ),
     "**(b) is not supported.**": lambda r: not claims_of(r)["b"].supported,
     "On no split does ICFT reach 90 %": lambda r: all(np.isnan(matched_retention(r, split)) for split in r["icft"]),
     "**(c) is not supported.**": lambda r: not claims_of(r)["c"].supported,
     "ICFT is worse at preferences": lambda r: claims_of(r)["c"].interval.high < 0,
     "two of three did": lambda r: sum(not claim.supported for claim in claims_of(r).values()) == 2,
-    "Plain fine-tuning must be scaled down so far that nothing is left": lambda r: all(
+    "Plain fine-tuning must be scaled down so far that almost nothing is left": lambda r: all(
         analysis.choose_point(run)["test"]["medical"] < 0.05 for run in r["plain"].values()
     ),
     "on most splits KL on memory just misses 0.95 on validation, so it is scaled to α = 0.9": lambda r: (
