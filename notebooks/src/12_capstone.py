@@ -157,7 +157,7 @@ print("it learned something:", summary(replay)["practice"] > 0.1)
 # ## 4 · Your entry
 #
 # State one hypothesis, and change one thing: here the loss on memory examples, which takes two settings. Ours: the
-# *consistency loss* (lesson 06) costs the domain less than replay for the same retention, because it holds whole
+# *consistency loss* (lesson 06) costs the domain less than replay for the same retention, because it matches whole
 # distributions, not single answers.
 
 # %%
