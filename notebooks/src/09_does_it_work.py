@@ -681,9 +681,10 @@ show(tables.ablation_table(records)) if confirmed else None
 # **The label model** helps medicine, in part because fewer options reach `weak.min_posterior` and are trained on.
 
 # %% [markdown]
-# **The curriculum** helps medicine with all 14 topics (order and pacing together): in section 7, and in the confirmation,
-# where a random order loses 17 points at the chosen α. Without it ICFT is below KL on memory, so (a) rests on it. On
-# the demo's four topics it had no clear effect ([results]({{repository}}/blob/main/docs/results.md#ablations)).
+# **The curriculum** helps medicine with all 14 topics (order and pacing together): in section 7, and in the
+# confirmation, where a random order loses 17 points at the chosen α. Without it ICFT is below KL on memory, so (a) rests
+# on it. On the demo's four topics it had no clear effect
+# ([results]({{repository}}/blob/main/docs/results.md#ablations)).
 
 # %% [markdown]
 # It may cost preferences, since pairs are hard and drawn last. Neither study measured a difference. KL on memory is
