@@ -682,8 +682,8 @@ show(tables.ablation_table(records)) if confirmed else None
 
 # %% [markdown]
 # **The curriculum** helps medicine with all 14 topics (order and pacing together): in section 7, and in the
-# confirmation, where a random order loses 17 points at the chosen α. Without it ICFT is below KL on memory, so (a) rests
-# on it. On the demo's four topics it had no clear effect
+# confirmation, where a random order loses 17 points at the chosen α. Without it ICFT is below KL on memory, so (a)
+# rests on it. On the demo's four topics it had no clear effect
 # ([results]({{repository}}/blob/main/docs/results.md#ablations)).
 
 # %% [markdown]
