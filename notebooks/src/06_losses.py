@@ -643,10 +643,8 @@ print(f"summed: off by {off(wrong):.1f} times the right gradient's length; avera
 print("both are off by more than a hundredth:", off(wrong) > 0.01 and off(wrong / 4) > 0.01)
 
 # %% [markdown]
-# The sum is too long, since it adds up four means. In the average, a token of a micro-batch with few tokens counts too
-# much.
-
-# %% [markdown]
+# Averaging overweights short micro-batches.
+#
 # ## 7 · Watch it work, token by token
 #
 # Two short runs from the same start: trusted examples to learn, 48 general ones to remember, $T = \infty$. The
@@ -741,9 +739,6 @@ error = {kind: float((push_of(teacher.to(kind).float()) - exact).norm() / exact.
          for kind in (torch.float16, torch.bfloat16)}
 print(f"relative error: fp16 {error[torch.float16]:.0e}, bf16 {error[torch.bfloat16]:.0e}")
 print("bf16 is over 3 times worse than fp16:", error[torch.bfloat16] > 3 * error[torch.float16] > 0)
-
-# %% [markdown]
-# Both errors are small, and fp16 is the more exact format here.
 
 # %% [markdown]
 # ## 8 · Why my fine-tune learned nothing, never stops, or forgot everything
