@@ -53,8 +53,8 @@ TEST = {"medquad": 16, "pubmedqa": 50}
 NUM_QUESTIONS = 40
 """Questions of each public suite."""
 RUNTIME = RuntimeConfig(micro_batches=2)
-"""Two examples in a forward pass. More take more memory and time, because all examples of a pass are packed and their
-attention scores are one matrix."""
+"""Two examples in a forward pass. Abstracts are long: activations and attention scores of a pass take most of the
+memory."""
 MEDICAL_PROMPTS = (
     "What is asthma, in plain words?",
     "How can I lower my blood pressure?",

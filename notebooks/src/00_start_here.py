@@ -38,8 +38,8 @@
 # {{budget}}
 #
 # Run the cells from top to bottom (Shift+Enter). Where the text says **predict**, write down a guess before you run the
-# next cell. On Colab the first cell installs what is missing; torch and numpy do not change. Terms and symbols are in
-# the [glossary]({{repository}}/blob/main/docs/glossary.md#symbols).
+# next cell. On Colab the first cell installs what is missing. Comments `# NBVAL_CHECK_OUTPUT` are for automatic tests.
+# Terms and symbols are in the [glossary]({{repository}}/blob/main/docs/glossary.md#symbols).
 
 # %%
 # {{setup}}
@@ -255,7 +255,7 @@ table[table["coverage"] > 0].drop("base_choice").round(2)
 
 # %% [markdown]
 # *Coverage* is the share of examples that a function votes on. *Accuracy* needs the true answers (`gold`), which
-# training never reads. (Left out: functions for other topics, and the base's own vote.) Four functions are hardly
+# training never reads. (Left out: functions for other topics, and the base's own vote.) Three functions are hardly
 # better than chance (0.25 of four options, 0.5 of two), and two of them vote on more than eight tenths of the pool.
 
 # %% [markdown]

@@ -318,7 +318,7 @@ for order in ("easy_to_hard", "hard_to_easy", "random"):
 # | easy_to_hard | easy; + medium; + hard | easiest first, paced |
 # | hard_to_easy | hard; + medium; + easy | hardest first, paced |
 # | interleaved | all examples in each | topics take turns |
-# | random | all examples in each | shuffled |
+# | random | all examples in each | shuffled when drawn (section 8) |
 
 # %% [markdown]
 # ## 7 · Pacing

@@ -700,9 +700,9 @@ def share(matrix, rank):  # of the squared norm, in the first `rank` directions
 
 
 # %% [markdown]
-# We train *all* numbers of the fp32 base on the nine examples, without an adapter, and decompose the change of every
-# weight. **Predict**: what share do 8 of 192 directions hold? Compare the weights themselves and the change that
-# rounding to NF4 makes.
+# We train *all* numbers of the fp32 base's linear layers (without the head) on the nine examples, without an adapter,
+# and decompose the change of every weight. **Predict**: what share do 8 of 192 directions hold? Compare the weights
+# themselves and the change that rounding to NF4 makes.
 
 # %%
 base, free = (load_base(load_in_4bit=False, device="cpu")[0] for _ in range(2))

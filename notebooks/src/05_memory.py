@@ -662,8 +662,8 @@ Image(png(figures.singular_values_figure(s[:64].tolist(), 32, residual)), width=
 # $$\Delta W(\alpha) = (1-\alpha)\,\Delta W_{\text{start}} + \alpha\,\Delta W_{\text{end}}.$$
 #
 # ICFT takes the best medical score among candidates that satisfy the **retention constraint**: general score ÷ the
-# base's ≥ 1 − `consolidation.max_drop`, here 0.92. α is one of 1, 0.85, 0.7, 0.55, 0.4 and 0.2. (It is not LoRA's
-# `alpha`.) **Predict** α without and with memory.
+# base's ≥ 1 − `consolidation.max_drop`, here 0.92. Here α is one of 1, 0.85, 0.7, 0.55, 0.4 and 0.2. (In its last stage
+# a run also tries α above 1, as in lesson 00.) **Predict** α without and with memory.
 
 # %%
 min_general = scores["base"]["general"] * (1 - config.consolidation.max_drop)

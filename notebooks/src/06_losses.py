@@ -108,8 +108,8 @@ HTML(token_table(encoded, tokenizer))
 # Blue tokens are supervised, gray ones are only read, dashed ones are ignored; `·` marks a space. `<|end|>` is blue:
 # a model that never learns to predict it does not stop.
 #
-# A model predicts the *next* token. So the state after token $i$ must predict token $i + 1$, and the first state that
-# matters is that of the last prompt token:
+# The state after token $i$ must predict the *next* token, $i + 1$. So the first state that matters is that of the last
+# prompt token:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -124,8 +124,8 @@ pd.DataFrame({"position": batch["position"].tolist(), "has just read": read,
 # ●●○ difficulty · ●●● importance · 12 minutes
 #
 # transformers takes `labels`: the token ids, with −100 where nothing is supervised. (It shifts them itself.) Write
-# them for a conversation. The *last* reply and its end of turn are supervised. Earlier replies are not; neither is a
-# line break after the end of turn.
+# them for a conversation. The *last* reply and its end of turn are supervised; earlier replies, and a line break after
+# the end of turn, are not.
 
 # %%
 # NBVAL_CHECK_OUTPUT

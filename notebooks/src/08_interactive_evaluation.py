@@ -207,8 +207,9 @@ print("on general questions the base wins; one half is below the interval:", res
 # ### Replies of a real chat model
 #
 # The same panels on SmolLM2-135M-Instruct. Its replies were recorded before and after fine-tuning on 30,000 tokens of
-# the course's medicine, with three methods (`make demo-llm`; lesson 10 has the scores). `tiny` forgets by a wrong
-# word; a chat model has more to lose.
+# the course's medicine, with three methods (`make demo-llm`;
+# [scores]({{repository}}/blob/main/docs/results.md#the-demo-30000-training-tokens)). `tiny` forgets by a wrong word; a
+# chat model has more to lose.
 #
 # **Predict.** The base lists, explains and writes letters. What does plain LoRA do?
 
@@ -464,9 +465,9 @@ print("some answers share only function words with the right one:", sum(only) > 
 
 # %% [markdown]
 # No answer here contains the right one with other words around it. Synonyms would be among the *partly* right: read
-# some of `list(zip(answers, replies))`. On terminology most answers share a content word with the right one; token F1
-# is above 0 for 19 more, which share only function words. On anatomy, most mistakes are another body system. Not all
-# mistakes cost the same: *routine* for an *emergency* counts more, and no accuracy shows that.
+# some of `list(zip(answers, replies))`. On terminology most answers share a content word with the right one. Over both
+# topics, token F1 is above 0 for 19 more, which share only function words. On anatomy, most mistakes are another body
+# system. Not all mistakes cost the same: *routine* for an *emergency* counts more, and no accuracy shows that.
 
 # %% [markdown]
 # ## 8 · Is the difference real?

@@ -702,7 +702,8 @@ show(tables.ablation_table(records)) if confirmed else None
 # ## 11 · Does the real model agree?
 #
 # `smollm2` was run twice: with 60,000 tokens, three seeds and the former defaults; with 30,000 tokens, one seed and the
-# present ones. Its medical score is choice accuracy (base 0.51), its retention is measured in its own replies.
+# present ones. Its medical score is choice accuracy (base 0.51). Its retention is measured in its own replies, to free
+# questions and instructions.
 #
 # **Predict**: which of the statements above will hold there?
 

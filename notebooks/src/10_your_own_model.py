@@ -335,8 +335,8 @@ Image(png(memory_budget.draw(), dpi=110), width=860, metadata={"alt": memory_bud
 # width $I$, query width $Q$, key width $K$ and rank $r$:
 #
 # - $4H$: the input and the output of both norms;
-# - $3Q + 3K$: queries and keys before and after the rotation, values, the result of attention;
-# - $4I$: gate, its activation, up, and their product;
+# - $3Q + 3K$: queries and keys before and after their rotation by position, values, the result of attention;
+# - $4I$: outputs of the MLP's first two weights (gate and up), the activation of gate, and the product;
 # - $7r$: between $A$ and $B$ of seven adapters.
 
 # %% [markdown]

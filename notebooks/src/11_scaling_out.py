@@ -294,7 +294,7 @@ for serial in (0.0, 0.1, 0.3):
 # %% [markdown]
 # | what | full fine-tuning | QLoRA |
 # |---|---|---|
-# | weights | 2 (16 bits) + 4 (fp32 master copy) | 4.127 bits |
+# | weights | 2 (16 bits) + 4 (a copy in fp32, which the optimizer changes) | 4.127 bits |
 # | gradient | 2 | only for LoRA |
 # | AdamW's averages | 8 | only for LoRA |
 #

@@ -88,7 +88,8 @@ print("the opponent:", protocol.reference)
 # %% [markdown]
 # - **Token budget**: every token that a run trains on counts, memory examples too (lesson 09). So replay pays for what
 #   it repeats, and nobody wins by training longer. A quarter of the opponent's examples are general
-#   (`long_term.share`); its own retention constraint is 0.97 (1 − `consolidation.max_drop`).
+#   (`long_term.share`); its own retention constraint, on validation, is
+#   0.97 (1 − `consolidation.max_drop`).
 # - **Retention** of at least 0.95 is a condition, not a part of the score. Otherwise a model that forgets everything
 #   else would win.
 
