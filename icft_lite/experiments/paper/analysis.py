@@ -42,6 +42,11 @@ def load_records(folder: Path, splits: Sequence[int] | None = None) -> dict[str,
     return found
 
 
+def common_splits(records: Records, *arms: str) -> list[int]:
+    """Return the splits on which all of these arms have a record."""
+    return sorted(set.intersection(*({*records[arm]} for arm in arms)))
+
+
 def choose_point(record: Record, min_retention: float = MIN_RETENTION) -> Point:
     """Return the point that the registered rule chooses on validation.
 
@@ -104,7 +109,7 @@ def claim_medical(records: Records, bound: float = -0.02) -> Claim:
     MIN_RETENTION; if none does, the one with the highest mean retention.
     """
     rival = best_baseline(records)
-    splits = sorted(set(records["icft"]) & set(records[rival]))
+    splits = common_splits(records, "icft", rival)
     scores = {
         arm: [choose_point(records[arm][split])["test"]["medical"] for split in splits] for arm in ("icft", rival)
     }
@@ -135,7 +140,7 @@ def claim_retention(records: Records, rival: str = "replay_25", bound: float = 0
     The matched score is MATCHED_GAIN of plain fine-tuning's gain over the base, on each split. A split on which either
     curve does not reach it has no value, and the claim is then not supported.
     """
-    splits = sorted(set.intersection(*({*records[arm]} for arm in ("icft", rival, "plain", "base"))))
+    splits = common_splits(records, "icft", rival, "plain", "base")
     first, second = (matched_retention(records, arm, MATCHED_GAIN, splits) for arm in ("icft", rival))
     return Claim("retention at a matched medical score", rival, difference(first, second), bound)
 
@@ -155,7 +160,7 @@ def matched_retention(records: Records, arm: str, share: float, splits: Sequence
 
 def claim_preference(records: Records, rival: str = "plain", bound: float = -0.05) -> Claim:
     """Claim (c): at α = 1, ICFT's preference accuracy is not below plain fine-tuning's; all splits' pairs pooled."""
-    splits = sorted(set(records["icft"]) & set(records[rival]))
+    splits = common_splits(records, "icft", rival)
     icft, other = (
         [answers(records[arm][split], trained_point(records[arm][split]), "pairs") for split in splits]
         for arm in ("icft", rival)

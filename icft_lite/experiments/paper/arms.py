@@ -1,12 +1,13 @@
 """The arms of the evidence study: every method, its settings, and where it comes from (docs/protocol.md)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.samples import sample_bundle
+from icft_lite.experiments.paper.single_lf import best_single_lf
 from icft_lite.experiments.settings import CHAT_FULL, DEMO
 
 General = Literal["none", "prompts"]
@@ -31,10 +32,8 @@ class Arm:
     """A function of `baselines.peft_methods`, whose method of PEFT takes the place of LoRA."""
     rewrites: bool = False
     """Whether the base rewrites the training replies first (`baselines.self_distillation`)."""
-    single_lf: bool = False
-    """Whether one labelling function for each topic labels the pool (`paper.single_lf`)."""
-    benchmark_answers: bool = False
-    """Whether the memory of a chat model holds the samples' answers to general questions, not its own replies."""
+    change_data: Callable[[DataBundle], DataBundle] | None = None
+    """Changes the data of the study first."""
     callbacks: tuple[str, ...] = ()
     """As `trainer`, of RunCallbacks."""
     ablates: str = ""
@@ -212,7 +211,7 @@ ARMS: tuple[Arm, ...] = (
     _icft("self_memory", "self-generated memory only", "memory", {"limits.memory": 0}, studies=TINY),
     _icft("small_memory", "memory of 300", "memory", {"long_term.size": 300}, studies=TINY),
     _icft("majority_vote", "majority vote", "labels", {"weak.label_model": "majority_vote"}, studies=TINY),
-    _icft("single_lf", "best single labelling function", "labels", single_lf=True, studies=TINY),
+    _icft("single_lf", "best single labelling function", "labels", change_data=best_single_lf, studies=TINY),
     _icft("gold", "gold labels", "labels", {"weak.label_model": "gold"}, studies=TINY),
     _icft("full_precision", "not in 4 bits", "precision", {"adapter.load_in_4bit": False}, studies=TINY),
     # order 3: the other baselines
@@ -238,7 +237,7 @@ ARMS: tuple[Arm, ...] = (
         "replay_answers",
         "replay of benchmark answers, 25 %",
         _replay(0.25, **{"long_term.self_prompts": 0}),
-        benchmark_answers=True,
+        change_data=with_benchmark_answers,
         general="prompts",
         studies=("smollm2",),
     ),

@@ -20,7 +20,7 @@ from typing import Any
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.experiments.conditions import current_commit, processor
-from icft_lite.experiments.paper.arms import Arm, Study, with_benchmark_answers
+from icft_lite.experiments.paper.arms import Arm, Study
 from icft_lite.utils.io import to_plain, write_json
 from icft_lite.utils.progress import progress_bar
 
@@ -80,17 +80,14 @@ def run_one(run: Run, folder: Path) -> dict[str, Any]:
     """Train one arm on one split and score it at every α of its study. Returns its record."""
     from icft_lite.experiments.paper.curve import Curve, topic_counts
     from icft_lite.experiments.paper.replies import what_it_writes
-    from icft_lite.experiments.paper.single_lf import best_single_lf
 
     shutil.rmtree(folder, ignore_errors=True)  # an interrupted run has no Prepared to score with
     arm, began = run.arm, time.time()
     config, data = run.study.config(arm, run.split), run.study.data(run.split)
     facts: dict[str, Any] = {}
     with counted_tokens() as tokens:
-        if arm.single_lf:
-            data = best_single_lf(data)
-        if arm.benchmark_answers:
-            data = with_benchmark_answers(data)
+        if arm.change_data:
+            data = arm.change_data(data)
         if arm.rewrites:
             config, data, facts["rewritten"] = rewrite(config, data)
         train = train_peft_arm if arm.peft else train_arm

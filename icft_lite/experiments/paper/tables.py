@@ -15,6 +15,7 @@ from icft_lite.experiments.paper.analysis import (
     Record,
     Records,
     choose_point,
+    common_splits,
     difference,
     matched_retention,
     trained_point,
@@ -102,7 +103,7 @@ def matched_table(records: Records) -> Table:
     for arm in arms_of(records):
         if arm.name == "base" or arm.ablates:
             continue
-        splits = sorted(set.intersection(*({*records[name]} for name in ("base", "plain", arm.name))))
+        splits = common_splits(records, "base", "plain", arm.name)
         found = [matched_retention(records, arm.name, share, splits) for share in shares]
         rows.append([arm.label, *("–" if np.isnan(values).any() else interval_text(values) for values in found)])
     header = ("method", *(f"at {100 * share:.0f} % of the gain" for share in shares))
@@ -133,7 +134,7 @@ def ablation_table(records: Records) -> Table:
     """Return ICFT minus each of its ablations at the chosen α, with Holm's correction."""
     rows, p_values = [], []
     for arm in ablations_of(records):
-        splits = sorted(set(records["icft"]) & set(records[arm.name]))
+        splits = common_splits(records, "icft", arm.name)
         both = [[choose_point(records[name][split])["test"] for split in splits] for name in ("icft", arm.name)]
         cells: list[Any] = [arm.label, len(splits)]
         for key in ("medical", "preference", "retention"):
