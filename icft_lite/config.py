@@ -14,6 +14,9 @@ from icft_lite.errors import ICFTError
 from icft_lite.presets import PRESETS, model_defaults
 from icft_lite.utils.config_parsing import build, check_settings, flatten, to_dict
 
+TOKENS_PER_PASS = 1024
+"""Tokens of a forward pass in training, for which `icft-lite doctor` estimates memory."""
+
 Order = Literal["easy_to_hard", "hard_to_easy", "interleaved", "random"]
 Signal = Literal["loss", "ifd", "length", "entropy"]
 LabelModelName = Literal["dawid_skene", "majority_vote", "gold"]
@@ -136,8 +139,8 @@ class CurriculumConfig:
     last_stage_share: float = 0.9
     """Share of the run's tokens for the last stage, which has every level. The others divide the rest."""
     signals: tuple[Signal, ...] = ("loss", "length", "entropy")
-    """Difficulty is the average rank of these: loss, ifd (instruction-following difficulty), length, entropy. It is not
-    computed for the orders `interleaved` and `random`."""
+    """Difficulty is the average rank of these: loss, ifd (instruction-following difficulty), length, entropy (of soft
+    labels). It is not computed for the orders `interleaved` and `random`."""
     competence_start: float = 0.3
     """c0 of competence-based pacing (Platanios et al., 2019): the share of easiest examples that are
     available at the beginning of a stage."""
@@ -325,8 +328,10 @@ class RuntimeConfig:
 
     save_steps: int | None = None
     """Optimizer steps between checkpoints. None: a checkpoint about every minute."""
-    micro_batches: int = 1
-    """Forward passes that a process splits a step into. More of them need less memory. Gradients stay the same."""
+    micro_batches: int | None = None
+    """Forward passes that a process splits a step into. More of them need less memory. Gradients stay the same. None:
+    as many as the longest step of a stage needs for passes of about 1,024 tokens, for which `icft-lite doctor`
+    estimates memory."""
     packing: bool = True
     """Pack short sequences into one row, with a block-diagonal attention mask, after one copy of their common prefix.
     Off for models in which the sequences would affect each other (docs/models.md)."""

@@ -52,8 +52,8 @@ def rank_average(signals: Mapping[str, ArrayLike]) -> np.ndarray:
 
 
 def label_entropy(posterior: Sequence[float] | None) -> float:
-    """Return the entropy of a label posterior in nats; 0 for a trusted example, which has no posterior."""
-    if not posterior:
+    """Return the entropy of a label posterior in nats; 0 for a trusted example and for a hard label."""
+    if not posterior or len(posterior) == 1:
         return 0.0
     p = np.asarray([x for x in posterior if x > 0], float)
     return 0.0 - float((p * np.log(p)).sum())  # a unary minus would turn the 0 of a certain label into -0.0
@@ -74,7 +74,7 @@ def score_difficulty(
     - `ifd`, instruction-following difficulty: that loss with the prompt, divided by the loss without it. Only for
       examples of the task `response` (Li et al., 2024, "Cherry LLM").
     - `length`: length of `encoded` in tokens; without it, words in context and prompt.
-    - `entropy`: entropy of the label posterior.
+    - `entropy`: entropy of the label posterior. Without effect where all labels are hard.
 
     examples: canonical examples. encoded: their encodings; `loss` and `ifd` need them and `model`. cache: an
     OutputCache, used instead of `model` (without adapters). Raises ICFTError if model or encodings are missing.

@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from icft_lite.config import ICFTConfig, describe_settings
+from icft_lite.config import TOKENS_PER_PASS, ICFTConfig, describe_settings
 
 GIB = 2**30
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "numpy")
-TOKENS, RANK = 1024, 32
-"""Conditions of the estimate: tokens per forward pass, and the rank of the LoRA adapters."""
+RANK = 32
+"""Of the LoRA adapters in the estimate."""
 
 STATES = 400_000
 """Tokens of the long-term memory in the estimate of teacher states: 4,000 examples (the default) of 100 tokens."""
@@ -36,12 +36,12 @@ FORMULA = (
     f"0.52 bytes per weight of the layers (NF4 with double quantization) + embeddings in the compute dtype + "
     f"36 bytes per LoRA parameter (rank {RANK}; in fp32: 20 for the fast adapter, its gradient, the two AdamW moments "
     f"and the slow adapter, 16 for temporary copies of adapter and gradients) + activations that the backward pass "
-    f"needs, at {TOKENS:,} tokens per forward pass + 0.7 GiB for the libraries. A model fits if this is at most "
-    f"85 % of the free memory"
+    f"needs, at {TOKENS_PER_PASS:,} tokens per forward pass + 0.7 GiB for the libraries. A model fits if this is at "
+    f"most 85 % of the free memory"
 )
 
 
-def estimate(shape: Shape, value_bytes: int, tokens: int = TOKENS) -> int:
+def estimate(shape: Shape, value_bytes: int, tokens: int = TOKENS_PER_PASS) -> int:
     """Return the bytes that NF4 QLoRA training takes, by FORMULA.
 
     value_bytes: of one number in the compute dtype, 2 or 4. tokens: per forward pass.

@@ -146,7 +146,8 @@ def normalize_answer(text: str) -> str:
     Source: Rajpurkar et al. (2016).
     """
     plain = unicodedata.normalize("NFKC", str(text)).casefold()
-    words = re.sub(r"(?<=\d),(?=\d{3}\b)|['’]|\.(?!\d)", "", plain)
+    words = re.sub(r"(?<=[^\W\d]{2})\.(?=[^\W\d]{2})", " ", plain)  # a missing space after a sentence, unlike in b.i.d.
+    words = re.sub(r"(?<=\d),(?=\d{3}\b)|['’]|\.(?!\d)", "", words)
     words = re.sub(r"[^\w\s<>+%=±°.]|_", " ", words)
     words = re.sub(r"\b(?:the|an)\b|^\s*a\b(?=\s+\S)", " ", words)
     return " ".join(words.split()) or " ".join(plain.split())

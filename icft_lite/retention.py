@@ -22,7 +22,7 @@ from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_p
 from icft_lite.modeling.encoding import Encoded, Encoder, encode_examples
 from icft_lite.modeling.losses import token_kl, token_logprobs
 from icft_lite.modeling.packing import group_by_length, join_batch
-from icft_lite.statistics import MIN_STRATUM, binomial_interval
+from icft_lite.statistics import binomial_interval, resample_topics
 
 MIN_SUITE_SIZE = 50
 """A general topic with fewer examples shares a suite with the other small topics of its task."""
@@ -81,30 +81,21 @@ def retention_interval(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> Retention:
-    """Return retention over `topics` with a 95 % bootstrap interval over questions, resampled within their topics.
+    """Return retention over `topics` with a 95 % bootstrap interval over questions (`statistics.resample_topics`).
 
-    base, after: scores with `items`; topic_of: from id to topic. Both models are resampled together. Topics with fewer
-    than MIN_STRATUM questions are resampled as wholes, as in `statistics.paired_bootstrap`. NaN if there are no topics.
+    base, after: scores with `items`; topic_of: from id to topic. Both models are resampled together. NaN if there are
+    no topics.
     """
     if not topics:
         return Retention(*[float("nan")] * 4)
-    groups, small = [], []  # scores above chance [2, questions], and [2] of each small topic
+    groups = []  # of each topic, scores above chance [2, questions]
     for task, topic in topics:
         ids = [name for name in base[task]["items"] if (topic_of[name] or "all") == topic]
         values = np.array([[scores[task]["items"][name] for name in ids] for scores in (base, after)])
-        values -= base[task]["by_topic"][topic]["chance"]
-        if len(ids) < MIN_STRATUM:
-            small.append(values.mean(-1))
-        else:
-            groups.append((1, values))
-    if small:
-        groups.append((len(small), np.array(small).T))
-    rng, sums = np.random.default_rng(seed), np.zeros((2, n_resamples))
-    for weight, values in groups:
-        draws = rng.integers(0, values.shape[1], (n_resamples, values.shape[1]))
-        sums += weight * values[:, draws].mean(-1)
+        groups.append(values - base[task]["by_topic"][topic]["chance"])
+    means = resample_topics(groups, n_resamples, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = np.nanquantile(sums[1] / sums[0], (0.025, 0.975))
+        low, high = np.nanquantile(means[1] / means[0], (0.025, 0.975))
     drop = (np.subtract(_above_chance(base, topics), _above_chance(after, topics))).mean()
     return Retention(chance_corrected_retention(base, after, topics), float(low), float(high), float(drop))
 

@@ -4,6 +4,7 @@ Confidence intervals of means and proportions, the paired bootstrap over questio
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -105,26 +106,36 @@ def paired_bootstrap(
             f"paired_bootstrap: got {mean_a.size} and {mean_b.size} questions; score both models on the same ones"
         )
     difference = mean_a - mean_b
-    strata = np.zeros(difference.size, dtype=int) if topics is None else np.asarray(topics)
-    if strata.shape != difference.shape:
+    by_topic = np.zeros(difference.size, dtype=int) if topics is None else np.asarray(topics)
+    if by_topic.shape != difference.shape:
         raise ValueError(
-            f"paired_bootstrap: got {strata.size} topics for {difference.size} questions; give one per question"
+            f"paired_bootstrap: got {by_topic.size} topics for {difference.size} questions; give one per question"
         )
-    groups = [difference[strata == stratum] for stratum in np.unique(strata)]
-    num_topics, observed = len(groups), float(np.mean([group.mean() for group in groups]))
-    small = np.array([group.mean() for group in groups if group.size < MIN_STRATUM])
-    if small.size > 1:
-        groups = [*(group for group in groups if group.size >= MIN_STRATUM), small]
-    weights = [group.size if group is small else 1 for group in groups]
-    # The order of the draws is data: changing it changes every published interval and p-value.
-    rng = np.random.default_rng(seed)
-    resampled = np.zeros(n_resamples)
-    for group, weight in zip(groups, weights):
-        for i in range(n_resamples):  # one resample at a time: n_resamples × n indices may not fit in memory
-            resampled[i] += group[rng.integers(0, group.size, group.size)].mean() * weight / num_topics
+    groups = [difference[by_topic == topic] for topic in np.unique(by_topic)]
+    observed = float(np.mean([group.mean() for group in groups]))
+    resampled = resample_topics(groups, n_resamples, seed)
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     extreme = min((resampled <= 0).sum(), (resampled >= 0).sum())
     return Bootstrap(observed, float(low), float(high), float(min(1.0, 2 * (extreme + 1) / (n_resamples + 1))))
+
+
+def resample_topics(groups: Sequence[np.ndarray], n_resamples: int, seed: int = 0) -> np.ndarray:
+    """Return bootstrap resamples of the unweighted mean over topics, [..., n_resamples].
+
+    groups: the values of each topic, [..., questions]; all leading dimensions are resampled together. Questions are
+    resampled within their topic. Where several topics have fewer than MIN_STRATUM questions, these topics are
+    resampled as wholes instead.
+    """
+    small = [group.mean(-1) for group in groups if group.shape[-1] < MIN_STRATUM]
+    large = [(1, group) for group in groups if group.shape[-1] >= MIN_STRATUM or len(small) < 2]
+    strata = [*large, (len(small), np.stack(small, -1))] if len(small) > 1 else large
+    # The order of the draws is data: changing it changes every published interval and p-value.
+    rng, resampled = np.random.default_rng(seed), np.zeros((*groups[0].shape[:-1], n_resamples))
+    for weight, values in strata:
+        n = values.shape[-1]
+        for i in range(n_resamples):  # one resample at a time: n_resamples × n indices may not fit in memory
+            resampled[..., i] += values[..., rng.integers(0, n, n)].mean(-1) * weight / len(groups)
+    return resampled
 
 
 def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> float:

@@ -12,10 +12,13 @@ from icft_lite.config import ICFTConfig
 from icft_lite.constraint import RetentionConstraint
 from icft_lite.data.bundle import balanced_items
 from icft_lite.data.chat_suite import chat_parts, chat_suite, held_out_items, leak_filter
+from icft_lite.data.overlap import load_seen, save_seen
 from icft_lite.data.sources import bundle_from_files, default_general
+from icft_lite.data.tables import content_hashes
 from icft_lite.experiments.compare import chat_measures, differences
+from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.memory.prompt_quality import trim_loop, whole_sentences
-from icft_lite.memory.rehearsal import chat_memory
+from icft_lite.memory.rehearsal import chat_memory, seed_memory
 from icft_lite.modeling import replies as replies_module
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder
@@ -202,6 +205,26 @@ def test_memory_prompts_are_answered_by_the_base(adapted, shake, tmp_path):
         assert one["responses"][0] == trim_loop(whole_sentences(reply) if is_cut else reply)
     blocked = leak_filter(held_out_items())
     assert not any(blocked(one["prompt"]) for one in examples)
+
+
+def test_given_general_examples_do_not_reveal_items_of_the_chat_suite(adapted, example):
+    model, tokenizer = adapted
+    held_out = held_out_items()
+    test = [item for item in chat_suite("test") if item.accepted][:3]
+    given = [example(id=item.id, prompt=item.prompt, responses=[item.accepted[0]]) for item in test]
+    given.append(example(id="other", prompt="Which tool drives a nail into wood?", responses=["a hammer"]))
+    memory = LongTermMemory(10)
+    seed_memory(memory, given, [], model, tokenizer, Encoder(tokenizer, 384), 0, held_out_items=held_out)
+    assert [entry.example["id"] for entry in memory.entries] == ["other"]
+
+
+def test_the_prompts_of_the_suite_that_a_run_used_are_seen(tmp_path):
+    data = dataclasses.replace(small_bundle(), chat=few_items())
+    save_seen(tmp_path, data)
+    seen = set(load_seen(tmp_path).tolist())
+    for part, used in (("memory", True), ("validation", True), ("test", False)):
+        hashes = content_hashes([item.example for item in data.chat[part]]).tolist()
+        assert {one in seen for one in hashes} == {used}
 
 
 def test_only_replies_of_the_base_are_cached(adapted, shake, tmp_path):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from icft_lite.config import ICFTConfig
 from icft_lite.curriculum import (
     PacedSampler,
     build_curriculum,
@@ -16,8 +17,9 @@ from icft_lite.curriculum import (
 )
 from icft_lite.data.schema import best_response
 from icft_lite.errors import ICFTError
-from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.modeling.scoring import score_responses
+from icft_lite.training.prepare import plan_stages
 
 
 def test_competence_rises_from_c0_to_1_as_a_square_root():
@@ -127,6 +129,16 @@ def test_without_levels_stages_are_equal_parts_by_difficulty():
     assert added(stages) == [[3, 2], [4, 1], [5, 0]]
     assert build_curriculum(LEVELS[:5] + [""], DIFFICULTY) == stages
     assert added(build_curriculum(["", ""], [0.2, 0.1])) == [[1], [0]], "no empty stage"
+
+
+def test_only_stages_that_are_levels_have_their_names():
+    """Validation and transfer are measured by level, so parts by difficulty must not be taken for levels."""
+    encoded = [Encoded([[1, 2]], [(0, 0, 1, 0)], 1)] * 6
+    names = [
+        [stage.name for stage in plan_stages(ICFTConfig(), levels, DIFFICULTY, encoded, [])]
+        for levels in (LEVELS, LEVELS[:5] + [""])
+    ]
+    assert names == [["easy", "medium", "hard"], ["part 1", "part 2", "part 3"]]
 
 
 @pytest.mark.parametrize("order", ["random", "interleaved"])

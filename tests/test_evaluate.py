@@ -17,7 +17,8 @@ from icft_lite.modeling.adapters import adapter_tensors
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import option_scores, score_responses
-from icft_lite.training.examples import make_training_examples
+from icft_lite.training.batches import new_item
+from icft_lite.training.examples import harden, make_training_examples
 from icft_lite.utils import progress
 
 
@@ -260,8 +261,19 @@ def test_hard_labels_turn_weak_examples_into_responses(adapted, encoder):
         adapted[0],
         encoder,
     )
-    assert all(one["task"] == "response" and not one["posterior"] for one in examples)
+    assert all(one["task"] == "response" and one["posterior"] == [pytest.approx(0.9)] for one in examples)
     assert [one["responses"] for one in examples] == [[options[1]] for options in pool["responses"]]
+
+
+def test_lettered_questions_with_hard_labels_list_their_options_and_have_no_task_loss(adapted, row):
+    question = row(task="question", responses=["a", "b", "c"], posterior=[0.1, 0.7, 0.2], label=-1)
+    assert harden(question) == {**question, "task": "response", "responses": ["b"], "label": 0, "posterior": [0.7]}
+    assert harden(question, lettered=True) == question
+    labelled = {**question, "posterior": [], "label": 2}
+    assert harden(labelled)["responses"] == ["c"] and harden(labelled)["posterior"] == []
+    encoder = Encoder(adapted[1], letter_options=True)
+    item = new_item(question, encoder(question), "new", soft=False)
+    assert (item.weak, item.token_weight, item.posterior) == ("", [0.0, 1.0, 0.0], [0.0, 1.0, 0.0])
 
 
 def test_options_of_low_posterior_are_left_out_of_training(adapted, encoder):

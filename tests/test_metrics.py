@@ -225,6 +225,8 @@ def test_metrics_import_neither_scipy_stats_nor_torch():
         ("", ""),
         ("patient's", "patients"),
         ("red,blue", "red blue"),
+        ("Twice daily.Then weekly.", "twice daily then weekly"),
+        ("b.i.d. at 7.30", "bid at 7.30"),
         ("\N{LATIN SMALL LIGATURE FI}bre\n", "fibre"),
     ],
 )

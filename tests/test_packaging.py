@@ -116,7 +116,7 @@ OUTSIDE_CORE = (
     *("data/files.py", "data/rows.py", "data/answers.py", "data/conversations.py", "data/formats.py", "data/corpora/"),
     "modeling/gguf.py",
     # shows results, runs experiments, grades assignments
-    *("grading/", "reporting/", "widgets/", "experiments/", "cli.py", "cli_options.py", "check.py"),
+    *("grading/", "reporting/", "widgets/", "experiments/", "cli.py", "cli_options.py", "check.py", "doctor.py"),
 )
 
 
@@ -133,4 +133,4 @@ def test_the_core_stays_small():
         return len(nodes) - len(texts) - len(imports)
 
     core = [path for path in PACKAGE.rglob("*.py") if not path.relative_to(PACKAGE).as_posix().startswith(OUTSIDE_CORE)]
-    assert len(core) > 50 and sum(map(statements, core)) <= 4400
+    assert len(core) > 50 and sum(map(statements, core)) <= 4360

@@ -17,6 +17,7 @@ from icft_lite.retention import (
     mean_kl,
     retention_interval,
 )
+from icft_lite.statistics import paired_bootstrap
 
 
 def scores(task="qa", metric="accuracy", **topics):
@@ -137,6 +138,20 @@ def test_the_interval_of_a_topic_for_each_question_is_that_over_questions():
     each, pooled = found
     assert each.value == pytest.approx(pooled.value) and each.high - each.low > 0.1
     assert each[1:3] == pytest.approx(pooled[1:3], abs=0.03)
+
+
+def test_a_single_small_topic_is_resampled_by_question():
+    """Of four questions two are lost. As a whole topic, it would seem certain."""
+    topic_of = {str(i): "large" if i < 40 else "small" for i in range(44)}
+    known = {name: 1.0 for name in topic_of}
+    before = with_items(known, 0.25, topic_of)
+    after = with_items({**known, "42": 0.0, "43": 0.0}, 0.25, topic_of)
+    topics = [("qa", "large"), ("qa", "small")]
+    found = retention_interval(before, after, topics, topic_of)
+    a, b = ([scores["qa"]["items"][name] for name in topic_of] for scores in (after, before))
+    expected = paired_bootstrap(a, b, list(topic_of.values()), n_resamples=2000)
+    retained = [1 + (bound / 0.75) for bound in (expected.difference, expected.low, expected.high)]
+    assert found[:3] == pytest.approx(retained, abs=1e-6) and found.high - found.low > 0.3
 
 
 def test_no_informative_suite_gives_no_number():

@@ -152,9 +152,21 @@ def test_the_last_stage_gets_its_share_of_the_tokens_and_the_others_divide_the_r
 
 
 def test_without_max_tokens_the_new_examples_are_passed_over_num_epochs_times():
+    """Whatever the memory contains: its examples come in addition."""
     config = ICFTConfig.from_dict({"optim.num_epochs": 2, "long_term.share": 0.4, "short_term.share": 0.1})
-    tokens, _ = plan_token_budget([[0, 1]], [encoded(30), encoded(10)], config)
-    assert tokens == pytest.approx(2 * 40 / 0.5)
+    two = [encoded(30), encoded(10)]
+    assert plan_token_budget([[0, 1]], two, config)[0] == pytest.approx(2 * 40 / 0.9)  # only the ring is replayed
+    assert plan_token_budget([[0, 1]], two, config, two)[0] == pytest.approx(2 * 40 / 0.5)
+
+
+@pytest.mark.parametrize("lengths", [(100, 100), (40, 110), (300, 90), (100, None)])
+@pytest.mark.parametrize("ring", [0.0, 0.125])
+def test_a_stage_with_that_budget_draws_each_new_example_num_epochs_times(lengths, ring):
+    new, memory = [encoded(lengths[0])] * 200, [encoded(lengths[1])] * 50 if lengths[1] else []
+    config = configured(8, optim=dict(num_epochs=3), long_term=dict(share=0.25), short_term=dict(share=ring, size=8))
+    tokens, _ = plan_token_budget([range(200)], new, config, memory)
+    steps, _, _ = plan(config, new, memory, tokens)
+    assert sum(len(step.new) for step in steps) / 200 == pytest.approx(3.0, abs=0.1)
 
 
 def test_l_consistency_is_divided_by_the_tokens_that_it_sums_over(example):
@@ -190,7 +202,7 @@ def test_max_steps_are_divided_by_the_shares_also_if_a_stage_has_none(share, max
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_micro_batches_share_the_normalizers_and_lose_no_example(example, parts):
-    config = HALF_MEMORY.replace({"loss.replay_weight": 0.5})
+    config = HALF_MEMORY.replace({"loss.replay_weight": 0.5, "weak.soft_labels": True})
     question = dict(task="question", responses=list("abcd"), label=-1, posterior=[0.1, 0.2, 0.3, 0.4])
     examples = [example(id=str(i), **(question if NEW[i].num_sequences == 4 else {})) for i in range(60)]
     entries = [MemoryEntry(example(id=f"m{i}"), m, "general", states=torch.ones(1, 3)) for i, m in enumerate(MEMORY)]
@@ -211,8 +223,21 @@ def test_micro_batches_share_the_normalizers_and_lose_no_example(example, parts)
         assert all((batch["example"] == i).sum() == 4 for i in batch["weak_question"])
 
 
+@pytest.mark.parametrize("length, passes", [(10, 1), (120, 1), (300, 3), (5000, 40)])
+def test_long_steps_are_split_into_passes_of_about_1024_tokens(example, length, passes):
+    """A step of eight sequences; a sequence is never split."""
+    examples = [example(id=str(i)) for i in range(60)]
+    long = [encoded(length)] * 60
+    steps, used, _ = plan(configured(8), new=long, memory=[], tokens=30 * length)
+    assert sum(step.tokens for step in steps) == used
+    batches = StageBatches(steps, examples, long, [], configured(8), RuntimeConfig(packing=False))
+    assert batches.micro_batches == passes and len(batches) == passes * len(steps)
+    sizes = [batches[i]["input_ids"].numel() for i in range(len(batches)) if "empty" not in batches[i]]
+    assert sum(sizes) == used and max(sizes) <= max(1024, length)
+
+
 def test_runtime_settings_decide_how_a_step_is_executed(example):
-    """Without a RuntimeConfig: one micro-batch, packed."""
+    """Without a RuntimeConfig: one micro-batch for a short step, packed."""
     examples = [example(id=str(i)) for i in range(60)]
     mixed = [encoded(10 + 30 * (i % 2)) for i in range(60)]
     steps, _, _ = plan(configured(8), new=mixed, memory=[], tokens=500)

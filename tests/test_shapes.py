@@ -136,6 +136,23 @@ def test_answers_without_a_common_coding_are_refused(rows, message):
     refused(rows, message)
 
 
+@pytest.mark.parametrize(
+    "choices, answer, expected",
+    [
+        (["4.0", "8.0", "1.0", "2.0"], "4.0", "4.0"),
+        (["5.0", "3.0", "2.0", "1.0"], "3.0", "3.0"),
+        (["007", "008"], "007", "007"),
+        (["-1", "0", "1"], "-1", "-1"),
+        (["iron", "zinc"], "1.0", "zinc"),
+        (["2", "1"], "2.0", "2"),
+    ],
+)
+def test_an_answer_that_is_an_option_is_that_option_however_numbers_are_written(choices, answer, expected):
+    settles = ask(answer="copper") if expected in ("4.0", "3.0", "007", "-1", "2") else ask(answer=0)
+    rows = [{"question": ASK, "choices": choices, "answer": answer}, settles]
+    assert right(rows)[0] == expected
+
+
 def test_answers_of_another_numbering_than_the_user_says_are_refused():
     refused(asks(1, 4), "example 2: answer 4 is not among", "counted from 0", answers_from=0)
 

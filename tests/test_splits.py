@@ -64,6 +64,18 @@ def test_the_splits_of_version_0_2_0_do_not_change(examples, validation, test):
     assert {int(name) for name in ids(parts["test"])} == test
 
 
+def test_a_prompt_is_in_one_part_even_if_its_entity_is_known_in_one_place_only(tmp_path):
+    """Groups are by entity where there is one, and by prompt elsewhere: the same prompt is then in two of them."""
+    bare = replies(200)
+    named = [{**row, "entity": f"Entity {i % 100}"} for i, row in enumerate(bare)]
+    for name, some in (("named", named), ("bare", bare), ("both", named + bare)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
+    for names in (["named", "bare"], ["both"]):
+        data = bundle_from_files([str(tmp_path / f"{name}.jsonl") for name in names], [])
+        train, validation, test = (set(part["prompt"]) for part in (data.trusted, data.validation, data.test))
+        assert validation and test and not (train & test or train & validation or validation & test)
+
+
 @pytest.mark.parametrize("instructions", [1, 2])
 def test_prompts_under_one_instruction_are_split_by_prompt(instructions):
     texts = ["You are a doctor. Answer the question.", "You are a nurse. Be brief."][:instructions]

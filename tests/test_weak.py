@@ -380,6 +380,9 @@ def test_full_confusion_needs_enough_votes():
         assert report["fits"][0]["model"] == kind
         assert report["accuracy"] > 0.7 and report["ece"] < 0.15
         assert ("notes" in report) == (kind == "one-coin")
+    votes = simulate_full(n=100)[0]  # copies bring no votes of their own
+    copied = label(np.concatenate([votes] * 4, 1), 3, ("yes", "no", "maybe"))[1]
+    assert copied["fits"][0]["model"] == "one-coin"
     assert "80 votes per labelling function are too few" in label(votes[:100], 3, ("yes", "no", "maybe"))[1]["notes"][0]
 
 

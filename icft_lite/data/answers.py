@@ -51,9 +51,9 @@ class Options:
 
 
 def is_absent(answer: Any, options: Options) -> bool:
-    """Return True for an answer that says that there is none: −1, or a text of ABSENT that is not an option."""
+    """Return True for an answer that says that there is none: −1 or a text of ABSENT, unless it is an option."""
     text = str(answer).strip()
-    return text in ("-1", "-1.0") or (text in ABSENT and text not in options.texts)
+    return text not in options.texts and (text in ABSENT or text in ("-1", "-1.0"))
 
 
 def read_answer(answer: Any, options: Options, where: str) -> list[int]:
@@ -69,12 +69,13 @@ def read_answer(answer: Any, options: Options, where: str) -> list[int]:
         return [next((folded.index(word) for word in words if word in folded), MISFIT), MISFIT, MISFIT, MISFIT]
     key = str(answer).strip()
     number = int(float(key)) if NUMBER.fullmatch(key) else None
-    key = key if number is None else str(number)
+    if number is not None and key not in options.texts:  # pandas writes 4 as 4.0 in a column with missing values
+        key = str(number)
     if key in options.texts:
         text = options.texts.index(key)
     else:
         text = folded.index(key.casefold()) if folded.count(key.casefold()) == 1 else MISFIT
-    named = key
+    named = key if number is None else str(number)
     if options.labels is LETTERS and (match := LETTER.fullmatch(key)):
         named = match[1]
     labels = [label.casefold() for label in options.labels[: len(options.positions)]]

@@ -1,8 +1,4 @@
-"""Examples with the same content or nearly the same: duplicates, and what a run has seen of a file.
-
-Content is what a prompt is made of: earlier turns, context and question. Case, white space and the way in which a file
-stores them do not count, so a file that was saved in another format has the same content.
-"""
+"""Examples with the same content or nearly the same: duplicates, and what a run has seen of a file."""
 
 import hashlib
 import re
@@ -13,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from icft_lite.data.bundle import DataBundle
-from icft_lite.data.schema import Examples
-from icft_lite.data.tables import iter_columns
+from icft_lite.data.tables import content_hashes
 from icft_lite.utils.io import write_bytes
 
 SHINGLE_WORDS = 4
@@ -30,22 +25,11 @@ SEEN_FILE = "seen_prompts.bin"
 """File in a run's folder: the content hashes of its training and validation examples, 8 bytes each, sorted."""
 
 
-def content_texts(examples: Examples) -> Iterator[str]:
-    """Yield the content of each example in lower case, with single spaces."""
-    for history, context, prompt in iter_columns(examples, "history", "context", "prompt"):
-        yield " ".join(" ".join([*(turn["content"] for turn in history), context, prompt]).lower().split())
-
-
-def content_hashes(examples: Examples) -> np.ndarray:
-    """Return a hash of each example's content, uint64 [examples]."""
-    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in content_texts(examples)]
-    return np.frombuffer(b"".join(digests), dtype="<u8")
-
-
 def save_seen(folder: Path, data: DataBundle) -> None:
     """Write which prompts a run trains on or is validated on into its folder, so that they are never its test."""
     roles = ("trusted", "pool", "validation", "general_memory", "general_validation")
     hashes = [content_hashes(part) for role in roles if (part := getattr(data, role)) is not None]
+    hashes += [content_hashes([item.example for item in data.chat.get(part, ())]) for part in ("memory", "validation")]
     write_bytes(folder / SEEN_FILE, np.unique(np.concatenate([*hashes, np.empty(0, "<u8")])).astype("<u8").tobytes())
 
 

@@ -88,7 +88,7 @@ FEATURES = Features(
     history     the earlier turns
     responses   one reply, the options of a question, or the two replies of a pair
     label       index of the right response, −1 if unknown
-    posterior   weak label: probabilities over the responses, or []
+    posterior   weak label: probabilities over the responses, or []; a hard label has that of its one response
     facts       what a free reply must contain
     kind        "" | rule | fact
     entity      what the example is about, or ""

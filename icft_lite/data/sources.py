@@ -13,12 +13,11 @@ from datasets import Dataset
 from icft_lite.data.bundle import GENERAL_ROLES, DataBundle
 from icft_lite.data.chat_suite import chat_parts
 from icft_lite.data.corpora import pubmedqa
-from icft_lite.data.overlap import content_hashes
 from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
 from icft_lite.data.samples import load_samples, sample_bundle
 from icft_lite.data.schema import ReadOptions, Source, source_name
 from icft_lite.data.splits import Splits, concatenate, select_indices, split_sources
-from icft_lite.data.tables import column, iter_columns
+from icft_lite.data.tables import column, content_hashes, iter_columns
 from icft_lite.errors import ICFTError, warn
 
 SAMPLES, CHAT = "samples", "chat"

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
@@ -16,7 +16,7 @@ from icft_lite.data.files import is_hub_name
 from icft_lite.data.id_files import read_test_ids
 from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
 from icft_lite.data.schema import Examples, ReadOptions, Source, SourceSummary, source_name
-from icft_lite.data.tables import column, iter_columns
+from icft_lite.data.tables import column, content_hashes, iter_columns
 from icft_lite.errors import ICFTError
 
 MAX_HELD_OUT_GROUPS = 1000
@@ -140,9 +140,10 @@ def split_sources(
     """Return how each source is split into train, validation and test: 80, 10 and 10 % of its labelled groups.
 
     A group (see `group_hashes`) is in one part only, so that nothing tested is trained on; a group that one source
-    holds out is in no train part of another. The order of the groups' hashes decides their parts, so the split does
-    not depend on the order of the examples. Unlabelled examples are in train, unless their group is held out. Examples
-    that are left out are counted in the source's summary.
+    holds out is in no train part of another, and neither is a prompt (with its context and earlier turns). The order of
+    the groups' hashes decides their parts, so the split does not depend on the order of the examples. Unlabelled
+    examples are in train, unless their group is held out. Examples that are left out are counted in the source's
+    summary.
 
     reads: the sources as `read_sources` returns them. test_ids: a file with the ids of all test examples, instead of
     random test parts. PubMedQA's original release has a test part only with `test_ids` or with test_ground_truth.json
@@ -155,13 +156,26 @@ def split_sources(
         _split(source, read, own, has_test_ids=bool(test_ids), seed=seed)
         for source, read, own in zip(sources, reads, ids, strict=True)
     ]
-    test = {key for split in splits for key in _keys(split, "test")}
-    held_out = test | {key for split in splits for key in _keys(split, "validation")}
-    for split in splits:
-        for part, keys in (("train", held_out), ("validation", test)):
-            inside = [name == part and group in keys for name, group in zip(split.parts, split.groups, strict=True)]
-            split.leave_out(inside.__getitem__, "another source holds out their group")
+    # The same prompt is in two groups if its entity is known in one place only.
+    contents = [content_hashes(split.examples).tolist() for split in splits]
+    _leave_out_held_out(splits, [split.groups for split in splits], "another source holds out their group")
+    _leave_out_held_out(splits, contents, "a held-out example has their prompt")
     return splits
+
+
+def _leave_out_held_out(splits: Sequence[Split], keys: Sequence[Sequence[Any]], reason: str) -> None:
+    """Leave out training examples with the key of a held-out one, and validation examples with that of a test one.
+
+    keys: of the examples of each split.
+    """
+    held_out: dict[str, set[Any]] = {"validation": set(), "test": set()}
+    for split, own in zip(splits, keys, strict=True):
+        for part, key in zip(split.parts, own, strict=True):
+            held_out.get(part, set()).add(key)
+    taken = {"train": held_out["validation"] | held_out["test"], "validation": held_out["test"]}
+    for split, own in zip(splits, keys, strict=True):
+        inside = [key in taken.get(part, ()) for part, key in zip(split.parts, own, strict=True)]
+        split.leave_out(inside.__getitem__, reason)
 
 
 def _split(source: Source, read: ReadSource, ids: set[str], has_test_ids: bool, seed: int) -> Split:
@@ -265,10 +279,6 @@ def _user_turns(history: Sequence[dict[str, str]], prompt: str) -> Iterator[str]
         if turn["role"] == "user":
             yield " ".join(texts)
     yield " ".join([*texts, prompt])
-
-
-def _keys(split: Split, part: str) -> Iterator[bytes]:
-    return (group for group, name in zip(split.groups, split.parts, strict=True) if name == part)
 
 
 def select_indices(examples: Dataset, indices: Sequence[int]) -> Dataset | None:

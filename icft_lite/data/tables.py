@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features
 
@@ -62,6 +63,22 @@ def iter_examples(examples: Examples) -> Iterator[Example]:
         yield from (dict(zip(names, values, strict=True)) for values in iter_columns(examples, *names))
     else:
         yield from examples
+
+
+def content_texts(examples: Examples) -> Iterator[str]:
+    """Yield the content of each example: earlier turns, context and prompt, in lower case with single spaces.
+
+    Case, white space and the way in which a file stores them do not count, so a file that was saved in another format
+    has the same content.
+    """
+    for history, context, prompt in iter_columns(examples, "history", "context", "prompt"):
+        yield " ".join(" ".join([*(turn["content"] for turn in history), context, prompt]).lower().split())
+
+
+def content_hashes(examples: Examples) -> np.ndarray:
+    """Return a hash of each example's content, uint64 [examples]."""
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in content_texts(examples)]
+    return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
 def hash_examples(examples: Examples) -> str:

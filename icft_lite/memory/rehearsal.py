@@ -58,14 +58,17 @@ def seed_memory(
     given: canonical general examples or None. Those without an answer are answered by the base model. count: number of
     prompts to generate, 0 for none. held_out: examples of validation and test. Generated text that names what they are
     about is discarded (`held_out_filter`). seed: of the generation. chat: prompts of a chat suite with the base's
-    replies (`chat_memory`). held_out_items: those of its items that no generated text may reveal
+    replies (`chat_memory`). held_out_items: those of its items that no given prompt and no generated text may reveal
     (`chat_suite.leak_filter`). Returns what became of the self-generated prompts, see `generate_self_prompts`.
     """
     outcomes: Counter[str] = Counter()
+    by_item = leak_filter(held_out_items)
     with use_adapter(model, None):
-        memory.add(chain(answer_with_base(given or [], model, tokenizer, encoder), chat), encoder, "general")
+        answered = answer_with_base(given or [], model, tokenizer, encoder)
+        allowed = (one for one in answered if not by_item(one["prompt"])) if held_out_items else answered
+        memory.add(chain(allowed, chat), encoder, "general")
         if count:
-            by_entity, by_item = held_out_filter(held_out), leak_filter(held_out_items)
+            by_entity = held_out_filter(held_out)
 
             def blocked(text: str) -> bool:
                 return by_entity(text) or by_item(text)

@@ -1,5 +1,6 @@
 """The micro-batches of a planned stage."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset
 
-from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.config import TOKENS_PER_PASS, ICFTConfig, RuntimeConfig
 from icft_lite.data.schema import Example, Examples, best_response
 from icft_lite.memory.entries import MemoryEntry
 from icft_lite.modeling.encoding import Encoded
@@ -35,17 +36,13 @@ class TrainingItem:
 def new_item(example: Example, encoded: Encoded, role: Literal["new", "ring"], soft: bool = True) -> TrainingItem:
     """Return a new or replayed example as a TrainingItem.
 
-    soft=False: the posterior becomes one-hot on the most likely response. A labelled question or pair is treated as a
-    weak one with a one-hot posterior.
+    A labelled question or pair is treated as a weak one with a one-hot posterior. soft=False: its most likely response
+    is a certain one, so that L_task has no examples (`weak.soft_labels`).
     """
-    if not example["posterior"]:
-        options = range(len(example["responses"]))
-        weights = [1.0] if example["task"] == "response" else [float(i == example["label"]) for i in options]
-        weak: Any = example["task"] if example["task"] in ("question", "pair") else ""
-        return TrainingItem(encoded, role, [0.0, 0.0] if weak == "pair" else weights, weak, weights if weak else [1.0])
-    posterior = example["posterior"]
-    if not soft:
-        posterior = [float(i == best_response(example)) for i in range(len(example["responses"]))]
+    certain = [float(i == best_response(example)) for i in range(len(example["responses"]))]
+    if example["task"] == "response" or not soft:
+        return TrainingItem(encoded, role, certain, "", certain)
+    posterior = example["posterior"] or certain
     pair = example["task"] == "pair"
     return TrainingItem(encoded, role, [0.0, 0.0] if pair else posterior, example["task"], posterior)
 
@@ -62,7 +59,7 @@ def memory_item(entry: MemoryEntry, replay_weight: float = 0.0) -> TrainingItem:
 
 
 class StageBatches(Dataset):
-    """The micro-batches of a planned stage: `runtime.micro_batches` for each step and process, in order.
+    """The micro-batches of a planned stage: as many for each step and process as RuntimeConfig says, in order.
 
     A step's examples are sorted by length and split into micro-batches of about equal padded size. Every micro-batch
     carries the normalizers of its whole step, so splitting does not change the gradient.
@@ -83,9 +80,11 @@ class StageBatches(Dataset):
     ) -> None:
         runtime = runtime or RuntimeConfig()
         self.steps, self.examples, self.encoded, self.entries = steps, examples, encoded, entries
-        self.replay_weight, self.packing, self.pad_id = config.loss.replay_weight, runtime.packing, pad_id
-        self.micro_batches = runtime.micro_batches
-        self.parts = runtime.micro_batches * world_size()
+        self.soft, self.replay_weight = config.weak.soft_labels, config.loss.replay_weight
+        self.packing, self.pad_id = runtime.packing, pad_id
+        longest = max((step.tokens for step in steps), default=0) / world_size()
+        self.micro_batches = runtime.micro_batches or max(1, math.ceil(longest / TOKENS_PER_PASS))
+        self.parts = self.micro_batches * world_size()
 
     def __len__(self) -> int:
         return len(self.steps) * self.parts
@@ -94,8 +93,8 @@ class StageBatches(Dataset):
         """Return the TrainingItems of a step."""
         entries = [self.entries[i] for i in step.memory]
         return (
-            [new_item(self.examples[i], self.encoded[i], "new") for i in step.new]
-            + [new_item(self.examples[i], self.encoded[i], "ring") for i in step.ring]
+            [new_item(self.examples[i], self.encoded[i], "new", self.soft) for i in step.new]
+            + [new_item(self.examples[i], self.encoded[i], "ring", self.soft) for i in step.ring]
             + [memory_item(entry, self.replay_weight) for entry in entries]
         )
 

@@ -68,8 +68,7 @@ def make_training_examples(
     Examples of the pool get a posterior from labelling functions and `weak.label_model`; those that no function voted
     on are dropped. The report's `uncertain_questions` is the number of weak questions that still have two options or
     more; L_task is 0 on the others. Its `too_long` has the ids of pool examples that do not fit `max_length`: they are
-    left out before any function votes. With `weak.soft_labels` off, every question and pair becomes its most likely
-    response.
+    left out before any function votes. With `weak.soft_labels` off, questions and pairs get hard labels (`harden`).
 
     Raises ICFTError as `check_pool` and `label_weak_pool` do.
     """
@@ -94,10 +93,21 @@ def make_training_examples(
         )
     examples = concatenate_datasets(parts) if parts else to_dataset([])
     if not config.weak.soft_labels:
-        examples = to_dataset(
-            example if example["task"] == "response" else as_response(example) for example in iter_examples(examples)
-        )
+        lettered = config.encoding.letter_options
+        examples = to_dataset(harden(example, lettered) for example in iter_examples(examples))
     return examples, report
+
+
+def harden(example: Example, lettered: bool = False) -> Example:
+    """Return an example with a hard label: a prompt with its most likely response and that response's probability.
+
+    lettered: the options of questions are part of their prompts, so questions stay as they are, and training takes the
+    most likely option as certain (`batches.new_item`).
+    """
+    if example["task"] == "response" or (lettered and example["task"] == "question"):
+        return example
+    posterior = example["posterior"]
+    return {**as_response(example), "posterior": [max(posterior)] if posterior else []}
 
 
 def drop_improbable_options(example: Example, min_posterior: float) -> Example:

@@ -25,6 +25,8 @@ class PlannedStep:
     """Also indices of new examples: the ring replays them."""
     memory: list[int] = field(default_factory=list)
     """Indices of long-term memory entries."""
+    tokens: int = 0
+    """Non-padding tokens of all these examples."""
 
 
 class _ShuffledPasses:
@@ -41,19 +43,24 @@ class _ShuffledPasses:
 
 
 def plan_token_budget(
-    stages: Sequence[Sequence[int]], encoded: Encodings, config: ICFTConfig
+    stages: Sequence[Sequence[int]], encoded: Encodings, config: ICFTConfig, memory: Encodings = ()
 ) -> tuple[float, list[float]]:
     """Return the tokens of a run and each stage's share of them.
 
-    The tokens are `optim.max_tokens`, else `optim.num_epochs` passes over the new examples. The last stage's share is
+    encoded, memory: encodings of the new examples and of the long-term memory. The tokens are `optim.max_tokens`, else
+    those of `optim.num_epochs` passes over the new examples, with the memory examples of the same steps and the
+    examples that the ring replays (of average length). The last stage's share is
     `curriculum.last_stage_share`; the others divide the rest in proportion to their examples. A stage with a share of 0
     is not trained.
     """
     before = [len(stage) for stage in stages[:-1]]
     tokens: float | None = config.optim.max_tokens
     if tokens is None:
-        new_share = 1 - config.long_term.share - config.short_term.share
-        tokens = config.optim.num_epochs * sum(map(num_tokens, encoded)) / new_share
+        new, sequences = sum(map(num_tokens, encoded)), sum(one.num_sequences for one in encoded)
+        in_memory = sum(map(num_tokens, memory)) / len(memory) if memory else 0.0
+        replayed = config.short_term.share * new + (config.long_term.share * sequences * in_memory)
+        new_share = 1 - config.short_term.share - (config.long_term.share if memory else 0)
+        tokens = config.optim.num_epochs * (new + replayed / new_share)
     last = config.curriculum.last_stage_share if before else 1.0
     return tokens, [*((1 - last) * size / sum(before) for size in before), last]
 
@@ -95,7 +102,9 @@ def plan_stage(
             new_size += new[step.new[-1]].num_sequences
         for i in step.new:
             short_term.push(i)
-        used += sum(num_tokens(new[i]) for i in step.new + step.ring) + sum(num_tokens(memory[i]) for i in step.memory)
+        chosen = (*(new[i] for i in step.new + step.ring), *(memory[i] for i in step.memory))
+        step.tokens = sum(map(num_tokens, chosen))
+        used += step.tokens
         steps.append(step)
     return steps, used
 

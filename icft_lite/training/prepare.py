@@ -155,7 +155,8 @@ def prepare(config: ICFTConfig, data: DataBundle, runtime: RuntimeConfig, paths:
         difficulty = None
         if config.curriculum.order in SORTED_ORDERS:
             difficulty = score_difficulty(examples, model, encoded, config.curriculum.signals, cache)
-        stages = plan_stages(config, column(examples, "level"), difficulty, encoded)
+        in_memory = [entry.encoded for entry in memory.entries]
+        stages = plan_stages(config, column(examples, "level"), difficulty, encoded, in_memory)
     return Prepared(
         config=config,
         runtime=runtime,
@@ -340,15 +341,23 @@ def make_memory(
 
 
 def plan_stages(
-    config: ICFTConfig, levels: list[str], difficulty: np.ndarray | None, encoded: EncodedExamples
+    config: ICFTConfig,
+    levels: list[str],
+    difficulty: np.ndarray | None,
+    encoded: EncodedExamples,
+    memory: Sequence[Encoded],
 ) -> tuple[StagePlan, ...]:
-    """Return the stages of the curriculum with their shares of the token budget."""
+    """Return the stages of the curriculum with their shares of the token budget.
+
+    levels, encoded: of the training examples; memory: encodings of the long-term memory.
+    """
     indices = build_curriculum(levels, difficulty, config.curriculum.order)
-    tokens, shares = plan_token_budget(indices, encoded, config)
+    tokens, shares = plan_token_budget(indices, encoded, config, memory)
+    by_level = all(level in LEVELS for level in levels)
     return tuple(
         StagePlan(
             number,
-            stage_name(number, len(indices), config.curriculum.order),
+            stage_name(number, len(indices), config.curriculum.order, by_level),
             stage,
             tokens * share,
             (sum(shares[: number - 1]), sum(shares[:number])),
@@ -357,9 +366,9 @@ def plan_stages(
     )
 
 
-def stage_name(number: int, n_stages: int, order: str) -> str:
-    """Return the level that a stage adds, or the order and its number."""
+def stage_name(number: int, n_stages: int, order: str, by_level: bool = True) -> str:
+    """Return the level that a stage adds, `part 1`, … if stages are not levels, or the order and its number."""
     if order not in SORTED_ORDERS:
         return f"{order} {number}"
     names = LEVELS if order == "easy_to_hard" else LEVELS[::-1]
-    return names[number - 1] if n_stages == len(LEVELS) else f"part {number}"
+    return names[number - 1] if by_level and n_stages == len(LEVELS) else f"part {number}"

@@ -82,7 +82,7 @@ def run_stage(
         history, began = train(prepared, stage, batches, events, began, trainer)
     model.eval()
     promotion = dict(candidates=0, gated=0, promoted=0, evicted=0)
-    if config.long_term.share:
+    if config.long_term.share and config.short_term.share:
         with events.phase("promote"):
             candidates = prepared.examples.select(np.array(sorted(short_term.flush()), int))
             promotion = promote(

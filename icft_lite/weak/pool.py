@@ -131,7 +131,8 @@ def fit_label_model(
 
     votes: int [n, m]; n_options: int or int [n]. Raises ICFTError as DawidSkene.fit does.
     """
-    voters = int(distinct_voters(votes).sum())
+    distinct = distinct_voters(votes)
+    voters = int(distinct.sum())
     if voters < MIN_VOTERS:
         note = (
             f"{voters} labelling function{'s' * (voters != 1)} with votes of their own; accuracies can be "
@@ -141,7 +142,7 @@ def fit_label_model(
         return one_coin.fit(votes, n_options), "equal accuracies", [note]
     if model == "majority_vote":
         return MajorityVote().fit(votes, n_options), "majority vote", []
-    found = (votes != ABSTAIN).sum() / voters
+    found = (votes != ABSTAIN).sum(0)[distinct].mean()
     k = int(np.max(n_options))
     needed = VOTES_PER_CELL * k**2
     full = same_labels and found >= needed

@@ -384,9 +384,10 @@ figure = memory_bars(table, 14.5, "QLoRA with ICFT, 1,600 tokens per forward pas
 Image(png(figure), width=700, metadata={"alt": "Predicted memory of three Qwen3 models by part, in GiB."})
 
 # %% [markdown]
-# The quantized weights are small; activations dominate. If memory is short, raise `micro_batches` (of `RuntimeConfig`)
-# first: it changes no gradient (lesson 06). CUDA and the libraries take about 0.7 GiB more. Teacher states are in the
-# computer's own memory: $4H$ bytes per token of a memory example, 0.23 GiB for 60,000 tokens.
+# The quantized weights are small; activations dominate. A step is split into forward passes of about 1,024 tokens; if
+# memory is short, raise `micro_batches` (of `RuntimeConfig`), which changes no gradient (lesson 06). CUDA and the
+# libraries take about 0.7 GiB more. Teacher states are in the computer's own memory: $4H$ bytes per token of a memory
+# example, 0.23 GiB for 60,000 tokens.
 
 # %% [markdown]
 # ## 4 · The budget, measured
@@ -543,8 +544,9 @@ report = read_report("run/icft")
 
 def used(runs):
     """What each run was trained on: tokens, steps, and sequences that are new or from the memory."""
+    memory = {name: one["examples"].get("memory", 0) for name, one in runs.items()}
     return pd.DataFrame({name: {"tokens": one["cost"]["tokens"], "steps": sum(part["steps"] for part in one["stages"]),
-                                "new": one["examples"]["trusted"], "memory": one["examples"].get("memory", 0)}
+                                "new": sum(one["examples"].values()) - memory[name], "memory": memory[name]}
                          for name, one in runs.items()})
 
 
