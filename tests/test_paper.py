@@ -67,7 +67,7 @@ def record(*points, arm="icft", split=1, **facts):
     """Return a record with a curve."""
     cost = dict(trained=10, with_gradient=12, forward_only=5, generated=1, seconds=2.0)
     written = dict(errors={kind: int(kind == "right") for kind in ERROR_KINDS})
-    usual = dict(arm=arm, split=split, cost=cost, questions={}, written=written)
+    usual = dict(arm=arm, split=split, settings={}, cost=cost, questions={}, written=written)
     return {**usual, "curve": list(points), **facts}
 
 
@@ -202,6 +202,36 @@ def test_the_report_and_its_figures_are_written(tmp_path):
     for table in study_tables(records, "tiny"):
         assert table.title in text
     assert (tmp_path / "tiny-plane.png").stat().st_size > 10_000
+
+
+def test_a_chat_study_says_lora_and_shows_the_replies_and_judges_no_preferences(tmp_path):
+    chat = dict(free=0.5, instructions=0.4, kl_back=0.1, nll=0.7, words=23.0, intrusion=0.0)
+    records = {
+        arm: {
+            split: record(
+                point(1.0, medical, retention, **chat),
+                arm=arm,
+                split=split,
+                settings={"model": "smollm2"},
+                questions={"pairs": []},
+            )
+            for split in (10, 11, 12)
+        }
+        for arm, medical, retention in (
+            ("base", 0.5, 1),
+            ("plain", 0.9, 0.3),
+            ("replay_25", 0.7, 0.9),
+            ("icft", 0.8, 1),
+        )
+    }
+    tables = {table.title: table for table in study_tables(records, "smollm2")}
+    assert "preference" not in tables["As trained"].header and "Preferences" not in tables
+    assert [row[0] for row in tables["Registered claims"].rows] == [
+        "medical score at the chosen α",
+        "retention at a matched medical score",
+    ]
+    rows = {row[0]: row for row in tables["Replies to the chat suite, as trained"].rows}
+    assert rows["plain LoRA"][1].startswith("0.500") and not any("QLoRA" in label for label in rows)
 
 
 # --- records and runs

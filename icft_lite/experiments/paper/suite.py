@@ -7,7 +7,14 @@ from matplotlib.figure import Figure
 
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.jobs import default_jobs
-from icft_lite.experiments.paper.analysis import Records, claim_medical, claim_preference, claim_retention, load_records
+from icft_lite.experiments.paper.analysis import (
+    Records,
+    claim_medical,
+    claim_preference,
+    claim_retention,
+    load_records,
+    trained_point,
+)
 from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Arm
 from icft_lite.experiments.paper.figures import cost_figure, forest_figure, kl_figure, plane_figure
 from icft_lite.experiments.paper.further_claims import (
@@ -21,6 +28,7 @@ from icft_lite.experiments.paper.runner import plan_text, planned_runs, run_all
 from icft_lite.experiments.paper.tables import (
     ablation_table,
     ablations_of,
+    chat_table,
     claims_table,
     cost_table,
     main_table,
@@ -79,21 +87,24 @@ def run_suite(
 def study_tables(records: Records, name: str) -> list[Table]:
     """Return all tables that the records allow. Claims need two splits and, in a confirmation, all of them."""
     tables = [main_table(records), main_table(records, "trained")]
+    if any("free" in trained_point(run)["test"] for runs in records.values() for run in runs.values()):
+        tables += [chat_table(records), chat_table(records, "trained")]
     common = set.intersection(*({*records.get(arm, {})} for arm in ("base", "plain", "icft")))
     confirmation = set(STUDIES[name].confirmation)
+    has_pairs = any(run["questions"].get("pairs") for runs in records.values() for run in runs.values())
     if len(common) > 1 and len(records) > 3 and common & confirmation in (set(), confirmation):
         claims = [claim_medical(records)]
         if "replay_25" in records:
             claims.append(claim_retention(records))
-        if "pairs" in next(iter(records["icft"].values()))["questions"]:
+        if has_pairs:
             claims.append(claim_preference(records))
-        tables.append(claims_table(claims))
+        tables.append(claims_table(claims, records))
     if "base" in records and "plain" in records:
         tables.append(matched_table(records))
     if ablations_of(records):
         tables.append(ablation_table(records))
     splits = sorted({split for runs in records.values() for split in runs})
-    if any("pairs" in run["questions"] for runs in records.values() for run in runs.values()):
+    if has_pairs:
         tables.append(preference_table(records, {split: STUDIES[name].data(split) for split in splits}))
     return [*tables, generalization_table(records), errors_table(records), replies_table(records), cost_table(records)]
 

@@ -1,6 +1,7 @@
 """Tables of the evidence study, from its records."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +22,25 @@ from icft_lite.experiments.paper.analysis import (
     trained_point,
 )
 from icft_lite.experiments.paper.arms import ARMS, Arm
+from icft_lite.presets import model_defaults
 from icft_lite.reporting.formatting import Table
 from icft_lite.statistics import Interval, holm, mean_interval
 
 HALF = 0.5
 """α of the row "plain, half of the change"."""
+INTERVALS = {"medical": "medical", "retention": "retention", "preference": "preference"}
+MEANS = {"reply": "replies", "kl": "KL"}
+"""Columns of the main table with and without intervals, by their key in a record."""
+CHAT = {
+    "free": "free answers right",
+    "instructions": "instructions passed",
+    "kl": "KL(base ‖ tuned)",
+    "kl_back": "KL(tuned ‖ base)",
+    "nll": "NLL of the base's replies",
+    "words": "words in a reply",
+    "intrusion": "domain intrusion",
+}
+"""Columns of `chat_table`, by their key in a record."""
 
 
 def interval_text(values: Sequence[float | None]) -> str:
@@ -45,8 +60,12 @@ def difference_text(found: Interval) -> str:
 
 
 def arms_of(records: Records) -> list[Arm]:
-    """Return the arms that have records, in the order of ARMS."""
-    return [arm for arm in ARMS if arm.name in records]
+    """Return the arms that have records, in the order of ARMS; LoRA is their name if the base is not held in 4 bits."""
+    arms = [arm for arm in ARMS if arm.name in records]
+    model = next((one["settings"].get("model", "tiny") for runs in records.values() for one in runs.values()), "tiny")
+    if model_defaults(model).get("adapter.load_in_4bit", True):
+        return arms
+    return [replace(arm, label=arm.label.replace("QLoRA", "LoRA")) for arm in arms]
 
 
 def ablations_of(records: Records) -> list[Arm]:
@@ -57,31 +76,50 @@ def ablations_of(records: Records) -> list[Arm]:
 def main_table(records: Records, at: Literal["chosen", "trained"] = "chosen") -> Table:
     """Return the scores of all arms: at the α that the rule chooses, or as trained."""
     pick = choose_point if at == "chosen" else trained_point
-    rows = []
+    every = [point for runs in records.values() for one in runs.values() for point in one["curve"]]
+    intervals, means = (
+        {key: name for key, name in columns.items() if any(key in point["test"] for point in every)}
+        for columns in (INTERVALS, MEANS)
+    )
+    rows: list[list[Any]] = []
+
+    def add(label: str, general: str, points: Sequence[Point]) -> None:
+        alphas = sorted({point["alpha"] for point in points})
+        alpha = f"{alphas[0]:g}" if len(alphas) == 1 else f"{alphas[0]:g} to {alphas[-1]:g}"
+        measures = (interval_text([point["test"].get(key) for point in points]) for key in intervals)
+        rows.append(
+            [label, general, alpha, *measures, *(_mean([one["test"].get(key) for one in points]) for key in means)]
+        )
+
     for arm in arms_of(records):
-        rows.append(_row(arm.label, arm.general, [pick(one) for one in records[arm.name].values()]))
+        add(arm.label, arm.general, [pick(one) for one in records[arm.name].values()])
         if arm.name == "plain":
             halves = [_nearest(one, HALF) for one in records["plain"].values()]
-            rows.append(_row(f"{arm.label}, half of its change", arm.general, halves))
+            add(f"{arm.label}, half of its change", arm.general, halves)
     note = (
         f"α is chosen on validation: the highest medical score with retention of at least {MIN_RETENTION}; if there is "
         "none, the highest retention."
         if at == "chosen"
         else "α = 1, as trained."
     )
-    header = ("method", "general prompts", "α", "medical", "retention", "preference", "replies", "KL")
+    header = ("method", "general prompts", "α", *intervals.values(), *means.values())
     title = "At the chosen α" if at == "chosen" else "As trained"
     return Table(title, header, rows, f"{note} Means over splits with 95 % t-intervals.")
 
 
-def _row(label: str, general: str, points: Sequence[Point]) -> list[Any]:
-    alphas = sorted({point["alpha"] for point in points})
-    alpha = f"{alphas[0]:g}" if len(alphas) == 1 else f"{alphas[0]:g} to {alphas[-1]:g}"
-    measures = (
-        interval_text([point["test"].get(key) for point in points]) for key in ("medical", "retention", "preference")
+def chat_table(records: Records, at: Literal["chosen", "trained"] = "chosen") -> Table:
+    """Return what the models of a chat study reply to the chat suite, and how far they are from the base."""
+    pick = choose_point if at == "chosen" else trained_point
+    rows = []
+    for arm in arms_of(records):
+        tests = [pick(one)["test"] for one in records[arm.name].values()]
+        rows.append([arm.label, *(interval_text([test.get(key) for test in tests]) for key in CHAT)])
+    note = (
+        "Retention is the mean of the first two columns' ratios to the base. KL and NLL are in nats per token of the "
+        "base's replies; KL(tuned ‖ base) of the tuned model's. Means over splits with 95 % t-intervals."
     )
-    means = [_mean([point["test"].get(key) for point in points]) for key in ("reply", "kl")]
-    return [label, general, alpha, *measures, *means]
+    title = "Replies to the chat suite, at the chosen α" if at == "chosen" else "Replies to the chat suite, as trained"
+    return Table(title, ("method", *CHAT.values()), rows, note)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -108,8 +146,9 @@ def matched_table(records: Records) -> Table:
         rows.append([arm.label, *("–" if np.isnan(values).any() else interval_text(values) for values in found)])
     header = ("method", *(f"at {100 * share:.0f} % of the gain" for share in shares))
     note = (
-        "Gain: of plain QLoRA over the base in the medical test score. Interpolated on each α curve; –: not reached "
-        f"on every split. Only {100 * MATCHED_GAIN:.0f} % was registered (claim b). 95 % t-intervals over splits."
+        "Gain: of plain fine-tuning over the base in the medical test score. Interpolated on each α curve; –: not "
+        f"reached on every split. Only {100 * MATCHED_GAIN:.0f} % was registered (claim b). 95 % t-intervals over "
+        "splits."
     )
     return Table("Retention at equal medical scores", header, rows, note)
 
@@ -153,9 +192,9 @@ def ablation_table(records: Records) -> Table:
     return Table("ICFT minus each ablation", header, rows, "Positive: the part helps. 95 % t-intervals over splits.")
 
 
-def claims_table(claims: Sequence[Claim]) -> Table:
+def claims_table(claims: Sequence[Claim], records: Records) -> Table:
     """Return the registered claims and what the records say of them."""
-    labels = {arm.name: arm.label for arm in ARMS}
+    labels = {arm.name: arm.label for arm in arms_of(records)}
     rows = [
         [
             claim.text,
