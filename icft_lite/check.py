@@ -1,4 +1,7 @@
-"""What is understood of the user's data, before anything trains: `icft-lite check`. Only the tokenizer is loaded."""
+"""What is understood of the user's data, before anything trains: `icft-lite check`.
+
+Of the model, only the tokenizer and the configuration are loaded.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -12,8 +15,9 @@ from icft_lite.data.overlap import near_duplicates
 from icft_lite.data.schema import Example, Examples, best_response
 from icft_lite.data.tables import content_texts, iter_columns, iter_examples
 from icft_lite.errors import ICFTError
-from icft_lite.modeling.base import load_tokenizer
+from icft_lite.modeling.base import check_architecture, load_model_config, load_tokenizer
 from icft_lite.modeling.encoding import Encoder, TooLong
+from icft_lite.modeling.self_check import check_positions
 from icft_lite.training.examples import check_pool
 
 TRAINED = ("trusted", "pool", "general_memory")
@@ -31,8 +35,8 @@ def check_fit(data: DataBundle, config: ICFTConfig) -> Facts:
     """Return the short summary that `train` prints: sources, examples by role, and how they fit `max_length`.
 
     Keys: model (whose tokenizer counts), max_length, sources (SourceSummary as dicts), roles ({role: {n, tasks, tokens:
-    {median, p95, max}, truncated, left_out}}) and refusal (why the data cannot be trained on, or None). An example's
-    tokens are those of its prompt and its longest response, before anything is truncated.
+    {median, p95, max}, truncated, left_out}}) and refusal (why the model cannot be trained on the data, or None). An
+    example's tokens are those of its prompt and its longest response, before anything is truncated.
 
     Raises ICFTError if the tokenizer cannot be loaded or has no chat template.
     """
@@ -51,6 +55,9 @@ def check_fit(data: DataBundle, config: ICFTConfig) -> Facts:
             f"{encoder.max_length}; raise it, or shorten the examples"
         )
     try:
+        model_config = load_model_config(config.model)
+        check_architecture(config.model, model_config)
+        check_positions(model_config, encoder.max_length)
         check_pool(data, config)
     except ICFTError as error:
         found["refusal"] = str(error)
@@ -90,22 +97,25 @@ def check_data(data: DataBundle, config: ICFTConfig | None = None) -> Facts:
 def find_duplicates(roles: Mapping[str, Examples]) -> Facts:
     """Return how many examples of the given roles are copies of others.
 
-    Keys: exact (examples with the prompt and the responses of an earlier one), near (different prompts that nearly
-    agree with an earlier one, see `overlap.near_duplicates`), overlap and near_overlap (validation and test examples
-    whose prompt is that of a training example, or nearly), pairs (up to MAX_PAIRS of their ids with the training ids).
+    Keys: exact (examples with the prompt and the responses of an earlier one), contradictory (those of them whose right
+    response is another one), near (different prompts that nearly agree with an earlier one, see
+    `overlap.near_duplicates`), overlap and near_overlap (validation and test examples whose prompt is that of a
+    training example, or nearly), pairs (up to MAX_PAIRS of their ids with the training ids).
     """
     members: dict[str, list[tuple[bool, str]]] = defaultdict(list)  # prompt → (trained, id)
-    copies: Counter[tuple[str, ...]] = Counter()
+    copies: dict[tuple[str, ...], list[str]] = defaultdict(list)  # prompt and responses → right responses
     for role, part in roles.items():
-        for text, (name, responses) in zip(content_texts(part), iter_columns(part, "id", "responses"), strict=True):
+        columns = iter_columns(part, "id", "responses", "label")
+        for text, (name, responses, label) in zip(content_texts(part), columns, strict=True):
             members[text].append((role in TRAINED, name))
-            copies[text, *sorted(responses)] += 1
+            copies[text, *sorted(responses)].append(responses[label] if label >= 0 else "")
     groups = list(members.values())
     near = near_duplicates(list(members))
     crossing = {"overlap": [pair for group in groups for pair in _crossing(group, group)]}
     crossing["near_overlap"] = [pair for i, j in near for pair in _crossing(groups[i], groups[j])]
     return dict(
-        exact=sum(copies.values()) - len(copies),
+        exact=sum(map(len, copies.values())) - len(copies),
+        contradictory=sum(bool(one) and one != right[0] for right in copies.values() for one in right if right[0]),
         near=len({j for _, j in near}),
         **{name: len({held_out for held_out, _ in pairs}) for name, pairs in crossing.items()},
         pairs=[pair for pairs in crossing.values() for pair in pairs[:MAX_PAIRS]],
@@ -143,8 +153,8 @@ def format_lines(found: Facts) -> list[str]:
         return lines
     labels = [[role, ", ".join(f"{name}: {n}" for name, n in one.items())] for role, one in found["labels"].items()]
     lines += ["", *_table([["role", "right answers"], *labels])] if labels else []
-    kinds = ("exact", "near", "overlap", "near_overlap")
-    header = ["duplicates", "exact", "near", "held-out prompts in training", "nearly"]
+    kinds = ("exact", "contradictory", "near", "overlap", "near_overlap")
+    header = ["duplicates", "exact", "with another answer", "near", "held-out prompts in training", "nearly"]
     lines += ["", *_table([header, *([name, *map(one.get, kinds)] for name, one in found["duplicates"].items())])]
     lines += ["", f"end of turn: {found['end_of_turn']!r}"]
     for example in found["examples"]:
@@ -278,6 +288,8 @@ def _findings(found: Facts, encoder: Encoder) -> list[str]:
     for name, one in found["duplicates"].items():
         if one["exact"]:
             findings.append(f"{one['exact']} {name} examples are copies of others")
+        if one["contradictory"]:
+            findings.append(f"{one['contradictory']} of these have another right answer than the first of their copies")
         for key, text in (("overlap", "have"), ("near_overlap", "nearly have")):
             if one[key]:
                 findings.append(f"{one[key]} held-out {name} examples {text} the prompt of a training example")

@@ -258,6 +258,7 @@ def export(args: Namespace, _: dict[str, Any]) -> None:
     from icft_lite.finished_runs import export as write
 
     write(run, to, merge=args.merge)
+    print(f"written: {to}")
 
 
 def grade(args: Namespace, _: dict[str, Any]) -> int:

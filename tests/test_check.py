@@ -5,13 +5,16 @@ import random
 import time
 
 import pytest
+from small_model import family_model
 
 from icft_lite import cli
 from icft_lite.check import check_data, check_fit, find_duplicates, format_lines
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.overlap import near_duplicates
+from icft_lite.data.sources import bundle_from_files
 from icft_lite.data.splits import read_examples
+from icft_lite.modeling.base import load_tokenizer
 
 WORDS = "the patient has had a dry cough and a mild fever for three days without any other sign of illness".split()
 CHOICES = ["rest", "tea", "pills"]
@@ -65,6 +68,28 @@ def test_overlap_is_between_training_and_held_out_examples():
     assert (found["exact"], found["overlap"], found["near_overlap"]) == (3, 3, 1), "t5, h0 and h1 are copies"
     assert found["pairs"] == [("h0", "t0"), ("h1", "t1"), ("h2", "t4"), ("h3", "p")]
     assert find_duplicates({"trusted": train})["overlap"] == 0
+
+
+def test_copies_with_another_answer_contradict():
+    ask = [{"question": f"Where is part {i}?", "choices": CHOICES, "answer": CHOICES[0]} for i in range(4)]
+    turned = [{**one, "choices": CHOICES[::-1]} for one in ask[:3]]  # a copy: the order of the options does not matter
+    turned[0]["answer"] = CHOICES[1]
+    pairs = [{"prompt": "Why?", "chosen": "a", "rejected": "b"}, {"prompt": "Why?", "chosen": "b", "rejected": "a"}]
+    train = read_examples([{**row, "id": f"t{i}"} for i, row in enumerate(ask + turned)])
+    found = find_duplicates({"trusted": train})
+    assert (found["exact"], found["contradictory"]) == (3, 1)
+    found = find_duplicates({"trusted": read_examples(pairs)})
+    assert (found["exact"], found["contradictory"]) == (1, 1)
+
+
+def test_a_model_with_too_few_positions_is_refused_before_training(tmp_path):
+    load_tokenizer("tiny").save_pretrained(tmp_path)
+    family_model("GPT-2", n_positions=128).config.save_pretrained(tmp_path)
+    data = bundle_from_files(replies(30), [])
+    refusal = check_fit(data, ICFTConfig.from_dict({"model": str(tmp_path)}))["refusal"]
+    assert "gpt2 has 128 positions" in refusal
+    fits = ICFTConfig.from_dict({"model": str(tmp_path), "encoding.max_length": 128})
+    assert check_fit(data, fits)["refusal"] is None
 
 
 # --- facts of a bundle

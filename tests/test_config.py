@@ -115,6 +115,7 @@ def test_an_unknown_runtime_setting_is_refused_with_its_whole_name():
         ("optim.learning_rate", None, "None is not possible; give a number"),
         ("optim.learning_rate", 0, "give a number above 0"),
         ("optim.learning_rate", float("nan"), "give a number above 0"),
+        ("optim.learning_rate", float("inf"), "give a number above 0"),
         ("optim.batch_size", 1.5, "1.5 is not possible; give a whole number"),
         ("optim.batch_size", True, "give a whole number"),
         ("optim.max_tokens", "many", "give a whole number, or null"),

@@ -269,7 +269,9 @@ def test_experts_in_full_precision_are_noted(tokenizer, tmp_path):
 def test_tokenizers_and_lengths_that_do_not_fit_the_model_are_refused():
     tokenizer, model = load_tokenizer("tiny"), family_model("GPT-2", n_positions=128)
     check_tokenizer(tokenizer, model, 128)
-    with pytest.raises(ICFTError, match="max_length: 129 tokens, but gpt2 has 128 positions; set it to 128"):
+    with pytest.raises(
+        ICFTError, match="max_length: 129 tokens, but gpt2 has 128 positions; set it .--max-length. to 128"
+    ):
         check_tokenizer(tokenizer, model, 129)
     check_tokenizer(tokenizer, family_model("Falcon with ALiBi", max_position_embeddings=128), 129)
     multimodal = family_model("Gemma 3 multimodal")

@@ -206,6 +206,28 @@ def test_a_changed_setting_of_the_method_is_refused_by_its_name(done, bundle, se
         train(done[0], bundle, settings)
 
 
+def test_a_run_without_a_checkpoint_gives_way_to_another(bundle, tmp_path, monkeypatch, no_figures):
+    """A model that is refused while it loads must not block the folder for the corrected command."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(loop_module, "prepare", lambda *args: (_ for _ in ()).throw(ICFTError("model: refused")))
+        with pytest.raises(ICFTError, match="refused"):
+            train(out, bundle, {"encoding.max_length": 300})
+    assert (out / "run.json").exists()
+    report = train(out, bundle)
+    assert (
+        report["config"]["encoding"]["max_length"]
+        == json.loads((out / "run.json").read_text())["config"]["encoding"]["max_length"]
+        != 300
+    )
+
+
+def test_data_that_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(ICFTError, match="data: a str; give a DataBundle"):
+        train_icft(SETTINGS, tmp_path / "run", "file.jsonl")
+    assert not (tmp_path / "run").exists()
+
+
 def test_changed_runtime_settings_are_the_same_run(done, bundle, capsys):
     out, _ = done
     report = json.loads((out / "report.json").read_text())
@@ -292,7 +314,7 @@ def test_plain_qlora_has_no_memory_and_only_one_loss(bundle, tmp_path, monkeypat
     monkeypatch.setattr(prepare_module, "score_difficulty", None)  # its order is random, which needs no difficulty
     plain = {name: value for name, value in SETTINGS.items() if name not in PRESETS["qlora"]}
     report = train_icft({**plain, "method": "qlora"}, tmp_path / "qlora", bundle, progress=False)
-    assert set(report["examples"]) == {"trusted"}
+    assert set(report["examples"]) == {"trusted", "weak_response"}
     assert all(stage["memory_examples"] == stage["candidates"] == 0 for stage in report["stages"])
     assert not any(report["losses"]["consistency"]) and not any(report["losses"]["task"])
     assert report["losses"]["total"] == pytest.approx(report["losses"]["fine_tune"])

@@ -186,6 +186,8 @@ def test_what_any_file_of_a_bundle_holds_out_is_not_trained_on(write):
     labelled = write("labelled.jsonl", [{**QUESTION, "question": f"Organ {i}?"} for i in range(100)])
     pool = write("pool.jsonl", [{**QUESTION, "question": f"Organ {i}?", "answer": None} for i in range(150)])
     general = write("general.csv", "prompt,completion\n" + "".join(f"q{i},r{i}\n" for i in range(40)))
+    alone = bundle_from_files(labelled, general)
+    assert alone.content_hash() == bundle_from_files([labelled], [general]).content_hash(), "one source needs no list"
     bundle = bundle_from_files([labelled, pool], [general])
     held = set(bundle.validation["prompt"]) | set(bundle.test["prompt"])
     sizes = {name: len(part) for name, part in vars(bundle).items() if hasattr(part, "column_names")}

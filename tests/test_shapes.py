@@ -552,6 +552,9 @@ def test_other_names_are_mapped_and_suggested(write):
     refused(path, "no such column as in --map topic=Tema", "Antwort, Frage, Thema", columns={**names, "topic": "Tema"})
     refused(path, "nothing is read under the name Qestion", columns={"Qestion": "Frage"})
     refused(path, "did you mean question=Frage?", columns={"Frage": "question"})
+    refused(path, "--map unused=rating;", columns={**names, "unused rating": "rating"})
+    options = {"q": ASK, "A": "iron", "B": "zinc", "key": "A"}
+    refused([options], "--map question=q,answer=COLUMN (")
     refused(path, "no such column as in --map question=Frge", columns={**names, "question": "Frge"})
     refused(write("b.jsonl", [{"stem": "x", "reason": "y"}]), "--map question=COLUMN,answer=COLUMN")
     refused(write("c.jsonl", [{"ctx": "x", "endings": ["y", "z"], "label": 0}]), "--map question=ctx,choices=endings (")

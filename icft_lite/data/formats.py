@@ -334,6 +334,8 @@ def _no_shape(row: Row) -> ICFTError:
         target: next((source[name] for name in row.values if name.casefold() in (target, *words.split())), "")
         for target, words in GUESSES.items()
     }
+    if {"a", "b"} <= {name.casefold() for name in row.values}:  # options with a column each
+        guesses["answer"] = ""
     answered = {*REPLIES, *(ANSWER_COLUMNS if guesses["choices"] else ())}
     for target, names in (("question", set(PROMPTS)), ("answer", answered)):
         guesses[target] = "" if names & row.values.keys() else guesses[target] or "COLUMN"

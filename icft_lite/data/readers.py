@@ -63,7 +63,9 @@ def read_sources(
     parts = [_Part(source, name, split, options, names) for source, name in zip(sources, domains, strict=True)]
     columns = {str(name).strip() for part in parts for header in part.tally.headers for name in header}
     if missing := [
-        f"{name}={column}" for name, column in options.columns.items() if str(column).strip() not in columns
+        f"{name.split()[0]}={column}"  # any number of columns may be unused: `unused NAME` is the key of each
+        for name, column in options.columns.items()
+        if str(column).strip() not in columns
     ]:
         raise ICFTError(
             f"{source_name(sources[0])}: there is no such column as in --map {missing[0]}; the columns are "

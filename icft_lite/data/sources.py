@@ -16,7 +16,7 @@ from icft_lite.data.corpora import pubmedqa
 from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
 from icft_lite.data.samples import load_samples, sample_bundle
 from icft_lite.data.schema import ReadOptions, Source, source_name
-from icft_lite.data.splits import Splits, concatenate, select_indices, split_sources
+from icft_lite.data.splits import Splits, as_sources, concatenate, select_indices, split_sources
 from icft_lite.data.tables import column, content_hashes, iter_columns
 from icft_lite.errors import ICFTError, warn
 
@@ -30,8 +30,8 @@ def default_general(model: str) -> list[str]:
 
 
 def bundle_from_files(
-    data: Sequence[Source],
-    general: Sequence[Source],
+    data: Source | Sequence[Source],
+    general: Source | Sequence[Source],
     test_ids: str | os.PathLike[str] | None = None,
     seed: int = 0,
     options: ReadOptions = ReadOptions(),
@@ -51,6 +51,7 @@ def bundle_from_files(
     Raises ICFTError if a source cannot be read or split, an id occurs twice, or no medical example is labelled (unless
     they lack labelling functions too, which a run says with an example of such a file).
     """
+    data, general = as_sources(data), as_sources(general)
     medical = [one for one in data if not _is(SAMPLES, one)]
     others = [one for one in general if not _is(SAMPLES, one) and not _is(CHAT, one)]
     has_chat = any(_is(CHAT, one) for one in general)

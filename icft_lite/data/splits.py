@@ -63,6 +63,12 @@ class Split:
         }
 
 
+def as_sources(source: Source | Sequence[Source]) -> Sequence[Source]:
+    """Return one source, or several, as a list of sources. A list of dicts is one."""
+    many = isinstance(source, list | tuple) and not (source and isinstance(source[0], dict))
+    return cast(Sequence[Source], source) if many else [cast(Source, source)]
+
+
 def read_examples(
     source: Source | Sequence[Source],
     *,
@@ -81,9 +87,7 @@ def read_examples(
 
     Raises ICFTError if a source cannot be read, has no such split or another task, or if an id occurs twice.
     """
-    many = isinstance(source, list | tuple) and bool(source) and not isinstance(source[0], dict)
-    sources = cast(Sequence[Source], source) if many else [cast(Source, source)]
-    parts = []
+    sources, parts = as_sources(source), []
     for one in sources if split else ():
         if not isinstance(one, str | os.PathLike) or is_hub_name(one):
             parts += [read.examples for read in read_sources([one], domain, split, options)]
@@ -188,7 +192,8 @@ def _split(source: Source, read: ReadSource, ids: set[str], has_test_ids: bool, 
     free = {group for group, label in zip(groups, labels, strict=True) if label >= 0} - fixed
     if 0 < len(free) < 3 and not has_test_ids:
         raise ICFTError(
-            f"{source_name(source)}: {len(free)} different labelled prompts; at least 3 are needed to hold some out"
+            f"{source_name(source)}: {len(free)} different labelled prompt{'s' * (len(free) != 1)}; at least 3 are "
+            f"needed to hold some out"
         )
     order = sorted(free)
     share = PUBMEDQA_VALIDATION_SHARE if from_release else HELD_OUT_SHARE

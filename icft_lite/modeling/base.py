@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from peft import PeftModel
 from torch import nn
 from transformers import (
@@ -67,10 +68,24 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if name == "tiny":
         return PreTrainedTokenizerFast.from_pretrained(path)
     with _loading_errors(name):
+        check_hub(path)
         tokenizer = AutoTokenizer.from_pretrained(path)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # harmless: attention masks depend on lengths, not on token ids
     return tokenizer
+
+
+def check_hub(path: str) -> None:
+    """Raise an exception if a Hub name is neither cached nor known to the Hub: transformers would retry for long."""
+    offline = constants.HF_HUB_OFFLINE or Path(path).exists()
+    if not offline and try_to_load_from_cache(path, "config.json") is None:
+        HfApi().model_info(path, timeout=10)
+
+
+def load_model_config(name: str) -> PreTrainedConfig:
+    """Return the configuration of a model, by any name that `load_base` accepts. Raises ICFTError."""
+    with _loading_errors(name):
+        return AutoConfig.from_pretrained(model_path(name))
 
 
 def model_fingerprint(name: str) -> str:
@@ -114,9 +129,7 @@ def load_base(
     device = device or machine["device"]
     dtype = getattr(torch, machine["dtype"]) if device != "cpu" else torch.float32
     tokenizer, path = load_tokenizer(name), model_path(name)
-    with _loading_errors(name):
-        config = AutoConfig.from_pretrained(path)
-    stored_in_4bit, settings = check_architecture(name, config), dict[str, Any]()
+    stored_in_4bit, settings = check_architecture(name, load_model_config(name)), dict[str, Any]()
     if load_in_4bit and not stored_in_4bit:  # as None, the setting would hide how stored weights are quantized
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype

@@ -78,7 +78,10 @@ class ChatFormat:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if tokenizer.chat_template is None:
-            raise ICFTError("tokenizer: it has no chat template; use an instruct model, or set tokenizer.chat_template")
+            raise ICFTError(
+                "tokenizer: it has no chat template; use an instruct model, or add a file chat_template.jinja to the "
+                "folder of the model (in Python, set tokenizer.chat_template)"
+            )
         self.tokenizer = tokenizer
         added = {token.content: token for token in tokenizer.added_tokens_decoder.values() if token.content.strip()}
         self.control = _pattern(added)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.errors import ICFTError, short_reason
 from icft_lite.modeling.base import backbone, head_weight, hidden_states
@@ -124,12 +124,17 @@ def check_tokenizer(
             f"has embeddings for ids 0 to {rows - 1} only; use the model's own tokenizer, or resize the model's "
             f"embeddings and save it"
         )
-    config = model.config.get_text_config()
+    check_positions(model.config, max_length)
+
+
+def check_positions(config: PreTrainedConfig, max_length: int) -> None:
+    """Raise ICFTError if a model with this configuration has fewer positions than `max_length`."""
+    config = config.get_text_config()
     positions = None if getattr(config, "alibi", False) else getattr(config, "max_position_embeddings", None)
     if positions and max_length > positions:
         raise ICFTError(
             f"encoding.max_length: {max_length} tokens, but {config.model_type} has {positions} positions; "
-            f"set it to {positions} or less"
+            f"set it (--max-length) to {positions} or less"
         )
 
 

@@ -12,6 +12,7 @@ from icft_lite.compat import split_settings
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.overlap import save_seen
+from icft_lite.errors import ICFTError
 from icft_lite.modeling.adapters import adapter_tensors, save_adapter, set_adapter_tensors
 from icft_lite.reporting.build import build_report
 from icft_lite.reporting.problems import Problems
@@ -58,6 +59,10 @@ def train_icft(
         settings, run_settings = split_settings(config)
         config = ICFTConfig.from_dict(settings)
         runtime = RuntimeConfig.from_dict({**(runtime.to_dict() if runtime else {}), **run_settings})
+    if not isinstance(data, DataBundle):
+        raise ICFTError(
+            f"data: a {type(data).__name__}; give a DataBundle, such as bundle_from_files([FILE], ['chat'])"
+        )
     runtime, paths, whole = runtime or RuntimeConfig(), RunPaths(Path(out)), data
     data = select_data(config, whole)
     init_processes()

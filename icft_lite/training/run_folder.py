@@ -55,6 +55,11 @@ def open_run(
     remove_partial_files(paths.out, paths.state, paths.cache)
     report = finished_report(paths, identity)  # another process may have finished it meanwhile
     if not report:
+        path = paths.out / "run.json"
+        if path.exists() and differences(read_run_file(path), identity):
+            for folder in (paths.state, paths.cache):
+                shutil.rmtree(folder, ignore_errors=True)
+            path.unlink()
         write_run_file(paths, identity, runtime, events)
     return report
 
@@ -62,7 +67,7 @@ def open_run(
 def finished_report(paths: RunPaths, identity: dict[str, Any]) -> dict[str, Any] | None:
     """Return the report of this run if it is complete, else None.
 
-    Raises ICFTError if the folder holds anything else.
+    Raises ICFTError if the folder holds anything else. A run without a checkpoint may be replaced by another one.
     """
     path, out = paths.out / "run.json", paths.out
     if not path.exists():
@@ -81,6 +86,8 @@ def finished_report(paths: RunPaths, identity: dict[str, Any]) -> dict[str, Any]
             f"resume; finish it with version {OLD_VERSION}, or choose another --out"
         )
     if different := differences(found, identity):
+        if not complete and progress_of(paths) == (0, 0):
+            return None  # it was refused or interrupted before its first checkpoint
         raise ICFTError(f"{out}: holds another run ({different}); choose another --out, or delete that folder")
     return read_report(out) if complete else None
 

@@ -82,7 +82,7 @@ class StageCallback(TrainerCallback):
             what = f"after step {trainer.step} a weight of the fast adapter is not finite"
         if what:
             rate = trainer.config.optim.learning_rate
-            raise ICFTError(f"training diverged: {what}; lower optim.learning_rate (now {rate:g})")
+            raise ICFTError(f"training diverged: {what}; lower optim.learning_rate (now {rate:g}), in another --out")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -6,6 +6,7 @@ A configuration class is a frozen dataclass whose name ends in `Config`; its fie
 import dataclasses
 import difflib
 import functools
+import math
 import re
 from argparse import Action
 from collections.abc import Callable, Iterator, Mapping
@@ -53,8 +54,8 @@ def check_settings(
 ) -> None:
     """Raise ICFTError for a value outside its range (None is always allowed there) or outside its `Literal`."""
     rules: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
-        (positive, lambda value: value > 0, "a number above 0"),
-        (not_negative, lambda value: value >= 0, "0 or more"),
+        (positive, lambda value: 0 < value < math.inf, "a number above 0"),
+        (not_negative, lambda value: 0 <= value < math.inf, "0 or more"),
         (shares, lambda value: 0 <= value <= 1, "a number between 0 and 1"),
     ]
     for names, ok, expected in rules:
