@@ -15,7 +15,8 @@ from workload import FixedBatches, plain_examples, replayed, with_states, withou
 
 from icft_lite.config import ICFTConfig
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters, use_adapter
-from icft_lite.modeling.base import backbone, load_base
+from icft_lite.modeling.base import load_base
+from icft_lite.modeling.forward import backbone
 from icft_lite.modeling.losses import pad_options, pair_loss, question_loss, response_sums
 from icft_lite.training.trainer import ICFTTrainer
 from icft_lite.utils.hardware import hardware

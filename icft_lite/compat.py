@@ -104,7 +104,7 @@ MODULES: dict[str, Sequence[str]] = {
     "losses": ["modeling.losses"],
     "memory": ["memory", "memory.entries", "memory.long_term", "memory.teachers", "memory.policies"],
     "metrics": ["metrics", "statistics"],
-    "model": ["modeling.base", "modeling.adapters", "utils.hardware"],
+    "model": ["modeling.base", "modeling.forward", "modeling.adapters", "utils.hardware"],
     "outcome": ["reporting.build", "utils.hardware"],
     "policies": ["memory.policies"],
     "processes": ["utils.distributed"],

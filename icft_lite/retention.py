@@ -18,8 +18,8 @@ from peft import PeftModel
 
 from icft_lite.data.schema import Example, as_response
 from icft_lite.modeling.adapters import merged_adapter
-from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_pass
 from icft_lite.modeling.encoding import Encoded, Encoder, encode_examples
+from icft_lite.modeling.forward import head_weight, hidden_states, max_tokens_per_pass
 from icft_lite.modeling.losses import token_kl, token_logprobs
 from icft_lite.modeling.packing import group_by_length, join_batch
 from icft_lite.statistics import binomial_interval, resample_topics

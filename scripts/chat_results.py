@@ -28,10 +28,10 @@ from icft_lite.experiments.conditions import current_commit, processor
 from icft_lite.finished_runs import load_run
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.reporting.chat_tables import display_table
+from icft_lite.reporting.comparison_tables import comparison_tables
 from icft_lite.reporting.figures import comparison_figure, method_label
 from icft_lite.reporting.formatting import Table, format_cell, to_markdown
 from icft_lite.reporting.style import png
-from icft_lite.reporting.tables import comparison_tables
 from icft_lite.utils.io import write_bytes, write_json
 
 ROOT = Path(__file__).parents[1]

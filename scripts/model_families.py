@@ -35,8 +35,9 @@ from icft_lite.data.bundle import DataBundle  # noqa: E402
 from icft_lite.errors import ICFTError  # noqa: E402
 from icft_lite.finished_runs import evaluate_run, export, load_run  # noqa: E402
 from icft_lite.modeling.adapters import add_adapters  # noqa: E402
-from icft_lite.modeling.base import head_weight, hidden_states, load_base, load_tokenizer  # noqa: E402
+from icft_lite.modeling.base import load_base, load_tokenizer  # noqa: E402
 from icft_lite.modeling.encoding import Encoder  # noqa: E402
+from icft_lite.modeling.forward import head_weight, hidden_states  # noqa: E402
 from icft_lite.modeling.generation import generate_reply  # noqa: E402
 from icft_lite.modeling.packing import join_batch  # noqa: E402
 from icft_lite.modeling.self_check import check_model  # noqa: E402

@@ -29,8 +29,9 @@ from icft_lite.experiments.baselines.weights import with_weight
 from icft_lite.memory.teachers import response_states
 from icft_lite.metrics import key_fact_recall
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters, lora_layers, set_adapter_tensors, use_adapter
-from icft_lite.modeling.base import dequantize_base, head_weight, hidden_states, load_base
+from icft_lite.modeling.base import dequantize_base, load_base
 from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import icft_losses
 from icft_lite.training.checkpoint import RunPaths
 from icft_lite.training.events import Events, RunCallback

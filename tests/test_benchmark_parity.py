@@ -93,8 +93,8 @@ def test_the_lower_bound_of_a_step_is_what_torch_counts(monkeypatch):
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from icft_lite.modeling.adapters import add_adapters
-    from icft_lite.modeling.base import head_weight, hidden_states
     from icft_lite.modeling.encoding import Encoded
+    from icft_lite.modeling.forward import head_weight, hidden_states
     from icft_lite.modeling.losses import icft_losses
     from icft_lite.training.batches import TrainingItem, collate, normalizers
 

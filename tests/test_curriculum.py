@@ -19,7 +19,7 @@ from icft_lite.data.schema import best_response
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.modeling.scoring import score_responses
-from icft_lite.training.prepare import plan_stages
+from icft_lite.training.plan import plan_stages
 
 
 def test_competence_rises_from_c0_to_1_as_a_square_root():

@@ -6,8 +6,9 @@ from transformers import PreTrainedTokenizerFast
 
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.adapters import adapter_tensors
-from icft_lite.modeling.base import TINY, head_weight, hidden_states
+from icft_lite.modeling.base import TINY
 from icft_lite.modeling.encoding import Encoder, TooLong, drop_prompt, supervise_prompt
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import response_sums, token_logprobs
 from icft_lite.modeling.packing import group_by_length, join_batch, place_sequences
 from icft_lite.modeling.scoring import score_responses

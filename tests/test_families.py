@@ -23,8 +23,9 @@ from icft_lite.config import RuntimeConfig
 from icft_lite.errors import ICFTError
 from icft_lite.finished_runs import evaluate_run, export, load_run
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters, lora_layers, merged_adapter, save_adapter
-from icft_lite.modeling.base import dequantize_base, head_weight, hidden_states, load_base, load_tokenizer
+from icft_lite.modeling.base import dequantize_base, load_base, load_tokenizer
 from icft_lite.modeling.encoding import Encoded
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.packing import join_batch
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.modeling.self_check import Capabilities, check_model, check_tokenizer

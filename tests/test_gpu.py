@@ -17,8 +17,9 @@ from icft_lite.config import ICFTConfig
 from icft_lite.finished_runs import export, load_run
 from icft_lite.modeling import base as model_module
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters
-from icft_lite.modeling.base import dequantize_base, head_weight, load_base
+from icft_lite.modeling.base import dequantize_base, load_base
 from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.forward import head_weight
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.training import trainer as trainer_module

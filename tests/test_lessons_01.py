@@ -16,8 +16,8 @@ from test_notebooks import build, cells, check_exercise, exercises
 from icft_lite.data.samples import load_samples
 from icft_lite.metrics import forgetting
 from icft_lite.modeling.adapters import adapter_tensors
-from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.concepts import forgetting as diagram

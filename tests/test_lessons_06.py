@@ -13,8 +13,8 @@ from test_notebooks import ROOT, build, cells, check_exercise, exercises, notebo
 
 from icft_lite import ICFTConfig, add_adapters, load_base
 from icft_lite.modeling.adapters import adapter_tensors
-from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import fine_tune_loss, icft_losses, token_kl, token_logprobs
 from icft_lite.reporting.concepts import losses as diagram
 from icft_lite.reporting.lessons.losses import drift_figure, gradient_figure, pair_figure, token_table

@@ -12,8 +12,8 @@ from icft_lite.memory import LongTermMemory, ShortTermMemory, is_confident, prom
 from icft_lite.memory.entries import NOT_ENCODED
 from icft_lite.memory.teachers import check_space, choose_teachers, mean_states, response_logp, rounding_error
 from icft_lite.modeling.adapters import use_adapter
-from icft_lite.modeling.base import head_weight
 from icft_lite.modeling.encoding import Encoded, Encoder
+from icft_lite.modeling.forward import head_weight
 from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.training.batches import memory_item

@@ -16,8 +16,9 @@ from icft_lite.modeling.adapters import (
     set_adapter_tensors,
     use_adapter,
 )
-from icft_lite.modeling.base import head_weight, hidden_states, load_base
+from icft_lite.modeling.base import load_base
 from icft_lite.modeling.encoding import Encoder
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import LOSSES, icft_losses, token_kl, token_logprobs
 from icft_lite.training.batches import StageBatches, collate, normalizers, split_micro_batches
 from icft_lite.training.plan import PlannedStep

@@ -10,8 +10,9 @@ from small_model import family_model
 from icft_lite.memory.teachers import response_states
 from icft_lite.modeling import generation
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters, use_adapter
-from icft_lite.modeling.base import head_weight, hidden_states, load_base, load_tokenizer
+from icft_lite.modeling.base import load_base, load_tokenizer
 from icft_lite.modeling.encoding import EncodedExamples, Encoder, supervise_prompt
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.losses import icft_losses
 from icft_lite.modeling.packing import MIN_PREFIX, join_batch, place_sequences

@@ -19,8 +19,9 @@ from peft import PeftModel
 from icft_lite.errors import ICFTError
 from icft_lite.memory.teachers import response_states
 from icft_lite.modeling.adapters import use_adapter
-from icft_lite.modeling.base import TINY, head_weight
+from icft_lite.modeling.base import TINY
 from icft_lite.modeling.encoding import Encoded
+from icft_lite.modeling.forward import head_weight
 from icft_lite.modeling.losses import token_kl
 
 STUDY = Path(__file__).parent / "results" / "study.json"

@@ -19,8 +19,8 @@ from icft_lite.errors import ICFTError
 from icft_lite.memory.entries import NOT_ENCODED, MemoryEntry, Source
 from icft_lite.memory.policies import POLICIES, water_fill
 from icft_lite.memory.teachers import check_space, choose_teachers, rounding_error
-from icft_lite.modeling.base import head_weight
 from icft_lite.modeling.encoding import Encoded, TooLong, supervise_prompt
+from icft_lite.modeling.forward import head_weight
 from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.utils.distributed import on_main_process
 

@@ -22,8 +22,8 @@ from icft_lite.data.tables import iter_examples
 from icft_lite.memory.long_term import OFFER_BATCH_SIZE, LongTermMemory
 from icft_lite.memory.prompt_quality import Shingles, is_near_duplicate, reject_reason, trim_loop, whole_sentences
 from icft_lite.modeling.adapters import use_adapter
-from icft_lite.modeling.base import head_weight
 from icft_lite.modeling.encoding import Encoder, encode_examples
+from icft_lite.modeling.forward import head_weight
 from icft_lite.modeling.generation import generate, generate_ids, stop_token_ids
 from icft_lite.modeling.replies import greedy_replies
 from icft_lite.utils.distributed import on_main_process

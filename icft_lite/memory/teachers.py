@@ -19,8 +19,8 @@ from peft import PeftModel
 from icft_lite.errors import ICFTError
 from icft_lite.memory.entries import MemoryEntry, Teacher
 from icft_lite.modeling.adapters import adapter_tensors, use_adapter
-from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_pass
 from icft_lite.modeling.encoding import Encoded
+from icft_lite.modeling.forward import head_weight, hidden_states, max_tokens_per_pass
 from icft_lite.modeling.losses import token_logprobs
 from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.modeling.packing import group_by_length, join_batch

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from icft_lite.errors import ICFTError
-from icft_lite.modeling.base import backbone
+from icft_lite.modeling.forward import backbone
 
 
 def add_adapters(model: PreTrainedModel, rank: int = 32, alpha: int = 64, seed: int = 0) -> PeftModel:

@@ -12,9 +12,9 @@ from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel,
 from transformers.cache_utils import DynamicLayer
 
 from icft_lite.data.schema import Example
-from icft_lite.modeling.base import backbone, head_weight
 from icft_lite.modeling.chat_format import ChatFormat
 from icft_lite.modeling.encoding import Encoder, TooLong
+from icft_lite.modeling.forward import backbone, head_weight
 from icft_lite.modeling.packing import common_prefix
 
 

@@ -8,8 +8,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from icft_lite.data.schema import Examples
-from icft_lite.modeling.base import head_weight, hidden_states, max_tokens_per_pass
 from icft_lite.modeling.encoding import Encoded, Encoder
+from icft_lite.modeling.forward import head_weight, hidden_states, max_tokens_per_pass
 from icft_lite.modeling.losses import MAX_CHUNK_TOKENS
 from icft_lite.modeling.packing import group_by_length, join_batch
 from icft_lite.utils.progress import progress_bar

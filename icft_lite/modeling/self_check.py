@@ -12,9 +12,9 @@ from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.errors import ICFTError, short_reason
-from icft_lite.modeling.base import backbone, head_weight, hidden_states
 from icft_lite.modeling.chat_format import ChatFormat
 from icft_lite.modeling.encoding import Encoded
+from icft_lite.modeling.forward import backbone, head_weight, hidden_states
 from icft_lite.modeling.generation import default_generation
 from icft_lite.modeling.packing import join_batch
 

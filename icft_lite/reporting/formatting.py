@@ -56,3 +56,10 @@ def to_text(table: Table) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join([table.title] + ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows])
+
+
+def get_nested(record: Any, *keys: str) -> Any:
+    """Return record[key][key]…, or None where one of the keys is missing."""
+    for key in keys:
+        record = (record or {}).get(key)
+    return record

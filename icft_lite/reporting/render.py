@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TextIO
 
 from icft_lite.reporting.chat_tables import display_table
+from icft_lite.reporting.comparison_tables import comparison_tables
 from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, method_label
 from icft_lite.reporting.formatting import escape_markdown, format_cell, to_markdown, to_text
 from icft_lite.reporting.model_card import model_card
 from icft_lite.reporting.problems import Problems
 from icft_lite.reporting.style import png
-from icft_lite.reporting.tables import Report, comparison_tables, report_tables
+from icft_lite.reporting.tables import Report, report_tables
 from icft_lite.utils.io import to_plain, write_bytes, write_json, write_text
 from icft_lite.utils.notice import NOTICE
 

@@ -1,24 +1,20 @@
-"""The tables of a report and of a comparison, as data: one source for markdown and for the terminal.
+"""The tables of a report, as data: one source for markdown and for the terminal.
 
-The dicts are those of `train_icft` and of `icft-lite compare`. Any part of them may be missing, because runs on users'
-data have fewer parts.
+The dicts are those of `train_icft`. Any part of them may be missing, because runs on users' data have fewer parts.
 """
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from icft_lite.reporting.chat_tables import chat_table, get_measure
-from icft_lite.reporting.figures import as_measure, column_names, method_label
-from icft_lite.reporting.formatting import Table, format_cell
+from icft_lite.reporting.chat_tables import chat_table
+from icft_lite.reporting.figures import column_names
+from icft_lite.reporting.formatting import Table, format_cell, get_nested
 from icft_lite.utils.notice import NOTICE
 
 Report = dict[str, Any]
 """The report of a run, or a comparison of several runs: the contents of report.json or comparison.json."""
-
-
-# --- a run
 
 
 def report_tables(report: Report, topics: bool = True) -> list[Table]:
@@ -86,27 +82,20 @@ def report_tables(report: Report, topics: bool = True) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _get(record: Any, *keys: str) -> Any:
-    """Return record[key][key]…, or None where one of the keys is missing."""
-    for key in keys:
-        record = (record or {}).get(key)
-    return record
-
-
 def _values(record: dict[str, Any], keys: Iterable[str]) -> list[Any]:
     return [record.get(key) for key in keys]
 
 
 def _score_row(where: list[str], metric: Any, before: Any, after: Any, key: str = "value") -> list[Any]:
-    score_before, score_after = _get(before, key), _get(after, key)
+    score_before, score_after = get_nested(before, key), get_nested(after, key)
     change = None if score_before is None or score_after is None else f"{score_after - score_before:+.3f}"
-    return [*where, metric, _get(after, "n"), score_before, score_after, change]
+    return [*where, metric, get_nested(after, "n"), score_before, score_after, change]
 
 
 def _score_rows(report: Report, topics: bool) -> Iterator[list[Any]]:
-    for suite, tasks in (_get(report, "scores", "after") or {}).items():
+    for suite, tasks in (get_nested(report, "scores", "after") or {}).items():
         for task, after in tasks.items():
-            before, metric = _get(report, "scores", "before", suite, task), after.get("metric")
+            before, metric = get_nested(report, "scores", "before", suite, task), after.get("metric")
             yield _score_row([suite, task, "all"], _with_chance(metric, after), before, after)
             if after.get("option_accuracy") is not None and metric == "exact_match":
                 option_metric = f"option accuracy (chance {format_cell(after.get('option_chance'))})"
@@ -116,7 +105,7 @@ def _score_rows(report: Report, topics: bool) -> Iterator[list[Any]]:
                     yield _score_row([suite, task, "all"], name, before, after, key)
             for topic, part in (after.get("by_topic") or {}).items() if topics else ():
                 name = f"{topic} ({part['kind']})" if part.get("kind") else topic
-                yield _score_row([suite, task, name], metric, _get(before, "by_topic", topic), part)
+                yield _score_row([suite, task, name], metric, get_nested(before, "by_topic", topic), part)
 
 
 def _with_chance(metric: Any, score: dict[str, Any]) -> Any:
@@ -206,7 +195,7 @@ def _stages(report: Report) -> Table:
     return Table(
         "Stages",
         list(columns),
-        [[_get(stage, *keys) for keys in columns.values()] for stage in stages],
+        [[get_nested(stage, *keys) for keys in columns.values()] for stage in stages],
         "Teacher: the share of memory examples that this model is the teacher of. "
         "Rejected: no candidate of the consolidation met the retention constraint.",
     )
@@ -218,7 +207,7 @@ def _candidates(report: Report) -> Table:
         [stage.get("name"), *_values(candidate, (*identity, "general", "retention", "chat_retention", "kl", "medical"))]
         + ["←" if _values(candidate, identity) == _values(stage["consolidation"], identity) else ""]
         for stage in report.get("stages") or []
-        for candidate in _get(stage, "consolidation", "candidates") or []
+        for candidate in get_nested(stage, "consolidation", "candidates") or []
     ]
     return Table(
         "Consolidation: candidates of the line search over α",
@@ -232,8 +221,8 @@ def _candidates(report: Report) -> Table:
 
 def _loss_rows(report: Report) -> Iterator[list[Any]]:
     for name in ("fine_tune", "task", "consistency"):
-        values = [value for value in _get(report, "losses", name) or [] if value is not None]
-        norms = [norm for norm in _get(report, "gradient_norms", name) or [] if norm is not None]
+        values = [value for value in get_nested(report, "losses", name) or [] if value is not None]
+        norms = [norm for norm in get_nested(report, "gradient_norms", name) or [] if norm is not None]
         tenth = math.ceil(len(values) / 10)
         row = [sum(part) / tenth for part in (values[:tenth], values[-tenth:])] if values else [None, None]
         row += [norms[0], sum(norms) / len(norms), norms[-1]] if norms else [None] * 3
@@ -253,104 +242,3 @@ def _setting_rows(settings: dict[str, Any] | None, prefix: str = "") -> Iterator
             yield from _setting_rows(value, f"{prefix}{name}.")
         else:
             yield [prefix + name, _exact(value)]
-
-
-# --- a comparison
-
-
-def comparison_tables(comparison: Report) -> list[Table]:
-    """Return the tables of a comparison: the mean scores of every method, and ICFT minus each other method.
-
-    If the data has a chat suite, also what replies to it show.
-    """
-    tables = (_methods(comparison), _replies(comparison), _differences(comparison))
-    return [table for table in tables if table.rows]
-
-
-def _mean_and_range(values: dict[str, Any]) -> str:
-    low, high = values.get("min"), values.get("max")
-    return format_cell(values["mean"]) + ("" if low is None or low == high else f" [{low:.3f}–{high:.3f}]")
-
-
-def _mean_cost(entry: dict[str, Any], key: str) -> str | None:
-    mean = as_measure(entry, key)["mean"]
-    if mean is None:
-        costs = [cost for run in entry.get("runs") or [] if (cost := _get(run, "cost", key)) is not None]
-        mean = sum(costs) / len(costs) if costs else None
-    return None if mean is None else f"{mean:,.0f}"
-
-
-def _rows_by_method(comparison: Report, measures: Sequence[str]) -> list[list[Any]]:
-    """Return [name, mean and range of each measure] of every method and of the base, without an entry for others."""
-    base = {"retention": 1.0, "still_right": 1.0, **(comparison.get("base") or {})}
-    if scores := _get(comparison, "chat", "base"):
-        base |= {name: get_measure(scores, name, "value") for name in ("free", "instructions")}
-        base |= {name: scores.get(name) for name in ("words", "intrusion")}
-    named = [(method_label(name, comparison), entry) for name, entry in comparison["methods"].items()]
-    named += [("base, not fine-tuned", base)] if comparison.get("base") else []
-    return [[name, *(_measure_text(entry, key) for key in measures)] for name, entry in named]
-
-
-def _measure_text(entry: dict[str, Any], key: str) -> str:
-    """Return a measure with its range over seeds; that of one seed with its bootstrap interval, where it has one."""
-    found, low, high = (as_measure(entry, name) for name in (key, f"{key}_low", f"{key}_high"))
-    if len(found["values"]) == 1 and low["mean"] is not None:
-        found = {**found, "min": low["mean"], "max": high["mean"]}
-    return _mean_and_range(found)
-
-
-def _methods(comparison: Report) -> Table:
-    seeds = len(comparison.get("seeds") or [])
-    rows = _rows_by_method(comparison, ("medical", "retention", "general"))
-    entries = [*comparison["methods"].values(), {}]
-    return Table(
-        f"Methods: mean [min–max] over {seeds} seeds" if seeds > 1 else "Methods",
-        ["method", "medical", "retention", "general", "tokens", "seconds"],
-        [[*row, *(_mean_cost(entry, key) for key in ("tokens", "seconds"))] for row, entry in zip(rows, entries)],
-        "General: choice accuracy. Retention: in the model's own replies; for one seed with its 95 % interval over "
-        "questions and instructions."
-        if comparison.get("chat")
-        else "",
-    )
-
-
-REPLY_MEASURES = {
-    "free": "free answers right",
-    "instructions": "instructions passed",
-    "still_right": "still right",
-    "kl_base_tuned": "KL(base ‖ tuned)",
-    "kl_tuned_base": "KL(tuned ‖ base)",
-    "nll": "NLL of the base's replies",
-    "words": "words in a reply",
-    "intrusion": "domain intrusion",
-}
-"""{key of a comparison: heading} of what replies to a chat suite show."""
-
-
-def _replies(comparison: Report) -> Table:
-    return Table(
-        "Replies to the chat suite",
-        ["method", *REPLY_MEASURES.values()],
-        _rows_by_method(comparison, list(REPLY_MEASURES)) if comparison.get("chat") else [],
-        "Retention is the mean of two ratios to the base: free answers right, and instructions passed. Still right: "
-        "the share of the base's right replies. KL and NLL are in nats per token. Domain intrusion: replies with a "
-        "medical term that the base's reply lacks; of the base, with any medical term.",
-    )
-
-
-def _differences(comparison: Report) -> Table:
-    rows = [
-        [
-            f"{method_label(method, comparison)}, {domain}",
-            f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]",
-            f"{found['p']:.3f}",
-            "yes" if found["p"] < 0.05 else "no difference measured",
-        ]
-        for method, domains in (comparison.get("against") or {}).items()
-        for domain, found in domains.items()
-    ]
-    return Table(
-        "Differences: ICFT minus each other method, with 95 % confidence intervals over questions",
-        ["compared with", "difference", "p (Holm)", "significant at 0.05"],
-        rows,
-    )

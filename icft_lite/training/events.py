@@ -12,7 +12,8 @@ from icft_lite.utils.progress import progress_shown
 
 if TYPE_CHECKING:
     from icft_lite.training.batches import StageBatches
-    from icft_lite.training.prepare import Prepared, StagePlan
+    from icft_lite.training.plan import StagePlan
+    from icft_lite.training.prepare import Prepared
     from icft_lite.training.stage import StageResult
 
 

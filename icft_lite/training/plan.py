@@ -1,4 +1,4 @@
-"""The plan of a stage: the examples of every optimizer step, chosen before the stage begins.
+"""The plan of a run: its stages, and the examples of every optimizer step, chosen before a stage begins.
 
 The plan is a pure function of the stage's examples, the long-term memory, the settings and the seed: it can be
 inspected, counted, and computed again after an interruption.
@@ -8,12 +8,35 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from icft_lite.config import ICFTConfig
-from icft_lite.curriculum import PacedSampler
+from icft_lite.curriculum import SORTED_ORDERS, PacedSampler, build_curriculum
+from icft_lite.data.schema import LEVELS
 from icft_lite.memory.short_term import ShortTermMemory
 from icft_lite.modeling.encoding import Encoded, EncodedExamples
 
 Encodings = EncodedExamples | Sequence[Encoded]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its examples, its length and its position in the run."""
+
+    number: int
+    """1, 2, …"""
+    name: str
+    examples: list[int]
+    """Indices of new examples, in the order in which pacing makes them available."""
+    tokens: float
+    """Non-padding tokens to train on."""
+    span: tuple[float, float]
+    """Its begin and end as shares of the run's tokens, for the learning-rate schedule."""
+
+    @property
+    def share(self) -> float:
+        """Share of the run's tokens."""
+        return self.span[1] - self.span[0]
 
 
 @dataclass(slots=True)
@@ -29,17 +52,38 @@ class PlannedStep:
     """Non-padding tokens of all these examples."""
 
 
-class _ShuffledPasses:
-    """Draw from range(n) without end, in shuffled passes."""
+def plan_stages(
+    config: ICFTConfig,
+    levels: list[str],
+    difficulty: np.ndarray | None,
+    encoded: Encodings,
+    memory: Encodings,
+) -> tuple[StagePlan, ...]:
+    """Return the stages of the curriculum with their shares of the token budget.
 
-    def __init__(self, n: int, *seed: object) -> None:
-        self.n, self.random = n, random.Random("/".join(map(str, seed)))
-        self.left: list[int] = []
+    levels, encoded: of the training examples; memory: encodings of the long-term memory.
+    """
+    indices = build_curriculum(levels, difficulty, config.curriculum.order)
+    tokens, shares = plan_token_budget(indices, encoded, config, memory)
+    by_level = all(level in LEVELS for level in levels)
+    return tuple(
+        StagePlan(
+            number,
+            stage_name(number, len(indices), config.curriculum.order, by_level),
+            stage,
+            tokens * share,
+            (sum(shares[: number - 1]), sum(shares[:number])),
+        )
+        for number, (stage, share) in enumerate(zip(indices, shares, strict=True), 1)
+    )
 
-    def draw(self) -> int:
-        if not self.left:
-            self.left = self.random.sample(range(self.n), self.n)
-        return self.left.pop()
+
+def stage_name(number: int, n_stages: int, order: str, by_level: bool = True) -> str:
+    """Return the level that a stage adds, `part 1`, … if stages are not levels, or the order and its number."""
+    if order not in SORTED_ORDERS:
+        return f"{order} {number}"
+    names = LEVELS if order == "easy_to_hard" else LEVELS[::-1]
+    return names[number - 1] if by_level and n_stages == len(LEVELS) else f"part {number}"
 
 
 def plan_token_budget(
@@ -63,6 +107,19 @@ def plan_token_budget(
         tokens = config.optim.num_epochs * (new + replayed / new_share)
     last = config.curriculum.last_stage_share if before else 1.0
     return tokens, [*((1 - last) * size / sum(before) for size in before), last]
+
+
+class _ShuffledPasses:
+    """Draw from range(n) without end, in shuffled passes."""
+
+    def __init__(self, n: int, *seed: object) -> None:
+        self.n, self.random = n, random.Random("/".join(map(str, seed)))
+        self.left: list[int] = []
+
+    def draw(self) -> int:
+        if not self.left:
+            self.left = self.random.sample(range(self.n), self.n)
+        return self.left.pop()
 
 
 def plan_stage(

@@ -12,10 +12,9 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from icft_lite.config import ICFTConfig, RuntimeConfig, describe_settings
 from icft_lite.constraint import RetentionConstraint
-from icft_lite.curriculum import SORTED_ORDERS, build_curriculum, score_difficulty
+from icft_lite.curriculum import SORTED_ORDERS, score_difficulty
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.chat_suite import held_out_items
-from icft_lite.data.schema import LEVELS
 from icft_lite.data.tables import column
 from icft_lite.errors import ICFTError
 from icft_lite.evaluation import Suite, primary_metric
@@ -23,8 +22,9 @@ from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.memory.rehearsal import chat_memory, seed_memory
 from icft_lite.memory.teachers import check_space, mean_states
 from icft_lite.modeling.adapters import add_adapters
-from icft_lite.modeling.base import dequantize_base, head_weight, load_base
+from icft_lite.modeling.base import dequantize_base, load_base
 from icft_lite.modeling.encoding import Encoded, EncodedExamples, Encoder, encode_examples
+from icft_lite.modeling.forward import head_weight
 from icft_lite.modeling.gguf import cache_folder
 from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.modeling.self_check import Capabilities, check_model
@@ -33,7 +33,7 @@ from icft_lite.retention import encode_for_kl
 from icft_lite.training.checkpoint import RunPaths
 from icft_lite.training.events import Events
 from icft_lite.training.examples import make_training_examples
-from icft_lite.training.plan import plan_token_budget
+from icft_lite.training.plan import StagePlan, plan_stages
 from icft_lite.training.suites import (
     ChatPart,
     encode_suites,
@@ -42,26 +42,6 @@ from icft_lite.training.suites import (
     score_chat_parts,
 )
 from icft_lite.utils.distributed import on_main_process, process_device
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage: its examples, its length and its position in the run."""
-
-    number: int
-    """1, 2, …"""
-    name: str
-    examples: list[int]
-    """Indices of new examples, in the order in which pacing makes them available."""
-    tokens: float
-    """Non-padding tokens to train on."""
-    span: tuple[float, float]
-    """Its begin and end as shares of the run's tokens, for the learning-rate schedule."""
-
-    @property
-    def share(self) -> float:
-        """Share of the run's tokens."""
-        return self.span[1] - self.span[0]
 
 
 @dataclass(frozen=True)
@@ -338,37 +318,3 @@ def make_memory(
         bool(config.loss.consistency_weight) and config.loss.consistency_tokens == "all",
         base_teaches,
     )
-
-
-def plan_stages(
-    config: ICFTConfig,
-    levels: list[str],
-    difficulty: np.ndarray | None,
-    encoded: EncodedExamples,
-    memory: Sequence[Encoded],
-) -> tuple[StagePlan, ...]:
-    """Return the stages of the curriculum with their shares of the token budget.
-
-    levels, encoded: of the training examples; memory: encodings of the long-term memory.
-    """
-    indices = build_curriculum(levels, difficulty, config.curriculum.order)
-    tokens, shares = plan_token_budget(indices, encoded, config, memory)
-    by_level = all(level in LEVELS for level in levels)
-    return tuple(
-        StagePlan(
-            number,
-            stage_name(number, len(indices), config.curriculum.order, by_level),
-            stage,
-            tokens * share,
-            (sum(shares[: number - 1]), sum(shares[:number])),
-        )
-        for number, (stage, share) in enumerate(zip(indices, shares, strict=True), 1)
-    )
-
-
-def stage_name(number: int, n_stages: int, order: str, by_level: bool = True) -> str:
-    """Return the level that a stage adds, `part 1`, … if stages are not levels, or the order and its number."""
-    if order not in SORTED_ORDERS:
-        return f"{order} {number}"
-    names = LEVELS if order == "easy_to_hard" else LEVELS[::-1]
-    return names[number - 1] if by_level and n_stages == len(LEVELS) else f"part {number}"

@@ -37,8 +37,8 @@ from icft_lite.retention import divergence, supervised_states
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.checkpoint import load_state, save_state
 from icft_lite.training.events import Events
-from icft_lite.training.plan import plan_stage
-from icft_lite.training.prepare import Prepared, StagePlan
+from icft_lite.training.plan import StagePlan, plan_stage
+from icft_lite.training.prepare import Prepared
 from icft_lite.training.trainer import ICFTTrainer
 from icft_lite.utils.distributed import on_main_process, rank, world_size
 

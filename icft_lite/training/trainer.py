@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from icft_lite.config import ICFTConfig
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.adapters import adapter_tensors, set_adapter_tensors
-from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import LOSSES, head_covariance, icft_losses
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.stage_callback import StageCallback

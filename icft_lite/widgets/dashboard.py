@@ -13,8 +13,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from icft_lite.reporting.figures import run_title
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.events import RunCallback
-from icft_lite.training.plan import PlannedStep, num_tokens
-from icft_lite.training.prepare import Prepared, StagePlan
+from icft_lite.training.plan import PlannedStep, StagePlan, num_tokens
+from icft_lite.training.prepare import Prepared
 from icft_lite.training.stage import StageResult
 from icft_lite.widgets.drawing import dashboard_html, dashboard_svg, dashboard_text
 from icft_lite.widgets.progress import LOSS_NAMES, Progress, progress_from_report

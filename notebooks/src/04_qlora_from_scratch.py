@@ -57,7 +57,7 @@ from peft import LoraConfig, get_peft_model
 from icft_lite import Encoder, add_adapters, load_base, load_samples
 from icft_lite.doctor import estimate
 from icft_lite.modeling.adapters import activate_adapter, use_adapter
-from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.modeling.losses import token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch

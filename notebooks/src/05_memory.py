@@ -59,7 +59,7 @@ from icft_lite.memory.consolidation import ALPHAS, consolidate, ema_step, interp
 from icft_lite.memory.rehearsal import generate_self_prompts
 from icft_lite.metrics import mean_score
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters, delta_svd, set_adapter_tensors, use_adapter
-from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import icft_losses
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.reporting.concepts import memory as diagram

@@ -61,8 +61,8 @@ from IPython.display import HTML, Image
 from icft_lite import Encoder, ICFTConfig, LongTermMemory, add_adapters, apply_lfs, label_pool, load_base, sample_bundle
 from icft_lite.data.schema import as_response
 from icft_lite.modeling.adapters import activate_adapter, adapter_tensors, use_adapter
-from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoded
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import (
     fine_tune_loss,
     head_covariance,

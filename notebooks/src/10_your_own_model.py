@@ -67,7 +67,8 @@ from icft_lite.config import RuntimeConfig
 from icft_lite.experiments.own_data import NUM_QUESTIONS, SETTINGS, load_data, read_suites, run_all, score_changes
 from icft_lite.experiments.recorded import LESSON_10, load_recorded
 from icft_lite.finished_runs import export, load_run
-from icft_lite.modeling.base import head_weight, hidden_states, load_tokenizer
+from icft_lite.modeling.base import load_tokenizer
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import chunk_size, token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.reporting.concepts import memory_budget

@@ -22,7 +22,7 @@ from peft import PeftModel
 
 from icft_lite.experiments.baselines.weights import WeightedTrainer
 from icft_lite.modeling.adapters import use_adapter
-from icft_lite.modeling.base import hidden_states
+from icft_lite.modeling.forward import hidden_states
 from icft_lite.modeling.losses import token_kl
 
 

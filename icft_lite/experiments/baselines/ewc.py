@@ -27,8 +27,8 @@ from icft_lite.errors import ICFTError
 from icft_lite.experiments.baselines.general import general_examples
 from icft_lite.experiments.baselines.weights import WeightedTrainer
 from icft_lite.modeling.adapters import lora_layers, use_adapter
-from icft_lite.modeling.base import head_weight, hidden_states
 from icft_lite.modeling.encoding import Encoded
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import token_logprobs
 from icft_lite.modeling.packing import join_batch
 from icft_lite.training.events import RunCallback

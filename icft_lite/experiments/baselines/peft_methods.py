@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from icft_lite.experiments.baselines.general import general_examples
 from icft_lite.modeling.adapters import linear_layers
-from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.packing import join_batch
 from icft_lite.training.prepare import Prepared
 

@@ -17,7 +17,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from icft_lite.modeling.base import dequantize_base, head_weight, hidden_states, load_base
+from icft_lite.modeling.base import dequantize_base, load_base
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import icft_losses
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.loop import steps_left

@@ -34,6 +34,7 @@ MEANS = {"reply": "replies", "kl": "KL"}
 CHAT = {
     "free": "free answers right",
     "instructions": "instructions passed",
+    "still_right": "still right",
     "kl": "KL(base ‖ tuned)",
     "kl_back": "KL(tuned ‖ base)",
     "nll": "NLL of the base's replies",

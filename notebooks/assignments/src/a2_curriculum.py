@@ -489,7 +489,7 @@ print(f"{len(examples)} examples, largest difference from the package's difficul
 # %%
 from icft_lite.curriculum import PacedSampler
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters
-from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import icft_losses
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.training.batches import StageBatches

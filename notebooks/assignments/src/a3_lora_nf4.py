@@ -448,7 +448,7 @@ import warnings
 from peft import LoraConfig, get_peft_model
 
 from icft_lite import Encoder, load_base, load_samples
-from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import token_logprobs
 from icft_lite.modeling.packing import join_batch
 

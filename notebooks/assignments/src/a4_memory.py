@@ -514,7 +514,7 @@ import torch
 from icft_lite import Encoder, ICFTConfig, load_base, sample_bundle
 from icft_lite.memory.consolidation import ALPHAS, ema_step
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters, set_adapter_tensors
-from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import icft_losses
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.plan import PlannedStep

@@ -409,7 +409,7 @@ import warnings
 
 from icft_lite import Encoder, ICFTConfig, LongTermMemory, add_adapters, apply_lfs, label_pool, load_base, sample_bundle
 from icft_lite.modeling.adapters import adapter_tensors
-from icft_lite.modeling.base import head_weight, hidden_states
+from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.training.batches import StageBatches, collate, normalizers
 from icft_lite.training.plan import PlannedStep
 from icft_lite.weak.lfs.samples import sample_lfs
