@@ -57,8 +57,7 @@ def open_run(
     if not report:
         path = paths.out / "run.json"
         if path.exists() and differences(read_run_file(path), identity):
-            for folder in (paths.state, paths.cache):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(paths.state, ignore_errors=True)
             path.unlink()
         write_run_file(paths, identity, runtime, events)
     return report
