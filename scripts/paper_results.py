@@ -15,7 +15,7 @@ from pathlib import Path
 
 from icft_lite.experiments.paper.analysis import load_records
 from icft_lite.experiments.paper.arms import ARMS, STUDIES
-from icft_lite.experiments.paper.suite import study_figures, study_tables
+from icft_lite.experiments.paper.suite import missing_runs, study_figures, study_tables
 from icft_lite.reporting.formatting import to_markdown
 from icft_lite.reporting.style import png
 from icft_lite.utils.io import write_bytes, write_text
@@ -38,8 +38,9 @@ def study_text(name: str, part: str, splits: list[int], draw: bool) -> str:
     """Return the tables and figures of a study's development or confirmation; draw: write the figures' files."""
     records = load_records(RESULTS / name, splits)
     texts = []
-    if part == "confirmation" and (missing := sorted(set(STUDIES[name].confirmation) - set(splits))):
-        texts.append(f"In progress: split {', '.join(map(str, missing))} not run. No claim is judged before all are.")
+    if part == "confirmation" and (missing := missing_runs(records, name)):
+        runs = "; ".join(f"`{arm}` {', '.join(map(str, splits))}" for arm, splits in missing.items())
+        texts.append(f"In progress. Splits that are not run yet: {runs}. No claim is judged before all are.")
     for key, figure in study_figures(records, name).items():
         path = PAGE.parent / f"study-{name}-{part}-{key}.png"
         if draw:

@@ -46,7 +46,7 @@ from icft_lite.experiments.paper.runner import (
     run_one,
 )
 from icft_lite.experiments.paper.single_lf import best_single_lf
-from icft_lite.experiments.paper.suite import run_suite, study_tables, write_study
+from icft_lite.experiments.paper.suite import missing_runs, run_suite, study_tables, write_study
 from icft_lite.experiments.paper.tables import ablation_table, interval_text, main_table, matched_table
 from icft_lite.experiments.study import pack_bits
 from icft_lite.weak.functions import apply_lfs
@@ -221,6 +221,7 @@ def test_a_chat_study_says_lora_and_shows_the_replies_and_judges_no_preferences(
             ("base", 0.5, 1),
             ("plain", 0.9, 0.3),
             ("replay_25", 0.7, 0.9),
+            ("kl_memory", 0.7, 1),
             ("icft", 0.8, 1),
         )
     }
@@ -456,8 +457,10 @@ def test_claims_of_a_confirmation_wait_for_all_its_splits():
     complete = {
         arm: {split: {**runs[11], "split": split} for split in range(11, 16)} for arm, runs in confirmed.items()
     }
+    every = {**complete, "kl_memory": {split: {**one, "arm": "kl_memory"} for split, one in complete["plain"].items()}}
     found = [
         "Registered claims" in [table.title for table in study_tables(some, "tiny")]
-        for some in (records, confirmed, complete)
+        for some in (records, confirmed, complete, every)
     ]
-    assert found == [True, False, True]
+    assert found == [True, False, False, True], "the best baseline is named among all of them"
+    assert missing_runs(complete, "tiny") == {"kl_memory": [11, 12, 13, 14, 15]}
