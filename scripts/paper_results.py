@@ -50,7 +50,7 @@ def study_text(name: str, part: str, splits: list[int], draw: bool) -> str:
         to_markdown(table).replace("## ", "**", 1).replace("\n", ".**\n", 1) for table in study_tables(records, name)
     ]
     not_run = [arm.label for arm in ARMS if arm.runs_on(name) and arm.name not in records]
-    texts.append(f"Not run: {', '.join(not_run)}." if not_run else "All arms were run.")
+    texts.append(f"Not run: {'; '.join(not_run)}." if not_run else "All arms were run.")
     commits = sorted({one["commit"] for runs in records.values() for one in runs.values()})
     first = next(iter(next(iter(records.values())).values()))
     where = f"Splits {', '.join(map(str, splits))}. Commit {', '.join(commits)}. Machine: {first['machine']}."

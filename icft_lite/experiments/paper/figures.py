@@ -15,7 +15,7 @@ from icft_lite.statistics import mean_interval
 
 
 def plane_figure(records: Records, title: str) -> Figure:
-    """Return the learning–retention plane: the α curve of each method, and the point that the rule chooses.
+    """Return the learning–retention plane: the base, the α curve of each method, and the point that the rule chooses.
 
     A curve is the mean over splits at each α; the cross at the chosen point has 95 % t-intervals over splits.
     """
@@ -30,9 +30,14 @@ def plane_figure(records: Records, title: str) -> Figure:
             (x, *_), (y, *_) = mean_interval(chosen[:, 0]), mean_interval(chosen[:, 1])
             half = [_half_width(chosen[:, axis]) for axis in (0, 1)]
             axes.errorbar(x, y, yerr=half[1], xerr=half[0], color=color, marker=marker, markersize=9, label=arm.label)
-        axes.axhline(MIN_RETENTION, color=GREY, **DASHED)
+        if "base" in records:
+            base = np.mean([_place(run["curve"][0]) for run in records["base"].values()], axis=0)
+            axes.plot(*base, "x", color=INK, markersize=8, label="base, not fine-tuned")
+        axes.axhline(MIN_RETENTION, color=GREY, label=f"retention of {MIN_RETENTION}, demanded on validation", **DASHED)
         axes.set(xlabel="medical test score", ylabel="retention of general abilities, test", title=title)
-        axes.legend(fontsize=8, frameon=False, loc="lower left")
+        axes.legend(
+            fontsize=8, frameon=False, loc="lower left", title="large: α chosen on validation", title_fontsize=8
+        )
     return figure
 
 

@@ -43,7 +43,8 @@ def labels_figure(accuracies: list[dict[str, Any]], title: str) -> Figure:
     for (task, name), (color, marker) in zip((("question", "questions"), ("pair", "pairs of replies")), STYLES):
         some = [one for one in accuracies if one["task"] == task]
         points = [one["true"] for one in some], [one["estimated"] for one in some]
-        axes.plot(*points, marker, color=color, markersize=6, linestyle="", alpha=0.75, label=name)
+        if some:
+            axes.plot(*points, marker, color=color, markersize=6, linestyle="", alpha=0.75, label=name)
     axes.plot([0, 1], [0, 1], color=GREY, **DASHED)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=title)
     axes.set(xlabel="true accuracy of a labelling function", ylabel="estimated by Dawid–Skene, without labels")

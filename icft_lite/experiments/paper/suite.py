@@ -126,7 +126,7 @@ def study_figures(records: Records, name: str) -> dict[str, Figure]:
         "cost": cost_figure(records, f"{name}: cost of a run"),
     }
     split = min(split for runs in records.values() for split in runs)
-    labels = lf_accuracies(STUDIES[name].data(split))
+    labels = lf_accuracies(STUDIES[name].data(split).only(STUDIES[name].settings.get("topics")))
     figures["labels"] = labels_figure(labels, f"{name}, split {split}: labelling functions")
     if ablations_of(records):
         figures["ablations"] = forest_figure(records, f"{name}: what each part of ICFT contributes")
