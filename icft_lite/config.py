@@ -360,34 +360,6 @@ class RuntimeConfig:
         return to_dict(self)
 
 
-KEY_SETTINGS = (
-    "optim.learning_rate",
-    "loss.consistency_weight",
-    "loss.consistency_tokens",
-    "loss.temperature",
-    "adapter.rank",
-    "long_term.share",
-)
-"""The settings that decide most about learning and forgetting."""
-
-
-def describe_settings(config: ICFTConfig) -> str:
-    """Return KEY_SETTINGS with where each value comes from, in one line."""
-    values, usual = flatten(config.to_dict()), flatten(ICFTConfig().to_dict())
-    layers = {
-        "default": usual,
-        "default of chat models": model_defaults(config.model, config.method),
-        f"preset {config.method}": PRESETS[config.method],
-    }
-    parts = []
-    for name in KEY_SETTINGS:
-        source = [layer for layer in layers if name in layers[layer]][-1]
-        value = values[name]
-        text = value if isinstance(value, str) else "∞" if value is None else f"{value:g}"
-        parts.append(f"{name} {text} ({source if value == layers[source][name] else 'given'})")
-    return ", ".join(parts)
-
-
 def quick() -> bool:
     """Return True in the `quick` profile of the lessons (the default), False when ICFT_PROFILE=full."""
     return os.environ.get("ICFT_PROFILE", "quick") != "full"

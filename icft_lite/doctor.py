@@ -10,7 +10,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from icft_lite.config import TOKENS_PER_PASS, ICFTConfig, describe_settings
+from icft_lite.config import TOKENS_PER_PASS, ICFTConfig
+from icft_lite.presets import describe_settings
 
 GIB = 2**30
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "numpy")

@@ -1,6 +1,11 @@
 """Values of settings that depend on the method (presets) and on the model, by dotted name."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from icft_lite.utils.config_parsing import flatten
+
+if TYPE_CHECKING:
+    from icft_lite.config import ICFTConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     "icft": {},
@@ -56,3 +61,31 @@ def model_defaults(model: str, method: str = "icft") -> dict[str, Any]:
         return {}
     four_bit = {"adapter.load_in_4bit": False} if model == "smollm2" else {}
     return {**CHAT_MODEL_DEFAULTS[""], **four_bit, **CHAT_MODEL_DEFAULTS.get(method, {})}
+
+
+KEY_SETTINGS = (
+    "optim.learning_rate",
+    "loss.consistency_weight",
+    "loss.consistency_tokens",
+    "loss.temperature",
+    "adapter.rank",
+    "long_term.share",
+)
+"""The settings that decide most about learning and forgetting."""
+
+
+def describe_settings(config: "ICFTConfig") -> str:
+    """Return KEY_SETTINGS with where each value comes from, in one line."""
+    values, usual = flatten(config.to_dict()), flatten(type(config)().to_dict())
+    layers = {
+        "default": usual,
+        "default of chat models": model_defaults(config.model, config.method),
+        f"preset {config.method}": PRESETS[config.method],
+    }
+    parts = []
+    for name in KEY_SETTINGS:
+        source = [layer for layer in layers if name in layers[layer]][-1]
+        value = values[name]
+        text = value if isinstance(value, str) else "∞" if value is None else f"{value:g}"
+        parts.append(f"{name} {text} ({source if value == layers[source][name] else 'given'})")
+    return ", ".join(parts)

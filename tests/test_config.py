@@ -15,12 +15,11 @@ from icft_lite.config import (
     OptimConfig,
     RuntimeConfig,
     WeakConfig,
-    describe_settings,
     quick,
 )
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.jobs import config_flags
-from icft_lite.presets import PRESETS, model_defaults
+from icft_lite.presets import PRESETS, describe_settings, model_defaults
 from icft_lite.utils.config_parsing import flatten, setting_types
 
 

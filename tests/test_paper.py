@@ -15,6 +15,8 @@ from icft_lite.data.samples import sample_bundle
 from icft_lite.data.sources import bundle_from_files
 from icft_lite.data.tables import to_dataset
 from icft_lite.errors import ICFTError
+from icft_lite.experiments.paper import analysis as analysis_module
+from icft_lite.experiments.paper import tables as tables_module
 from icft_lite.experiments.paper.analysis import (
     answers,
     best_baseline,
@@ -202,6 +204,16 @@ def test_the_report_and_its_figures_are_written(tmp_path):
     for table in study_tables(records, "tiny"):
         assert table.title in text
     assert (tmp_path / "tiny-plane.png").stat().st_size > 10_000
+
+
+def test_an_exploratory_arm_is_marked_and_no_rival_of_a_registered_claim(monkeypatch):
+    late = replace(next(arm for arm in ARMS if arm.name == "dft"), name="late", exploratory=True)
+    for module in (analysis_module, tables_module):
+        monkeypatch.setattr(module, "ARMS", (*ARMS, late))
+    records = study(icft=0.8, replay=0.6)
+    records["late"] = {split: {**one, "arm": "late"} for split, one in study(icft=0.8, replay=0.9)["replay_25"].items()}
+    assert best_baseline(records) == "replay_25"
+    assert f"{late.label} (exploratory)" in [row[0] for row in main_table(records).rows]
 
 
 def test_a_chat_study_says_lora_and_shows_the_replies_and_judges_no_preferences(tmp_path):

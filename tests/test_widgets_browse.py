@@ -12,6 +12,7 @@ from icft_lite.data.samples import sample_bundle
 from icft_lite.errors import ICFTError
 from icft_lite.finished_runs import load_run
 from icft_lite.memory.long_term import LongTermMemory
+from icft_lite.memory.policies import POLICIES
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.training.events import RunCallback
 from icft_lite.training.loop import train_icft
@@ -26,7 +27,7 @@ from icft_lite.widgets import (
     outcome_table,
     promotion_outcomes,
 )
-from icft_lite.widgets.inspector import COLUMNS, RANDOM
+from icft_lite.widgets.inspector import COLUMNS, RANDOM, REASONS
 
 
 def cells(html):
@@ -254,3 +255,7 @@ def test_text_of_remembered_examples_is_escaped(example):
 
 def test_an_empty_memory_is_shown_as_empty():
     assert "0 examples" in memory_inspector(promotion_outcomes(LongTermMemory(3))).children[1].value
+
+
+def test_the_inspector_has_a_reason_for_every_policy():
+    assert set(REASONS) == set(POLICIES)

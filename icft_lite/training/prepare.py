@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from icft_lite.config import ICFTConfig, RuntimeConfig, describe_settings
+from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.constraint import RetentionConstraint
 from icft_lite.curriculum import SORTED_ORDERS, score_difficulty
 from icft_lite.data.bundle import DataBundle
@@ -28,6 +28,7 @@ from icft_lite.modeling.forward import head_weight
 from icft_lite.modeling.gguf import cache_folder
 from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.modeling.self_check import Capabilities, check_model
+from icft_lite.presets import describe_settings
 from icft_lite.reporting.build import accuracy_by_level
 from icft_lite.retention import encode_for_kl
 from icft_lite.training.checkpoint import RunPaths

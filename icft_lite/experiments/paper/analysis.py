@@ -120,10 +120,10 @@ def claim_medical(records: Records, bound: float = -0.02) -> Claim:
 def best_baseline(records: Records) -> str:
     """Return the baseline that the rule names on validation.
 
-    ICFT's own ablations are no baselines, and neither is an arm with more tokens.
+    ICFT's own ablations are no baselines, and neither are arms with more tokens or exploratory ones.
     """
-    baselines = [arm.name for arm in ARMS if not arm.ablates and arm.tokens == 1 and arm.name not in ("icft", "base")]
-    names = [name for name in baselines if name in records]
+    baselines = [arm for arm in ARMS if not (arm.ablates or arm.exploratory) and arm.tokens == 1]
+    names = [arm.name for arm in baselines if arm.name in records and arm.name not in ("icft", "base")]
 
     def mean(arm: str, key: str) -> float:
         return float(np.mean([choose_point(one)["validation"][key] for one in records[arm].values()]))

@@ -49,6 +49,9 @@ class Arm:
     """Studies that it is part of."""
     tokens: float = 1.0
     """Its tokens, as a multiple of the study's."""
+    exploratory: bool = False
+    """Whether it was added after the settings of the studies were fixed. Tables say so, and registered claims do not
+    compare with it."""
 
     def in_study(self, study: str) -> dict[str, Any]:
         """Return the arm's settings in a study."""

@@ -63,6 +63,7 @@ def difference_text(found: Interval) -> str:
 def arms_of(records: Records) -> list[Arm]:
     """Return the arms that have records, in the order of ARMS; LoRA is their name if the base is not held in 4 bits."""
     arms = [arm for arm in ARMS if arm.name in records]
+    arms = [replace(arm, label=f"{arm.label} (exploratory)") if arm.exploratory else arm for arm in arms]
     model = next((one["settings"].get("model", "tiny") for runs in records.values() for one in runs.values()), "tiny")
     if model_defaults(model).get("adapter.load_in_4bit", True):
         return arms
