@@ -615,7 +615,7 @@ Image(png(figures.plane_figure(records, title)), width=760)
 # NBVAL_CHECK_OUTPUT
 claims = dict(a=analysis.claim_medical(records), b=analysis.claim_retention(records),
               c=analysis.claim_preference(records))
-show(tables.claims_table(list(claims.values())))
+show(tables.claims_table(list(claims.values()), records))
 
 # %% [markdown]
 # **(a) is supported.** The best baseline on validation is KL to the base on memory; ICFT's medical score is higher on
