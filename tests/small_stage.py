@@ -27,6 +27,7 @@ def stage_batches(model, tokenizer, example):
     memory.refresh(model)
 
     def make(config, steps=STEPS, runtime=None):
-        return StageBatches(list(steps), examples, encoded, memory.entries, config, runtime)
+        soft = config.replace({"weak.soft_labels": True})  # so that all three losses have examples
+        return StageBatches(list(steps), examples, encoded, memory.entries, soft, runtime)
 
     return make

@@ -182,7 +182,7 @@ def test_runtime_settings_may_change_while_a_run_is_interrupted(
     report = train_icft(ICFTConfig.from_dict(METHOD), out, elsewhere, runtime=runtime)
     said = capsys.readouterr().out
     assert "resuming after stage 1" in said and "resuming stage 2 after step 2" in said
-    assert "runtime.micro_batches: 1 before, now 3" in said
+    assert "runtime.micro_batches: None before, now 3" in said
     done = report["stages"][0]["steps"] + 2
     assert report["losses"]["step"] == expected["losses"]["step"] and len(report["losses"]["step"]) == 18 > done + 10
     assert len(calls) == 3 * (18 - done), "three micro-batches for each step"
@@ -206,6 +206,7 @@ def test_each_change_of_runtime_settings_is_listed(bundle, tmp_path, monkeypatch
             train_icft({**SETTINGS, "runtime.micro_batches": value}, out, bundle, progress=False)
     changes = json.loads((out / "run.json").read_text())["runtime_changes"]
     assert changes == [dict(after_stage=0, step=0, setting="micro_batches", before=2, after=4)]
+    stop_in_stage_2(out, bundle, {**SETTINGS, "runtime.micro_batches": 4}, monkeypatch)  # leaves a checkpoint
     with pytest.raises(ICFTError, match=r"another run .other config: optim.learning_rate; other data: trusted."):
         train_icft({**SETTINGS, "optim.learning_rate": 1e-4}, out, dataclasses.replace(bundle, trusted=None))
     assert json.loads((out / "run.json").read_text())["runtime_changes"] == changes

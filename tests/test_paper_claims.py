@@ -11,6 +11,7 @@ from icft_lite.experiments.paper.analysis import (
     claim_medical,
     claim_preference,
     claim_retention,
+    common_splits,
     difference,
     load_records,
     matched_retention,
@@ -63,3 +64,49 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
     assert f"at retention of {mean('icft', 'retention'):.2f} the medical score is {scores[0]} for ICFT" in line
     assert f"{scores[1]} for the best baseline (KL to the base on memory), and {scores[2]} for replay" in line
     assert f"ICFT is {-preference.interval.mean:.2f} below plain QLoRA" in line
+
+
+def test_the_page_states_what_the_runs_of_smollm2_show_so_far():
+    records = load_records(RECORDS.parent / "smollm2", STUDIES["smollm2"].confirmation)
+    text = PAGE.read_text(encoding="utf-8")
+    prose = " ".join(
+        text[text.index("### `smollm2`, confirmation") : text.index("<!-- smollm2-confirmation -->")].split()
+    )
+    base = trained_point(records["base"][10])
+
+    def mean(arm, *keys, pick=trained_point):
+        return [np.mean([pick(one)["test"][key] for one in records[arm].values()]) for key in keys]
+
+    def least(record):
+        return min(record["curve"], key=lambda point: point["alpha"])
+
+    def matched(share):
+        """Return the retention of plain LoRA, ICFT and replay at a share of plain LoRA's gain."""
+        arms = {arm: common_splits(records, "base", "plain", arm) for arm in ("plain", "icft", "replay_25")}
+        return [np.mean(matched_retention(records, arm, share, splits)) for arm, splits in arms.items()]
+
+    def ratios(key):
+        return [
+            np.mean([trained_point(one)[part][key] / base[part][key] for one in records["icft"].values()])
+            for part in ("validation", "test")
+        ]
+
+    icft, replay, plain = (mean(arm, "medical", "retention", "kl") for arm in ("icft", "replay_25", "plain"))
+    half, most = matched(0.5), matched(0.9)
+    stated = [
+        "ICFT has a medical score of {:.3f} and retention of {:.3f}".format(*icft),
+        "replay {:.3f} and {:.3f}, and plain LoRA".format(*replay),
+        "plain LoRA {:.3f} and {:.3f}.".format(*plain),
+        f"a KL of {icft[2]:.3f} against {replay[2]:.3f}",
+        "With a quarter of its change it has {:.3f} and {:.3f}".format(
+            *mean("plain", "medical", "retention", pick=least)
+        ),
+        "it retains {:.3f}, ICFT {:.3f} and replay {:.3f}".format(*half),
+        f"the order is ICFT {most[1]:.3f}, replay {most[2]:.3f}, plain LoRA {most[0]:.3f}",
+        "passes {:.2f} times as many of the 60 validation instructions as the base, but {:.2f} times".format(
+            *ratios("instructions")
+        ),
+        "it answers {:.2f} and {:.2f} times as many".format(*ratios("free")),
+    ]
+    assert half[0] > half[1] and most[1] > most[2] > most[0] and icft[2] < replay[2]
+    assert not [sentence for sentence in stated if sentence not in prose]

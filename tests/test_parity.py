@@ -75,7 +75,8 @@ def eight(trained, example):
 
     def make(config=REPLAY, micro_batches=1):
         step, runtime = PlannedStep([0, 1, 2, 3], [4], three), RuntimeConfig(micro_batches=micro_batches)
-        return StageBatches([step], examples, encoded, memory.entries, config, runtime)
+        soft = config.replace({"weak.soft_labels": True})  # so that all three losses have examples
+        return StageBatches([step], examples, encoded, memory.entries, soft, runtime)
 
     make.entries = [memory.entries[i] for i in three]
     return make

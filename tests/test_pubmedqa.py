@@ -72,7 +72,7 @@ def test_few_examples_do_not_get_full_confusion():
         [make_example("Is tea effective?", text, i) for i, text in enumerate(texts)]
     )
     assert np.argmax(posteriors, 1)[:2].tolist() == [YES, NO] and np.max(posteriors) < 0.995
-    assert "(3 examples): 3 votes per labelling function are too few" in report["notes"][0]
+    assert "(3 examples): 2 votes per labelling function are too few" in report["notes"][0]
 
 
 @real

@@ -19,7 +19,6 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from icft_lite.config import RuntimeConfig
 from icft_lite.data.bundle import DataBundle, balanced_subset
 from icft_lite.data.schema import Example, Source
 from icft_lite.data.sources import CHAT, bundle_from_files
@@ -52,9 +51,6 @@ TEST = {"medquad": 16, "pubmedqa": 50}
 """Test examples of each data set. Replies to MedQuAD take most of the time of scoring."""
 NUM_QUESTIONS = 40
 """Questions of each public suite."""
-RUNTIME = RuntimeConfig(micro_batches=2)
-"""Two examples in a forward pass. Abstracts are long: activations and attention scores of a pass take most of the
-memory."""
 MEDICAL_PROMPTS = (
     "What is asthma, in plain words?",
     "How can I lower my blood pressure?",
@@ -172,7 +168,6 @@ def run_all(
     suites: Mapping[str, Sequence[Question]],
     out: str | Path,
     settings: Mapping[str, Any] = SETTINGS,
-    runtime: RuntimeConfig = RUNTIME,
     progress: bool = True,
 ) -> Record:
     """Train `model` with every method, score the base and the results, and return all of it.
@@ -187,9 +182,7 @@ def run_all(
     shown: dict[str, dict[str, str]] = {}
     record: Record = dict(scores={}, chat={}, retention={}, runs={})
     for method in ARMS:
-        report = train_icft(
-            {**settings, "model": model, "method": method}, Path(out) / method, data, progress, runtime=runtime
-        )
+        report = train_icft({**settings, "model": model, "method": method}, Path(out) / method, data, progress)
         tuned, tokenizer = load_run(Path(out) / method)
         encoder = Encoder(tokenizer, **report["config"]["encoding"])
         for name, adapter in (("base", None), (method, "default")):

@@ -750,10 +750,11 @@ for model, base in (("tiny", 0.0), ("smollm2", full["base"]["medical"])):
 # %% [markdown]
 # ## 12 · What the evidence cannot say
 #
-# - On `smollm2`, curriculum, label model, ring and L_task were not ablated.
-# - Of large models it says nothing.
-# - The confirmation's splits are new; the samples' topics and templates are not.
-# - ICFT was tuned with more runs than its rivals, and needs more forward passes.
+# - On `smollm2` no part was ablated. The registered comparison is
+#   [in progress]({{repository}}/blob/main/docs/results.md#smollm2-confirmation); scaled-down LoRA is a rival.
+# - It says nothing of large models.
+# - The splits are new; the topics and templates are not.
+# - ICFT was tuned with more runs, and needs more forward passes.
 # - Components that can replace each other look useless.
 
 # %% [markdown]

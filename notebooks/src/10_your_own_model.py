@@ -63,7 +63,6 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 
 from icft_lite import Encoder, ICFTError, add_adapters, load_base, read_examples
 from icft_lite.compat import read_report
-from icft_lite.config import RuntimeConfig
 from icft_lite.experiments.own_data import NUM_QUESTIONS, SETTINGS, load_data, read_suites, run_all, score_changes
 from icft_lite.experiments.recorded import LESSON_10, load_recorded
 from icft_lite.finished_runs import export, load_run
@@ -537,9 +536,8 @@ SMALL_RUN = {"optim.max_steps": 3, "limits.validation": 2, "limits.test": 2, "lo
 LARGER_RUN = {"optim.max_tokens": 100_000, "optim.batch_size": 16, "optim.learning_rate": 2e-4,
               "limits.trusted": 600, "limits.pool": 400}
 settings = SETTINGS | ({} if MODEL == "smollm2" else LARGER_RUN if REAL else SMALL_RUN)
-runtime = RuntimeConfig(micro_batches=settings["optim.batch_size"] // 2)  # two examples in a forward pass
 suites = read_suites(here / GENERAL if (here / GENERAL).is_dir() else None, NUM_QUESTIONS) if REAL else {}
-live = run_all(MODEL, data, test, suites, "run", settings, runtime, progress=REAL)
+live = run_all(MODEL, data, test, suites, "run", settings, progress=REAL)
 report = read_report("run/icft")
 
 
