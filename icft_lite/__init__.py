@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from icft_lite.compat import install as _accept_old_module_names
 
-# bitsandbytes warns of a missing package on CPUs with AVX512-BF16, for a path that `modeling.base.check_four_bit`
+# bitsandbytes warns of a missing package on CPUs with AVX512-BF16, for a path that `base_checks.check_four_bit`
 # turns off.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 

@@ -15,7 +15,8 @@ from icft_lite.data.overlap import near_duplicates
 from icft_lite.data.schema import Example, Examples, best_response
 from icft_lite.data.tables import content_texts, iter_columns, iter_examples
 from icft_lite.errors import ICFTError
-from icft_lite.modeling.base import check_architecture, load_model_config, load_tokenizer
+from icft_lite.modeling.base import load_model_config, load_tokenizer
+from icft_lite.modeling.base_checks import check_architecture
 from icft_lite.modeling.encoding import Encoder, TooLong
 from icft_lite.modeling.self_check import check_positions
 from icft_lite.training.examples import check_pool

@@ -164,14 +164,14 @@ def test_special_tokens_in_texts_are_refused_after_the_facts_are_shown(run, writ
 
 def test_an_end_of_turn_that_the_data_repeat_would_be_found(monkeypatch, bundle):
     """The encoder never makes one; the check looks at the tokens, not at the encoder's intention."""
-    from icft_lite import check
 
     def doubled(example, encoder):
         tokens = original(example, encoder)
         return [*tokens, tokens[-1]]
 
-    original = check._tokens
-    monkeypatch.setattr(check, "_tokens", doubled)
+    module = check_data.__globals__  # tests of the command line put another module in its place
+    original = module["_tokens"]
+    monkeypatch.setitem(module, "_tokens", doubled)
     assert "its reply ends with two ends of turn" in check_data(bundle)["findings"][-1]
 
 

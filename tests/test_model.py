@@ -21,7 +21,8 @@ from transformers import (
 from icft_lite.doctor import MODELS
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.adapters import add_adapters, lora_layers
-from icft_lite.modeling.base import TINY, check_head, dequantize_base, load_base, model_fingerprint
+from icft_lite.modeling.base import TINY, dequantize_base, load_base, model_fingerprint
+from icft_lite.modeling.base_checks import check_head
 from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.modeling.forward import head_factor, head_weight, hidden_states
 from icft_lite.modeling.generation import generate

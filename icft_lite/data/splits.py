@@ -175,7 +175,8 @@ def _leave_out_held_out(splits: Sequence[Split], keys: Sequence[Sequence[Any]], 
     held_out: dict[str, set[Any]] = {"validation": set(), "test": set()}
     for split, own in zip(splits, keys, strict=True):
         for part, key in zip(split.parts, own, strict=True):
-            held_out.get(part, set()).add(key)
+            if part in held_out:
+                held_out[part].add(key)
     taken = {"train": held_out["validation"] | held_out["test"], "validation": held_out["test"]}
     for split, own in zip(splits, keys, strict=True):
         inside = [key in taken.get(part, ()) for part, key in zip(split.parts, own, strict=True)]

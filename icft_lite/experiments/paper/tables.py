@@ -23,6 +23,7 @@ from icft_lite.experiments.paper.analysis import (
 )
 from icft_lite.experiments.paper.arms import ARMS, Arm
 from icft_lite.presets import model_defaults
+from icft_lite.reporting.comparison_tables import REPLY_MEASURES
 from icft_lite.reporting.formatting import Table
 from icft_lite.statistics import Interval, holm, mean_interval
 
@@ -31,16 +32,9 @@ HALF = 0.5
 INTERVALS = {"medical": "medical", "retention": "retention", "preference": "preference"}
 MEANS = {"reply": "replies", "kl": "KL"}
 """Columns of the main table with and without intervals, by their key in a record."""
-CHAT = {
-    "free": "free answers right",
-    "instructions": "instructions passed",
-    "still_right": "still right",
-    "kl": "KL(base ‖ tuned)",
-    "kl_back": "KL(tuned ‖ base)",
-    "nll": "NLL of the base's replies",
-    "words": "words in a reply",
-    "intrusion": "domain intrusion",
-}
+KEYS = {"kl_base_tuned": "kl", "kl_tuned_base": "kl_back"}
+"""Measures of replies whose key in a record differs from that in a comparison."""
+CHAT = {KEYS.get(name, name): heading for name, heading in REPLY_MEASURES.items()}
 """Columns of `chat_table`, by their key in a record."""
 
 
