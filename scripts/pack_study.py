@@ -22,8 +22,9 @@ from icft_lite.data.samples import sample_bundle
 from icft_lite.data.schema import Examples
 from icft_lite.errors import ICFTError
 from icft_lite.evaluation import Suite, evaluate_suite
+from icft_lite.experiments.bits import pack_bits
 from icft_lite.experiments.compare import summarize_run
-from icft_lite.experiments.study import STUDY, base_hash, divergence, pack_bits, read_record
+from icft_lite.experiments.study import STUDY, base_hash, divergence, read_record
 from icft_lite.finished_runs import load_run
 from icft_lite.modeling.base import load_base
 from icft_lite.modeling.encoding import Encoder

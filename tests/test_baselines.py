@@ -22,6 +22,7 @@ from icft_lite.experiments.baselines.ewc import EWC, FisherInformation, fisher_i
 from icft_lite.experiments.baselines.mlp_only import MLPOnly
 from icft_lite.experiments.baselines.peft_methods import corda, osf
 from icft_lite.experiments.baselines.peft_training import changed_weights, planned_batches, train_peft
+from icft_lite.experiments.baselines.random_change import SIZE, randomize_adapter
 from icft_lite.experiments.baselines.self_distillation import rewrite_replies, self_distilled_bundle
 from icft_lite.experiments.baselines.teachers import BaseTeacher, SlowTeacher
 from icft_lite.experiments.baselines.token_weights import DFT, EAFT
@@ -523,3 +524,22 @@ def test_corda_trains_what_general_examples_need_least(prepared):
     covariance = inputs.T @ inputs / len(seen)
     singular = torch.linalg.svdvals(weights[f"{name}.weight"] @ covariance)
     assert (part @ covariance).norm() < 0.02 * singular.norm() and torch.linalg.matrix_rank(part) == 4
+
+
+# --- a change without training
+
+
+def test_a_random_change_has_the_same_relative_size_in_every_layer_and_depends_on_the_seed(tmp_path):
+    def change(name, seed):
+        settings = {"adapter.load_in_4bit": False, "seed": seed}
+        arguments = (small_bundle(), RuntimeConfig(), RunPaths(tmp_path / name), Events(progress=False))
+        run = prepare(ICFTConfig.preset("qlora", settings), *arguments)
+        randomize_adapter(run)
+        return {name: (layer.get_delta_weight("slow"), layer) for name, layer in lora_layers(run.model).items()}
+
+    first, same, other = change("a", 0), change("b", 0), change("c", 1)
+    assert len(first) == 28
+    for name, (delta, layer) in first.items():
+        assert float(delta.norm() / layer.base_layer.weight.norm()) == pytest.approx(SIZE, rel=1e-4)
+        assert torch.linalg.matrix_rank(delta) == layer.r["slow"]
+        assert torch.equal(delta, same[name][0]) and not torch.equal(delta, other[name][0])

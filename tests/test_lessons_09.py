@@ -99,7 +99,7 @@ def matched_retention(records, split):
 
 CONFIRMED = {
     "**(a) is supported.**": lambda r: claims_of(r)["a"].supported,
-    "is KL to the base on memory": lambda r: claims_of(r)["a"].rival == "kl_memory",
+    "is distillation from the base on memory": lambda r: claims_of(r)["a"].rival == "kl_memory",
     "medical score is higher on every split": lambda r: (
         over_splits(r, "kl_memory", "medical", analysis.choose_point).min() > 0
     ),
@@ -111,7 +111,7 @@ CONFIRMED = {
     "Plain fine-tuning must be scaled down so far that almost nothing is left": lambda r: all(
         analysis.choose_point(run)["test"]["medical"] < 0.05 for run in r["plain"].values()
     ),
-    "on most splits KL on memory just misses 0.95 on validation, so it is scaled to α = 0.9": lambda r: (
+    "on most splits distillation on memory just misses 0.95 on validation, so it is scaled to α = 0.9": lambda r: (
         sum(
             0.92 < analysis.trained_point(run)["validation"]["retention"] < 0.95
             and analysis.choose_point(run)["alpha"] == 0.9
@@ -126,7 +126,7 @@ CONFIRMED = {
         abs(np.mean([analysis.trained_point(run)["test"]["retention"] for run in r[arm].values()]) - 0.95) < 0.015
         for arm in ("icft", "kl_memory")
     ),
-    "KL on memory is slightly ahead of ICFT in preferences": lambda r: (
+    "distillation on memory is slightly ahead of ICFT in preferences": lambda r: (
         -0.05 < over_splits(r, "kl_memory", "preference").mean()
         and mean_interval(over_splits(r, "kl_memory", "preference")).high < 0
     ),
@@ -134,7 +134,7 @@ CONFIRMED = {
         round(100 * over_splits(r, "random", "medical", analysis.choose_point).mean()) == 17
         and mean_interval(over_splits(r, "random", "medical", analysis.choose_point)).low > 0
     ),
-    "Without it ICFT is below KL on memory": lambda r: (
+    "Without it ICFT is below distillation on memory": lambda r: (
         mean_interval(over_splits({**r, "icft": r["random"]}, "kl_memory", "medical")).high < 0
     ),
     "Neither study measured a difference": lambda r: (

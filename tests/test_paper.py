@@ -11,10 +11,12 @@ import pytest
 import torch
 from small_run import SETTINGS, cut
 
+from icft_lite.data.chat_suite import chat_suite
 from icft_lite.data.samples import sample_bundle
 from icft_lite.data.sources import bundle_from_files
 from icft_lite.data.tables import to_dataset
 from icft_lite.errors import ICFTError
+from icft_lite.experiments.bits import pack_bits
 from icft_lite.experiments.paper import analysis as analysis_module
 from icft_lite.experiments.paper import tables as tables_module
 from icft_lite.experiments.paper.analysis import (
@@ -39,6 +41,7 @@ from icft_lite.experiments.paper.further_claims import (
     replies_table,
 )
 from icft_lite.experiments.paper.labels import MIN_VOTES, labels_figure, lf_accuracies
+from icft_lite.experiments.paper.questions import medical_difference, retention_difference
 from icft_lite.experiments.paper.replies import ERROR_KINDS, diversity, error_kind
 from icft_lite.experiments.paper.runner import (
     Run,
@@ -49,8 +52,7 @@ from icft_lite.experiments.paper.runner import (
 )
 from icft_lite.experiments.paper.single_lf import best_single_lf
 from icft_lite.experiments.paper.suite import missing_runs, run_suite, study_tables, write_study
-from icft_lite.experiments.paper.tables import ablation_table, interval_text, main_table, matched_table
-from icft_lite.experiments.study import pack_bits
+from icft_lite.experiments.paper.tables import ablation_table, claims_table, interval_text, main_table, matched_table
 from icft_lite.weak.functions import apply_lfs
 from icft_lite.weak.lfs.samples import sample_lfs
 
@@ -155,6 +157,12 @@ def test_claim_b_needs_curves_that_reach_the_matched_score():
     assert not claim_retention(study(icft=0.5, replay=0.7, plain=0.9)).supported, "0.81 is not reached"
 
 
+def test_an_arm_that_lacks_a_split_is_no_rival():
+    records = study(icft=0.8, replay=0.6)
+    records["dft"] = {0: {**study(icft=0.8, replay=0.9)["replay_25"][0], "arm": "dft"}}
+    assert best_baseline(records) == "replay_25" and claim_medical(records).supported
+
+
 def test_claim_c_pools_pairs_over_splits():
     def with_pairs(arm, split, right):
         one = record(point(1.0, 0.5, 1.0, right={"pairs": pack_bits(np.array(right))}), arm=arm, split=split)
@@ -166,6 +174,8 @@ def test_claim_c_pools_pairs_over_splits():
     }
     claim = claim_preference(records)
     assert "12 pairs" in claim.text and claim.interval.mean == pytest.approx(0.25)
+    assert claim.interval.low > claim.bound and not claim.supported, "500 pairs were registered"
+    assert claims_table([claim], records).rows[0][-1] == "not judged: fewer than 500 pairs"
     right, topics = answers(records["icft"][0], trained_point(records["icft"][0]), "pairs")
     assert right.tolist() == [True, True, True, False] and topics.tolist() == ["safety"] * 2 + ["relevance"] * 2
 
@@ -217,15 +227,16 @@ def test_an_exploratory_arm_is_marked_and_no_rival_of_a_registered_claim(monkeyp
 
 
 def test_a_chat_study_says_lora_and_shows_the_replies_and_judges_no_preferences(tmp_path):
-    chat = dict(free=0.5, instructions=0.4, kl_back=0.1, nll=0.7, words=23.0, intrusion=0.0)
+    chat = dict(free=0.5, instructions=0.4, kl_back=0.1, nll=0.7, words=23.0, intrusion=0.0, **answers_to_the_suite())
     records = {
         arm: {
             split: record(
                 point(1.0, medical, retention, **chat),
                 arm=arm,
                 split=split,
+                study="smollm2",
                 settings={"model": "smollm2"},
-                questions={"pairs": []},
+                questions={"pairs": [], "medical": [["terminology", "rule", 4]]},
             )
             for split in (10, 11, 12)
         }
@@ -243,8 +254,42 @@ def test_a_chat_study_says_lora_and_shows_the_replies_and_judges_no_preferences(
         "medical score at the chosen α",
         "retention at a matched medical score",
     ]
+    assert "Means over seeds" in tables["As trained"].note, "all runs have the same questions"
     rows = {row[0]: row for row in tables["Replies to the chat suite, as trained"].rows}
     assert rows["plain LoRA"][1].startswith("0.500") and not any("QLoRA" in label for label in rows)
+
+
+def answers_to_the_suite(wrong=0, medical=(True, True, True, False)):
+    """Return scores of test items, of which the first `wrong` questions and instructions are wrong."""
+    items = {}
+    for is_free in (True, False):
+        some = [item for item in chat_suite("test") if bool(item.accepted) == is_free][:40]
+        items |= {item.id: float(i >= wrong) for i, item in enumerate(some)}
+    return dict(items=items, right={"medical": pack_bits(np.array(medical))})
+
+
+def test_over_questions_the_seeds_are_averaged_and_the_base_is_what_is_divided_by():
+    def runs(arm, *scores):
+        return {
+            10 + i: record(point(1.0, 0.5, 0.9, **one), arm=arm, split=10 + i, questions={"medical": ROWS})
+            for i, one in enumerate(scores)
+        }
+
+    ROWS = [["drug_class", "rule", 2], ["terminology", "rule", 6]]
+    right = (True,) * 8
+    half = (True, False) + (True,) * 6
+    records = {
+        "base": runs("base", answers_to_the_suite(20, right)),
+        "icft": runs("icft", answers_to_the_suite(24, half), answers_to_the_suite(28, right)),
+        "plain": runs("plain", answers_to_the_suite(30, right), answers_to_the_suite(30, right)),
+    }
+    medical = medical_difference(records, "plain", trained_point)
+    assert medical.mean == pytest.approx(-0.125), "one of four answers on one of two topics"
+    assert medical.low <= -0.125 <= medical.high <= 0
+    retention = retention_difference(records, "plain", trained_point)
+    assert retention.mean == pytest.approx((14 - 10) / 20) and 0 < retention.low < 0.2 < retention.high
+    same = retention_difference({**records, "plain": records["icft"]}, "plain", trained_point)
+    assert same == pytest.approx((0, 0, 0))
 
 
 # --- records and runs
@@ -361,6 +406,20 @@ def test_a_run_gives_a_record_that_scores_the_base_at_alpha_0(tmp_path, name):
     assert sum(found["written"]["errors"].values()) > 0 and 0 <= found["calibration"] <= 1
 
 
+def test_nothing_that_is_measured_of_the_base_depends_on_the_seed(tmp_path):
+    def run(seed):
+        settings = {"optim.max_tokens": 9000, "seed": seed}
+        return run_one(Run(SmallStudy("small", settings, (1.0,), 1.0), small_arm("base"), 0), tmp_path / str(seed))
+
+    first, second = run(0), run(1)
+    assert first["cost"]["trained"] == first["cost"]["with_gradient"] == 0 and not first["stages"]
+    (point,) = first["curve"]
+    assert point["alpha"] == 0 and point["test"]["retention"] == 1 and point["test"]["kl"] == pytest.approx(0, abs=1e-6)
+    assert [first[key] for key in ("curve", "calibration", "written")] == [
+        second[key] for key in ("curve", "calibration", "written")
+    ]
+
+
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
@@ -474,5 +533,6 @@ def test_claims_of_a_confirmation_wait_for_all_its_splits():
         "Registered claims" in [table.title for table in study_tables(some, "tiny")]
         for some in (records, confirmed, complete, every)
     ]
-    assert found == [True, False, False, True], "the best baseline is named among all of them"
+    assert found == [False, False, False, True], "the best baseline is named among all of them"
+    assert any("development" in table.title for table in study_tables(records, "tiny"))
     assert missing_runs(complete, "tiny") == {"kl_memory": [11, 12, 13, 14, 15]}

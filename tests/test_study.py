@@ -17,8 +17,9 @@ from icft_lite.compat import FORMAT
 from icft_lite.compat import PRESETS as OLD_PRESETS
 from icft_lite.data.samples import sample_bundle
 from icft_lite.errors import ICFTError
+from icft_lite.experiments.bits import pack_bits, unpack_bits
 from icft_lite.experiments.compare import compare
-from icft_lite.experiments.study import STUDY, answers_of, base_hash, divergence, load_study, pack_bits, unpack_bits
+from icft_lite.experiments.study import STUDY, answers_of, base_hash, divergence, load_study
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.packing import join_batch

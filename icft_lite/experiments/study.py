@@ -5,7 +5,6 @@ question was answered correctly, by method and seed, so that any interval can be
 of the base that it was measured on, because it does not describe any other.
 """
 
-import base64
 import hashlib
 import json
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 from peft import PeftModel
 
 from icft_lite.errors import ICFTError
+from icft_lite.experiments.bits import unpack_bits
 from icft_lite.memory.teachers import response_states
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import TINY
@@ -68,16 +68,6 @@ def divergence(model: PeftModel, encoded: Sequence[Encoded]) -> float:
 def base_hash() -> str:
     """Return the SHA-256 of the embedded base's weights."""
     return hashlib.sha256((TINY / "model.safetensors").read_bytes()).hexdigest()
-
-
-def pack_bits(values: Sequence[bool] | np.ndarray) -> str:
-    """Return bool [n] as base64 text of n / 6 characters."""
-    return base64.b64encode(np.packbits(np.array(values, dtype=bool)).tobytes()).decode()
-
-
-def unpack_bits(text: str, n: int) -> np.ndarray:
-    """Return bool [n] from the text of `pack_bits`."""
-    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8))[:n].astype(bool)
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

@@ -78,10 +78,10 @@ warnings.simplefilter("ignore", FutureWarning)
 # %% [markdown]
 # ## The two memories
 #
-# **What was measured** ([results]({{repository}}/blob/main/docs/results.md#ablations)): without long-term memory,
-# retention falls from 0.94 to 0.02. The ring and promotion had no measured gain. In short runs they cost 0.05 of
-# medical score, which may be chance (lesson 09). So they are off by default (`short_term.share` is 0). Here they are
-# on, to show how they work.
+# **What was measured** ([results]({{repository}}/blob/main/docs/earlier_results.md#ablations)): without long-term
+# memory, retention falls from 0.94 to 0.02. The ring and promotion had no measured gain. In short runs they cost 0.05
+# of medical score, which may be chance (lesson 09). So they are off by default (`short_term.share` is 0). Here they
+# are on, to show how they work.
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -135,8 +135,8 @@ for name in ("trusted", "pool", "test", "general_memory", "general_test"):
 # %% [markdown]
 # Half of the tokens belong to the last stage (by default 90 %), so that a short run learns in every stage. It forgets
 # more at this learning rate, and `max_drop` 0.15 allows it to. The ring and soft labels had no measured benefit
-# ([results]({{repository}}/blob/main/docs/results.md#ablations)) and are off by default. Here they show promotion and
-# L_task.
+# ([results]({{repository}}/blob/main/docs/earlier_results.md#ablations)) and are off by default. Here they show
+# promotion and L_task.
 
 # %% [markdown]
 # The dashboard is a *callback*: an object whose methods the trainer calls, at every step among others. Show it, start
@@ -204,7 +204,7 @@ print("both learn medicine:", forgot[1:].mean() > 0.15, icft[1:].mean() > 0.15)
 # **Catastrophic forgetting**: without long-term memory nearly every general answer is wrong after three stages. That
 # run learns more medicine on average. The likely reasons: it has no memory examples and no retention constraint. With
 # 4,200,000 tokens plain QLoRA was at most 0.02 better than ICFT, depending on the processor
-# ([results]({{repository}}/blob/main/docs/results.md#on-other-processors)).
+# ([results]({{repository}}/blob/main/docs/earlier_results.md#on-other-processors)).
 
 # %% [markdown]
 # ## 2 · What happens at the end of a stage

@@ -5,10 +5,10 @@
 Sources: I-LoRA, Ren et al., 2024, arXiv 2402.18865; SuRe, Hazard et al., 2025, arXiv 2511.22367, which also replays the
 sequences of the highest NLL. The averages are those of `memory.consolidation.ema_step`: of A and B, not of B·A.
 
-As in the sources: two adapters, an exponential moving average of their tensors, replay by NLL from a buffer, which the
-policy `surprise` fills. Different: the average starts again in each stage, and the fast adapter starts each stage from
-it; I-LoRA also pulls the fast adapter's outputs on replayed examples towards those of the slow one, which is left out.
-β is `long_term.ema_decay`.
+As in the sources: two adapters, an exponential moving average of their tensors, replay by NLL from a buffer. Different:
+entries are not chosen by surprise unless the ring is on (`short_term.share`), because only promoted entries have one;
+the average starts again in each stage, and the fast adapter starts each stage from it; I-LoRA also pulls the fast
+adapter's outputs on replayed examples towards those of the slow one, which is left out. β is `long_term.ema_decay`.
 
     train_icft(ICFTConfig.preset("replay", SETTINGS), out, data, trainer=Averaged)
 """

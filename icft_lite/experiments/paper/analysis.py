@@ -1,4 +1,4 @@
-"""What the records of the evidence study say: the rule that chooses α, differences with intervals, the two claims.
+"""What the records of the evidence study say: the rule that chooses α, differences with intervals, the claims.
 
 All functions read records (`runner.run_one`), so that anyone can compute other intervals from the committed files.
 """
@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from icft_lite.errors import ICFTError
+from icft_lite.experiments.bits import unpack_bits
 from icft_lite.experiments.paper.arms import ARMS
-from icft_lite.experiments.study import unpack_bits
 from icft_lite.statistics import Interval, mean_interval, paired_bootstrap
 
 MIN_RETENTION = 0.95
 """Retention on validation that the rule for α demands."""
+MIN_PAIRS = 500
+"""Pairs on which claim (c) is judged."""
 MATCHED_GAIN = 0.9
 """Claim (b) compares retention where the medical score is this share of plain fine-tuning's gain over the base."""
 OTHER_GAINS = (0.3, 0.5, 0.7)
@@ -86,6 +88,18 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Interval:
     return mean_interval(np.subtract(first, second))
 
 
+def ablation_scores(records: Records, arm: str, key: str) -> tuple[list[float], list[float]] | None:
+    """Return the test scores of ICFT and of one of its ablations at the chosen α, on their common splits.
+
+    key: of a point's test scores. None if a split has no such score.
+    """
+    first, second = (
+        [choose_point(records[name][split])["test"].get(key) for split in common_splits(records, "icft", arm)]
+        for name in ("icft", arm)
+    )
+    return None if None in first or None in second else (first, second)
+
+
 class Claim(NamedTuple):
     """A registered claim, and whether the records support it."""
 
@@ -95,11 +109,13 @@ class Claim(NamedTuple):
     interval: Interval
     bound: float
     """The lower end of the interval must exceed this."""
+    unmet: str = ""
+    """The condition of the protocol that is not met, so that the claim is not judged."""
 
     @property
     def supported(self) -> bool:
         """Return whether the records support the claim; NaN bounds do not."""
-        return bool(self.interval.low > self.bound)
+        return bool(self.interval.low > self.bound) and not self.unmet
 
 
 def claim_medical(records: Records, bound: float = -0.02) -> Claim:
@@ -120,13 +136,15 @@ def claim_medical(records: Records, bound: float = -0.02) -> Claim:
 def best_baseline(records: Records) -> str:
     """Return the baseline that the rule names on validation.
 
-    ICFT's own ablations are no baselines, and neither are arms with more tokens or exploratory ones.
+    ICFT's own ablations are no baselines, and neither are arms with more tokens, exploratory ones, and those that lack
+    a split of ICFT.
     """
-    baselines = [arm for arm in ARMS if not (arm.ablates or arm.exploratory) and arm.tokens == 1]
-    names = [arm.name for arm in baselines if arm.name in records and arm.name not in ("icft", "base")]
+    splits = {*records["icft"]}
+    baselines = [arm.name for arm in ARMS if not (arm.ablates or arm.exploratory) and arm.tokens == 1]
+    names = [name for name in baselines if splits <= {*records.get(name, {})} and name not in ("icft", "base")]
 
     def mean(arm: str, key: str) -> float:
-        return float(np.mean([choose_point(one)["validation"][key] for one in records[arm].values()]))
+        return float(np.mean([choose_point(records[arm][split])["validation"][key] for split in splits]))
 
     allowed = [arm for arm in names if mean(arm, "retention") >= MIN_RETENTION]
     if allowed:
@@ -138,7 +156,8 @@ def claim_retention(records: Records, rival: str = "replay_25", bound: float = 0
     """Claim (b): at a matched medical score, ICFT's retention exceeds replay's.
 
     The matched score is MATCHED_GAIN of plain fine-tuning's gain over the base, on each split. A split on which either
-    curve does not reach it has no value, and the claim is then not supported.
+    curve does not reach it has no value, and the claim is then not supported. So a method that recovers less than half
+    of plain fine-tuning's gain supports nothing.
     """
     splits = common_splits(records, "icft", rival, "plain", "base")
     first, second = (matched_retention(records, arm, MATCHED_GAIN, splits) for arm in ("icft", rival))
@@ -159,7 +178,10 @@ def matched_retention(records: Records, arm: str, share: float, splits: Sequence
 
 
 def claim_preference(records: Records, rival: str = "plain", bound: float = -0.05) -> Claim:
-    """Claim (c): at α = 1, ICFT's preference accuracy is not below plain fine-tuning's; all splits' pairs pooled."""
+    """Claim (c): at α = 1, ICFT's preference accuracy is not below plain fine-tuning's; all splits' pairs pooled.
+
+    It is judged on at least MIN_PAIRS pairs.
+    """
     splits = common_splits(records, "icft", rival)
     icft, other = (
         [answers(records[arm][split], trained_point(records[arm][split]), "pairs") for split in splits]
@@ -168,7 +190,8 @@ def claim_preference(records: Records, rival: str = "plain", bound: float = -0.0
     first, second = (np.concatenate([right for right, _ in some]) for some in (icft, other))
     found = paired_bootstrap(first, second, np.concatenate([topics for _, topics in icft]))
     interval = Interval(found.difference, found.low, found.high)
-    return Claim(f"preference accuracy on {len(first)} pairs", rival, interval, bound)
+    unmet = "" if len(first) >= MIN_PAIRS else f"fewer than {MIN_PAIRS} pairs"
+    return Claim(f"preference accuracy on {len(first)} pairs", rival, interval, bound, unmet)
 
 
 def answers(record: Record, point: Point, test: str) -> tuple[np.ndarray, np.ndarray]:

@@ -30,6 +30,8 @@ class Arm:
     """Of the term that `trainer` adds to the loss."""
     peft: str = ""
     """A function of `baselines.peft_methods`, whose method of PEFT takes the place of LoRA."""
+    result: Literal["trained", "random", "base"] = "trained"
+    """What is evaluated: what was trained, a random adapter (`baselines.random_change`), or the base."""
     rewrites: bool = False
     """Whether the base rewrites the training replies first (`baselines.self_distillation`)."""
     change_data: Callable[[DataBundle], DataBundle] | None = None
@@ -74,6 +76,8 @@ class Study:
 
     confirmation: tuple[int, ...] = (11, 12, 13, 14, 15)
     """Splits that only the frozen method is scored on."""
+    unit: str = "splits"
+    """What differs between the runs of an arm, in words."""
 
     def config(self, arm: Arm, split: int) -> ICFTConfig:
         """Return the configuration of an arm."""
@@ -130,7 +134,7 @@ ALPHAS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2)
 STUDIES: dict[str, Study] = {
     "tiny": Study("tiny", {"optim.max_tokens": 350_000}, ALPHAS, 5.0),
     "tiny-short": Study("tiny-short", DEMO, ALPHAS, 4.0),
-    "smollm2": ChatStudy("smollm2", CHAT_FULL, (1.0, 0.5, 0.25), 25.0, (10, 11, 12)),
+    "smollm2": ChatStudy("smollm2", CHAT_FULL, (1.0, 0.5, 0.25), 25.0, (10, 11, 12), "seeds"),
 }
 PLAIN: dict[str, Any] = {"method": "qlora"}
 PLAIN_OWN: dict[str, dict[str, Any]] = {"tiny-short": {"optim.learning_rate": 4e-3}}
@@ -165,12 +169,12 @@ SOFT: dict[str, Any] = {"weak.soft_labels": True}
 SEARCH: dict[str, Any] = {"consolidation.enabled": True}
 ARMS: tuple[Arm, ...] = (
     # order 1
-    Arm("base", "base, not fine-tuned", {**PLAIN, "optim.max_steps": 1}, alphas=(0.0,), cost=0.4),
+    Arm("base", "base, not fine-tuned", PLAIN, result="base", alphas=(0.0,), cost=0.4),
     Arm("plain", "plain QLoRA", PLAIN, PLAIN_OWN, cost=0.8),
     Arm("replay_25", "replay, 25 %", _replay(0.25), general="prompts"),
     Arm(
         "kl_memory",
-        "KL to the base on memory",
+        "distillation from the base on memory",
         _memory(0.25, 0.8),
         {"smollm2": {"loss.consistency_weight": 2.5}},
         trainer="teachers.BaseTeacher",
@@ -258,7 +262,7 @@ ARMS: tuple[Arm, ...] = (
     Arm("eaft", "EAFT: NLL weighted by entropy", PLAIN, trainer="token_weights.EAFT", studies=SHORT),
     Arm(
         "averaged_replay",
-        "fast and slow LoRA, surprise replay",
+        "fast and slow LoRA, replay",
         _replay(0.25, **{"long_term.size": 1000}),
         {"smollm2": {"long_term.size": 200}},
         trainer="averaged.Averaged",
@@ -286,6 +290,15 @@ ARMS: tuple[Arm, ...] = (
     Arm("osf", "OSF", PLAIN, peft="osf", studies=("tiny-short",)),
     Arm("corda", "CorDA, knowledge-preserving", PLAIN, peft="corda", general="prompts", studies=("tiny-short",)),
     Arm("self_distillation", "self-distillation (SDFT)", PLAIN, rewrites=True, studies=("smollm2",)),
+    Arm(
+        "random_change",
+        "base with a random change",
+        PLAIN,
+        result="random",
+        studies=("smollm2",),
+        cost=0.6,
+        exploratory=True,
+    ),
 )
 QUICK_ARMS = ("base", "plain", "replay_25", "kl_memory", "icft")
 """The arms of order 1; each has its α curve."""

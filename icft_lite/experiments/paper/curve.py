@@ -15,7 +15,7 @@ import torch
 
 from icft_lite.chat_metrics import chat_retention, evaluate_chat
 from icft_lite.evaluation import Suite, evaluate_suite
-from icft_lite.experiments.study import pack_bits
+from icft_lite.experiments.bits import pack_bits
 from icft_lite.metrics import expected_calibration_error, mean_score
 from icft_lite.modeling.adapters import adapter_tensors, merged_adapter
 from icft_lite.modeling.gguf import cache_folder
@@ -59,7 +59,7 @@ class Curve:
         """Return {alpha, validation, test}, the scores at α.
 
         Both have medical (mean over topics), by_topic, preference, retention and general; test also reply, kl and
-        `right`: which medical questions, pairs and general questions are right, as text (`study.pack_bits`), sorted by
+        `right`: which medical questions, pairs and general questions are right, as text (`bits.pack_bits`), sorted by
         topic and id. With a chat suite, retention is that of the model's own replies, and its other measures are added.
 
         change: adds α·ΔW to the base's weights inside a block, for methods whose result is not the adapter.

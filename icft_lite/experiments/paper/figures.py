@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from icft_lite.experiments.paper.analysis import MIN_RETENTION, Records, choose_point, difference
+from icft_lite.experiments.paper.analysis import MIN_RETENTION, Records, ablation_scores, choose_point, difference
 from icft_lite.experiments.paper.arms import Arm
 from icft_lite.experiments.paper.tables import ablations_of, arms_of
 from icft_lite.reporting.style import DASHED, GREY, INK, RC, STYLES
@@ -65,12 +65,10 @@ def forest_figure(records: Records, title: str) -> Figure:
         figure = Figure(figsize=(7.2, 1.2 + 0.34 * max(1, len(arms))))
         axes = figure.subplots()
         for row, arm in enumerate(arms):
-            splits = sorted(set(records["icft"]) & set(records[arm.name]))
-            scores = [[choose_point(records[n][s])["test"]["medical"] for s in splits] for n in ("icft", arm.name)]
-            found = difference(*scores)
-            ends = [found.low, found.high] if len(splits) > 1 else [found.mean] * 2
-            axes.plot(ends, [row, row], color=INK, linewidth=1.2)
-            axes.plot(found.mean, row, "o", color=STYLES[0][0], markersize=6)
+            if both := ablation_scores(records, arm.name, "medical"):
+                found = difference(*both)
+                axes.plot([found.low, found.high], [row, row], color=INK, linewidth=1.2)
+                axes.plot(found.mean, row, "o", color=STYLES[0][0], markersize=6)
         axes.axvline(0, color=GREY, **DASHED)
         axes.set_yticks(range(len(arms)), [arm.label for arm in arms], fontsize=9)
         axes.invert_yaxis()

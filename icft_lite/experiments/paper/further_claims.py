@@ -1,4 +1,4 @@
-"""Tables for the paper's further claims: preferences beside trivial rules, unseen data, errors, and varied replies."""
+"""Tables for the paper's further claims: preferences and trivial rules, unseen data, errors, and varied replies."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,12 +9,12 @@ from icft_lite.data.bundle import DataBundle
 from icft_lite.data.tables import iter_examples
 from icft_lite.experiments.paper.analysis import Record, Records, answers, trained_point
 from icft_lite.experiments.paper.replies import ERROR_KINDS
-from icft_lite.experiments.paper.tables import arms_of, interval_text
+from icft_lite.experiments.paper.tables import arms_of, interval_text, unit_of
 from icft_lite.reporting.formatting import Table
 
-KINDS = {"rule": "rules on unseen items", "fact": "known facts in new words"}
+KINDS = {"rule": "rules on unseen items", "fact": "paraphrases of known facts"}
 """Kinds of test questions (data_samples/README.md): a rule is tested on entities, combinations and templates that no
-training example has; a fact occurs in training, in other words."""
+training example has; a fact occurs in training, and is paraphrased."""
 
 
 def length_rules(data: DataBundle) -> dict[str, float]:
@@ -32,14 +32,14 @@ def length_rules(data: DataBundle) -> dict[str, float]:
 
 
 def preference_table(records: Records, bundles: Mapping[int, DataBundle]) -> Table:
-    """Return preference accuracy as trained, beside that of choosing by length. bundles: the data of each split."""
+    """Return preference accuracy as trained, and that of choosing by length. bundles: the data of each split."""
     rules: dict[str, list[float]] = {}
     for data in bundles.values():
         for name, accuracy in length_rules(data).items():
             rules.setdefault(name, []).append(accuracy)
     rows: list[list[Any]] = [[name, interval_text(values)] for name, values in rules.items()]
     rows += _by_arm(records, lambda record: [trained_point(record)["test"].get("preference")])
-    note = "α = 1, means over splits with 95 % t-intervals; chance is 0.5."
+    note = f"α = 1, means over {unit_of(records)} with 95 % t-intervals; chance is 0.5."
     return Table("Preferences", ("method", "preference accuracy"), rows, note)
 
 
@@ -56,7 +56,7 @@ def generalization_table(records: Records) -> Table:
         return shares
 
     header = ("method", *(f"{test}: {text}" for test in ("medical", "general") for text in KINDS.values()))
-    note = "α = 1, share of all questions of a kind, means over splits with 95 % t-intervals."
+    note = f"α = 1, share of all questions of a kind, means over {unit_of(records)} with 95 % t-intervals."
     return Table("Generalization to unseen data", header, _by_arm(records, by_kind), note)
 
 

@@ -90,7 +90,7 @@ def run_one(run: Run, folder: Path) -> dict[str, Any]:
             data = arm.change_data(data)
         if arm.rewrites:
             config, data, facts["rewritten"] = rewrite(config, data)
-        train = train_peft_arm if arm.peft else train_arm
+        train = untrained if arm.result != "trained" else train_peft_arm if arm.peft else train_arm
         trained = train(arm, config, data, folder)
     seconds = time.time() - began
     prepared = trained.prepared
@@ -152,18 +152,34 @@ def train_arm(arm: Arm, config: ICFTConfig, data: DataBundle, folder: Path) -> T
 
 def train_peft_arm(arm: Arm, config: ICFTConfig, data: DataBundle, folder: Path) -> Trained:
     """Train an arm with another method of PEFT (`baselines.peft_training`)."""
-    from icft_lite.experiments.baselines.peft_training import changed_weights, train_peft
+    from icft_lite.experiments.baselines.peft_training import changed_weights, planned_batches, train_peft
+
+    prepared = prepare_arm(config, data, folder)
+    began = time.time()
+    changes, _ = train_peft(prepared, load(f"peft_methods.{arm.peft}"))
+    tokens = sum(step.tokens for batches in planned_batches(prepared) for step in batches.steps)
+    return Trained(prepared, tokens, time.time() - began, [], partial(changed_weights, prepared.model, changes))
+
+
+def untrained(arm: Arm, config: ICFTConfig, data: DataBundle, folder: Path) -> Trained:
+    """Prepare an arm whose result is the base itself, or the base with a random change."""
+    from icft_lite.experiments.baselines.random_change import randomize_adapter
+
+    prepared = prepare_arm(config, data, folder)
+    if arm.result == "random":
+        randomize_adapter(prepared)
+    return Trained(prepared, tokens=0, train_seconds=0.0, stages=[])
+
+
+def prepare_arm(config: ICFTConfig, data: DataBundle, folder: Path) -> Any:
+    """Return what `train_icft` prepares before training (`training.prepare.Prepared`)."""
     from icft_lite.training.checkpoint import RunPaths
     from icft_lite.training.events import Events
     from icft_lite.training.loop import select_data
     from icft_lite.training.prepare import prepare
 
     data = select_data(config, data)
-    prepared = prepare(config, data, RuntimeConfig(), RunPaths(folder), Events((), progress=False))
-    began = time.time()
-    changes, _ = train_peft(prepared, load(f"peft_methods.{arm.peft}"))
-    tokens = round(sum(stage.tokens for stage in prepared.stages))
-    return Trained(prepared, tokens, time.time() - began, [], partial(changed_weights, prepared.model, changes))
+    return prepare(config, data, RuntimeConfig(), RunPaths(folder), Events((), progress=False))
 
 
 def rewrite(config: ICFTConfig, data: DataBundle) -> tuple[ICFTConfig, DataBundle, dict[str, int]]:

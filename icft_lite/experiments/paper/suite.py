@@ -24,6 +24,7 @@ from icft_lite.experiments.paper.further_claims import (
     replies_table,
 )
 from icft_lite.experiments.paper.labels import labels_figure, lf_accuracies
+from icft_lite.experiments.paper.questions import questions_table
 from icft_lite.experiments.paper.runner import plan_text, planned_runs, run_all
 from icft_lite.experiments.paper.tables import (
     ablation_table,
@@ -87,7 +88,8 @@ def run_suite(
 def study_tables(records: Records, name: str) -> list[Table]:
     """Return all tables that the records allow.
 
-    Claims need two splits and, in a confirmation, all splits of all arms of order 1.
+    Claims need two splits and a baseline besides plain fine-tuning and, in a confirmation, all splits of all arms of
+    order 1.
     """
     tables = [main_table(records), main_table(records, "trained")]
     if any("free" in trained_point(run)["test"] for runs in records.values() for run in runs.values()):
@@ -101,14 +103,18 @@ def study_tables(records: Records, name: str) -> list[Table]:
             claims.append(claim_retention(records))
         if has_pairs:
             claims.append(claim_preference(records))
-        tables.append(claims_table(claims, records))
+        table = claims_table(claims, records)
+        tables.append(table._replace(title="Claims on development data, not judged") if is_development else table)
     if "base" in records and "plain" in records:
         tables.append(matched_table(records))
+    if STUDIES[name].unit == "seeds" and {"base", "icft"} <= {*records}:
+        tables.append(questions_table(records))
     if ablations_of(records):
         tables.append(ablation_table(records))
     splits = sorted({split for runs in records.values() for split in runs})
     if has_pairs:
-        tables.append(preference_table(records, {split: STUDIES[name].data(split) for split in splits}))
+        topics = STUDIES[name].settings.get("topics")
+        tables.append(preference_table(records, {split: STUDIES[name].data(split).only(topics) for split in splits}))
     return [*tables, generalization_table(records), errors_table(records), replies_table(records), cost_table(records)]
 
 

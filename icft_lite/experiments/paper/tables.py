@@ -15,13 +15,14 @@ from icft_lite.experiments.paper.analysis import (
     Point,
     Record,
     Records,
+    ablation_scores,
     choose_point,
     common_splits,
     difference,
     matched_retention,
     trained_point,
 )
-from icft_lite.experiments.paper.arms import ARMS, Arm
+from icft_lite.experiments.paper.arms import ARMS, STUDIES, Arm
 from icft_lite.presets import model_defaults
 from icft_lite.reporting.comparison_tables import REPLY_MEASURES
 from icft_lite.reporting.formatting import Table
@@ -52,6 +53,12 @@ def difference_text(found: Interval) -> str:
     if np.isnan(found.mean):
         return "no value"
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def unit_of(records: Records) -> str:
+    """Return what differs between the runs of an arm: "splits" or "seeds"."""
+    names = {str(one.get("study")) for runs in records.values() for one in runs.values()}
+    return next((STUDIES[name].unit for name in names if name in STUDIES), "splits")
 
 
 def arms_of(records: Records) -> list[Arm]:
@@ -100,7 +107,7 @@ def main_table(records: Records, at: Literal["chosen", "trained"] = "chosen") ->
     )
     header = ("method", "general prompts", "α", *intervals.values(), *means.values())
     title = "At the chosen α" if at == "chosen" else "As trained"
-    return Table(title, header, rows, f"{note} Means over splits with 95 % t-intervals.")
+    return Table(title, header, rows, f"{note} Means over {unit_of(records)} with 95 % t-intervals.")
 
 
 def chat_table(records: Records, at: Literal["chosen", "trained"] = "chosen") -> Table:
@@ -112,7 +119,7 @@ def chat_table(records: Records, at: Literal["chosen", "trained"] = "chosen") ->
         rows.append([arm.label, *(interval_text([test.get(key) for test in tests]) for key in CHAT)])
     note = (
         "Retention is the mean of the first two columns' ratios to the base. KL and NLL are in nats per token of the "
-        "base's replies; KL(tuned ‖ base) of the tuned model's. Means over splits with 95 % t-intervals."
+        f"base's replies; KL(tuned ‖ base) of the tuned model's. Means over {unit_of(records)} with 95 % t-intervals."
     )
     title = "Replies to the chat suite, at the chosen α" if at == "chosen" else "Replies to the chat suite, as trained"
     return Table(title, ("method", *CHAT.values()), rows, note)
@@ -130,12 +137,12 @@ def _nearest(record: Record, alpha: float) -> Point:
 def matched_table(records: Records) -> Table:
     """Return the retention of each method where it has learned as much medicine as the others.
 
-    Interpolated on the α curves. A cell is "–" if the method does not reach the score on some split.
+    Interpolated on the α curves. A cell is "–" if the method does not reach the score in some run.
     """
     shares = (*OTHER_GAINS, MATCHED_GAIN)
     rows = []
     for arm in arms_of(records):
-        if arm.name == "base" or arm.ablates:
+        if arm.name == "base" or arm.ablates or arm.result == "random":
             continue
         splits = common_splits(records, "base", "plain", arm.name)
         found = [matched_retention(records, arm.name, share, splits) for share in shares]
@@ -143,8 +150,8 @@ def matched_table(records: Records) -> Table:
     header = ("method", *(f"at {100 * share:.0f} % of the gain" for share in shares))
     note = (
         "Gain: of plain fine-tuning over the base in the medical test score. Interpolated on each α curve; –: not "
-        f"reached on every split. Only {100 * MATCHED_GAIN:.0f} % was registered (claim b). 95 % t-intervals over "
-        "splits."
+        f"reached in every run. Only {100 * MATCHED_GAIN:.0f} % was registered (claim b). 95 % t-intervals over "
+        f"{unit_of(records)}."
     )
     return Table("Retention at equal medical scores", header, rows, note)
 
@@ -159,8 +166,9 @@ def cost_table(records: Records) -> Table:
         rows.append([arm.label, *counts, round(float(np.median([cost["seconds"] for cost in costs])))])
     header = ("method", "budget", "tokens with gradient", "without", "generated", "seconds")
     note = (
-        "Budget: without padding; the other tokens include it. Means over splits. Seconds are medians, because other "
-        "work on the machine slowed single runs down."
+        "Budget: without padding; the other tokens include it. Means over runs; seconds are medians, because other "
+        "work on the machine slowed single runs down. Replies of the base are stored: generated tokens and seconds "
+        "contain them only in the run that came first."
     )
     return Table("Cost", header, rows, note)
 
@@ -169,23 +177,16 @@ def ablation_table(records: Records) -> Table:
     """Return ICFT minus each of its ablations at the chosen α, with Holm's correction."""
     rows, p_values = [], []
     for arm in ablations_of(records):
-        splits = common_splits(records, "icft", arm.name)
-        both = [[choose_point(records[name][split])["test"] for split in splits] for name in ("icft", arm.name)]
-        cells: list[Any] = [arm.label, len(splits)]
-        for key in ("medical", "preference", "retention"):
-            first, second = ([test.get(key) for test in tests] for tests in both)
-            if None in first or None in second:
-                cells.append("–")
-                continue
-            found = difference(first, second)
-            cells.append(difference_text(found))
-            if key == "medical":
-                p_values.append(float(ttest_1samp(np.subtract(first, second), 0).pvalue))
-        rows.append(cells)
+        scores = {key: ablation_scores(records, arm.name, key) for key in ("medical", "preference", "retention")}
+        differences = ("–" if both is None else difference_text(difference(*both)) for both in scores.values())
+        rows.append([arm.label, len(common_splits(records, "icft", arm.name)), *differences])
+        if both := scores["medical"]:
+            p_values.append(float(ttest_1samp(np.subtract(*both), 0).pvalue))
     for row, p in zip(rows, holm(p_values), strict=True):
         row.append(float(p))
-    header = ("without, or instead", "splits", "medical", "preference", "retention", "p (Holm), medical")
-    return Table("ICFT minus each ablation", header, rows, "Positive: the part helps. 95 % t-intervals over splits.")
+    header = ("without, or instead", unit_of(records), "medical", "preference", "retention", "p (Holm), medical")
+    note = f"Positive: the part helps. 95 % t-intervals over {unit_of(records)}."
+    return Table("ICFT minus each ablation", header, rows, note)
 
 
 def claims_table(claims: Sequence[Claim], records: Records) -> Table:
@@ -197,10 +198,10 @@ def claims_table(claims: Sequence[Claim], records: Records) -> Table:
             labels.get(claim.rival, claim.rival),
             difference_text(claim.interval),
             f"> {claim.bound:g}",
-            "supported" if claim.supported else "not supported",
+            f"not judged: {claim.unmet}" if claim.unmet else "supported" if claim.supported else "not supported",
         ]
         for claim in claims
     ]
     header = ("claim", "compared with", "ICFT minus it", "lower bound", "result")
-    note = "95 % intervals. No value: one of the two does not reach the matched score on every split."
+    note = "95 % intervals. No value: one of the two does not reach the matched score in every run."
     return Table("Registered claims", header, rows, note)
