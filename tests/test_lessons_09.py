@@ -126,7 +126,7 @@ CONFIRMED = {
         abs(np.mean([analysis.trained_point(run)["test"]["retention"] for run in r[arm].values()]) - 0.95) < 0.015
         for arm in ("icft", "kl_memory")
     ),
-    "distillation on memory is slightly ahead of ICFT in preferences": lambda r: (
+    "Distillation on memory is slightly ahead of ICFT in preferences": lambda r: (
         -0.05 < over_splits(r, "kl_memory", "preference").mean()
         and mean_interval(over_splits(r, "kl_memory", "preference")).high < 0
     ),

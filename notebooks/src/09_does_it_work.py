@@ -515,7 +515,8 @@ print("questions of each split:", counts)
 # Each method's change $\Delta W$ is scaled after training, $W(\alpha) = W_0 + \alpha\,\Delta W$ with the frozen weights
 # $W_0$: a smaller $\alpha$ retains more and knows less medicine. Every method gets the same eight values.
 #
-# *distillation from the base on memory* is L_consistency without the rest: random order, and the base as the only teacher.
+# *Distillation from the base on memory* is L_consistency without the rest: random order, and the base as the only
+# teacher.
 
 # %% [markdown]
 # ### Your turn: choose_point
@@ -618,8 +619,8 @@ claims = dict(a=analysis.claim_medical(records), b=analysis.claim_retention(reco
 show(tables.claims_table(list(claims.values()), records))
 
 # %% [markdown]
-# **(a) is supported.** The best baseline on validation is distillation from the base on memory; ICFT's medical score is higher on
-# every split.
+# **(a) is supported.** The best baseline on validation is distillation from the base on memory; ICFT's medical score
+# is higher on every split.
 #
 # **(b) is not supported.** On no split does ICFT reach 90 % of plain fine-tuning's gain, so there is nothing to
 # compare, and the table says *no value*.
@@ -645,11 +646,11 @@ for at, comparisons in ((analysis.choose_point, (("kl_memory", "medical"), ("rep
         print(f"  {key}, ICFT minus {names[method]}: {tables.difference_text(found)}; splits {each.round(2)}")
 
 # %% [markdown]
-# About half of (a)'s difference comes from the rule: on most splits distillation on memory just misses 0.95 on validation, so it
-# is scaled to α = 0.9. As trained, both retain about 0.95, and ICFT is still ahead.
+# About half of (a)'s difference comes from the rule: on most splits distillation on memory just misses 0.95 on
+# validation, so it is scaled to α = 0.9. As trained, both retain about 0.95, and ICFT is still ahead.
 #
-# Distillation on memory has neither the curriculum nor ICFT's teachers, and its own weight. Which of these matters, only
-# ablations can show.
+# Distillation on memory has neither the curriculum nor ICFT's teachers, and its own weight. Which of these matters,
+# only ablations can show.
 
 # %% [markdown]
 # ## 10 · The answer, part by part
@@ -682,13 +683,13 @@ show(tables.ablation_table(records)) if confirmed else None
 
 # %% [markdown]
 # **The curriculum** helps medicine with all 14 topics (order and pacing together): in section 7, and in the
-# confirmation, where a random order loses 17 points at the chosen α. Without it ICFT is below distillation on memory, so (a)
-# rests on it. On the demo's four topics it had no clear effect
+# confirmation, where a random order loses 17 points at the chosen α. Without it ICFT is below distillation on memory,
+# so (a) rests on it. On the demo's four topics it had no clear effect
 # ([results]({{repository}}/blob/main/docs/earlier_results.md#ablations)).
 
 # %% [markdown]
-# It may cost preferences, since pairs are hard and drawn last. Neither study measured a difference. distillation on memory is
-# slightly ahead of ICFT in preferences, a comparison that was not registered.
+# It may cost preferences, since pairs are hard and drawn last. Neither study measured a difference. Distillation on
+# memory is slightly ahead of ICFT in preferences, a comparison that was not registered.
 
 # %% [markdown]
 # **No measured benefit**: L_task, and the ring with promotion (in these runs, ICFT was better without the ring). Both
