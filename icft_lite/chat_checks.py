@@ -146,7 +146,7 @@ def _number(reply: str, wanted: str) -> bool:
 
 def _label(reply: str, argument: str) -> bool:
     right, options = argument.split("|")
-    others = [option for option in re.split(", | or ", options) if option != right]
+    others = [option for option in re.split(", or |, | or ", options) if option != right]
     return is_right(reply, [right], others)
 
 

@@ -44,10 +44,10 @@ class RetentionConstraint:
     ) -> "RetentionConstraint":
         """Return the constraint that the base's scores on general validation, and on chat validation, allow."""
         topics, uninformative = informative_topics(base)
-        counts = [score["value"] * score["n"] for score in (chat["free"], chat["instructions"])] if chat else [0.0]
+        counts = [round(score["value"] * score["n"]) for score in (chat["free"], chat["instructions"])] if chat else [0]
         informative = min(counts) >= MIN_RIGHT
         if chat and not informative:
-            uninformative.append(f"chat suite ({counts[0]:.0f} right answers, {counts[1]:.0f} instructions passed)")
+            uninformative.append(f"chat suite ({counts[0]} right answers, {counts[1]} instructions passed)")
         limits_kl = chat is not None or not topics
         return cls(tuple(topics), tuple(uninformative), base, max_drop, max_kl, informative, limits_kl)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 
 from icft_lite.data.bundle import DataBundle
+from icft_lite.data.chat_suite import ChatItem
 from icft_lite.data.samples import sample_bundle
 from icft_lite.data.splits import read_examples
 from icft_lite.data.tables import hash_examples, to_dataset
@@ -110,6 +112,20 @@ def test_a_bundle_has_a_hash_for_each_role_that_it_has():
     other = DataBundle(posteriors={"a": [0.75, 0.25]}).content_hash()
     assert set(other) == {"posteriors"} and other["posteriors"] != hashes["posteriors"]
     assert DataBundle().content_hash() == {}
+
+
+def test_answers_checks_and_parts_of_the_chat_suite_count():
+    first, second = ChatItem("a", "capital", "x", "Which?", ("Rome",)), ChatItem("b", "list", "y", "List.")
+    hashes = [
+        DataBundle(chat=chat).content_hash()["chat"]
+        for chat in (
+            {"test": (first, second)},
+            {"validation": (first, second)},
+            {"test": (replace(first, accepted=("Oslo",)), second)},
+            {"test": (first, replace(second, checks=("items:3",)))},
+        )
+    ]
+    assert len(set(hashes)) == len(hashes)
 
 
 def test_the_samples_have_a_hash_for_each_role_and_a_subset_has_others():

@@ -101,6 +101,7 @@ def test_checks_of_numbers_and_languages():
     assert passed_checks("El gato está en la mesa.", ["language:es", "language:fr"]) == [True, False]
     assert passed_checks('Here: {"a": 1, "b": "x"}', ["json:a b", "json:a"]) == [True, False]
     assert passed_checks("{a: 1}", ["json:a"]) == [False]
+    assert passed_checks("It is a fruit or a tool.", ["label:fruit|fruit, animal, or tool"]) == [False]
 
 
 # --- scores and retention

@@ -142,6 +142,12 @@ def test_a_chat_suite_with_few_right_answers_takes_no_part():
     assert constraint.allows(dict(kl=0.05, retention=None, chat_retention=None))
 
 
+def test_five_right_answers_are_enough_whatever_the_number_of_questions():
+    for n in range(40, 200):
+        assert RetentionConstraint.from_base({}, 0.05, 0.1, scores(5 / n, 0.5, n)).chat, n
+        assert not RetentionConstraint.from_base({}, 0.05, 0.1, scores(4 / n, 0.5, n)).chat, n
+
+
 def test_with_choice_suites_and_a_chat_suite_all_three_constrain():
     topic = dict(value=0.8, chance=0.25, n=100, kind="")
     base = {"qa": dict(metric="accuracy", value=0.8, by_topic={"a": topic})}
@@ -235,9 +241,12 @@ def test_only_replies_of_the_base_are_cached(adapted, shake, tmp_path):
     file.write_text(json.dumps(["cached"] * len(examples)))
     assert greedy_replies(model, tokenizer, encoder, examples, 16, cache=tmp_path) == ["cached"] * len(examples)
     assert greedy_replies(model, tokenizer, encoder, examples, 17, cache=tmp_path) != ["cached"] * len(examples)
+    other = Encoder(tokenizer, 384)
+    other.chat_format.stop_ids = [*other.chat_format.stop_ids, 5]
+    assert greedy_replies(model, tokenizer, other, examples, 16, cache=tmp_path) != ["cached"] * len(examples)
     shake(model, "slow", 0.0)
     assert greedy_replies(model, tokenizer, encoder, examples, 16, "slow", cache=tmp_path) == first
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_the_source_chat_brings_the_suite_and_choice_questions():

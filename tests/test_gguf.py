@@ -20,6 +20,7 @@ from icft_lite.errors import ICFTError
 from icft_lite.modeling import gguf, smollm2
 from icft_lite.modeling.base import load_base, load_tokenizer, model_fingerprint
 from icft_lite.modeling.generation import generate_reply
+from icft_lite.utils.cache import cache_folder
 
 
 @pytest.fixture(autouse=True)
@@ -174,12 +175,12 @@ def test_a_cache_that_cannot_be_written_says_what_to_set(q4_file, cache):
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    assert gguf.cache_folder() == tmp_path / "cache"
+    assert cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("ICFT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert gguf.cache_folder() == tmp_path / "icft-lite"
+    assert cache_folder() == tmp_path / "icft-lite"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert gguf.cache_folder() == Path.home() / ".cache" / "icft-lite"
+    assert cache_folder() == Path.home() / ".cache" / "icft-lite"
 
 
 # --- files that are refused, each in one line

@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from datasets import Dataset
@@ -103,7 +103,7 @@ class DataBundle:
         if self.lfs:
             hashes["lfs"] = hash_values({str(i): lf.identity for i, lf in enumerate(self.lfs)})
         if self.chat:
-            hashes["chat"] = hash_values({item.id: item.prompt for part in self.chat.values() for item in part})
+            hashes["chat"] = hash_values({name: [astuple(item) for item in part] for name, part in self.chat.items()})
         return hashes
 
 

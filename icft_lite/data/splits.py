@@ -215,7 +215,7 @@ def _test_ids(
     """Return the ids of the test examples of each source.
 
     Raises ICFTError if an id of the file `path` is in none of the sources. Ids of rows that a reader leaves out cannot
-    be told from misspelt ones, so there may be as many unknown ids as such rows.
+    be distinguished from misspelt ones, so there may be as many unknown ids as such rows.
     """
     given = read_test_ids(path) if path else set()
     names_of = [column(read.examples, "id") if given else [] for read in reads]

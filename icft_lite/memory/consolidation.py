@@ -46,7 +46,7 @@ class CandidateScores(TypedDict):
     """Validation scores of one candidate. None: not measured."""
 
     general: float
-    """Score on general validation, which breaks ties."""
+    """Score on general validation, which breaks ties; 0 without such data."""
     medical: float
     """Score on medical validation."""
     retention: float | None

@@ -1,7 +1,7 @@
 """Quality of self-generated prompts and replies: loops, language, remains of a template, near-duplicates.
 
-A model that samples prompts without any input also writes loops ("1111"), replies in place of prompts, and the same
-prompt in other words. In the memory these would be taught as the base's style. All functions are pure.
+A model that samples prompts without any input also writes loops ("1111"), replies in place of prompts, and paraphrases
+of one prompt. In the memory these would be taught as the base's style. All functions are pure.
 """
 
 import re
@@ -64,6 +64,14 @@ def whole_sentences(text: str) -> str:
     """Return a text that was cut off up to the end of its last whole sentence or line; "" if it has none."""
     ends = [found.end() for found in SENTENCE_END.finditer(text)]
     return text[: ends[-1]].rstrip() if ends else ""
+
+
+def finish_reply(reply: str, num_tokens: int, limit: int) -> str:
+    """Return a generated reply without loops and, if it ended at the limit of `limit` tokens, without a cut sentence.
+
+    A stored reply is followed by the end of turn, so it must not end in the middle of a sentence.
+    """
+    return trim_loop(reply if num_tokens < limit - 1 else whole_sentences(reply))
 
 
 def _loop_ends(text: str, required: str) -> Iterator[int]:

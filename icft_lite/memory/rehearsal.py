@@ -20,7 +20,7 @@ from icft_lite.data.overlap import shingles
 from icft_lite.data.schema import Example, Examples
 from icft_lite.data.tables import iter_examples
 from icft_lite.memory.long_term import OFFER_BATCH_SIZE, LongTermMemory
-from icft_lite.memory.prompt_quality import Shingles, is_near_duplicate, reject_reason, trim_loop, whole_sentences
+from icft_lite.memory.prompt_quality import Shingles, finish_reply, is_near_duplicate, reject_reason, trim_loop
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder, encode_examples
 from icft_lite.modeling.forward import head_weight
@@ -91,22 +91,18 @@ def chat_memory(
 ) -> list[Example]:
     """Return at most `size` prompts of a chat suite with the greedy replies of the base, as the memory stores them.
 
-    About as many of each topic are chosen before any is answered. Replies that repeat themselves are cut
-    (`prompt_quality.trim_loop`). Those that end at the limit are cut after their last whole sentence, because the end
-    of turn follows. Empty ones are left out. cache: folder for replies, see `greedy_replies`.
+    About as many of each topic are chosen before any is answered. Loops and sentences that the limit cut off are
+    removed (`prompt_quality.finish_reply`), and empty replies are left out. cache: folder for replies, see
+    `greedy_replies`.
     """
     is_free = [bool(item.accepted) for item in items]
     free = min(sum(is_free), max(size // 2, size - (len(items) - sum(is_free))))
     chosen = [item.example for item in balanced_items(items, free) if item.accepted]
     chosen += [item.example for item in balanced_items(items, size - free) if not item.accepted]
     replies = greedy_replies(model, tokenizer, encoder, chosen, MAX_REPLY_TOKENS, None, progress, cache)
-
-    def trim(reply: str) -> str:
-        num_tokens = len(tokenizer(reply, add_special_tokens=False).input_ids)
-        return trim_loop(reply if num_tokens < MAX_REPLY_TOKENS - 1 else whole_sentences(reply))
-
-    answered = zip(chosen, map(trim, replies), strict=True)
-    return [{**one, "responses": [reply], "label": 0} for one, reply in answered if reply]
+    lengths = (len(tokenizer(reply, add_special_tokens=False).input_ids) for reply in replies)
+    finished = (finish_reply(*one, MAX_REPLY_TOKENS) for one in zip(replies, lengths))
+    return [{**one, "responses": [reply], "label": 0} for one, reply in zip(chosen, finished, strict=True) if reply]
 
 
 def answer_with_base(

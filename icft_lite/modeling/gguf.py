@@ -9,7 +9,6 @@ A folder appears whole or not at all: it is written under another name, which is
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from icft_lite.errors import ICFTError, short_reason
+from icft_lite.utils.cache import cache_folder
 from icft_lite.utils.io import write_json
 from icft_lite.utils.lock import exclusive_lock
 
@@ -36,16 +36,6 @@ SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r")
 transformers 5.23 does not know them and splits as GPT-2 does. For SmolLM2 that writes the blank line before a numbered
 list as two tokens instead of one.
 """
-
-
-def cache_folder() -> Path:
-    """Return the folder for what icft_lite downloads or converts.
-
-    ICFT_CACHE names it; otherwise it is `icft-lite` in XDG_CACHE_HOME or in ~/.cache.
-    """
-    if own := os.environ.get("ICFT_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icft-lite"
 
 
 def cached_folder(sha256: str) -> Path:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from icft_lite.data.schema import Examples
 from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.modeling.forward import head_weight, hidden_states, max_tokens_per_pass
-from icft_lite.modeling.losses import MAX_CHUNK_TOKENS
+from icft_lite.modeling.losses import chunk_size
 from icft_lite.modeling.packing import group_by_length, join_batch
 from icft_lite.utils.progress import progress_bar
 
@@ -28,7 +28,7 @@ def score_responses(
     there are; `greedy`, bool, whether greedy decoding generates exactly this response. The values do not depend on
     how examples are batched or padded (up to rounding).
 
-    max_tokens: maximum number of tokens in one forward pass, padding included; default: `base.max_tokens_per_pass`.
+    max_tokens: maximum number of tokens in one forward pass, padding included; default: `forward.max_tokens_per_pass`.
     on_batch: called after each pass with the number of examples in it; None: a progress bar of its own.
     """
     if on_batch is None:
@@ -39,8 +39,8 @@ def score_responses(
     for group in group_by_length(encoded, max_tokens or max_tokens_per_pass(weight.device)):
         batch = join_batch([encoded[i] for i in group], pad_id, weight.device)
         states = hidden_states(model, batch)[batch["row"], batch["position"]]
-        logps, hits = [], []
-        for part, target in zip(states.split(MAX_CHUNK_TOKENS // 2), batch["target"].split(MAX_CHUNK_TOKENS // 2)):
+        logps, hits, size = [], [], chunk_size(len(weight), logits_per_token=2)
+        for part, target in zip(states.split(size), batch["target"].split(size)):
             logits = (part @ weight.T).float()
             logps.append(logits.gather(1, target[:, None]).squeeze(1) - logits.logsumexp(-1))
             hits.append(logits.argmax(-1) == target)

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from icft_lite.utils.progress import progress_shown
 
 if TYPE_CHECKING:
+    from icft_lite.memory.consolidation import CandidateScores
     from icft_lite.training.batches import StageBatches
     from icft_lite.training.plan import StagePlan
     from icft_lite.training.prepare import Prepared
@@ -37,11 +38,8 @@ class RunCallback(TrainerCallback):
     def on_stage_begin(self, stage: "StagePlan", batches: "StageBatches", history: list[dict[str, Any]]) -> None:
         """Handle the start of a stage. `history` has the losses of steps of an earlier process."""
 
-    def on_candidate(self, scores: dict[str, float]) -> None:
-        """Handle the validation scores of one candidate of the line search over α.
-
-        Keys: `general` and `medical` (means), and `retention` or `kl`, whichever constrains.
-        """
+    def on_candidate(self, scores: "CandidateScores") -> None:
+        """Handle the validation scores of one candidate of the line search over α."""
 
     def on_stage_end(self, prepared: "Prepared", result: "StageResult") -> None:
         """Handle the end of a stage; it is saved already."""

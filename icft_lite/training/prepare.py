@@ -25,7 +25,6 @@ from icft_lite.modeling.adapters import add_adapters
 from icft_lite.modeling.base import dequantize_base, load_base
 from icft_lite.modeling.encoding import Encoded, EncodedExamples, Encoder, encode_examples
 from icft_lite.modeling.forward import head_weight
-from icft_lite.modeling.gguf import cache_folder
 from icft_lite.modeling.output_cache import OutputCache
 from icft_lite.modeling.self_check import Capabilities, check_model
 from icft_lite.presets import describe_settings
@@ -42,6 +41,7 @@ from icft_lite.training.suites import (
     needs_no_generation,
     score_chat_parts,
 )
+from icft_lite.utils.cache import reply_cache
 from icft_lite.utils.distributed import on_main_process, process_device
 
 
@@ -191,7 +191,7 @@ def score_base(
             events.say(f"{name}: no example can be scored ({suite.left_out} do not fit encoding.max_length)")
     parts = ("validation", "test", "display") if config.consolidation.enabled else ("test", "display")
     chat = on_main_process(
-        lambda: score_chat_parts(data, parts, model, tokenizer, encoder, events.progress, cache_folder() / "replies")
+        lambda: score_chat_parts(data, parts, model, tokenizer, encoder, events.progress, reply_cache())
     )
     if "test" in chat:
         scores = chat["test"].base
@@ -259,7 +259,7 @@ def fill_memory(
                 tokenizer,
                 encoder,
                 events.progress,
-                cache_folder() / "replies",
+                reply_cache(),
             )
         ),
         held_out_items(data.chat),

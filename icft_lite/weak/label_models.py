@@ -196,7 +196,7 @@ def prior_accuracy(ballots: np.ndarray, available: np.ndarray) -> float:
     """Return the accuracy of an average LF that its agreement with the others supports, before EM.
 
     Two one-coin LFs of skill s (chance-corrected accuracy) agree s² more often than by chance, chance-corrected. The
-    skill is estimated from the pooled agreement of all pairs of votes, less two standard errors under chance, and lies
+    skill is estimated from the pooled agreement of all pairs of votes, less two standard errors under chance, and is
     between MIN_SKILL and PRIOR_SKILL: agreement may lower it, but not raise it, because LFs that copy each other agree
     as well.
 

@@ -10,6 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from icft_lite.memory.consolidation import CandidateScores
 from icft_lite.reporting.figures import run_title
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.events import RunCallback
@@ -227,9 +228,9 @@ class Dashboard(RunCallback):
             self.progress.start_clock()
         self.draw(now=True)
 
-    def on_candidate(self, scores: dict[str, float]) -> None:
+    def on_candidate(self, scores: CandidateScores) -> None:
         """Add a candidate of the line search over α. scores: its validation scores."""
-        means = {name: scores[name] for name in ("general", "medical")}
+        means = dict(general=scores["general"], medical=scores["medical"])
         self.progress.candidates.append(dict(stage=self.progress.stage, **means))
         self.draw()
 

@@ -27,7 +27,7 @@ from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.schema import Example, as_response
 from icft_lite.data.tables import iter_examples, to_dataset
-from icft_lite.memory.prompt_quality import trim_loop, whole_sentences
+from icft_lite.memory.prompt_quality import finish_reply
 from icft_lite.metrics import key_fact_recall
 from icft_lite.modeling.encoding import Encoder, encode_examples
 from icft_lite.modeling.replies import greedy_replies
@@ -55,18 +55,15 @@ def rewrite_replies(
     "rewritten", or the reason why the reference stays: "too long", "no whole sentence", "mentions the template",
     "reference missing". Examples stay in order and retain their ids and key facts.
     """
-
-    def trim(reply: str) -> str:
-        num_tokens = len(tokenizer(reply, add_special_tokens=False).input_ids)
-        return trim_loop(reply if num_tokens < max_new_tokens - 1 else whole_sentences(reply))
-
     originals = [as_response(example) for example in examples]
     requests = [
         {**one, "prompt": TEMPLATE.format(prompt=one["prompt"], reference=one["responses"][0])} for one in originals
     ]
     fitting, _, _ = encode_examples(requests, encoder)
     replies = greedy_replies(model, tokenizer, encoder, list(fitting), max_new_tokens)
-    reply_of = {one["id"]: trim(reply) for one, reply in zip(fitting, replies, strict=True)}
+    lengths = [len(tokenizer(reply, add_special_tokens=False).input_ids) for reply in replies]
+    finished = (finish_reply(reply, length, max_new_tokens) for reply, length in zip(replies, lengths))
+    reply_of = {one["id"]: reply for one, reply in zip(fitting, finished, strict=True)}
     rewritten = [{**one, "responses": [reply_of.get(one["id"], "")]} for one in originals]
     too_long = {*(one["id"] for one in originals if one["id"] not in reply_of), *encode_examples(rewritten, encoder)[2]}
     counts: Counter[str] = Counter()

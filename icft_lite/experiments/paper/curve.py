@@ -18,7 +18,6 @@ from icft_lite.evaluation import Suite, evaluate_suite
 from icft_lite.experiments.bits import pack_bits
 from icft_lite.metrics import expected_calibration_error, mean_score
 from icft_lite.modeling.adapters import adapter_tensors, merged_adapter
-from icft_lite.modeling.gguf import cache_folder
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.retention import (
     chance_corrected_retention,
@@ -29,6 +28,7 @@ from icft_lite.retention import (
 )
 from icft_lite.training.prepare import Prepared
 from icft_lite.training.suites import score_chat_parts
+from icft_lite.utils.cache import reply_cache
 
 Scores = dict[str, Any]
 Change = Callable[[float], AbstractContextManager[None]]
@@ -50,7 +50,7 @@ class Curve:
         self.base_states = supervised_states(prepared.model, self.kl_examples) if self.kl_examples else []
         self.chat = dict(prepared.chat)
         if self.chat and "validation" not in self.chat:  # a run without consolidation does not need it
-            arguments = (prepared.model, prepared.tokenizer, prepared.encoder, False, cache_folder() / "replies")
+            arguments = (prepared.model, prepared.tokenizer, prepared.encoder, False, reply_cache())
             self.chat |= score_chat_parts(prepared.data, ("validation",), *arguments)
         of_base = {} if prepared.chat else prepared.baseline
         self.topics = {name: informative_topics(scores)[0] for name, scores in of_base.items() if "general" in name}

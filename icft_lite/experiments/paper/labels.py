@@ -20,7 +20,8 @@ MIN_VOTES = 30
 def lf_accuracies(data: DataBundle) -> list[dict[str, Any]]:
     """Return {task, topic, lf, votes, estimated, true} of each labelling function that votes on a topic of the samples.
 
-    `estimated` is what Dawid–Skene says without labels, `true` the share of its votes that equal the gold label.
+    `estimated` is what Dawid–Skene says without labels, `true` the share of its votes that equal the gold label. No
+    model is loaded, so the vote of the base, which a run has as well, is left out.
     """
     pool = list(iter_examples(data.pool or []))
     lfs = sample_lfs()

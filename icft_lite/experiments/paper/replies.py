@@ -69,15 +69,15 @@ def what_it_writes(prepared: Prepared) -> dict[str, Any]:
     for example in prepared.suites["medical"].examples:
         if example["task"] == "question" and example["label"] >= 0:
             by_topic.setdefault(example["topic"], []).append(example)
-    asked = [one for some in by_topic.values() for one in some[: MAX_QUESTIONS // len(by_topic)]]
+    questions = [one for some in by_topic.values() for one in some[: MAX_QUESTIONS // len(by_topic)]]
     patients = [one for one in prepared.suites["medical"].examples if one["task"] == "response" and one["facts"]]
     with merged_adapter(prepared.model, "slow") as model:
         arguments = (model, prepared.tokenizer, prepared.encoder)
-        answers = generate(*arguments, asked, MAX_ANSWER_TOKENS)
+        answers = generate(*arguments, questions, MAX_ANSWER_TOKENS)
         replies = generate(*arguments, patients, 2 * MAX_ANSWER_TOKENS) if patients else []
     counts: Counter[str] = Counter()
     shown: dict[str, list[dict[str, str]]] = {}
-    for example, reply in zip(asked, answers, strict=True):
+    for example, reply in zip(questions, answers, strict=True):
         kind = error_kind(reply, example)
         counts[kind] += 1
         if len(shown.setdefault(kind, [])) < EXAMPLES:

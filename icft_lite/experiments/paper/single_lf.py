@@ -17,6 +17,7 @@ def best_single_lf(data: DataBundle) -> DataBundle:
 
     It is the function with the most right votes, by the pool's gold labels: more than a practitioner knows, so an upper
     bound for labels of single functions. Examples on which it abstains are dropped in training.
+    The vote of the base is not among the functions.
     """
     pool = list(iter_examples(data.pool or []))
     votes = apply_lfs(sample_lfs(), pool)

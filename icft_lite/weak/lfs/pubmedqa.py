@@ -4,9 +4,8 @@ The functions read `prompt` (the question) and `long_answer` (the conclusion) of
 written on the half of the expert-labelled questions that is not the test part.
 
 The labels mean the same in every example, so the label model is Dawid–Skene, with full confusion on the 500 examples of
-the training part. It counts an
-abstention as a missing vote and would learn nothing from a function that only ever votes "no". Most of the functions
-below therefore vote both "yes" and "no".
+the training part. It counts an abstention as a missing vote and would learn nothing from a function that only ever
+votes "no". Most of the functions below therefore vote both "yes" and "no".
 """
 
 import re
