@@ -22,10 +22,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Return the mean of float [n], one value per seed, with Student's t-interval.
+def mean_interval(values: ArrayLike, confidence: float = 0.95, test_per_train: float = 0.0) -> Interval:
+    """Return the mean of float [n], one value per seed or split, with Student's t-interval.
 
-    For n = 1 the bounds are NaN. Raises ValueError for n = 0.
+    test_per_train: for random splits of the same data, the number of test examples ÷ training examples. The training
+    sets overlap, so the values are not independent, and their variance is multiplied by 1 + n · test_per_train
+    (Nadeau and Bengio, 2003). For n = 1 the bounds are NaN. Raises ValueError for n = 0.
     """
     array = np.array(values, dtype=np.float64).ravel()
     if not array.size:
@@ -34,7 +36,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     if dof == 0:
         return Interval(mean, math.nan, math.nan)
     quantile = float(special.stdtrit(dof, (1 + confidence) / 2))
-    half_width = quantile * float(array.std(ddof=1)) / math.sqrt(array.size)
+    half_width = quantile * float(array.std(ddof=1)) * math.sqrt(1 / array.size + test_per_train)
     return Interval(mean, mean - half_width, mean + half_width)
 
 

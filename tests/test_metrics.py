@@ -77,6 +77,9 @@ def test_t_interval_agrees_with_closed_forms(confidence):
 
 
 def test_t_interval_of_few_values():
+    plain, wider = metrics.mean_interval([0.1, 0.2, 0.6]), metrics.mean_interval([0.1, 0.2, 0.6], test_per_train=0.25)
+    assert wider.mean == plain.mean
+    assert (wider.high - wider.mean) / (plain.high - plain.mean) == pytest.approx((1 + 3 * 0.25) ** 0.5)
     assert metrics.mean_interval([0.5])[0] == 0.5 and math.isnan(metrics.mean_interval([0.5]).low)
     assert metrics.mean_interval([0.5, 0.5, 0.5]) == pytest.approx((0.5, 0.5, 0.5))
     with pytest.raises(ValueError, match="no values"):
