@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from icft_lite.compat import read_report, renamed_keywords
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
+from icft_lite.data.overlap import SEEN_FILE
 from icft_lite.data.schema import Examples
 from icft_lite.errors import ICFTError, warn
 from icft_lite.evaluation import Suite, evaluate_suite
@@ -76,6 +77,8 @@ def export(folder: Path | str, to: Path | str, merge: bool = False) -> Path:
     else:
         load_run(folder)  # raises ICFTError if there is nothing to export
         shutil.copytree(folder / "adapter", temporary)
+    if (seen := folder / SEEN_FILE).is_file():  # so that `evaluate` leaves out what the run has seen
+        shutil.copy(seen, temporary)
     if to.exists():
         to.rmdir()
     temporary.replace(to)

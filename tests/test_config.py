@@ -9,6 +9,7 @@ import pytest
 
 from icft_lite import config as config_module
 from icft_lite.config import (
+    AdapterConfig,
     CurriculumConfig,
     ICFTConfig,
     LongTermConfig,
@@ -17,9 +18,11 @@ from icft_lite.config import (
     WeakConfig,
     quick,
 )
+from icft_lite.data.samples import sample_bundle
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.jobs import config_flags
 from icft_lite.presets import PRESETS, describe_settings, model_defaults
+from icft_lite.training.loop import train_icft
 from icft_lite.utils.config_parsing import flatten, setting_types
 
 
@@ -148,6 +151,14 @@ def test_a_wrong_value_is_refused_in_one_line(name, value, expected):
         (lambda: RuntimeConfig(micro_batches=0), "runtime.micro_batches: 0 is not possible"),
         (lambda: OptimConfig(learning_rate="1e-3"), "optim.learning_rate: '1e-3' is not possible"),
         (lambda: LongTermConfig(share=2), "long_term.share: 2 is not possible; give a number between 0 and 1"),
+        (lambda: AdapterConfig(load_in_4bit="no"), "adapter.load_in_4bit: 'no' is not possible; give true or false"),
+        (lambda: OptimConfig(batch_size=2.5), "optim.batch_size: 2.5 is not possible; give a whole number"),
+        (lambda: OptimConfig(learning_rate=None), "optim.learning_rate: None is not possible; give a number"),
+        (lambda: ICFTConfig(topics="heart"), "topics: 'heart' is not possible; give a list"),
+        (lambda: ICFTConfig(optim={"learning_rate": 1e-3}), "optim: {'learning_rate': 0.001} is not possible; give a"),
+        (lambda: ICFTConfig(seed=True), "seed: True is not possible; give a whole number"),
+        (lambda: ICFTConfig.from_dict(None), "settings: found a NoneType, expected a dict"),
+        (lambda: train_icft(None, "out", sample_bundle()), "config: found a NoneType; give an ICFTConfig"),
     ],
 )
 def test_direct_construction_is_checked_too(make, expected):

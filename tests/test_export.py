@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from icft_lite.chat import chat, run_models
 from icft_lite.config import ICFTConfig
+from icft_lite.data.overlap import SEEN_FILE, load_seen
 from icft_lite.data.splits import read_examples
 from icft_lite.errors import ICFTError
 from icft_lite.finished_runs import evaluate_run, export, load_run
@@ -96,7 +97,9 @@ def test_a_run_without_4_bits_is_merged_into_the_original_weights(finished, tmp_
 
 
 def test_export_copies_the_adapter_and_overwrites_nothing(finished, tmp_path):
+    (finished / SEEN_FILE).write_bytes(bytes(range(16)))
     export(finished, tmp_path / "copy")
+    assert load_seen(tmp_path / "copy").tolist() == load_seen(finished).tolist(), "`evaluate` leaves out what was seen"
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (finished / "adapter" / name).read_bytes()
     with pytest.raises(ICFTError, match="not empty"):

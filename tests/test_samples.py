@@ -1,6 +1,7 @@
 """Reading examples: every format, errors with file and line, and splits that hold out whole groups."""
 
 import json
+import re
 from collections import Counter
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.formats import normalize_example
 from icft_lite.data.samples import load_samples, sample_bundle
-from icft_lite.data.schema import COLUMNS, LEVELS
+from icft_lite.data.schema import COLUMNS, LEVELS, ReadOptions
 from icft_lite.data.sources import bundle_from_files, evaluation_examples
 from icft_lite.data.splits import read_examples, read_pubmedqa, split_source
 from icft_lite.errors import ICFTError
@@ -324,3 +325,114 @@ def test_the_original_releases_are_read(real_data):
     sides = [{name.lower() for name in part["entity"]} for part in parts]
     assert sum(map(len, parts)) == 1594
     assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+
+
+# --- columns and answers that must not be misread
+
+
+CANONICAL = {"task": "question", "prompt": "q", "responses": ["a", "b"], "label": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": 5}, "label is 5 of 2 responses"),
+        ({"label": "A"}, "label is 'A'"),
+        ({"label": 1.7}, "label is 1.7"),
+        ({"label": True}, "label is True"),
+        ({"task": "quiz"}, "task is 'quiz'"),
+        ({"task": "response"}, "a response has 2 responses"),
+        ({"task": "pair", "responses": ["a", "b", "c"]}, "a pair has 3 responses"),
+        ({"responses": ["a", "a"]}, "two responses are the same"),
+        ({"posterior": [1.0]}, "1 values for 2 responses"),
+    ],
+)
+def test_a_wrong_canonical_row_is_refused(change, message):
+    assert normalize_example(CANONICAL, "line 1", 1)["label"] == 1
+    with pytest.raises(ICFTError, match=f"line 1: .*{re.escape(message)}"):
+        normalize_example({**CANONICAL, **change}, "line 1", 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "You are a doctor.", "question": "Why?", "answer": "so"}, "prompt and question both have a value"),
+        ({"question": "2+2?", "response": "5", "answer": "4"}, "response and answer both have a value"),
+        (
+            {"question": "Why?", "choices": [{"text": "a", "is_correct": False}, {"text": "b", "is_correct": True}]},
+            "is_correct",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "loss": False}]},
+            "loss False",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": "0"}]},
+            "weight 0",
+        ),
+    ],
+)
+def test_a_row_of_which_a_part_would_be_lost_is_refused(row, message):
+    with pytest.raises(ICFTError, match=f"line 1.*{message}"):
+        normalize_example(row, "line 1", 1)
+
+
+def test_the_same_text_in_two_columns_is_read_once():
+    row = {"prompt": "Why?", "question": "Why?", "completion": "so", "answer": "so"}
+    assert normalize_example(row, "line 1", 1)["responses"] == ["so"]
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"options": {"A": "a", "B": None, "C": "c", "D": "d"}, "answer": "D"}, "d"),
+        ({"options": {"A": "a", "B": None, "C": "c", "D": "d"}, "answer_idx": 2}, "c"),
+        ({"option2": "b", "option3": "c", "option4": "d", "answer": "c"}, "c"),
+        ({"choices": ["None", "One", "Both"], "answer": "none"}, "None"),
+        ({"choices": ["Na", "K"], "answer": "NA"}, "Na"),
+        ({"choices": "[18F]FDG|[11C]choline", "answer": "[11C]choline"}, "[11C]choline"),
+        ({**{f"option_{letter}": f"text {letter}" for letter in "abcdefghijkl"}, "answer": "L"}, "text l"),
+        ({"context": {"contexts": ["c1"]}, "choices": ["aspirin", "insulin"], "answer": "insulin"}, None),
+    ],
+)
+def test_an_answer_names_the_option_at_its_place(row, answer):
+    if answer is None:
+        with pytest.raises(ICFTError, match="context is"):
+            normalize_example({"question": "Which?", **row}, "line 1", 1)
+        return
+    example = normalize_example({"question": "Which?", **row}, "line 1", 1)
+    assert example["responses"][example["label"]] == answer
+
+
+def test_an_index_counts_missing_options_in_every_row(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"question": "q1", "option1": "a1", "option2": "b1", "option3": "c1", "answer": 3})
+        + "\n"
+        + json.dumps({"question": "q2", "option2": "b2", "option3": "c2", "answer": 2})
+    )
+    examples = read_examples(str(tmp_path / "a.jsonl"), options=ReadOptions(answers_from=1))
+    assert [one["responses"][one["label"]] for one in examples] == ["c1", "b2"]
+
+
+def test_a_context_of_spaces_is_absent():
+    assert normalize_example({**GOOD, "context": "  "}, "line 1", 1)["context"] == ""
+
+
+def test_lines_that_are_arrays_are_named_as_such(tmp_path):
+    (tmp_path / "a.jsonl").write_text('["q", "a"]\n["q2", "a2"]\n')
+    with pytest.raises(ICFTError, match="each line is an array"):
+        read_examples(str(tmp_path / "a.jsonl"))
+
+
+def test_medical_and_general_files_may_code_their_answers_differently():
+    choices = ["heart", "lung", "skin"]
+    letters = [{"question": f"Where is part {i}?", "choices": choices, "answer": "ABC"[i % 3]} for i in range(20)]
+    texts = [{"question": f"What is word {i}?", "choices": choices, "answer": choices[i % 3]} for i in range(20)]
+    bundle = bundle_from_files([letters], [texts])
+    right = {one["responses"][one["label"]] for part in (bundle.trusted, bundle.general_memory) for one in part}
+    assert right == set(choices)
+
+
+def test_a_column_can_be_mapped_on_rows_that_look_like_pubmedqa():
+    rows = [{"question": f"q{i}", "context": {"contexts": ["c"]}, "verdict": "yes"} for i in range(4)]
+    assert len(read_examples(rows, options=ReadOptions(columns={"answer": "verdict"}))) == 4

@@ -3,10 +3,13 @@
 import csv
 import json
 import re
+from unicodedata import normalize
 
 import pytest
 
+from icft_lite.data.chat_suite import chat_parts
 from icft_lite.data.overlap import load_seen, save_seen
+from icft_lite.data.samples import sample_bundle
 from icft_lite.data.schema import ReadOptions
 from icft_lite.data.sources import bundle_from_files, evaluation_examples
 from icft_lite.data.splits import split_source
@@ -74,6 +77,76 @@ def test_a_prompt_is_in_one_part_even_if_its_entity_is_known_in_one_place_only(t
         data = bundle_from_files([str(tmp_path / f"{name}.jsonl") for name in names], [])
         train, validation, test = (set(part["prompt"]) for part in (data.trusted, data.validation, data.test))
         assert validation and test and not (train & test or train & validation or validation & test)
+
+
+def prompts(*parts):
+    """Return the prompts of Datasets."""
+    return {prompt for part in parts if part is not None for prompt in part["prompt"]}
+
+
+@pytest.mark.parametrize("column", ["system", "messages"])
+def test_one_question_under_two_system_prompts_is_in_one_part(column):
+    def row(i, kind):
+        system, question, reply = f"You are assistant {kind}.", f"What helps with case {i}?", f"Remedy {i}."
+        if column == "system":
+            return {"system": system, "prompt": question, "completion": reply}
+        turns = zip(("system", "user", "assistant"), (system, question, reply))
+        return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    parts = split_source([row(i, kind) for i in range(60) for kind in (1, 2)])
+    assert all(len(parts[name]) == 2 * len(prompts(parts[name])) for name in parts)
+    assert not prompts(parts["train"]) & prompts(parts["validation"], parts["test"])
+    assert not prompts(parts["validation"]) & prompts(parts["test"])
+
+
+def test_passages_in_system_turns_are_no_instructions():
+    rows = [
+        {"system": f"Patient {i // 3} has symptom {i // 3}.", "prompt": ask, "completion": "x"}
+        for i, ask in enumerate(["Summarize.", "What is wrong?", "Who is it?"] * 40)
+    ]
+    parts = split_source(rows)
+    assert len(parts["test"]) == len(parts["validation"]) == 12 and len(parts["train"]) == 96
+
+
+def test_composed_and_decomposed_characters_are_one_prompt():
+    rows = [
+        {"prompt": normalize(form, f"Où est la clé {i} ?"), "completion": "là"}
+        for i in range(40)
+        for form in ("NFC", "NFD")
+    ]
+    parts = {name: {normalize("NFC", one) for one in prompts(part)} for name, part in split_source(rows).items()}
+    assert not parts["train"] & (parts["validation"] | parts["test"]) and not parts["validation"] & parts["test"]
+
+
+def test_no_prompt_is_trained_on_in_one_domain_and_held_out_in_the_other():
+    shared = replies(60)
+    bundle = bundle_from_files([shared], [[*shared, *replies(100, "Word")]])
+    trained = prompts(bundle.trusted, bundle.general_memory)
+    assert not trained & prompts(bundle.validation, bundle.test, bundle.general_validation, bundle.general_test)
+    assert not prompts(bundle.validation, bundle.general_validation) & prompts(bundle.test, bundle.general_test)
+
+
+def test_copies_of_bundled_test_prompts_are_not_trained_on():
+    samples, chat = sample_bundle(), chat_parts()
+    copied = [{"prompt": one, "completion": "x"} for one in samples.test["prompt"][:200]]
+    copied += [{"prompt": item.prompt, "completion": "x"} for item in chat["test"][:100]]
+    for bundle in (
+        bundle_from_files(["samples", copied], ["samples"]),
+        bundle_from_files([replies(20)], ["chat", copied]),
+        bundle_from_files([[*replies(20), *copied]], ["chat"]),
+    ):
+        held_out = prompts(bundle.test, bundle.general_test) | {
+            item.prompt for part in ("test", "display") for item in bundle.chat.get(part, ())
+        }
+        assert not prompts(bundle.trusted, bundle.general_memory, bundle.pool) & held_out
+        assert not {item.prompt for item in bundle.chat.get("memory", ())} & held_out
+
+
+def test_bundled_training_prompts_that_a_user_holds_out_are_left_out():
+    taken = sample_bundle().trusted["prompt"][:300]
+    bundle = bundle_from_files(["samples", [{"prompt": one, "completion": "x"} for one in taken]], ["samples"])
+    assert len(bundle.trusted) > 1000
+    assert not prompts(bundle.trusted) & prompts(bundle.validation, bundle.test)
 
 
 @pytest.mark.parametrize("instructions", [1, 2])

@@ -53,7 +53,8 @@ class Options:
 def is_absent(answer: Any, options: Options) -> bool:
     """Return True for an answer that says that there is none: −1 or a text of ABSENT, unless it is an option."""
     text = str(answer).strip()
-    return text not in options.texts and (text in ABSENT or text in ("-1", "-1.0"))
+    is_option = text.casefold() in (option.casefold() for option in options.texts)
+    return not is_option and (text in ABSENT or text in ("-1", "-1.0"))
 
 
 def read_answer(answer: Any, options: Options, where: str) -> list[int]:

@@ -18,7 +18,7 @@ ROLES = {
 """From the role of a turn, in any case, to the role that chat templates know."""
 UNUSABLE_KEYS = ("tool_calls", "function_call", "reasoning_content", "thinking")
 """Keys of a turn whose content would be lost."""
-WEIGHT_KEYS = ("weight", "train")
+WEIGHT_KEYS = ("weight", "train", "loss")
 """Keys of a turn that say whether it is trained on."""
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 """The beginning of a turn where a whole conversation is one text, as in Anthropic's HH-RLHF."""
@@ -160,7 +160,7 @@ def _read_turn(message: dict[str, Any], where: str) -> Turn | None:
     )
     if lost := [key for key in UNUSABLE_KEYS if message.get(key)]:
         raise ICFTError(f"{where} has {lost[0]}, which is not trained on; remove this example, or write it as text")
-    if weights := [key for key in WEIGHT_KEYS if message.get(key) is not None and not message[key]]:
+    if weights := [key for key in WEIGHT_KEYS if str(message.get(key, 1)).strip().lower() in ("0", "0.0", "false")]:
         raise ICFTError(f"{where} has {weights[0]} {message[weights[0]]}; remove the turns that are not trained on")
     if (known := ROLES.get(str(role).lower())) is None:
         raise ICFTError(

@@ -149,6 +149,8 @@ def _read_json(path: Path) -> RawRows:
         return
     with _open_utf8(path) as file:
         content = file.read()
+    if is_lines and first.rstrip().endswith(b"]") and second.lstrip().startswith(b"["):
+        raise ICFTError(f"{path}: each line is an array; write one object with named columns a line")
     data = _parse_json(content, str(path)) if content.strip() else []
     if isinstance(data, dict) and pubmedqa.is_release(data):
         yield from pubmedqa.read_release(data, path)

@@ -36,7 +36,7 @@ from icft_lite.data.rows import (
     read_choices,
     read_option_columns,
 )
-from icft_lite.data.schema import FORMER_LEVELS, LEVELS, Example, RawRow, ReadOptions
+from icft_lite.data.schema import FORMER_LEVELS, LEVELS, TASKS, Example, RawRow, ReadOptions
 from icft_lite.errors import ICFTError
 
 FORMATS = (
@@ -69,17 +69,31 @@ Converter = Callable[[Row, tuple[str, ...]], list[Example]]
 
 def _from_canonical(row: Row, columns: tuple[str, ...]) -> list[Example]:
     """Return a row that is a canonical example already."""
-    for name in ("label", "posterior"):
-        row.take(name)
-    history = row.take("history")
+    task, history, label = row.text("task"), row.take("history"), row.take("label")
+    responses = [read_text(text, "a response", row.where) for text in row.read_list("responses")]
+    posterior = row.take("posterior") or []
+    is_index = not isinstance(label, bool) and isinstance(label, int | float) and label == int(label)
+    problem = ""
+    if task not in TASKS:
+        problem = f"task is {task!r}; use {', '.join(TASKS)}"
+    elif not is_index or not -1 <= label < len(responses):
+        problem = f"label is {label!r} of {len(responses)} responses; give the index of the right one from 0, or -1"
+    elif len(responses) < 2 if task == "question" else len(responses) != (1 if task == "response" else 2):
+        problem = f"a {task} has {len(responses)} responses; give 1 to a response, 2 to a pair, 2 or more to a question"
+    elif len(set(responses)) < len(responses):
+        problem = f"two responses are the same ({responses}); correct one of them"
+    elif len(posterior) not in (0, len(responses)):
+        problem = f"the posterior has {len(posterior)} values for {len(responses)} responses; give one for each"
+    if problem:
+        raise ICFTError(f"{row.where}: {problem}")
     return [
         {
-            "task": row.text("task"),
+            "task": task,
             "prompt": row.text("prompt"),
             "history": read_turns(history, "history", row.where, row.tally.notes) if history else [],
-            "responses": [read_text(text, "a response", row.where) for text in row.take("responses")],
-            "label": int(row.take("label")),
-            "posterior": row.take("posterior") or [],
+            "responses": responses,
+            "label": int(label),
+            "posterior": posterior,
         }
     ]
 
@@ -119,6 +133,7 @@ def _from_response(row: Row, columns: tuple[str, ...]) -> list[Example]:
     prompt, reply = columns
     notes, where = row.tally.notes, row.where
     start = _read_prompt(row, prompt)
+    _check_same(row, reply, REPLIES)
     end = text_or_turns(row.take(reply), "assistant", reply, where, notes)
     if end[0]["role"] != "assistant":
         raise ICFTError(f"{where}: {reply} must begin with an assistant turn; correct its roles")
@@ -276,6 +291,7 @@ def _read_prompt(row: Row, name: str) -> list[Turn]:
 
     Raises ICFTError if the last one is not by the user.
     """
+    _check_same(row, name, ("prompt", "question", "question_stem"))
     value = row.take(name)
     turns = split_dialogue(value) or text_or_turns(value, "user", name, row.where, row.tally.notes)
     if turns[-1]["role"] != "user":
@@ -283,6 +299,16 @@ def _read_prompt(row: Row, name: str) -> list[Turn]:
     parts = {part: row.text(part) for part in ("instruction", "input") if part in row.values and part != name}
     content = [parts.get("instruction", ""), turns[-1]["content"], parts.get("input", "")]
     return _with_system(row, [*turns[:-1], {"role": "user", "content": "\n\n".join(filter(None, content))}])
+
+
+def _check_same(row: Row, name: str, others: tuple[str, ...]) -> None:
+    """Mark other columns with the text of the column `name` as used. Raises ICFTError if one has another text."""
+    for other in others:
+        if other != name and (value := row.take(other)) is not None and value != row.values[name]:
+            raise ICFTError(
+                f"{row.where}: {name} and {other} both have a value, and only one is read; remove one of them, or read "
+                f"the file without it (--map unused={row.source_of(other)})"
+            )
 
 
 def _with_system(row: Row, turns: list[Turn]) -> list[Turn]:

@@ -42,7 +42,7 @@ def read_sources(
     split: str | None = None,
     options: ReadOptions = ReadOptions(),  # noqa: B008 - it is frozen
 ) -> list[ReadSource]:
-    """Return the sources of one command, with one answer coding for all that have the same columns.
+    """Return the sources of one command, with one answer coding for all of a domain that have the same columns.
 
     domain: for rows that name none; one for all sources, or one for each. split: of Hub data sets. Ids that are made
     for rows without one are unique over the sources.
@@ -71,10 +71,10 @@ def read_sources(
             f"{source_name(sources[0])}: there is no such column as in --map {missing[0]}; the columns are "
             f"{', '.join(sorted(columns))}"
         )
-    groups: dict[tuple[frozenset[str], str, str], list[AnswerColumn]] = {}
+    groups: dict[tuple[str, frozenset[str], str, str], list[AnswerColumn]] = {}
     for part in parts:
         for (shape, name), column in part.answers.items():
-            groups.setdefault((frozenset(part.column_names()), shape, name), []).append(column)
+            groups.setdefault((part.domain, frozenset(part.column_names()), shape, name), []).append(column)
     codings = {id(column): coding for group in groups.values() for coding in [decide_coding(group)] for column in group}
     found = [part.finish(codings) for part in parts]
     check_unique_ids([read.examples for read in found], [part.name for part in parts])
@@ -153,8 +153,8 @@ class _Part:
             name=self.name,
             shapes=dict(self.tally.shapes),
             answer_coding=", ".join(dict.fromkeys(c if one_coding else f"{c} ({name})" for name, c in found.items())),
-            columns_used=[shown[name] for name in self.tally.present if name in self.tally.used],
-            columns_ignored=[shown[name] for name in self.tally.present if name not in self.tally.used],
+            columns_used=[shown.get(name, name) for name in self.tally.present if name in self.tally.used],
+            columns_ignored=[shown.get(name, name) for name in self.tally.present if name not in self.tally.used],
             left_out=left_out,
             notes=notes,
         )

@@ -24,7 +24,7 @@ CONVERSATIONS = ("messages", "conversations", "conversation")
 VERDICTS = ("label", "desirable")
 """Columns that say whether a reply is good, as in the data of KTO."""
 CONTEXTS = ("context", "passage", "article", "premise")
-OPTION = re.compile(r"(?:(op|option|choice|ending|sol(?=\d))[_ ]?)?([a-j]|\d\d?)", re.IGNORECASE)
+OPTION = re.compile(r"(op|option|choice|ending|sol(?=\d)|)[_ ]?([a-j]|(?<=[_ ])[k-z]|\d\d?)", re.IGNORECASE)
 """The column of one option: opa, A, option_a, option1, sol1. A number alone is not."""
 MEANINGFUL = frozenset(
     """label labels rating ratings score scores weight weights winner winner_model_a winner_model_b winner_tie desirable
@@ -91,6 +91,10 @@ class Row:
                 return self.values[name]
         return None
 
+    def source_of(self, name: str) -> str:
+        """Return the column of the source that is read under a name."""
+        return next(column for column, read_as in self.names.items() if read_as == name)
+
     def text(self, name: str) -> str:
         """Return the text of a column that must have one."""
         return read_text(self.take(name), name, self.where)
@@ -107,7 +111,7 @@ class Row:
             self.tally.notes[f"{columns[0]} is a list of texts, which are joined by blank lines"] += 1
             value = "\n\n".join(value)
         if isinstance(value, str):
-            return "" if value in ABSENT else value
+            return "" if value in ABSENT or not value.strip() else value
         if value == []:
             return ""
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -145,7 +149,7 @@ class Row:
 def is_meaningful(name: str) -> bool:
     """Return True for a column that changes what an example means, such as a rating or one option."""
     match = OPTION.fullmatch(name)
-    is_option = match is not None and bool(match[1] or match[2].isalpha())
+    is_option = match is not None and bool(match[1] or len(name) == 1 and name.isalpha())
     return is_option or name in MEANINGFUL or RIGHT.fullmatch(name) is not None
 
 
@@ -175,11 +179,11 @@ def option_columns(names: Iterable[str]) -> dict[str, int]:
     """Return the columns of two or more options with the same beginning, such as opa and opb, and their positions."""
     families: dict[str, dict[str, int]] = {}
     for name in names:
-        if (match := OPTION.fullmatch(name)) and (match[1] or match[2].isalpha()):
+        if (match := OPTION.fullmatch(name)) and (match[1] or len(name) == 1 and name.isalpha()):
             number = int(match[2]) if match[2].isdigit() else ord(match[2].lower()) - ord("a")
             families.setdefault((match[1] or "").lower(), {})[name] = number
     largest = max(families.values(), key=len, default={})
-    first = min(largest.values(), default=0) if any(name[-1].isdigit() for name in largest) else 0
+    first = min(1, *largest.values()) if largest and any(name[-1].isdigit() for name in largest) else 0
     ordered = sorted(largest.items(), key=lambda item: item[1])
     return {name: number - first for name, number in ordered} if len(largest) > 1 else {}
 
@@ -187,21 +191,29 @@ def option_columns(names: Iterable[str]) -> dict[str, int]:
 def read_choices(row: Row, name: str) -> Options:
     """Return the options in one column: a list, an object from labels to texts, or texts and labels as ARC has them."""
     cell = row.values[name]
-    value, labels = parse_cell(row.take(name), row.where), None
+    value, labels, positions = parse_cell(row.take(name), row.where), None, list[int]()
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        if marks := sorted({key for one in value for key in one if key != "label" and is_meaningful(key)}):
+            raise ICFTError(
+                f"{row.where}: {name} has objects with {marks[0]}, which is not read; give only the texts in {name}, "
+                f"and the right one in the column answer"
+            )
         value = {key: [one.get(key) for one in value] for key in ("text", "label")}
     if isinstance(value, dict) and {"text", "label"} <= value.keys():
         value, labels = value["text"], value["label"]
-    elif isinstance(value, dict):
-        filled = {key: text for key, text in value.items() if text is not None}
-        value, labels = list(filled.values()), list(filled)
-    if not isinstance(value, list) or (labels is not None and len(labels) != len(value)):
+    elif isinstance(value, dict):  # from labels to texts; one without a text retains its place
+        labels, filled = list(value), [text for text in value.values() if text is not None]
+        places = iter(range(len(filled)))
+        positions = [EMPTY if text is None else next(places) for text in value.values()]
+        value = filled
+    if not isinstance(value, list) or (labels is not None and len(labels) != len(positions or value)):
         raise ICFTError(f"{row.where}: {name} must be a list (in a CSV: a JSON list, or texts joined by |)")
     texts = [str(one).lower() if isinstance(one, bool) else read_text(one, "a choice", row.where) for one in value]
     if len(texts) < 2 or len(set(texts)) < len(texts):
         csv = " (in a CSV: a JSON list, or texts joined by |)" if isinstance(cell, str) else ""
         raise ICFTError(f"{row.where}: choices are {texts}, expected two or more different texts{csv}; fix them")
-    return Options(texts, [str(label) for label in labels] if labels else LETTERS, from_text=isinstance(cell, str))
+    names = [str(label) for label in labels] if labels else LETTERS
+    return Options(texts, names, positions, from_text=isinstance(cell, str))
 
 
 def read_option_columns(row: Row) -> Options:
@@ -221,7 +233,7 @@ def parse_cell(value: Any, where: str) -> Any:
     """Return what the cell of a CSV holds: a JSON or Python list or object, a list of texts joined by |, or a text."""
     if not isinstance(value, str):
         return value
-    if not value.lstrip().startswith(("[", "{")):
+    if value.strip()[:1] + value.strip()[-1:] not in ("[]", "{}"):
         return value.split("|")
     try:
         return json.loads(value)

@@ -95,6 +95,8 @@ FEATURES = Features(
 """
 COLUMNS = tuple(FEATURES)
 
+TASKS = ("question", "pair", "response")
+"""Kinds of examples."""
 LEVELS = ("easy", "medium", "hard")
 """The levels of difficulty, in the order of the curriculum."""
 FORMER_LEVELS = {"middle": "medium"}  # data: the name in older files

@@ -10,18 +10,29 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset
 
-from icft_lite.data.bundle import GENERAL_ROLES, DataBundle
-from icft_lite.data.chat_suite import chat_parts
+from icft_lite.data.bundle import GENERAL_ROLES, MEDICAL_ROLES, DataBundle
+from icft_lite.data.chat_suite import ChatItem, chat_parts
 from icft_lite.data.corpora import pubmedqa
 from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
 from icft_lite.data.samples import load_samples, sample_bundle
 from icft_lite.data.schema import ReadOptions, Source, source_name
-from icft_lite.data.splits import Splits, as_sources, concatenate, select_indices, split_sources
+from icft_lite.data.splits import (
+    Split,
+    Splits,
+    as_sources,
+    concatenate,
+    leave_out_held_out,
+    select_indices,
+    split_sources,
+)
 from icft_lite.data.tables import column, content_hashes, iter_columns
 from icft_lite.errors import ICFTError, warn
 
 SAMPLES, CHAT = "samples", "chat"
 """Names of bundled data among sources: the samples, and the general suite for chat models (`chat_suite`)."""
+VALIDATION_ROLES = ("validation", "general_validation", "chat validation")
+TEST_ROLES = ("test", "general_test", "chat test", "chat display")
+"""Held-out roles of a bundle and held-out parts of the chat suite."""
 
 
 def default_general(model: str) -> list[str]:
@@ -57,8 +68,12 @@ def bundle_from_files(
     has_chat = any(_is(CHAT, one) for one in general)
     domains = ["medical"] * len(medical) + ["general"] * len(others)
     reads = read_sources([*medical, *others], domains, None, options)
-    medical_splits = _split(medical, reads[: len(medical)], test_ids, seed)
-    general_splits = _split(others, reads[len(medical) :], None, seed)
+    medical_sources = split_sources(medical, reads[: len(medical)], test_ids, seed)
+    general_sources = split_sources(others, reads[len(medical) :], None, seed)
+    chat = chat_parts() if has_chat else {}
+    bundled = _bundled_parts(data, general)
+    bundled, chat = _separate([*medical_sources, *general_sources], bundled, chat)
+    medical_splits, general_splits = ([one.datasets() for one in some] for some in (medical_sources, general_sources))
     pools, gold, own_lfs = _move_pubmedqa_labels([splits["train"] for splits in medical_splits])
     memories = [
         _memory_part(splits["train"], read) for splits, read in zip(general_splits, reads[len(medical) :], strict=True)
@@ -72,16 +87,11 @@ def bundle_from_files(
         "general_validation": [splits["validation"] for splits in general_splits],
         "general_test": [splits["test"] for splits in general_splits],
     }
-    on_samples = any(_is(SAMPLES, one) for one in data)
-    if on_samples or has_chat or any(_is(SAMPLES, one) for one in general):
-        samples = sample_bundle()
-        for role, parts in found.items():
-            sources = general if role in GENERAL_ROLES else data
-            if any(_is(SAMPLES, one) for one in sources) or role == "general_test" and has_chat:
-                parts.append(getattr(samples, role))
-        if on_samples:
-            gold |= samples.pool_gold
-            own_lfs |= samples.own_lfs
+    for role, part in bundled.items():
+        found[role].append(part)
+    if "pool" in bundled:
+        gold |= sample_bundle().pool_gold
+        own_lfs |= sample_bundle().own_lfs
     roles = {role: concatenate([part for part in parts if part is not None]) for role, parts in found.items()}
     if roles["validation"] is None and (lfs or own_lfs or not roles["pool"]):  # else a run asks for functions first
         raise ICFTError(
@@ -91,7 +101,7 @@ def bundle_from_files(
     check_unique_ids([examples for examples in roles.values() if examples is not None])
     return DataBundle(
         **roles,
-        chat=chat_parts() if has_chat else {},
+        chat=chat,
         pool_gold=gold,
         lfs=tuple(lfs),
         own_lfs=own_lfs,
@@ -176,6 +186,53 @@ def _is(name: str, source: Source) -> bool:
 def _is_known(source: Source, trained_on: Mapping[str, str]) -> bool:
     """Return True if a run's record of its sources has this one, by name or by content of the file."""
     return source_name(source) in trained_on or file_hash(source) in set(trained_on.values()) - {""}
+
+
+def _bundled_parts(data: Sequence[Source], general: Sequence[Source]) -> dict[str, Dataset | None]:
+    """Return the roles that the bundled samples have in a bundle of these sources."""
+    has_chat = any(_is(CHAT, one) for one in general)
+    roles = [
+        role
+        for role in (*MEDICAL_ROLES, *GENERAL_ROLES)
+        if any(_is(SAMPLES, one) for one in (general if role in GENERAL_ROLES else data))
+        or (role == "general_test" and has_chat)
+    ]
+    return {role: getattr(sample_bundle(), role) for role in roles}
+
+
+def _separate(
+    splits: Sequence[Split], bundled: dict[str, Dataset | None], chat: dict[str, tuple[ChatItem, ...]]
+) -> tuple[dict[str, Dataset | None], dict[str, tuple[ChatItem, ...]]]:
+    """Leave out what the user's sources, the samples and the chat suite train on and another of them holds out.
+
+    Medical and general sources alike, since both are trained on. splits: of the user's sources, changed in place.
+    bundled: roles of the samples. chat: parts of the suite. Returns what is left of these two.
+    """
+    hashes = {role: content_hashes(part) for role, part in bundled.items() if part is not None}
+    hashes |= {f"chat {part}": content_hashes([item.example for item in items]) for part, items in chat.items()}
+
+    def held_out(names: Sequence[str]) -> list[int]:
+        return [value for name in names if name in hashes for value in hashes[name].tolist()]
+
+    leave_out_held_out(splits, held_out(VALIDATION_ROLES), held_out(TEST_ROLES))
+    own: dict[str, list[int]] = {"train": [], "validation": [], "test": [], "": []}
+    for split in splits:
+        for value, part in zip(content_hashes(split.examples).tolist(), split.parts, strict=True):
+            own[part].append(value)
+    bundled, chat = dict(bundled), dict(chat)
+    for role, of_role in hashes.items():
+        if role in TEST_ROLES:
+            continue
+        taken = own["test"] + (own["validation"] if role not in VALIDATION_ROLES else [])
+        free = np.flatnonzero(~np.isin(of_role, np.array(taken, "<u8"))).tolist()
+        if len(free) == len(of_role):
+            continue
+        if (examples := bundled.get(role)) is not None:
+            bundled[role] = select_indices(examples, free)
+        else:
+            name = role.removeprefix("chat ")
+            chat[name] = tuple(chat[name][i] for i in free)
+    return bundled, chat
 
 
 def _split(

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from icft_lite.data.files import is_hub_name
 from icft_lite.data.id_files import read_test_ids
 from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
 from icft_lite.data.schema import Examples, ReadOptions, Source, SourceSummary, source_name
-from icft_lite.data.tables import column, content_hashes, iter_columns
+from icft_lite.data.tables import column, content_hashes, iter_columns, plain_text, system_instructions
 from icft_lite.errors import ICFTError
 
 MAX_HELD_OUT_GROUPS = 1000
@@ -161,18 +161,33 @@ def split_sources(
         for source, read, own in zip(sources, reads, ids, strict=True)
     ]
     # The same prompt is in two groups if its entity is known in one place only.
-    contents = [content_hashes(split.examples).tolist() for split in splits]
-    _leave_out_held_out(splits, [split.groups for split in splits], "another source holds out their group")
-    _leave_out_held_out(splits, contents, "a held-out example has their prompt")
+    _leave_out(splits, [split.groups for split in splits], "another source holds out their group")
+    leave_out_held_out(splits)
     return splits
 
 
-def _leave_out_held_out(splits: Sequence[Split], keys: Sequence[Sequence[Any]], reason: str) -> None:
+def leave_out_held_out(splits: Sequence[Split], validation: Iterable[int] = (), test: Iterable[int] = ()) -> None:
+    """Leave out training examples with the prompt of a held-out one, and validation examples with that of a test one.
+
+    validation, test: content hashes of further held-out examples.
+    """
+    instructions = frozenset[str]().union(*(system_instructions(split.examples) for split in splits))
+    contents = [content_hashes(split.examples, instructions).tolist() for split in splits]
+    _leave_out(splits, contents, "a held-out example has their prompt", validation, test)
+
+
+def _leave_out(
+    splits: Sequence[Split],
+    keys: Sequence[Sequence[Any]],
+    reason: str,
+    validation: Iterable[Any] = (),
+    test: Iterable[Any] = (),
+) -> None:
     """Leave out training examples with the key of a held-out one, and validation examples with that of a test one.
 
-    keys: of the examples of each split.
+    keys: of the examples of each split. validation, test: keys of further held-out examples.
     """
-    held_out: dict[str, set[Any]] = {"validation": set(), "test": set()}
+    held_out: dict[str, set[Any]] = {"validation": set(validation), "test": set(test)}
     for split, own in zip(splits, keys, strict=True):
         for part, key in zip(split.parts, own, strict=True):
             if part in held_out:
@@ -252,13 +267,16 @@ def group_hashes(examples: Examples, seed: int = 0) -> list[bytes]:
 
     Examples of one group must not be in two parts of a split: those with the same entity, else with the same context,
     else those of one conversation (the turns of one begin with the turns of the other), else with the same turns. A
-    context or a first turn that at least COMMON_SHARE of the examples have is an instruction, and is not counted. Case
-    and white space are ignored. Sorted, the hashes are a random order that `seed` sets.
+    context or a first turn that at least COMMON_SHARE of the examples have is an instruction, and is not counted;
+    neither is a system turn of many examples (`tables.system_instructions`). Case and white space are ignored. Sorted,
+    the hashes are a random order that `seed` sets.
     """
 
     def digest(key: str) -> bytes:
         # The text that is hashed decides every split: changing it changes what is held out.
-        return hashlib.sha256(f"{seed}:{' '.join(key.lower().split())}".encode()).digest()
+        return hashlib.sha256(f"{seed}:{plain_text(key)}".encode()).digest()
+
+    instructions = system_instructions(examples)
 
     keys: list[list[bytes]] = []  # of each example, from the widest group to the narrowest
     known: set[bytes] = set()
@@ -266,6 +284,8 @@ def group_hashes(examples: Examples, seed: int = 0) -> list[bytes]:
         if entity:
             keys.append([digest(entity)])
             continue
+        if history and history[0]["role"] == "system" and plain_text(history[0]["content"]) in instructions:
+            history = history[1:]
         chain = [digest(turns) for turns in _user_turns(history, prompt)]
         known.add(chain[-1])
         if context:

@@ -10,6 +10,7 @@ import math
 import re
 from argparse import Action
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -52,7 +53,10 @@ def to_dict(config: Any) -> dict[str, Any]:
 def check_settings(
     config: Any, *, positive: tuple[str, ...] = (), not_negative: tuple[str, ...] = (), shares: tuple[str, ...] = ()
 ) -> None:
-    """Raise ICFTError for a value outside its range (None is always allowed there) or outside its `Literal`."""
+    """Raise ICFTError for a value of another type, outside its range, or outside its `Literal`.
+
+    None is always in range.
+    """
     rules: list[tuple[tuple[str, ...], Callable[[Any], bool], str]] = [
         (positive, lambda value: 0 < value < math.inf, "a number above 0"),
         (not_negative, lambda value: 0 <= value < math.inf, "0 or more"),
@@ -69,6 +73,8 @@ def check_settings(
                 raise ICFTError(f"{prefix_of(type(config))}{name}: {value!r} is not possible; give {expected}")
     for name, kind in get_type_hints(type(config)).items():
         value, many = getattr(config, name), get_origin(kind) is tuple
+        if not _fits(value, kind):
+            raise ICFTError(f"{prefix_of(type(config))}{name}: {value!r} is not possible; give {describe_type(kind)}")
         choices = get_args(get_args(kind)[0] if many else kind)
         if get_origin(get_args(kind)[0] if many else kind) is Literal:
             for one in value if many else [value]:
@@ -77,6 +83,20 @@ def check_settings(
                         f"{prefix_of(type(config))}{name}: {one!r} is unknown; "
                         f"choose {'among' if many else 'one of'} {', '.join(choices)}"
                     )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a value has the type of a setting; of a `Literal`, whether it may be checked against it."""
+    if get_origin(kind) is Literal:
+        return True
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple | list) and all(_fits(one, get_args(kind)[0]) for one in value)
+    if get_args(kind):
+        return any(_fits(value, one) for one in get_args(kind))
+    number = {int: Integral, float: Real}.get(kind)
+    if number:
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 def prefix_of(cls: type) -> str:
@@ -134,7 +154,8 @@ def describe_type(kind: Any) -> str:
         return ", ".join(map(str, get_args(kind)))
     if type(None) in get_args(kind):
         return f"{describe_type(get_args(kind)[0])}, or null"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+    known = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return known.get(kind) or f"a {kind.__name__}"
 
 
 def read_settings(path: Path) -> dict[str, Any]:

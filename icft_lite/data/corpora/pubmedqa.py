@@ -27,9 +27,13 @@ TEST_IDS_FILE = "test_ground_truth.json"
 
 
 def matches(row: RawRow) -> bool:
-    """Return True for a row with the columns of PubMedQA on the Hub. No single column makes a row PubMedQA."""
+    """Return True for a row with the columns of PubMedQA on the Hub. No single column makes a row PubMedQA.
+
+    A row with choices or an answer of its own is none.
+    """
     context = row.get("context")
-    return "question" in row and isinstance(context, dict) and "contexts" in context
+    own = any(row.get(name) is not None for name in ("choices", "options", "answer", "answers", "label"))
+    return "question" in row and isinstance(context, dict) and "contexts" in context and not own
 
 
 def convert(row: RawRow) -> RawRow:
