@@ -18,6 +18,7 @@ from icft_lite.experiments.paper.analysis import (
     trained_point,
 )
 from icft_lite.experiments.paper.arms import STUDIES
+from icft_lite.experiments.paper.questions import medical_difference, retention_difference
 from icft_lite.statistics import mean_interval
 
 ROOT = Path(icft_lite.__file__).parents[1]
@@ -68,12 +69,12 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
     assert not [sentence for sentence in stated if sentence not in prose]
     line = " ".join(README.split())
     scores = [f"{learned[arm]:.2f}" for arm in ("icft", "kl_memory", "replay_25")]
-    assert f"at retention of {mean('icft', 'retention'):.2f} the medical score is {scores[0]} for ICFT" in line
-    assert f"{scores[1]} for the best baseline (distillation from the base on memory), and {scores[2]} for" in line
+    assert f"at retention of {mean('icft', 'retention'):.2f}, the medical score is {scores[0]} for ICFT" in line
+    assert f"{scores[1]} for the best baseline (distillation from the base on memory) and {scores[2]} for" in line
     assert f"ICFT is {-preference.interval.mean:.2f} below plain QLoRA" in line
 
 
-def test_the_page_states_what_the_runs_of_smollm2_show_so_far():
+def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
     records = load_records(RECORDS.parent / "smollm2", STUDIES["smollm2"].confirmation)
     text = PAGE.read_text(encoding="utf-8")
     prose = " ".join(
@@ -84,13 +85,12 @@ def test_the_page_states_what_the_runs_of_smollm2_show_so_far():
     def mean(arm, *keys, pick=trained_point):
         return [np.mean([pick(one)["test"][key] for one in records[arm].values()]) for key in keys]
 
-    def least(record):
-        return min(record["curve"], key=lambda point: point["alpha"])
+    def at(alpha):
+        return lambda record: next(point for point in record["curve"] if point["alpha"] == alpha)
 
-    def matched(share):
-        """Return the retention of plain LoRA, ICFT and replay at a share of plain LoRA's gain."""
-        arms = {arm: common_splits(records, "base", "plain", arm) for arm in ("plain", "icft", "replay_25")}
-        return [np.mean(matched_retention(records, arm, share, splits)) for arm, splits in arms.items()]
+    def matched(arm):
+        splits = common_splits(records, "base", "plain", arm)
+        return np.mean(matched_retention(records, arm, 0.9, splits))
 
     def ratios(key):
         return [
@@ -98,22 +98,80 @@ def test_the_page_states_what_the_runs_of_smollm2_show_so_far():
             for part in ("validation", "test")
         ]
 
-    icft, replay, plain = (mean(arm, "medical", "retention", "kl") for arm in ("icft", "replay_25", "plain"))
-    half, most = matched(0.5), matched(0.9)
+    def words(interval, sign=1):
+        low, high = sorted((sign * interval.low, sign * interval.high))
+        return f"{sign * interval.mean:.3f} ({low:.3f} to {high:.3f}".replace("-", "−")
+
+    medical, retention = claim_medical(records), claim_retention(records)
+    assert (medical.supported, retention.supported, medical.rival) == (False, False, "kl_memory")
+    arms = ("icft", "kl_memory", "replay_25", "plain")
+    trained = {arm: mean(arm, "medical", "retention", "kl", "still_right", "intrusion") for arm in arms}
+    half, full = (mean("random_change", "retention", "kl", "still_right", pick=at(alpha)) for alpha in (0.5, 1.0))
+    quarter = mean("plain", "medical", "retention", "still_right", "words", pick=at(0.25))
+    chosen = medical_difference(records, "kl_memory", choose_point)
+    as_trained = [find(records, "kl_memory", trained_point) for find in (medical_difference, retention_difference)]
+    deficit = words(medical_difference(records, "plain", trained_point), -1).replace(" (", " below (")
+    icft, memory, replay, plain = (trained[arm] for arm in arms)
     stated = [
+        f"ICFT's medical score is {words(medical.interval)}) above that of distillation from the base on memory",
+        f"Over questions it is {words(chosen)})",
+        f"ICFT retains {matched('icft'):.3f}, replay {matched('replay_25'):.3f} and plain LoRA {matched('plain'):.3f}",
+        f"a difference to replay of {words(retention.interval)})",
         "ICFT has a medical score of {:.3f} and retention of {:.3f}".format(*icft),
+        "distillation on memory {:.3f} and {:.3f}, replay".format(*memory),
         "replay {:.3f} and {:.3f}, and plain LoRA".format(*replay),
-        "plain LoRA {:.3f} and {:.3f}.".format(*plain),
-        f"a KL of {icft[2]:.3f} against {replay[2]:.3f}",
-        "With a quarter of its change it has {:.3f} and {:.3f}".format(
-            *mean("plain", "medical", "retention", pick=least)
+        "plain LoRA {:.3f} and {:.3f}. KL".format(*plain),
+        f"KL from the base is {icft[2]:.3f}, {memory[2]:.3f}, {replay[2]:.3f} and {plain[2]:.3f}",
+        f"ICFT minus it is {words(as_trained[0])}) in medicine and {words(as_trained[1])}) in retention",
+        "retain {:.3f} at a KL of {:.3f} and".format(*half),
+        "and {:.3f} at {:.3f}.".format(*full),
+        f"stay right is {icft[3]:.2f} with ICFT, {half[2]:.2f} and {full[2]:.2f} with these",
+        "Even at a KL of {1:.3f} a random change retains {0:.3f}".format(
+            *mean("random_change", "retention", "kl", pick=at(0.25))
         ),
-        "it retains {:.3f}, ICFT {:.3f} and replay {:.3f}".format(*half),
-        f"the order is ICFT {most[1]:.3f}, replay {most[2]:.3f}, plain LoRA {most[0]:.3f}",
+        "With a quarter of its change it has {:.3f} and {:.3f}. Of".format(*quarter),
+        f"a share of only {quarter[2]:.2f} stays right",
+        f"in {quarter[3]:.0f} words instead of {base['test']['words']:.0f}",
         "passes {:.2f} times as many of the 60 validation instructions as the base, but {:.2f} times".format(
             *ratios("instructions")
         ),
         "it answers {:.2f} and {:.2f} times as many".format(*ratios("free")),
+        f"| {deficit} over questions) | missed |",
+        f"| retention of at least 0.95 | {icft[1]:.3f} | missed |",
+        f"| 1/{plain[2] / icft[2]:.0f} | met |",
+        f"| {100 * icft[4]:.1f} % | missed |",
     ]
-    assert half[0] > half[1] and most[1] > most[2] > most[0] and icft[2] < replay[2]
     assert not [sentence for sentence in stated if sentence not in prose]
+    assert half[1] < icft[2] < full[1], "the two random changes enclose ICFT's KL"
+    line = " ".join(README.split())
+    numbers = [f"{value:.2f}" for value in (*icft[:2], *plain[:2])]
+    assert "medical {}, retention {} for ICFT; {}, {} for plain LoRA".format(*numbers) in line
+    assert all(found.low < 0 < found.high for found in as_trained), "distillation on memory does as well as ICFT"
+
+
+def test_the_summary_of_the_page_has_the_numbers_of_the_records():
+    text = PAGE.read_text(encoding="utf-8")
+    rows = {
+        cells[0].strip(): [cell.strip() for cell in cells[1:]]
+        for line in text[text.index("## Summary") : text.index("## The evidence study")].splitlines()
+        if len(cells := line.strip("|").split("|")) == 3
+    }
+    found = [load_records(RECORDS.parent / name, STUDIES[name].confirmation) for name in ("tiny", "smollm2")]
+
+    def scores(arm):
+        tests = [[trained_point(one)["test"] for one in records[arm].values()] for records in found]
+        return [
+            ", ".join(f"{np.mean([test[key] for test in some]):.3f}" for key in ("medical", "retention"))
+            for some in tests
+        ]
+
+    for name, arm in (
+        ("plain fine-tuning: medical, retention", "plain"),
+        ("replay", "replay_25"),
+        ("distillation from the base on memory", "kl_memory"),
+        ("ICFT", "icft"),
+    ):
+        assert rows[name] == scores(arm), name
+    for letter, claim in (("(a)", claim_medical), ("(b)", claim_retention)):
+        (row,) = [cells for name, cells in rows.items() if name.startswith(letter)]
+        assert row == ["supported" if claim(records).supported else "not supported" for records in found]
