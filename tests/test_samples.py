@@ -340,6 +340,7 @@ CANONICAL = {"task": "question", "prompt": "q", "responses": ["a", "b"], "label"
         ({"label": "A"}, "label is 'A'"),
         ({"label": 1.7}, "label is 1.7"),
         ({"label": True}, "label is True"),
+        ({"label": float("inf")}, "label is inf"),
         ({"task": "quiz"}, "task is 'quiz'"),
         ({"task": "response"}, "a response has 2 responses"),
         ({"task": "pair", "responses": ["a", "b", "c"]}, "a pair has 3 responses"),

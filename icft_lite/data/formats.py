@@ -72,7 +72,7 @@ def _from_canonical(row: Row, columns: tuple[str, ...]) -> list[Example]:
     task, history, label = row.text("task"), row.take("history"), row.take("label")
     responses = [read_text(text, "a response", row.where) for text in row.read_list("responses")]
     posterior = row.take("posterior") or []
-    is_index = not isinstance(label, bool) and isinstance(label, int | float) and label == int(label)
+    is_index = not isinstance(label, bool) and isinstance(label, int | float) and float(label).is_integer()
     problem = ""
     if task not in TASKS:
         problem = f"task is {task!r}; use {', '.join(TASKS)}"
