@@ -232,7 +232,7 @@ def test_train_shows_what_it_understood_before_it_trains(called, write, tmp_path
     rows = [*EXAMPLES, *({"prompt": "long " * 300 + f"{i}?", "completion": "x"} for i in range(5))]
     data, general = (
         write("mine.jsonl", rows),
-        write("g.jsonl", [{**one, "id": f"g{i}"} for i, one in enumerate(EXAMPLES)]),
+        write("g.jsonl", [{**one, "prompt": f"General {one['prompt']}"} for one in EXAMPLES]),
     )
     called["stand_in"]("training.loop", "train_icft", ICFTError("the run starts"))
     assert run("train", "--data", data, "--general", general, "--out", tmp_path / "o") == 2
