@@ -11,9 +11,10 @@ import numpy as np
 
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import GENERAL_ROLES, MEDICAL_ROLES, DataBundle
+from icft_lite.data.groups import content_texts
 from icft_lite.data.overlap import near_duplicates
 from icft_lite.data.schema import Example, Examples, best_response
-from icft_lite.data.tables import content_texts, iter_columns, iter_examples
+from icft_lite.data.tables import iter_columns, iter_examples
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.base import load_model_config, load_tokenizer
 from icft_lite.modeling.base_checks import check_architecture

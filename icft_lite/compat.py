@@ -190,8 +190,10 @@ def _warn(text: str, stacklevel: int = 4) -> None:
 def rename_settings(settings: Mapping[str, Any], warn: bool = True) -> dict[str, Any]:
     """Return settings with the names of 0.1 replaced; those of RuntimeConfig get the prefix `runtime.`.
 
-    Warns once, with a list of what was renamed.
+    Warns once, with a list of what was renamed. Raises ICFTError if the settings are no dict.
     """
+    if not isinstance(settings, Mapping):
+        raise ICFTError(f"settings: found a {type(settings).__name__}, expected a dict from names to values")
     renamed: dict[str, Any] = {}
     changed: list[str] = []
     for name, value in settings.items():

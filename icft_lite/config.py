@@ -289,8 +289,6 @@ class ICFTConfig(metaclass=AcceptsOldNames):
         Unset fields take the value of the preset named by `method`, then that of `model_defaults`, then the default.
         Old names are accepted with a warning. Raises ICFTError for an unknown setting or a value of the wrong type.
         """
-        if not isinstance(settings, Mapping):
-            raise ICFTError(f"settings: found a {type(settings).__name__}, expected a dict from names to values")
         given = flatten(rename_settings(settings))
         name = str(given.pop("method", "icft"))
         if name not in PRESETS:

@@ -11,7 +11,8 @@ from grading_fixtures import ROOT, release_script
 from safetensors.torch import load_file, save_file
 
 from icft_lite import ICFTError, cli
-from icft_lite.data.splits import group_hashes, read_examples
+from icft_lite.data.groups import group_hashes
+from icft_lite.data.splits import read_examples
 from icft_lite.grading.capstone import Capstone, build_kit, load_kit, load_public, practice_kit
 from icft_lite.grading.capstone_grader import CapstoneGrader, EntryResult, Scores, domain_score, entry_line, ranked
 from icft_lite.grading.entries import find_entries, pack_entry, read_entry, read_log

@@ -12,9 +12,9 @@ from icft_lite.config import ICFTConfig
 from icft_lite.constraint import RetentionConstraint
 from icft_lite.data.bundle import balanced_items
 from icft_lite.data.chat_suite import chat_parts, chat_suite, held_out_items, leak_filter
+from icft_lite.data.groups import content_hashes
 from icft_lite.data.overlap import load_seen, save_seen
 from icft_lite.data.sources import bundle_from_files, default_general
-from icft_lite.data.tables import content_hashes
 from icft_lite.experiments.compare import chat_measures, differences
 from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.memory.prompt_quality import trim_loop, whole_sentences

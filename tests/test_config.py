@@ -158,7 +158,7 @@ def test_a_wrong_value_is_refused_in_one_line(name, value, expected):
         (lambda: ICFTConfig(optim={"learning_rate": 1e-3}), "optim: {'learning_rate': 0.001} is not possible; give a"),
         (lambda: ICFTConfig(seed=True), "seed: True is not possible; give a whole number"),
         (lambda: ICFTConfig.from_dict(None), "settings: found a NoneType, expected a dict"),
-        (lambda: train_icft(None, "out", sample_bundle()), "config: found a NoneType; give an ICFTConfig"),
+        (lambda: train_icft(None, "out", sample_bundle()), "settings: found a NoneType, expected a dict"),
     ],
 )
 def test_direct_construction_is_checked_too(make, expected):

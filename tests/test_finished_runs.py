@@ -7,9 +7,9 @@ import pytest
 from icft_lite import chat as chat_module
 from icft_lite import finished_runs
 from icft_lite.data.bundle import DataBundle
+from icft_lite.data.groups import content_hashes
 from icft_lite.data.overlap import load_seen
 from icft_lite.data.splits import read_examples
-from icft_lite.data.tables import content_hashes
 from icft_lite.errors import ICFTError, ICFTWarning
 from icft_lite.finished_runs import evaluate_run
 from icft_lite.modeling.adapters import save_adapter

@@ -4,8 +4,9 @@ A shape is a set of columns. The first shape of SHAPES whose columns all have a 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 from icft_lite.data.answers import ANSWER_COLUMNS, AnswerColumn, decide_coding, is_absent
 from icft_lite.data.conversations import (
@@ -72,19 +73,7 @@ def _from_canonical(row: Row, columns: tuple[str, ...]) -> list[Example]:
     task, history, label = row.text("task"), row.take("history"), row.take("label")
     responses = [read_text(text, "a response", row.where) for text in row.read_list("responses")]
     posterior = row.take("posterior") or []
-    is_index = not isinstance(label, bool) and isinstance(label, int | float) and float(label).is_integer()
-    problem = ""
-    if task not in TASKS:
-        problem = f"task is {task!r}; use {', '.join(TASKS)}"
-    elif not is_index or not -1 <= label < len(responses):
-        problem = f"label is {label!r} of {len(responses)} responses; give the index of the right one from 0, or -1"
-    elif len(responses) < 2 if task == "question" else len(responses) != (1 if task == "response" else 2):
-        problem = f"a {task} has {len(responses)} responses; give 1 to a response, 2 to a pair, 2 or more to a question"
-    elif len(set(responses)) < len(responses):
-        problem = f"two responses are the same ({responses}); correct one of them"
-    elif len(posterior) not in (0, len(responses)):
-        problem = f"the posterior has {len(posterior)} values for {len(responses)} responses; give one for each"
-    if problem:
+    if problem := _canonical_problem(task, label, responses, posterior):
         raise ICFTError(f"{row.where}: {problem}")
     return [
         {
@@ -96,6 +85,23 @@ def _from_canonical(row: Row, columns: tuple[str, ...]) -> list[Example]:
             "posterior": posterior,
         }
     ]
+
+
+def _canonical_problem(task: str, label: Any, responses: list[str], posterior: Sequence[float]) -> str:
+    """Return what is wrong with the values of a canonical row, and how to correct it; "" if nothing is."""
+    n = len(responses)
+    if task not in TASKS:
+        return f"task is {task!r}; use {', '.join(TASKS)}"
+    is_index = isinstance(label, int | float) and not isinstance(label, bool) and float(label).is_integer()
+    if not is_index or not -1 <= label < n:
+        return f"label is {label!r} of {n} responses; give the index of the right one from 0, or -1"
+    if (task == "question" and n < 2) or (task == "pair" and n != 2) or (task == "response" and n != 1):
+        return f"a {task} has {n} responses; give 1 to a response, 2 to a pair, 2 or more to a question"
+    if len(set(responses)) < n:
+        return f"two responses are the same ({responses}); correct one of them"
+    if len(posterior) not in (0, n):
+        return f"the posterior has {len(posterior)} values for {n} responses; give one for each"
+    return ""
 
 
 def _from_pair(row: Row, columns: tuple[str, ...]) -> list[Example]:

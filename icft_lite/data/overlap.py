@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from icft_lite.data.bundle import DataBundle
-from icft_lite.data.tables import content_hashes
+from icft_lite.data.groups import content_hashes
 from icft_lite.utils.io import write_bytes
 
 SHINGLE_WORDS = 4

@@ -24,7 +24,9 @@ CONVERSATIONS = ("messages", "conversations", "conversation")
 VERDICTS = ("label", "desirable")
 """Columns that say whether a reply is good, as in the data of KTO."""
 CONTEXTS = ("context", "passage", "article", "premise")
-OPTION = re.compile(r"(op|option|choice|ending|sol(?=\d)|)[_ ]?([a-j]|(?<=[_ ])[k-z]|\d\d?)", re.IGNORECASE)
+OPTION = re.compile(
+    r"(?=[a-j]$|op|choice|ending|sol\d)(op|option|choice|ending|sol|)[_ ]?([a-j]|(?<=[_ ])[k-z]|\d\d?)", re.IGNORECASE
+)
 """The column of one option: opa, A, option_a, option1, sol1. A number alone is not."""
 MEANINGFUL = frozenset(
     """label labels rating ratings score scores weight weights winner winner_model_a winner_model_b winner_tie desirable
@@ -148,9 +150,7 @@ class Row:
 @lru_cache(4096)
 def is_meaningful(name: str) -> bool:
     """Return True for a column that changes what an example means, such as a rating or one option."""
-    match = OPTION.fullmatch(name)
-    is_option = match is not None and bool(match[1] or len(name) == 1 and name.isalpha())
-    return is_option or name in MEANINGFUL or RIGHT.fullmatch(name) is not None
+    return name in MEANINGFUL or any(pattern.fullmatch(name) for pattern in (OPTION, RIGHT))
 
 
 @lru_cache(4096)
@@ -179,9 +179,9 @@ def option_columns(names: Iterable[str]) -> dict[str, int]:
     """Return the columns of two or more options with the same beginning, such as opa and opb, and their positions."""
     families: dict[str, dict[str, int]] = {}
     for name in names:
-        if (match := OPTION.fullmatch(name)) and (match[1] or len(name) == 1 and name.isalpha()):
+        if match := OPTION.fullmatch(name):
             number = int(match[2]) if match[2].isdigit() else ord(match[2].lower()) - ord("a")
-            families.setdefault((match[1] or "").lower(), {})[name] = number
+            families.setdefault(match[1].lower(), {})[name] = number
     largest = max(families.values(), key=len, default={})
     first = min(1, *largest.values()) if largest and any(name[-1].isdigit() for name in largest) else 0
     ordered = sorted(largest.items(), key=lambda item: item[1])

@@ -13,6 +13,7 @@ from datasets import Dataset
 from icft_lite.data.bundle import GENERAL_ROLES, MEDICAL_ROLES, DataBundle
 from icft_lite.data.chat_suite import ChatItem, chat_parts
 from icft_lite.data.corpora import pubmedqa
+from icft_lite.data.groups import content_hashes
 from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
 from icft_lite.data.samples import load_samples, sample_bundle
 from icft_lite.data.schema import ReadOptions, Source, source_name
@@ -25,7 +26,7 @@ from icft_lite.data.splits import (
     select_indices,
     split_sources,
 )
-from icft_lite.data.tables import column, content_hashes, iter_columns
+from icft_lite.data.tables import column, iter_columns
 from icft_lite.errors import ICFTError, warn
 
 SAMPLES, CHAT = "samples", "chat"

@@ -1,10 +1,8 @@
 """Read sources, and split them into train, validation and test without leaks."""
 
-import hashlib
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,10 +11,11 @@ from datasets import Dataset, concatenate_datasets
 
 from icft_lite.data.corpora import pubmedqa
 from icft_lite.data.files import is_hub_name
+from icft_lite.data.groups import content_hashes, group_hashes, system_instructions
 from icft_lite.data.id_files import read_test_ids
 from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
-from icft_lite.data.schema import Examples, ReadOptions, Source, SourceSummary, source_name
-from icft_lite.data.tables import column, content_hashes, iter_columns, plain_text, system_instructions
+from icft_lite.data.schema import ReadOptions, Source, SourceSummary, source_name
+from icft_lite.data.tables import column
 from icft_lite.errors import ICFTError
 
 MAX_HELD_OUT_GROUPS = 1000
@@ -25,9 +24,6 @@ HELD_OUT_SHARE = 0.1
 """The share of the labelled groups that becomes the validation part, and the test part."""
 PUBMEDQA_VALIDATION_SHARE = 0.2
 """The share of the groups of PubMedQA's release that becomes the validation part, besides its published test part."""
-COMMON_SHARE = 0.5
-"""A context or first turn that at least this share of a source's examples have is an instruction: it identifies no
-group."""
 TURN = re.compile(r"/turn\d+$")
 """End of the id of one turn; the id before it names the conversation."""
 PARTS = ("train", "validation", "test")
@@ -260,51 +256,6 @@ def concatenate(parts: Sequence[Dataset]) -> Dataset | None:
     """Return canonical Datasets as one; None if there are none. Raises ICFTError if an id occurs twice."""
     check_unique_ids(parts)
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0] if parts else None
-
-
-def group_hashes(examples: Examples, seed: int = 0) -> list[bytes]:
-    """Return the group of each example of one source as a hash of 32 bytes.
-
-    Examples of one group must not be in two parts of a split: those with the same entity, else with the same context,
-    else those of one conversation (the turns of one begin with the turns of the other), else with the same turns. A
-    context or a first turn that at least COMMON_SHARE of the examples have is an instruction, and is not counted;
-    neither is a system turn of many examples (`tables.system_instructions`). Case and white space are ignored. Sorted,
-    the hashes are a random order that `seed` sets.
-    """
-
-    def digest(key: str) -> bytes:
-        # The text that is hashed decides every split: changing it changes what is held out.
-        return hashlib.sha256(f"{seed}:{plain_text(key)}".encode()).digest()
-
-    instructions = system_instructions(examples)
-
-    keys: list[list[bytes]] = []  # of each example, from the widest group to the narrowest
-    known: set[bytes] = set()
-    for entity, context, prompt, history in iter_columns(examples, "entity", "context", "prompt", "history"):
-        if entity:
-            keys.append([digest(entity)])
-            continue
-        if history and history[0]["role"] == "system" and plain_text(history[0]["content"]) in instructions:
-            history = history[1:]
-        chain = [digest(turns) for turns in _user_turns(history, prompt)]
-        known.add(chain[-1])
-        if context:
-            chain.insert(0, digest(context))
-            known.add(chain[0])
-        keys.append(chain)
-    counts = Counter(key for chain in keys if len(chain) > 1 for key in set(chain) & known)
-    common = {key for key, count in counts.items() if count > 1 and count >= COMMON_SHARE * len(keys)}
-    return [next((key for key in chain if key in known and key not in common), chain[-1]) for chain in keys]
-
-
-def _user_turns(history: Sequence[dict[str, str]], prompt: str) -> Iterator[str]:
-    """Yield the conversation up to each user turn; the last one is the whole."""
-    texts: list[str] = []
-    for turn in history:
-        texts.append(turn["content"])
-        if turn["role"] == "user":
-            yield " ".join(texts)
-    yield " ".join([*texts, prompt])
 
 
 def select_indices(examples: Dataset, indices: Sequence[int]) -> Dataset | None:

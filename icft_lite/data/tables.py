@@ -2,14 +2,11 @@
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
-from unicodedata import normalize
 from uuid import uuid4
 
-import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features
 
@@ -17,8 +14,6 @@ from icft_lite.data.schema import FEATURES, TEXT, Example, Examples
 
 BATCH = 5000
 """Number of examples that are Python objects at a time."""
-SYSTEM_SHARE = 0.1
-"""A system turn that at least this share of a source's examples begin with is an instruction."""
 
 # NumPy values are hashed as the Python numbers that a Dataset gives back.
 _encode_json = json.JSONEncoder(
@@ -67,47 +62,6 @@ def iter_examples(examples: Examples) -> Iterator[Example]:
         yield from (dict(zip(names, values, strict=True)) for values in iter_columns(examples, *names))
     else:
         yield from examples
-
-
-def plain_text(text: str) -> str:
-    """Return a text by which copies are recognized: in lower case, with single spaces and composed characters."""
-    return " ".join((text if text.isascii() else normalize("NFC", text)).lower().split())
-
-
-def system_instructions(examples: Examples) -> frozenset[str]:
-    """Return the texts of system turns that say how to reply, not what about, as `plain_text`.
-
-    These are the ones that at least SYSTEM_SHARE of the examples begin with. Others may be passages to reply about.
-    One that all examples begin with distinguishes nothing, and is none.
-    """
-    counts = Counter(
-        plain_text(turn["content"])
-        for (history,) in iter_columns(examples, "history")
-        for turn in history[:1]
-        if turn["role"] == "system"
-    )
-    least, number = max(2, SYSTEM_SHARE * len(examples)), len(examples)
-    return frozenset(text for text, count in counts.items() if least <= count < number)
-
-
-def content_texts(examples: Examples, instructions: Collection[str] = ()) -> Iterator[str]:
-    """Yield the content of each example: earlier turns, context and prompt, as `plain_text`.
-
-    Case, white space and the way in which a file stores them do not count, so a file that was saved in another format
-    has the same content. instructions: texts of system turns that do not count (`system_instructions`).
-    """
-    for history, context, prompt in iter_columns(examples, "history", "context", "prompt"):
-        turns = [turn["content"] for turn in history]
-        if instructions and history and history[0]["role"] == "system" and plain_text(turns[0]) in instructions:
-            turns = turns[1:]
-        yield plain_text(" ".join([*turns, context, prompt]))
-
-
-def content_hashes(examples: Examples, instructions: Collection[str] = ()) -> np.ndarray:
-    """Return a hash of each example's content (`content_texts`), uint64 [examples]."""
-    texts = content_texts(examples, instructions)
-    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
-    return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
 def hash_examples(examples: Examples) -> str:

@@ -86,11 +86,12 @@ class Kit:
 def build_kit(capstone: Capstone, folder: Path | str) -> Path:
     """Split the domain and write a kit to a new folder. Returns the folder with the public part.
 
-    The groups of the split are those of `data.splits.group_hashes`: examples with the same entity, context or prompt
+    The groups of the split are those of `data.groups.group_hashes`: examples with the same entity, context or prompt
     are in one part. Unlabelled examples are left out. Raises ICFTError if the folder is not empty, the domain cannot be
     read, or it has too few questions.
     """
-    from icft_lite.data.splits import group_hashes, read_examples, select_indices
+    from icft_lite.data.groups import group_hashes
+    from icft_lite.data.splits import read_examples, select_indices
     from icft_lite.data.tables import column
 
     folder = Path(folder)

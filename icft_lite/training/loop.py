@@ -55,8 +55,6 @@ def train_icft(
     subclass of ICFTTrainer with other losses. Returns the report (a dict, as in report.json). Raises ICFTError if `out`
     holds another run, another process is at work there, or the data cannot be trained on.
     """
-    if not isinstance(config, ICFTConfig | Mapping):
-        raise ICFTError(f"config: found a {type(config).__name__}; give an ICFTConfig, or a dict of settings")
     if not isinstance(config, ICFTConfig):
         settings, run_settings = split_settings(config)
         config = ICFTConfig.from_dict(settings)
