@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from icft_lite.experiments.paper.analysis import load_records
-from icft_lite.experiments.paper.arms import ARMS, STUDIES
+from icft_lite.experiments.paper.arms import ARMS
+from icft_lite.experiments.paper.studies import STUDIES
 from icft_lite.experiments.paper.suite import missing_runs, study_figures, study_tables
 from icft_lite.reporting.formatting import to_markdown
 from icft_lite.reporting.style import png

@@ -11,7 +11,7 @@ from test_notebooks import build, cells, check_exercise, checked, defined, from_
 
 from icft_lite import ICFTConfig, ICFTError
 from icft_lite.experiments.paper import analysis, questions, tables
-from icft_lite.experiments.paper.arms import STUDIES
+from icft_lite.experiments.paper.studies import STUDIES
 from icft_lite.experiments.study import STUDY
 from icft_lite.reporting.concepts import claims as diagram
 from icft_lite.reporting.lessons import does_it_work as plots

@@ -31,7 +31,7 @@ from icft_lite.experiments.paper.analysis import (
     retention_at,
     trained_point,
 )
-from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Study, half_of_suite, with_benchmark_answers
+from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, with_benchmark_answers
 from icft_lite.experiments.paper.curve import scaled
 from icft_lite.experiments.paper.further_claims import (
     errors_table,
@@ -51,6 +51,7 @@ from icft_lite.experiments.paper.runner import (
     run_one,
 )
 from icft_lite.experiments.paper.single_lf import best_single_lf
+from icft_lite.experiments.paper.studies import STUDIES, Study, half_of_suite
 from icft_lite.experiments.paper.suite import missing_runs, run_suite, study_tables, write_study
 from icft_lite.experiments.paper.tables import ablation_table, claims_table, interval_text, main_table, matched_table
 from icft_lite.weak.functions import apply_lfs

@@ -17,8 +17,8 @@ from icft_lite.experiments.paper.analysis import (
     matched_retention,
     trained_point,
 )
-from icft_lite.experiments.paper.arms import STUDIES
 from icft_lite.experiments.paper.questions import medical_difference, retention_difference
+from icft_lite.experiments.paper.studies import STUDIES
 from icft_lite.statistics import mean_interval
 
 ROOT = Path(icft_lite.__file__).parents[1]

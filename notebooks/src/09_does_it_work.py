@@ -55,7 +55,7 @@ from IPython.display import Image, display
 from scipy import stats
 
 from icft_lite import Encoder, ICFTConfig, ICFTError, load_run, sample_bundle, train_icft
-from icft_lite.experiments.paper import analysis, arms, figures, questions, tables
+from icft_lite.experiments.paper import analysis, arms, figures, questions, studies, tables
 from icft_lite.experiments.study import STUDY, answers_of, load_study, read_record
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.concepts import claims as diagram
@@ -501,7 +501,7 @@ Image(png(diagram.draw()), width=860)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-plan = arms.STUDIES["tiny"]
+plan = studies.STUDIES["tiny"]
 records = analysis.load_records(STUDY.parent / plan.name, plan.confirmation)
 names = {arm.name: arm.label for arm in arms.ARMS if arm.name in records}
 for arm, by_split in records.items():
@@ -705,7 +705,7 @@ display(earlier, show(tables.ablation_table(records)))
 
 # %%
 # NBVAL_CHECK_OUTPUT
-chat = analysis.load_records(STUDY.parent / "smollm2", arms.STUDIES["smollm2"].confirmation)
+chat = analysis.load_records(STUDY.parent / "smollm2", studies.STUDIES["smollm2"].confirmation)
 chat_claims = [analysis.claim_medical(chat), analysis.claim_retention(chat)]  # (c) has no pairs here
 title = "smollm2, three seeds: medicine learned and general abilities retained"
 display(show(tables.main_table(chat, "trained"), ["medical", "retention", "KL"]),

@@ -20,7 +20,8 @@ from typing import Any
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.experiments.conditions import current_commit, processor
-from icft_lite.experiments.paper.arms import Arm, Study
+from icft_lite.experiments.paper.arms import Arm
+from icft_lite.experiments.paper.studies import Study
 from icft_lite.utils.io import to_plain, write_json
 from icft_lite.utils.progress import progress_bar
 

@@ -15,7 +15,7 @@ from icft_lite.experiments.paper.analysis import (
     load_records,
     trained_point,
 )
-from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, STUDIES, Arm
+from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, Arm
 from icft_lite.experiments.paper.figures import cost_figure, forest_figure, kl_figure, plane_figure
 from icft_lite.experiments.paper.further_claims import (
     errors_table,
@@ -26,6 +26,7 @@ from icft_lite.experiments.paper.further_claims import (
 from icft_lite.experiments.paper.labels import labels_figure, lf_accuracies
 from icft_lite.experiments.paper.questions import questions_table
 from icft_lite.experiments.paper.runner import plan_text, planned_runs, run_all
+from icft_lite.experiments.paper.studies import STUDIES
 from icft_lite.experiments.paper.tables import (
     ablation_table,
     ablations_of,

@@ -22,7 +22,8 @@ from icft_lite.experiments.paper.analysis import (
     matched_retention,
     trained_point,
 )
-from icft_lite.experiments.paper.arms import ARMS, STUDIES, Arm
+from icft_lite.experiments.paper.arms import ARMS, Arm
+from icft_lite.experiments.paper.studies import STUDIES
 from icft_lite.presets import model_defaults
 from icft_lite.reporting.comparison_tables import REPLY_MEASURES
 from icft_lite.reporting.formatting import Table
