@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from small_run import FEW, SETTINGS, cut
 
 import icft_lite
@@ -19,10 +17,7 @@ from icft_lite.data.samples import sample_bundle
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.bits import pack_bits, unpack_bits
 from icft_lite.experiments.compare import compare
-from icft_lite.experiments.study import STUDY, answers_of, base_hash, divergence, load_study
-from icft_lite.modeling.adapters import use_adapter
-from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.packing import join_batch
+from icft_lite.experiments.study import STUDY, answers_of, base_hash, load_study
 from icft_lite.presets import PRESETS
 from icft_lite.statistics import paired_bootstrap
 
@@ -116,26 +111,6 @@ def test_a_folder_without_a_comparison_is_an_error_in_one_line(tmp_path, capsys)
     assert script.main([str(tmp_path), "--to", str(tmp_path / "study.json")]) == 2
     err = capsys.readouterr().err
     assert "comparison.json: is missing" in err and err.count("\n") == 1
-
-
-def test_the_divergence_is_the_mean_kl_of_whole_distributions(adapted, shake, example):
-    model, tokenizer = adapted
-    encoder = Encoder(tokenizer)
-    encoded = [encoder(example(id=text, prompt=text)) for text in ("Define nephritis.", "What is this term?")]
-    with use_adapter(model, "fast"):
-        assert divergence(model, encoded) == pytest.approx(0, abs=1e-6)
-        shake(model, "fast")
-        found, batch = divergence(model, encoded), join_batch(encoded, 0)
-        tuned, base = (_logp(model, batch, adapter) for adapter in ("fast", None))
-    wanted = F.kl_div(tuned, base, reduction="none", log_target=True).sum(-1).mean()
-    assert found == pytest.approx(float(wanted), rel=1e-3) and found > 1e-3
-
-
-@torch.no_grad()
-def _logp(model, batch, adapter):
-    with use_adapter(model, adapter):
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    return logits[batch["row"], batch["position"]].float().log_softmax(-1)
 
 
 # --- the bundled record

@@ -7,22 +7,14 @@ of the base that it was measured on, because it does not describe any other.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from peft import PeftModel
 
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.bits import unpack_bits
-from icft_lite.memory.teachers import response_states
-from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.base import TINY
-from icft_lite.modeling.encoding import Encoded
-from icft_lite.modeling.forward import head_weight
-from icft_lite.modeling.losses import token_kl
 
 STUDY = Path(__file__).parent / "results" / "study.json"
 """The record that comes with the package."""
@@ -50,19 +42,6 @@ def load_study(path: str | Path = STUDY) -> dict[str, Any]:
 def answers_of(study: dict[str, Any], method: str, test: str) -> np.ndarray:
     """Return which questions of a test the runs of a method answered correctly: bool [seeds, questions]."""
     return np.stack([run["right"][test] for run in study["runs"] if run["method"] == method])
-
-
-def divergence(model: PeftModel, encoded: Sequence[Encoded]) -> float:
-    """Return KL(base ‖ tuned) in nats per token, the mean over all response tokens of the encoded examples.
-
-    It measures how far a PeftModel's next-token distributions have moved from its base's. It is 0 only if none has.
-    """
-    with use_adapter(model, None):
-        base = torch.cat(response_states(model, encoded))
-    tuned = torch.cat(response_states(model, encoded))
-    weight = head_weight(model)
-    with torch.no_grad():
-        return float(token_kl(tuned.to(weight.device), base.to(weight.device), weight).mean())
 
 
 def base_hash() -> str:

@@ -56,7 +56,6 @@ from IPython.display import Image
 
 from icft_lite import Encoder, add_adapters, evaluate_suite, load_base, sample_bundle
 from icft_lite.evaluation import Suite
-from icft_lite.experiments.study import divergence
 from icft_lite.memory.consolidation import interpolate
 from icft_lite.metrics import bwt, forgetting, fwt, retention
 from icft_lite.modeling.adapters import adapter_tensors
@@ -72,7 +71,7 @@ from icft_lite.reporting.lessons.forgetting import (
 )
 from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.style import png
-from icft_lite.retention import chance_corrected_retention, informative_topics
+from icft_lite.retention import chance_corrected_retention, informative_topics, mean_kl
 
 warnings.simplefilter("ignore", FutureWarning)
 LEVELS = ("easy", "medium", "hard")
@@ -442,7 +441,7 @@ def search_line(tensors, alphas=(0.2, 0.4, 0.6, 0.8, 1.0)):
     found = {0.0: dict(first, medical_kl=0.0, general_kl=0.0)}
     for alpha in alphas:
         put(tensors, alpha)
-        found[alpha] = dict(score(), **{name: divergence(model, encoded) for name, encoded in probes.items()})
+        found[alpha] = dict(score(), **{name: mean_kl(model, encoded, "fast") for name, encoded in probes.items()})
     return pd.DataFrame(found).T.drop(columns="topics").astype(float)
 
 
