@@ -290,7 +290,7 @@ USAGE = {
     "compare": "--out DIR [--methods METHOD …] ",
     "chat": "DIR ",
     "export": "DIR --to DIR2 ",
-    "grade": "NOTEBOOK … [--assignment A3] [--csv FILE] ",
+    "grade": "NOTEBOOK … [--assignment A3] [--csv FILE] [--feedback DIR] ",
 }
 WITH_SETTINGS = ("train", "compare")
 

@@ -161,6 +161,8 @@ def grade_options(sub: ArgumentParser) -> None:
     sub.add_argument("--assignments", metavar="DIR", help=text)
     text = "write a row for each submission; those that are in the file already are not graded again"
     sub.add_argument("--csv", metavar="FILE", help=text)
+    text = "write what the student may read of each submission into a text file of this folder: feedback, no flags"
+    sub.add_argument("--feedback", metavar="DIR", help=text)
     text = "write Gradescope's results.json; NOTEBOOK is one submission, also if it is a folder"
     sub.add_argument("--gradescope", metavar="FILE", help=text)
     sub.add_argument("--cell-seconds", type=PositiveFloat, default=120.0, metavar="S", help="limit of one cell or call")

@@ -6,29 +6,44 @@ from pathlib import Path
 
 from icft_lite.errors import ICFTError
 from icft_lite.grading.grader import Grader
-from icft_lite.grading.results import Result, clean, graded_before, read_csv, to_row, write_csv
+from icft_lite.grading.results import (
+    Result,
+    clean,
+    feedback_path,
+    graded_before,
+    read_csv,
+    to_row,
+    write_csv,
+    write_feedback,
+)
 from icft_lite.grading.sandbox import check_unexposed
 from icft_lite.grading.submissions import read_submission
 
 
 def grade_all(
-    grader: Grader, found: Sequence[tuple[str, Path]], wanted: str = "", csv: Path | None = None
+    grader: Grader,
+    found: Sequence[tuple[str, Path]],
+    wanted: str = "",
+    csv: Path | None = None,
+    feedback: Path | None = None,
 ) -> Iterator[Result]:
-    """Yield the result of each submission, and write it to the CSV, if any.
+    """Yield the result of each submission, and write it to the CSV and its feedback to a file, if wanted.
 
     found: (name, path) of the submissions, as `find_submissions` gives them.
-    wanted: id of the assignment, or "" for the one that each notebook names.
+    wanted: id of the assignment, or "" for the one that each notebook names. feedback: the folder for feedback files.
     The CSV is written after each submission. Its row of a submission is replaced when the files, the version of the
-    assignment or the isolation are new; otherwise the submission is not graded again.
+    assignment or the isolation are new; otherwise the submission is not graded again, unless its feedback is missing.
     Raises ICFTError if student code cannot be isolated, or if a specification fails.
     """
     if twice := [name for name, n in Counter(name for name, _ in found).items() if n > 1]:
         raise ICFTError(f"{clean(twice[0])!r} is given twice; remove one")
     rows = read_csv(csv) if csv else []
     grader.check_isolation()
-    check_unexposed(grader.isolation, [grader.specs, *(path for _, path in found), *([csv] if csv else [])])
+    outputs = [one for one in (csv, feedback) if one]
+    check_unexposed(grader.isolation, [grader.specs, *(path for _, path in found), *outputs])
     for name, path in found:
-        result = grade_one(grader, name, path, wanted, rows)
+        has_feedback = feedback is None or feedback_path(feedback, clean(name)).is_file()
+        result = grade_one(grader, name, path, wanted, rows if has_feedback else [])
         if result is None:
             continue
         if csv:
@@ -36,6 +51,8 @@ def grade_all(
             same = [i for i, one in enumerate(rows) if one["submission"] == row["submission"]]
             rows = [one for i, one in enumerate(rows) if i not in same] + [row]
             write_csv(csv, rows)
+        if feedback:
+            write_feedback(feedback, result)
         yield result
 
 

@@ -1,6 +1,10 @@
 """`icft-lite grade`: notebooks of an assignment, or entries to a capstone."""
 
 import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -22,14 +26,14 @@ def grade_notebooks(args: Namespace) -> int:
         raise ICFTError(f"--{name}: belongs to a capstone; name its kit with --capstone")
     isolation = "unprotected" if args.unsafe else "container" if args.container else "full"
     limits = Limits(args.cell_seconds, total_seconds=args.total_seconds, memory_gib=args.memory_gib)
-    specs, csv = (Path(one) if one else None for one in (args.assignments, args.csv))
+    specs, csv, feedback = (Path(one) if one else None for one in (args.assignments, args.csv, args.feedback))
     paths = [Path(one) for one in args.notebooks]
     if args.gradescope and len(paths) > 1:
         raise ICFTError(f"--gradescope: {len(paths)} submissions are given; results.json is for one")
     found = [(paths[0].name, paths[0])] if args.gradescope else find_submissions(paths)
-    with Grader(find_specs(specs), isolation, limits) as grader:
+    with cleaned_up(), Grader(find_specs(specs), isolation, limits) as grader:
         results = []
-        for result in grade_all(grader, found, args.assignment or "", csv):
+        for result in grade_all(grader, found, args.assignment or "", csv, feedback):
             results.append(result)
             if not args.json:
                 print("\n".join(to_lines(result, feedback=not csv)), flush=True)
@@ -40,9 +44,21 @@ def grade_notebooks(args: Namespace) -> int:
     return 3 if any(result.refused for result in results) else 0
 
 
+@contextmanager
+def cleaned_up() -> Iterator[None]:
+    """Leave the block in order on SIGTERM, as a batch system sends it, so that copies of submissions are removed."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def grade_capstone(args: Namespace) -> int:
     """Score entries to a capstone on its hidden questions. Returns the exit code: 3 if one could not be scored."""
-    if given := [name for name in ("assignment", "assignments", "csv", "gradescope") if getattr(args, name)]:
+    if given := [
+        name for name in ("assignment", "assignments", "csv", "feedback", "gradescope") if getattr(args, name)
+    ]:
         raise ICFTError(f"--{given[0]}: belongs to assignments; leave it out, or leave out --capstone")
     # Here, because grading notebooks needs no model and none of its libraries.
     from icft_lite.grading.capstone import load_kit

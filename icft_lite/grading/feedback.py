@@ -106,4 +106,6 @@ def _kind(found: np.ndarray, wanted: np.ndarray, is_close: Callable[[ArrayLike],
     wrong = np.argwhere(~close).tolist()
     at = tuple(wrong[0])
     size = "NaN" if np.isnan(found[at]) else "too small" if found[at] < wanted[at] else "too large"
+    if wanted.ndim == 0:
+        return f"values: the number is {size}"
     return f"values: {len(wrong)} of {wanted.size} entries are wrong; the one at index {wrong[0]} is {size}"

@@ -4,6 +4,7 @@ The sandbox gets the student's cells and inputs. Specifications, expected values
 process, and nothing that the sandbox says is believed: points are given for values that are equal to the expected ones.
 """
 
+import hashlib
 import json
 import secrets
 import shutil
@@ -11,13 +12,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from icft_lite.errors import ICFTError
+from icft_lite.grading.cells import first_line, names_used, wrong_calls
 from icft_lite.grading.package_copy import (
     COPIED,
     UNAVAILABLE,
@@ -54,17 +56,24 @@ def check_part(part: Part, answer: Callable[[dict[str, Any]], Mapping[str, Any]]
         ) from error
     if not tests:
         raise ICFTError(f"part {part.id}: `draw` returns no call; return at least one")
+    answers: list[Any] = []
     for (call, fields), wanted in zip(tests, expected):
         reply = answer(fields)
         if "value" not in reply:
             return explained(str(reply.get("error")))
-        try:
-            feedback = part.compare(reply["value"], wanted, call)
-        except Exception:  # of a value that `compare` did not foresee
-            feedback = f"the result, {type(reply['value']).__name__}, cannot be compared with the expected one"
-        if feedback != "":
-            return clean(str(feedback)) or "wrong"
-    return ""
+        answers.append(reply["value"])
+        if feedback := compared(reply["value"], part.compare, reply["value"], wanted, call):
+            return feedback
+    return compared(answers[-1], part.compare_all, answers, [call for call, _ in tests])
+
+
+def compared(value: Any, compare: Callable[..., str], *arguments: Any) -> str:
+    """Return the feedback of a specification's comparison on one line; "" if it has none."""
+    try:
+        feedback = compare(*arguments)
+    except Exception:  # of a value that `compare` did not foresee
+        feedback = f"the result, {type(value).__name__}, cannot be compared with the expected one"
+    return "" if feedback == "" else clean(str(feedback)) or "wrong"
 
 
 def check_function(part: Part, function: Any) -> str:
@@ -155,7 +164,7 @@ class Grader:
             assignment.id,
             assignment.version,
             self.isolation,
-            tuple(work.marks[part.id] for part in assignment.parts),
+            tuple(work.results(assignment)),
             tuple(work.relevant_notes())[:MAX_NOTES],
             tuple(self.flags("\n".join(submission.cells), assignment, removed)),
         )
@@ -192,8 +201,10 @@ class Work:
                 for cell, source in enumerate(self.submission.cells):
                     if cell not in self.skipped:
                         answer = box.ask({"cell": source, "seconds": self.grader.limits.cell_seconds})
-                        if error := str(answer.get("error") or ""):
-                            needs_removed = needs_removed or UNAVAILABLE in error
+                        error = str(answer.get("error") or "")
+                        if UNAVAILABLE in error:
+                            needs_removed = True
+                        elif error:
                             self.note(cell, error, needs_removed)
                 cell = None
                 while parts:
@@ -208,13 +219,24 @@ class Work:
                 self.fail(part, f"{part.function} did not return: {end}")
 
     def note(self, cell: int, text: str, needs_removed: bool = False) -> None:
-        """Note what happened in a code cell. needs_removed: it, or a cell before it, needed removed code."""
-        self.notes.setdefault(f"code cell {cell + 1}: {clean(text)}", needs_removed)
+        """Note what happened in a code cell. needs_removed: a cell before it needed removed code."""
+        name = f"code cell {cell + 1}, {first_line(self.submission.cells[cell])}"
+        self.notes.setdefault(f"{clean(name)}: {clean(text)}", needs_removed)
 
     def relevant_notes(self) -> list[str]:
-        """Return the notes; if all parts are right, without the cells that fail because the package lacks code."""
-        right = all(mark.earned in (None, mark.points) for mark in self.marks.values())
+        """Return the notes; if all parts are right, without what may follow from code that the package lacks."""
+        right = all(mark.rubric or mark.earned == mark.points for mark in self.marks.values())
         return [text for text, needs_removed in self.notes.items() if not (right and needs_removed)]
+
+    def results(self, assignment: Assignment) -> Iterator[PartResult]:
+        """Yield the marks in order. Feedback names other wrong functions that the function of a part calls."""
+        functions = {part.id: part.function for part in assignment.parts if not part.rubric}
+        wrong = {functions[name]: name for name, mark in self.marks.items() if name in functions and not mark.earned}
+        used = names_used(self.submission.cells)
+        for part in assignment.parts:
+            mark = self.marks[part.id]
+            calls = wrong_calls(part.function, used, wrong) if part.function in wrong else []
+            yield replace(mark, feedback=f"{mark.feedback}; it uses {', '.join(calls)}, wrong too") if calls else mark
 
     def mark(self, box: Sandbox, part: Part) -> None:
         """Test a part and write its mark."""
@@ -222,16 +244,21 @@ class Work:
         if part.rubric:
             text = box.ask({"name": part.function, "call": {}, "seconds": seconds}).get("value")
             if not (isinstance(text, str) and text.strip()):
-                return self.fail(part, f"no answer: {part.function} is not a text")
-            earned, feedback, text = None, "to be marked", text[:20000]
+                return self.fail(part, f"no answer: {part.function} is {'empty' if text == '' else 'not a text'}")
+            earned, feedback, text = None, f"to be marked; fingerprint {fingerprint(text)}", text[:20000]
         else:
             feedback = check_part(part, lambda call: box.ask({"name": part.function, "call": call, "seconds": seconds}))
             earned, text = 0.0 if feedback else part.points, ""
-        self.marks[part.id] = PartResult(part.id, part.title, part.points, earned, feedback, text)
+        self.marks[part.id] = PartResult(part.id, part.title, part.points, earned, feedback, text, part.rubric)
 
     def fail(self, part: Part, feedback: str) -> None:
         """Give no points for a part."""
-        self.marks[part.id] = PartResult(part.id, part.title, part.points, 0.0, feedback)
+        self.marks[part.id] = PartResult(part.id, part.title, part.points, 0.0, feedback, rubric=part.rubric)
+
+
+def fingerprint(text: str) -> str:
+    """Return the beginning of the SHA-256 of a written answer, as the notebook of A6 prints it."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
 
 
 @contextmanager

@@ -42,6 +42,9 @@ class Part:
     """The solution: a function, or a class if calls have `then`. It runs only in the grader."""
     compare: Callable[[Any, Any, Call], str] = lambda got, expected, call: close(got, expected)
     """(got, expected, call) → "" if right, else feedback that names the kind of error without the answer."""
+    compare_all: Callable[[list[Any], list[Call]], str] = lambda answers, calls: ""
+    """(answers, calls) → as `compare`. Called once, in random order, if each answer is right by itself: for what only
+    several calls show, such as that equal seeds give equal draws."""
     blocked: tuple[str, ...] = ()
     """Dotted names whose code is removed from the sandbox's copy of the package while this part is graded, such as
     "icft_lite.weak.label_models.DawidSkene". Parts with the same names share one execution of the notebook."""

@@ -4,8 +4,8 @@ import csv
 import html
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from icft_lite.errors import ICFTError
@@ -28,6 +28,8 @@ class PartResult:
     feedback: str
     answer: str = ""
     """The written answer, for a part marked by a rubric."""
+    rubric: bool = False
+    """Whether a person marks it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Result:
     @property
     def max_score(self) -> float:
         """Points of the parts that are marked automatically."""
-        return sum(part.points for part in self.parts if part.earned is not None)
+        return sum(part.points for part in self.parts if not part.rubric)
 
     @property
     def to_be_marked(self) -> float:
@@ -89,6 +91,20 @@ def to_lines(result: Result, feedback: bool) -> list[str]:
         return [head, *flags]
     parts = [f"  {part.id} {part.title}: {points(part)}: {part.feedback or 'right'}" for part in result.parts]
     return [head, *parts, *(f"  note: {note}" for note in result.notes), *flags]
+
+
+def write_feedback(folder: Path, result: Result) -> None:
+    """Write what a student may read of a result: points, feedback, notes and the own written answers. No flags."""
+    lines = to_lines(replace(result, flags=()), feedback=True)
+    answers = [f"\n{part.id} {part.title}\n\n{part.answer}" for part in result.parts if part.answer]
+    write_text(feedback_path(folder, result.submission), "\n".join([*lines, *answers, ""]))
+
+
+def feedback_path(folder: Path, submission: str) -> Path:
+    """Return the file for the feedback on a submission: its path below `folder`, with ".txt"."""
+    path = PurePosixPath(submission)
+    parts = [one for one in path.parts if one not in (path.anchor, "..")]
+    return folder.joinpath(*parts[:-1], f"{parts[-1]}.txt")
 
 
 def points(part: PartResult) -> str:

@@ -194,7 +194,11 @@ def serve() -> None:
     signal.signal(signal.SIGALRM, stop)
     from IPython.core.interactiveshell import InteractiveShell
 
-    shell = InteractiveShell.instance()
+    class Shell(InteractiveShell):
+        def enable_gui(self, gui: Any = None) -> None:
+            """Accept `%matplotlib` and `%gui`: there is no display, and figures are not kept."""
+
+    shell = Shell.instance()
     write_frame(answers, {"ready": True})
 
     def run_cell(request: dict[str, Any]) -> dict[str, Any]:

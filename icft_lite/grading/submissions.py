@@ -5,7 +5,6 @@ import json
 import os
 import stat
 import zipfile
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -35,7 +34,7 @@ class Submission:
 def find_submissions(paths: Iterable[Path]) -> list[tuple[str, Path]]:
     """Return (name, path) of each submission, in the order of `paths` and by name inside a folder.
 
-    The name is that of the file or folder, or the path where several have the same name.
+    The name is the path as it was given, so that two submissions never have the same name.
 
     A path is a notebook, a zip file, or a folder of submissions. In such a folder every notebook, every zip file and
     every sub-folder is one submission; other files and hidden ones are ignored. Raises ICFTError if there is none.
@@ -51,8 +50,7 @@ def find_submissions(paths: Iterable[Path]) -> list[tuple[str, Path]]:
         if not found:
             raise ICFTError(f"{path}: there is no notebook; give .ipynb or .zip files, or a folder that has some")
         every += found
-    names = Counter(path.name for path in every)
-    return [(path.name if names[path.name] == 1 else str(path), path) for path in every]
+    return [(path.as_posix(), path) for path in every]
 
 
 def read_submission(name: str, path: Path) -> Submission:

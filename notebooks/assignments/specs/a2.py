@@ -13,6 +13,8 @@ NONE = constant("none", 0.5, 0.3, 0.4, 0.6, 0.7)
 LEVELS = ["easy", "medium", "hard"]
 GRID = (np.arange(2000) + 0.5) / 2000
 """Uniform numbers for `draw_available`."""
+GROWING, NEWCOMERS = 5, 60
+"""Size of the stage, and number of seeds, in `compare_seeds`. With random places one is missing once in 10⁷ times."""
 
 
 # --- solutions, in plain loops; the keywords make known mistakes
@@ -197,7 +199,9 @@ def draw_passes(rng):
             draws.append(("draw", (available,)))
             left -= 1
         calls.append(Call((rng.permutation(200)[:n].tolist(), int(rng.integers(1000))), then=tuple(draws)))
-    return calls
+    growing = tuple(("draw", (available,)) for available in (4, 5, 5, 5, 5))  # the fifth example joins the first pass
+    stage, seeds = rng.permutation(200)[:GROWING].tolist(), rng.choice(10**6, NEWCOMERS, replace=False).tolist()
+    return [*calls, calls[0], *(Call((stage, seed), then=growing) for seed in seeds)]
 
 
 # --- comparisons of answers that may differ
@@ -247,6 +251,8 @@ def compare_passes(got, expected, call):
     stage = call.args[0]
     if not all(isinstance(one, int) for one in got):
         return "type: draw returns an int"
+    if len(stage) == GROWING:  # too few draws to name a mistake
+        return ""
     left, late, seen, passes = set(), set(), 0, []
     for index, (_, (available,)) in zip(got, call.then):
         if not left:
@@ -272,6 +278,16 @@ def compare_passes(got, expected, call):
     if len(passes) > 1 and len(passes[0]) > 9 and passes[0] == passes[1]:
         return "shuffle: each pass has the same order"
     return ""
+
+
+def compare_seeds(answers, calls):
+    """Compare the draws of equal seeds, and the places that the fifth example of a stage gets with different seeds."""
+    drawn = {}
+    for answer, call in zip(answers, calls):
+        if drawn.setdefault((tuple(call.args[0]), call.args[1]), answer) != answer:
+            return "seed: the same seed must give the same draws"
+    places = {got.index(call.args[0][-1]) for got, call in zip(answers, calls) if len(call.args[0]) == GROWING}
+    return "" if places == {1, 2, 3, 4} else "new examples: their place among the others must be random"
 
 
 # --- parts
@@ -330,6 +346,7 @@ ASSIGNMENT = Assignment(
             "scale: at t = `end` the competence reaches 1, and not before": dict(free=True),
         }),
         part(7, "Draws from the pool", 2, 15, draw_available, draw_draws, compare=compare_draws),
-        part(8, "Shuffled passes", 4, 30, PassSampler, draw_passes, compare=compare_passes),
+        part(8, "Shuffled passes", 4, 30, PassSampler, draw_passes, compare=compare_passes,
+             compare_all=compare_seeds),
     ),
 )  # fmt: skip

@@ -39,18 +39,18 @@ def stratified_resamples(topics, times, seed):
 
 
 def bootstrap_test(difference, topics, resamples, micro=False, tails=(0.025, 0.975), two_sided=True, plus=1,
-                   rarer=min, normal=False):
+                   rarer=min, normal=False, zeros=True, cap=1.0):
     def score(values):
         if micro:
             return values.mean(-1)
         return np.mean([values[..., topics == topic].mean(-1) for topic in np.unique(topics)], axis=0)
 
     values, estimate = score(difference[resamples]), score(difference)
-    k = rarer((values <= 0).sum(), (values >= 0).sum())
+    k = rarer((values < 0).sum() + zeros * (values == 0).sum(), (values > 0).sum() + zeros * (values == 0).sum())
     low, high = np.quantile(values, tails)
     if normal:
         low, high = estimate - 1.96 * values.std(), estimate + 1.96 * values.std()
-    return estimate, low, high, min(1.0, (1 + two_sided) * (k + plus) / (len(values) + plus))
+    return estimate, low, high, min(cap, (1 + two_sided) * (k + plus) / (len(values) + plus))
 
 
 def seed_interval(scores_a, scores_b, ddof=1, normal=False, root=True, paired=True, sign=1, tail=0.975, dof=-1):
@@ -97,7 +97,9 @@ def random_topics(rng, n=48):
 
 
 def draw_resamples(rng):
-    return [Call((random_topics(rng), 1000, int(rng.integers(1, 10**6)))) for _ in range(3)]
+    topics, seeds = random_topics(rng), rng.choice(10**6, 2, replace=False).tolist()
+    same = [Call((topics, 1000, seed)) for seed in (seeds[0], seeds[0], seeds[1])]
+    return [*same, Call((random_topics(rng), 1000, int(rng.integers(1, 10**6))))]
 
 
 def draw_bootstrap(rng):
@@ -107,7 +109,12 @@ def draw_bootstrap(rng):
         difference = rng.normal(mean, 1, len(topics)) + 0.3 * (topics == 9)
         resamples = stratified_resamples(topics, 300, int(rng.integers(1, 10**6)))
         calls.append(Call((difference, topics, resamples)))
-    return calls
+    topics = rng.permutation(np.repeat(np.arange(4), 8))  # means of 8 questions and 4 topics are exact
+    rare = np.zeros(32)  # most resampled values are exactly 0
+    rare[rng.choice(np.flatnonzero(topics == 2), 2, replace=False)] = 1.0, -1.0
+    more = np.where(rng.random(32) < 0.4, rng.choice([1.0, -1.0], 32, p=[0.7, 0.3]), 0.0)
+    resamples = stratified_resamples(topics, 300, int(rng.integers(1, 10**6)))
+    return [*calls, Call((rare, topics, resamples)), Call((more, topics, resamples))]
 
 
 def draw_seeds(rng):
@@ -131,7 +138,8 @@ def draw_holm(rng):
 def resamples_feedback(got, expected, call):
     """Compare resamples: they are random, so their distribution counts, not their values."""
     topics, times, _ = call.args
-    if not isinstance(got, np.ndarray) or got.dtype.kind not in "iu":
+    got = np.asarray(got)
+    if got.dtype.kind not in "iu":
         return "type: return an array of integers"
     if got.shape != expected.shape:
         return f"shape: the function returns {got.shape}, expected {expected.shape}"
@@ -153,6 +161,17 @@ def resamples_feedback(got, expected, call):
         return "independent: too many questions occur twice in a resample; draw each position by itself"
     if (np.abs(counts - times) > 7 * times**0.5).any():
         return "uniform: the questions of a topic are not equally likely"
+    return ""
+
+
+def seed_feedback(answers, calls):
+    """Compare the resamples of equal and of different seeds."""
+    every = [(np.asarray(answer), call.args) for answer, call in zip(answers, calls)]
+    for i, (one, (topics, _, seed)) in enumerate(every):
+        for other, (of_other, _, other_seed) in every[:i]:
+            if np.array_equal(topics, of_other) and (seed == other_seed) != np.array_equal(one, other):
+                which = "the same seed must give the same" if seed == other_seed else "another seed must give other"
+                return f"seed: {which} resamples"
     return ""
 
 
@@ -193,7 +212,8 @@ ASSIGNMENT = Assignment(
             "mean: a majority vote over the runs is taken": dict(majority=True),
             "mean: only the first run of each arm counts": dict(first=True),
         }),
-        part(4, "Stratified resamples", 3, 20, stratified_resamples, draw_resamples, compare=resamples_feedback),
+        part(4, "Stratified resamples", 3, 20, stratified_resamples, draw_resamples, compare=resamples_feedback,
+             compare_all=seed_feedback),
         part(5, "Bootstrap test", 3, 15, bootstrap_test, draw_bootstrap, {
             "topic: the mean is over questions; each topic must have the same weight": dict(micro=True),
             "quantile: this is a 90 % interval": dict(tails=(0.05, 0.95)),
@@ -202,6 +222,8 @@ ASSIGNMENT = Assignment(
             "two-sided: p is not multiplied by 2": dict(two_sided=False),
             "zero: 1 is not added, so that p can be 0": dict(plus=0),
             "side: the more frequent side of 0 is counted": dict(rarer=max),
+            "zero: a value of exactly 0 must count on both sides": dict(zeros=False),
+            "range: p is at most 1": dict(cap=np.inf),
         }, ("estimate", "low", "high", "p")),
         part(6, "Interval over seeds", 2, 10, seed_interval, draw_seeds, {
             "ddof: the standard deviation is computed with n, not with n − 1": dict(ddof=0),

@@ -19,7 +19,8 @@ def recognize_each(
 ) -> Callable[[Any, Any, Call], str]:
     """Return a `Part.compare` for a function with several outputs, each compared by itself as `recognize` does.
 
-    A mistake in one output is then named whatever the others are.
+    A mistake in one output is then named whatever the others are. A known one is named before wrong values, which may
+    follow from it.
     """
     compares = [
         recognize(lambda *args, at=at, **wrong: solution(*args, **wrong)[at], mistakes) for at in range(len(names))
@@ -29,18 +30,22 @@ def recognize_each(
         if not isinstance(got, list | tuple) or len(got) != len(names):
             return f"type: return {len(names)} values: {', '.join(names)}"
         texts = [one(*pair, call) for one, *pair in zip(compares, got, expected)]
-        return next((f"{name}: {text}" for name, text in zip(names, texts) if text), "")
+        found = [(name, text) for name, text in zip(names, texts) if text]
+        found.sort(key=lambda one: one[1].startswith("values:"))
+        return ": ".join(found[0]) if found else ""
 
     return compare
 
 
 def make_part(
-    assignment, blocked, number, title, points, minutes, solution, draw, mistakes=None, names=(), compare=None
+    assignment, blocked, number, title, points, minutes, solution, draw, mistakes=None, names=(), compare=None, **fields
 ):
     """Return a `Part` that asks for a function, or class, of the name of `solution`.
 
-    mistakes: {feedback: keywords of `solution`}. names: of the outputs, if several. compare: replaces mistakes.
+    mistakes: {feedback: keywords of `solution`}. names: of the outputs, if several. compare: replaces mistakes. fields:
+    of the Part.
     """
     compare = compare or (recognize_each(solution, mistakes, names) if names else recognize(solution, mistakes))
     reference, name = solution if isinstance(solution, type) else on_arrays(solution), solution.__name__
-    return Part(f"{assignment}.{number}", title, points, name, draw, reference, compare, blocked, minutes)
+    fields |= dict(blocked=blocked, minutes=minutes)
+    return Part(f"{assignment}.{number}", title, points, name, draw, reference, compare, **fields)

@@ -431,7 +431,8 @@ memory.add([dict(example) for example in data.general_memory.select(range(0, 180
 memory.refresh(model)  # the teacher is the base
 examples = [*trusted, *weak[0], *weak[1]]
 step = PlannedStep(new=list(range(len(examples))), memory=list(range(len(memory))))
-items = StageBatches([step], examples, list(map(encoder, examples)), memory.entries, ICFTConfig()).items(step)
+config = ICFTConfig.from_dict({"weak.soft_labels": True})  # with the default, hard labels, L_task has no examples
+items = StageBatches([step], examples, list(map(encoder, examples)), memory.entries, config).items(step)
 batch = collate(items, normalizers(items), tokenizer.pad_token_id)
 print(f"{len(examples)} new and {len(memory)} memory examples, {len(batch['target'])} supervised tokens")
 

@@ -283,7 +283,7 @@ assert low < high, "order: the lower bound must be below the upper bound"
 bounds = f"{low:.4f} … {high:.4f}, by hand 0.0375 … 0.9812"
 assert abs(low - 0.0375) < 1e-6 and abs(high - 0.98125) < 1e-6, f"quantile: {bounds}"
 assert abs(p - 0.5) > 1e-9, "zero: p is never 0; add 1 to the count and to the number of resamples"
-assert abs(p - 0.4) > 1e-9, "two-sided: multiply by 2"
+assert abs(p - 0.4) > 1e-9, "two-sided: multiply by 2, and count the value of exactly 0 on both sides"
 assert p <= 1, "range: a p-value is at most 1"
 assert abs(p - 0.8) < 1e-9, f"p: found {p:.3f}; by hand k = 1 (the value 0), and 2 · 2 ÷ 5 = 0.8"
 ### BEGIN HIDDEN TESTS
