@@ -24,11 +24,12 @@ from icft_lite.errors import ICFTError
 from icft_lite.evaluation import Suite, evaluate_suite
 from icft_lite.experiments.bits import pack_bits
 from icft_lite.experiments.compare import summarize_run
-from icft_lite.experiments.study import STUDY, base_hash, divergence, read_record
+from icft_lite.experiments.study import STUDY, base_hash, read_record
 from icft_lite.finished_runs import load_run
 from icft_lite.modeling.base import load_base
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.presets import PRESETS
+from icft_lite.retention import mean_kl
 from icft_lite.utils.hardware import hardware
 from icft_lite.utils.io import write_json
 
@@ -184,7 +185,7 @@ def divergences(folder: Path, validation: Mapping[str, Examples | None]) -> dict
         )
         for name, examples in validation.items()
     }
-    return {name: divergence(model, suite.encoded) for name, suite in suites.items()}
+    return {name: mean_kl(model, suite.encoded, model.active_adapter) for name, suite in suites.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

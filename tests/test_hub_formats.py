@@ -7,8 +7,8 @@ import pyarrow.parquet
 import pytest
 
 from icft_lite.data.readers import read_sources
-from icft_lite.data.schema import COLUMNS
-from icft_lite.data.sources import bundle_from_files
+from icft_lite.data.schema import COLUMNS, ReadOptions
+from icft_lite.data.sources import bundle_from_files, evaluation_examples
 from icft_lite.data.splits import read_examples
 from icft_lite.errors import ICFTError
 
@@ -112,3 +112,62 @@ def test_both_in_one_bundle(write):
     assert sorted(data.test["id"][:]) == ["8", "9", "m8", "m9"]
     assert set(data.trusted["topic"][:]) == {"Physiology"} and set(data.pool["topic"][:]) == {"pubmedqa"}
     assert set(data.pool["label"][:]) == {-1} and set(data.pool_gold) == set(data.pool["id"][:])
+
+
+def questions(n, **columns):
+    return [
+        dict(id=f"q{i}", question=f"Question {i}?", choices=["a", "b", "c", "d"], answer="abcd"[i % 4], **columns)
+        for i in range(n)
+    ]
+
+
+def test_ordinary_questions_next_to_pubmedqa_retain_their_labels(write):
+    """Neither a column `long_answer` nor PubMedQA's rows in the same file make a question one of PubMedQA's."""
+    pub = [{**PUBMEDQA, "pubid": i, "context": {"contexts": [f"Ward {i}."]}} for i in range(15)]
+    mixed = write("mixed.jsonl", pub + questions(30))
+    canonical = [
+        dict(
+            id=f"c{i}",
+            task="question",
+            prompt=f"Canonical {i}?",
+            responses=["a", "b"],
+            label=i % 2,
+            long_answer="A reason.",
+        )
+        for i in range(30)
+    ]
+    data = bundle_from_files([mixed, write("canonical.jsonl", canonical)], ["samples"])
+    assert set(data.pool["topic"][:]) == {"pubmedqa"} and set(data.pool["label"][:]) == {-1}
+    assert {name[0] for name in data.trusted["id"][:]} == {"q", "c"} and min(data.trusted["label"][:]) >= 0
+    assert set(data.pool_gold) == set(data.own_lfs) == set(data.pool["id"][:])
+    assert len(evaluation_examples([canonical])) == len(canonical), "all of them, since it is not PubMedQA"
+
+
+def test_pubmedqa_rows_have_the_columns_of_other_rows():
+    (found,) = read_sources([[{**PUBMEDQA, "level": "hard", "entity": "aspirin", "area": "drugs", "note": "-"}]])
+    example = found.examples[0]
+    assert (example["level"], example["entity"], example["topic"]) == ("hard", "aspirin", "pubmedqa")
+    assert {"level", "entity", "question", "final_decision"} <= {*found.summary.columns_used}
+    assert found.summary.columns_ignored == ["area", "note"]
+    unnamed = {name: value for name, value in PUBMEDQA.items() if name != "pubid"}
+    options = ReadOptions(columns={"topic": "area", "id": "key"})
+    example = read_examples([{**unnamed, "area": "drugs", "key": "k1"}], options=options)[0]
+    assert (example["topic"], example["id"]) == ("drugs", "k1")
+    for column in ("weight", "rating", "images"):
+        with pytest.raises(ICFTError, match=f"example 1: column {column} .* changes what an example means"):
+            read({**PUBMEDQA, column: 3})
+
+
+def test_contexts_of_pubmedqa_are_texts():
+    assert read({**PUBMEDQA, "context": {"contexts": "Seen in all."}})["context"] == "Seen in all."
+    for contexts in ([None, "x"], [1, 2]):
+        with pytest.raises(ICFTError, match="example 1: a context is (None|1); contexts must be texts"):
+            read({**PUBMEDQA, "context": {"contexts": contexts}})
+
+
+def test_a_list_of_rows_is_split_like_a_file(write):
+    rows = questions(40)
+    held_out = read_examples(rows, split="test")["id"][:]
+    assert held_out == read_examples(write("rows.jsonl", rows), split="test")["id"][:] and len(held_out) == 4
+    with pytest.raises(ICFTError, match="it has no split 'dev'"):
+        read_examples(rows, split="dev")

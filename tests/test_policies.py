@@ -8,6 +8,7 @@ import pytest
 
 from icft_lite.config import ICFTConfig, PolicyName
 from icft_lite.errors import ICFTError
+from icft_lite.memory.entries import NOT_ENCODED
 from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.memory.policies import POLICIES, select_herding, water_fill
 from icft_lite.modeling.encoding import Encoded
@@ -44,6 +45,43 @@ def test_every_policy_fills_the_capacity_preserves_the_order_and_is_deterministi
     assert retained == sorted(retained, key=names.index) == filled(policy, 20, examples, **settings)
     assert filled(policy, 50, examples, **settings) == names and filled(policy, 0, examples, **settings) == []
     assert ICFTConfig.preset("icft", {"long_term.policy": policy}).long_term.policy == policy
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_divides_the_room_among_sources_and_sees_encoded_entries_only(policy):
+    def features(encoded):
+        assert all(one is not NOT_ENCODED for one in encoded)
+        return np.array([[len(one.sequences[0]), 1.0] for one in encoded])
+
+    memory = LongTermMemory(10, policy, features=features)
+    for source, start in (("general", 0), ("self", 100), ("general", 200)):
+        memory.add(make_examples(20, start=start), blank, source)
+    assert memory.sources() == {"general": 5, "self": 5}
+    assert len({entry.example["id"] for entry in memory.entries}) == 10
+
+
+def test_a_policy_that_needs_encodings_must_say_so(monkeypatch):
+    def last(entries, capacity, reservoir_share, features):
+        return [entries[i] for i in np.argsort(features(entries)[:, 0])[:capacity]]
+
+    monkeypatch.setitem(POLICIES, "last", last)
+    memory = LongTermMemory(5, "last", features=lambda encoded: np.zeros((len(encoded), 1)))
+    with pytest.raises(ICFTError, match="'last': it calls `features`; add its name to policies.USES_FEATURES"):
+        memory.add(make_examples(9), blank, "general")
+    monkeypatch.setitem(POLICIES, "last", lambda entries, *_: entries)
+    with pytest.raises(ICFTError, match="policy 'last': 9 entries for 5 places; return fewer"):
+        memory.add(make_examples(9), blank, "general")
+
+
+def test_a_memory_refuses_what_it_cannot_store():
+    with pytest.raises(ICFTError, match="policy: 'newest' is unknown; give surprise, balanced"):
+        LongTermMemory(5, "newest")
+    memory = LongTermMemory(5)
+    with pytest.raises(ICFTError, match="source: 'generall' is unknown; give general, self, promoted"):
+        memory.add(make_examples(2), blank, "generall")
+    with pytest.raises(ValueError, match="shorter"):
+        memory.add(make_examples(3), blank, "promoted", surprise=[1.0])
+    assert LongTermMemory(5).add(make_examples(2) + make_examples(2), blank, "general") == (2, 0), "ids occur once"
 
 
 def test_an_unknown_policy_is_refused():

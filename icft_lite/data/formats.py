@@ -223,28 +223,34 @@ def convert_row(raw: RawRow, where: str, options: ReadOptions, tally: Tally) -> 
         raise ICFTError(f"{where}: found a {type(raw).__name__}, expected an object with named columns")
     if isinstance(raw.get("question"), dict):  # ARC, OpenBookQA and CommonsenseQA as their authors publish them
         raw = {**raw, **{"question" if name == "stem" else name: value for name, value in raw["question"].items()}}
+    row = Row(raw, where, options, tally)
+    if pubmedqa.matches(row.keys):
+        return _convert_pubmedqa(row)
     extra: Example = {}
-    convert: Converter = _from_question
-    columns: tuple[str, ...] = ("question", "choices")
-    if pubmedqa.matches(raw):
-        tally.used.update(raw.keys() & pubmedqa.COLUMNS)
-        tally.present.update(dict.fromkeys(raw))
-        tally.headers.add(tuple(raw))
-        row = Row(pubmedqa.convert(raw), where, ReadOptions(), Tally())
-        shape = "PubMedQA"
-        extra = {pubmedqa.CONCLUSION: str(raw.get(pubmedqa.CONCLUSION) or "")}
-    else:
-        row = Row(raw, where, options, tally)
-        if (found := find_shape(frozenset(row.values), frozenset(row.keys))) is None:
-            raise _no_shape(row)
-        convert, columns = found
-        shape = " + ".join(columns)
-        if convert is _from_canonical and (conclusion := row.take(pubmedqa.CONCLUSION)):
-            extra = {pubmedqa.CONCLUSION: conclusion}
+    if (found := find_shape(frozenset(row.values), frozenset(row.keys))) is None:
+        raise _no_shape(row)
+    convert, columns = found
+    shape = " + ".join(columns)
+    if convert is _from_canonical and (conclusion := row.take(pubmedqa.CONCLUSION)):
+        extra = {pubmedqa.CONCLUSION: conclusion}
     examples = [_add_optional(row, example) | extra for example in convert(row, columns)]
     row.check_unused()
     tally.shapes[shape] += 1
     return examples, row.answers, shape
+
+
+def _convert_pubmedqa(row: Row) -> tuple[list[Example], list[Answer], str]:
+    """Return what `convert_row` does for a row of PubMedQA, which is read as a question with choices."""
+    converted = Row(pubmedqa.convert(row.keys, row.where), row.where, ReadOptions(), Tally())
+    conclusion = {pubmedqa.CONCLUSION: row.optional_text(pubmedqa.CONCLUSION)}
+    examples = [
+        _add_optional(converted, example) | conclusion for example in _from_question(converted, ("question", "choices"))
+    ]
+    row.used |= row.values.keys() & (pubmedqa.COLUMNS | converted.used)
+    row.tally.notes.update(converted.tally.notes)
+    row.check_unused()
+    row.tally.shapes["PubMedQA"] += 1
+    return examples, converted.answers, "PubMedQA"
 
 
 def normalize_example(row: RawRow, where: str, default_id: str | int) -> Example:

@@ -120,8 +120,9 @@ def evaluation_examples(
 ) -> Dataset:
     """Return the examples of `sources` to evaluate a model on.
 
-    Of PubMedQA, and with `test_ids`, they are the test part; of any other source all labelled examples. Examples that
-    the model has seen are left out. A warning gives their number, and that of unlabelled examples.
+    Of a source with PubMedQA only, of one with `test_ids`, and of one that the run is known to have split, they are the
+    test part; of any other source all labelled examples. Examples that the model has seen are left out. Warnings give
+    the numbers of examples that are left out.
 
     seen: hashes of what a run has seen (`overlap.load_seen`). Only the content counts, not the name or format of a
     file. trained_on: DataBundle.sources of a run without such hashes; the test parts of these files are used.
@@ -133,7 +134,7 @@ def evaluation_examples(
     known = {} if seen is not None else trained_on
     parts: list[Dataset | None] = [load_samples("medical_test")] if len(files) < len(sources) else []
     wants_test = [
-        bool(test_ids) or pubmedqa.has_conclusions(read.examples) or _is_known(source, known)
+        bool(test_ids) or bool(pubmedqa.members(read.examples).all()) or _is_known(source, known)
         for source, read in zip(files, reads, strict=True)
     ]
     tests = _split(
@@ -150,6 +151,8 @@ def evaluation_examples(
                     f"{source_name(source)}: which examples are its test part is unknown; give --test-ids, or put "
                     f"{pubmedqa.TEST_IDS_FILE} next to it"
                 )
+            if outside := len(read.examples) - _size(examples):
+                warn(f"{source_name(source)}: {outside} of {len(read.examples)} examples are outside the test part")
         labelled = _select(examples, lambda task, label: label >= 0)
         if unlabelled := _size(examples) - _size(labelled):
             warn(f"{source_name(source)}: {unlabelled} examples without an answer are not evaluated")
@@ -268,15 +271,16 @@ def _size(examples: Dataset | None) -> int:
 def _move_pubmedqa_labels(
     parts: Sequence[Dataset | None],
 ) -> tuple[list[Dataset | None], dict[str, int], dict[str, Literal["samples", "pubmedqa"]]]:
-    """Return the parts with PubMedQA's labels replaced by −1, those labels by id, and DataBundle.own_lfs."""
+    """Return the parts with the labels of PubMedQA's examples replaced by −1, these by id, and DataBundle.own_lfs."""
     hidden: list[Dataset | None] = []
     gold: dict[str, int] = {}
     own_lfs: dict[str, Literal["samples", "pubmedqa"]] = {}
     for part in parts:
-        if part is not None and pubmedqa.has_conclusions(part):
-            labels = zip(column(part, "id"), column(part, "label"), strict=True)
-            gold |= {name: label for name, label in labels if label >= 0}
-            own_lfs |= dict.fromkeys(column(part, "id"), "pubmedqa")
-            part = Dataset.from_dict({**part.to_dict(), "label": [-1] * len(part)}, features=part.features)
+        if part is not None and (own := pubmedqa.members(part)).any():
+            names, labels = np.array(column(part, "id"), object), np.array(column(part, "label"))
+            gold |= {name: int(label) for name, label in zip(names[own], labels[own], strict=True) if label >= 0}
+            own_lfs |= dict.fromkeys(names[own].tolist(), "pubmedqa")
+            labels = np.where(own, -1, labels).tolist()
+            part = Dataset.from_dict({**part.to_dict(), "label": labels}, features=part.features)
         hidden.append(part)
     return hidden, gold, own_lfs

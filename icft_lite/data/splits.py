@@ -77,21 +77,21 @@ def read_examples(
 
     source: a path, a Hub name (`owner/name[:config][@split]`), a list of dicts, a Dataset, a DataFrame, or a list of
     paths and names, which have one answer coding. MedMCQA, PubMedQA and MedQuAD are recognized by their columns;
-    PubMedQA adds the column `long_answer`. domain: for examples that name none. split: of a Hub data set; of a file,
-    `train`, `validation` or `test` as `split_source` makes them. require: a task, or several, that every example must
-    have. options: how to read columns, answers and conversations.
+    PubMedQA adds the column `long_answer`. domain: for examples that name none. split: of a Hub data set; of another
+    source, `train`, `validation` or `test` as `split_source` makes them. require: a task, or several, that every
+    example must have. options: how to read columns, answers and conversations.
 
     Raises ICFTError if a source cannot be read, has no such split or another task, or if an id occurs twice.
     """
     sources, parts = as_sources(source), []
     for one in sources if split else ():
-        if not isinstance(one, str | os.PathLike) or is_hub_name(one):
+        if isinstance(one, str | os.PathLike) and is_hub_name(one):
             parts += [read.examples for read in read_sources([one], domain, split, options)]
             continue
         part = split_source(one, domain, options=options).get(cast(str, split))
         if part is None:
             raise ICFTError(
-                f"{one}: it has no split {split!r}; a file has train, validation and test "
+                f"{source_name(one)}: it has no split {split!r}; a source has train, validation and test "
                 f"(PubMedQA: with {pubmedqa.TEST_IDS_FILE} next to it)"
             )
         parts.append(part)

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice, repeat
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from icft_lite.config import PolicyName
 from icft_lite.data.schema import Example
 from icft_lite.errors import ICFTError
 from icft_lite.memory.entries import NOT_ENCODED, MemoryEntry, Source
-from icft_lite.memory.policies import POLICIES, water_fill
+from icft_lite.memory.policies import POLICIES, USES_FEATURES, water_fill
 from icft_lite.memory.teachers import check_space, choose_teachers, rounding_error
 from icft_lite.modeling.encoding import Encoded, TooLong, supervise_prompt
 from icft_lite.modeling.forward import head_weight
@@ -55,6 +55,8 @@ class LongTermMemory:
         teach_prompts: bool = True,
         base_teaches: bool = False,
     ) -> None:
+        if policy not in POLICIES:
+            raise ICFTError(f"policy: {policy!r} is unknown; give {', '.join(POLICIES)}")
         self.size, self.policy, self.reservoir_share, self.features = size, policy, reservoir_share, features
         self.teach_prompts, self.base_teaches = teach_prompts, base_teaches
         self.teacher_dtype: torch.dtype = getattr(torch, teacher_dtype)
@@ -78,14 +80,21 @@ class LongTermMemory:
         """Offer examples to the memory, and return (how many of them were added, how many others were evicted).
 
         examples: canonical, each with one response. Those that are too long for the encoder, or whose id is stored
-        already, are ignored. surprise: one value per example, 0 by default.
+        already, are ignored. surprise: one value per example, 0 by default. Raises ICFTError for an unknown source, and
+        ValueError if there are fewer or more values than examples.
         """
+        if source not in get_args(Source):
+            raise ICFTError(f"source: {source!r} is unknown; give {', '.join(get_args(Source))}")
         before = list(self.entries)
-        offers = zip(examples, repeat(0.0) if surprise is None else surprise)
+        offers = zip(examples, repeat(0.0)) if surprise is None else zip(examples, surprise, strict=True)
         while batch := list(islice(offers, OFFER_BATCH_SIZE)):
             stored = {entry.example["id"] for entry in self.entries}
-            new = [self._entry(example, source, value) for example, value in batch if example["id"] not in stored]
-            if self.policy == "herding":  # its features are computed from encodings
+            new = []
+            for example, value in batch:
+                if example["id"] not in stored:
+                    stored.add(example["id"])
+                    new.append(self._entry(example, source, value))
+            if self.policy in USES_FEATURES:
                 new = [entry for entry in new if self._encode(entry, encoder)]
             chosen = self._select(self.entries + new)
             # Encoding is slow, so only chosen entries are encoded. Without those that do not fit, choose again.
@@ -167,6 +176,8 @@ class LongTermMemory:
             group = groups[source]
             if len(group) > quota:
                 group = POLICIES[self.policy](group, quota, self.reservoir_share, self._features)
+                if len(group) > quota:
+                    raise ICFTError(f"policy {self.policy!r}: {len(group)} entries for {quota} places; return fewer")
             retained |= set(map(id, group))
         return [entry for entry in entries if id(entry) in retained]
 
@@ -176,4 +187,6 @@ class LongTermMemory:
             raise ICFTError(
                 f"LongTermMemory: policy {self.policy!r} needs features; pass features=… or choose another policy"
             )
+        if self.policy not in USES_FEATURES:
+            raise ICFTError(f"policy {self.policy!r}: it calls `features`; add its name to policies.USES_FEATURES")
         return on_main_process(lambda: features([entry.encoded for entry in entries]))

@@ -80,6 +80,8 @@ POLICIES: dict[PolicyName, Policy] = dict(
     surprise=surprise, balanced=balanced, reservoir=reservoir, ring=ring, herding=herding
 )
 """The policies by name."""
+USES_FEATURES: frozenset[str] = frozenset(("herding",))
+"""Policies that call `features`. All entries that are offered to them are encoded, not only those that are retained."""
 
 
 def by_topic(entries: Entries, capacity: int, choose: Callable[[Entries, int], Entries]) -> Entries:

@@ -9,6 +9,7 @@ from peft import PeftModel
 
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
+from icft_lite.data.corpora.pubmedqa import is_pubmedqa
 from icft_lite.data.schema import COLUMNS, Example, as_response
 from icft_lite.data.tables import column, iter_examples, to_dataset
 from icft_lite.errors import ICFTError
@@ -22,6 +23,8 @@ from icft_lite.weak.lfs.pubmedqa import pubmedqa_weak_labels
 from icft_lite.weak.lfs.samples import sample_lfs
 from icft_lite.weak.pool import label_pool
 
+OWN_LFS = ("samples", "pubmedqa")
+"""Data sets that bring labelling functions: values of `DataBundle.own_lfs`."""
 TRIED = 20
 """Number of examples on which labelling functions are tried before a run."""
 Labels = tuple[list[list[float]], dict[str, Any]]
@@ -40,6 +43,8 @@ def check_pool(data: DataBundle, config: ICFTConfig) -> None:
                 f"weak.label_model: the gold label of example {missing[0]} is not known; choose dawid_skene"
             )
         return
+    if unknown := set(data.own_lfs.values()) - {*OWN_LFS}:
+        raise ICFTError(f"own_lfs: {min(unknown)!r} names no labelling functions; use {' or '.join(OWN_LFS)}")
     others = [name for name in ids if name not in data.own_lfs] if data.posteriors is None else []
     if others and not data.lfs:
         raise ICFTError(
@@ -151,7 +156,7 @@ def label_weak_pool(
         return label_pool(examples, apply_lfs(lfs, examples), label_model, lfs, gold)
 
     def pubmedqa(examples: list[Example]) -> Labels:
-        test = [example for example in iter_examples(data.test or []) if example.get("long_answer")]
+        test = [example for example in iter_examples(data.test or []) if is_pubmedqa(example)]
         return pubmedqa_weak_labels(examples, test, label_model)
 
     label: dict[str, Callable[[list[Example]], Labels]] = {

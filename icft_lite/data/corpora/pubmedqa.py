@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
-from icft_lite.data.schema import RawRow, Source
+from icft_lite.data.schema import Example, RawRow, Source
+from icft_lite.data.tables import iter_columns
+from icft_lite.errors import ICFTError
 
 CHOICES = ["yes", "no", "maybe"]
 COLUMNS = frozenset(("pubid", "question", "context", "long_answer", "final_decision"))
@@ -36,16 +39,24 @@ def matches(row: RawRow) -> bool:
     return "question" in row and isinstance(context, dict) and "contexts" in context and not own
 
 
-def convert(row: RawRow) -> RawRow:
-    """Return a row of PubMedQA on the Hub as question, choices and answer."""
+def convert(row: RawRow, where: str) -> RawRow:
+    """Return a row of PubMedQA on the Hub as question, choices and answer; other columns do not change.
+
+    Raises ICFTError, which starts with `where`, if the contexts are not texts.
+    """
+    contexts = row["context"]["contexts"]
+    contexts = [contexts] if isinstance(contexts, str) else list(contexts if contexts is not None else ())
+    if wrong := [one for one in contexts if not isinstance(one, str)]:
+        raise ICFTError(f"{where}: a context is {wrong[0]!r:.40}; contexts must be texts")
     return {
-        "id": row.get("pubid"),
-        "question": row["question"],
-        "context": "\n".join(row["context"]["contexts"] or []),
-        "choices": CHOICES,
-        "answer": row.get("final_decision"),
         "domain": "medical",
         "topic": "pubmedqa",
+        **{name: value for name, value in row.items() if name not in COLUMNS},
+        **({"id": row["pubid"]} if row.get("pubid") is not None else {}),
+        "question": row["question"],
+        "context": "\n".join(contexts),
+        "choices": CHOICES,
+        "answer": row.get("final_decision"),
     }
 
 
@@ -70,14 +81,22 @@ def read_release(data: dict[str, RawRow], path: Path) -> Iterator[tuple[str, str
         )
 
 
-def has_conclusions(examples: Dataset) -> bool:
-    """Return True if the examples have the column `long_answer`, by which PubMedQA is known after reading."""
-    return CONCLUSION in examples.column_names
+def is_pubmedqa(example: Example) -> bool:
+    """Return True for a canonical example with a conclusion and PubMedQA's choices; no single column is enough."""
+    return bool(example.get(CONCLUSION)) and list(example["responses"]) == CHOICES
+
+
+def members(examples: Dataset) -> np.ndarray:
+    """Return which examples are PubMedQA's: bool [n]."""
+    if CONCLUSION not in examples.column_names:
+        return np.zeros(len(examples), bool)
+    values = iter_columns(examples, CONCLUSION, "responses")
+    return np.array([is_pubmedqa({CONCLUSION: text, "responses": texts}) for text, texts in values], bool)
 
 
 def is_from_release(source: Source, examples: Dataset) -> bool:
     """Return True if `examples` were read from a .json file of the original release."""
-    return isinstance(source, str | os.PathLike) and Path(source).suffix == ".json" and has_conclusions(examples)
+    return isinstance(source, str | os.PathLike) and Path(source).suffix == ".json" and bool(members(examples).all())
 
 
 def published_test_ids(source: Source) -> Path | None:
