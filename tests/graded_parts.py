@@ -55,17 +55,21 @@ def released(source):
 
 
 def feedback(part, function, seed=0):
-    """Return the feedback on each of a part's calls, made as the grader makes them. An exception gives "error: …"."""
-    texts = []
-    for call in part.draw(np.random.default_rng(seed)):
+    """Return the feedback on each of a part's calls, made as the grader makes them, and on all calls together.
+
+    An exception gives "error: …".
+    """
+    texts, answers, calls = [], [], part.draw(np.random.default_rng(seed))
+    for call in calls:
         fields = unpack(pack(asdict(call)))
         expected = perform(part.reference, fields)
         try:
-            texts.append(part.compare(unpack(pack(perform(function, fields))), expected, call))
+            answers.append(unpack(pack(perform(function, fields))))
+            texts.append(part.compare(answers[-1], expected, call))
         except Exception as error:
             texts.append(f"error: {type(error).__name__}: {error}")
     assert len(texts) >= 2
-    return texts
+    return texts if any(texts) else [*texts, part.compare_all(answers, calls)]
 
 
 def check_cell(assignment, part):

@@ -1,16 +1,19 @@
 """The grader on honest work, what is refused, what the files of results contain, and exit codes."""
 
 import csv
+import hashlib
 import html
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
 import time
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +23,12 @@ from icft_lite import cli
 from icft_lite.errors import ICFTError
 from icft_lite.grading import shim
 from icft_lite.grading.batch import grade_all
+from icft_lite.grading.cells import first_line, names_used, wrong_calls
+from icft_lite.grading.command import cleaned_up
 from icft_lite.grading.grader import Grader, check_function
 from icft_lite.grading.package_copy import copy_package, overlap
 from icft_lite.grading.parts import Call, Part, close
-from icft_lite.grading.results import PartResult, Result, quoted, read_csv, to_gradescope, to_lines
+from icft_lite.grading.results import PartResult, Result, feedback_path, quoted, read_csv, to_gradescope, to_lines
 from icft_lite.grading.sandbox import Limits, check_unexposed, site_folders
 from icft_lite.grading.specifications import load_assignments
 from icft_lite.grading.submissions import find_submissions, read_submission
@@ -70,7 +75,7 @@ def part():
 # --- honest work, in the sandbox
 
 
-def test_a_folder_of_submissions(grader, tmp_path):
+def test_a_folder_of_submissions(grader, tmp_path, monkeypatch):
     """Right, reordered, untouched, wrong, copied and unreadable work, in one pass with the expected marks."""
     files = tmp_path / "data"
     files.mkdir()
@@ -86,7 +91,8 @@ def test_a_folder_of_submissions(grader, tmp_path):
         write_notebook(tmp_path / f"{name}.ipynb", ["x = 1 / 0", function, *RIGHT[1:], COMPARES, "print(package)"])
     write_notebook(tmp_path / "copied.ipynb", [COPY])
     (tmp_path / "broken.ipynb").write_text("{")
-    results = {result.submission: result for result in grade_all(grader, find_submissions([tmp_path]))}
+    monkeypatch.chdir(tmp_path)
+    results = {result.submission: result for result in grade_all(grader, find_submissions([Path()]))}
     marks = {name: [part.earned for part in result.parts] for name, result in results.items()}
     assert marks == {
         "broken.ipynb": [],
@@ -99,10 +105,14 @@ def test_a_folder_of_submissions(grader, tmp_path):
         "untouched.ipynb": [0, 0, 0],
     }
     assert results["data"].parts[2].answer == "<b>from a file</b>" and results["data"].to_be_marked == 5
-    assert results["reordered.ipynb"].notes == ("code cell 3: ZeroDivisionError: division by zero",)
+    assert results["reordered.ipynb"].notes == ('code cell 3, "1 / 0": ZeroDivisionError: division by zero',)
     notes = results["sign.ipynb"].notes
-    assert "not available while this part is graded" in notes[1] and "name 'package'" in notes[2]
-    assert results["compares.ipynb"].notes == notes[:1] == ("code cell 1: ZeroDivisionError: division by zero",)
+    assert "not available" not in "".join(notes) and "name 'package'" in notes[1], "the student need not know"
+    assert (
+        results["compares.ipynb"].notes
+        == notes[:1]
+        == ('code cell 1, "x = 1 / 0": ZeroDivisionError: division by zero',)
+    )
     assert results["sign.ipynb"].parts[0].feedback == "the sign is wrong"
     assert results["untouched.ipynb"].parts[0].feedback == "not implemented yet"
     assert results["untouched.ipynb"].parts[1].feedback == "the notebook defines no RunningMean"
@@ -124,13 +134,14 @@ def test_tensors_in_the_sandbox(grader, tmp_path, part, monkeypatch):
 
 
 def test_resuming_and_the_csv(grader, tmp_path, monkeypatch):
-    folder, table = tmp_path / "class", tmp_path / "marks.csv"
+    folder, table, feedback = tmp_path / "class", tmp_path / "marks.csv", tmp_path / "feedback"
     folder.mkdir()
+    monkeypatch.chdir(folder)
     write_notebook(folder / "=1+1.ipynb", [RIGHT_FUNCTION, "answer = 'text'"])
     write_notebook(folder / "bob.ipynb", [STUB])
 
-    def graded():
-        return grade_all(grader, find_submissions([folder]), csv=table)
+    def graded(**options):
+        return grade_all(grader, find_submissions([Path()]), csv=table, **options)
 
     assert len(list(graded())) == 2
     assert list(graded()) == []  # all are in the file
@@ -142,6 +153,81 @@ def test_resuming_and_the_csv(grader, tmp_path, monkeypatch):
     assert [row[name] for name in ("score", "max_score", "to_be_marked", "F1.1", "F1.2", "F1.3", "isolation")] == [
         "3", "5", "5", "3", "0", "to be marked", "full"]  # fmt: skip
     assert rows["bob.ipynb"]["score"] == "5"
+    assert [result.submission for result in graded(feedback=feedback)] == ["=1+1.ipynb", "bob.ipynb"], "no feedback yet"
+    (feedback / "bob.ipynb.txt").unlink()
+    assert [result.submission for result in graded(feedback=feedback)] == ["bob.ipynb"]
+    assert len(csv_rows(table)) == 2
+    lines = (feedback / "=1+1.ipynb.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "=1+1.ipynb: F1 3 of 5 points, 5 to be marked"
+    assert "the notebook defines no RunningMean" in lines[2]
+    digest = hashlib.sha256(b"text").hexdigest()[:16]
+    assert f"to be marked; fingerprint {digest}" in lines[3] and lines[-1] == "text", "the written answer is there"
+
+
+def csv_rows(table):
+    return list(csv.DictReader(table.open(encoding="utf-8")))
+
+
+def test_notebooks_of_the_same_name_are_different_submissions(grader, tmp_path, monkeypatch):
+    """As nbgrader lays them out; graded one student at a time."""
+    monkeypatch.chdir(tmp_path)
+    for student, function in (("alice", RIGHT_FUNCTION), ("bob", STUB)):
+        (tmp_path / "submitted" / student / "F1").mkdir(parents=True)
+        write_notebook(tmp_path / "submitted" / student / "F1" / "work.ipynb", [function])
+        found = find_submissions([Path("submitted", student, "F1")])
+        (result,) = grade_all(grader, found, csv=tmp_path / "marks.csv", feedback=tmp_path / "feedback")
+    rows = {row["submission"]: row["score"] for row in csv_rows(tmp_path / "marks.csv")}
+    assert rows == {"submitted/alice/F1/work.ipynb": "3", "submitted/bob/F1/work.ipynb": "0"}
+    assert (tmp_path / "feedback" / "submitted" / "bob" / "F1" / "work.ipynb.txt").is_file()
+    outside = feedback_path(Path("f"), "/srv/../class/a.ipynb")
+    assert outside == Path("f", "srv", "class", "a.ipynb.txt"), "never outside the folder"
+
+
+def test_magics_of_figures_and_wrong_functions_that_are_called(grader, tmp_path):
+    uses = RIGHT_CLASS.replace("return (self.start", "return 0 * (calibration_error is None) - (self.start")
+    cells = ["%matplotlib inline\nimport numpy as np\nx = 1", "assert x == 1", WRONG_SIGN, uses]
+    result = grader.grade(read_submission("t", write_notebook(tmp_path / "t.ipynb", cells)), grader.assignments["F1"])
+    assert result.notes == () and [part.earned for part in result.parts] == [0, 0, 0]
+    assert result.parts[0].feedback == "the sign is wrong"
+    assert result.parts[1].feedback.endswith("; it uses calibration_error (F1.1), wrong too")
+    assert result.parts[2].feedback == "no answer: answer is not a text"
+    assert (result.score, result.max_score, result.to_be_marked) == (0, 5, 0), "5 points whatever the rubric part has"
+
+
+def test_names_that_a_function_uses():
+    cells = [
+        "%magic",
+        "import a\ndef f(x):\n    return g(x)",
+        "class C:\n    def m(self):\n        return f(1)",
+        "def f(x):",
+    ]
+    used = names_used(cells)
+    assert used == {"f": {"g", "x"}, "C": {"f"}}
+    assert wrong_calls("C", used, {"g": "P1", "C": "P3", "h": "P2"}) == ["g (P1)"], "through f, and not itself"
+    assert first_line("# comment\n\n  x = 1") == '"x = 1"' and first_line("") == '""'
+
+
+def test_what_only_several_calls_show(part):
+    seeds = replace(
+        part,
+        draw=lambda rng: [Call((1,)), Call((1,)), Call((2,))],
+        reference=lambda seed: seed,
+        compare=lambda got, expected, call: "",
+        compare_all=lambda answers, calls: "" if len({*map(str, answers)}) == 2 else "seed",
+    )
+    assert check_function(seeds, lambda seed: 10 * seed) == ""
+    assert (
+        check_function(seeds, lambda seed: 0)
+        == "seed"
+        == check_function(seeds, lambda seed, i=[0]: i.append(0) or len(i))
+    )
+
+
+def test_sigterm_ends_grading_in_order():
+    with pytest.raises(SystemExit) as stop, cleaned_up():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert stop.value.code == 128 + signal.SIGTERM
 
 
 def test_a_specification_that_fails_is_the_instructors_error(part):

@@ -109,8 +109,8 @@ def test_a_class_of_30_is_marked_with_one_command(course, tmp_path, monkeypatch,
     folder.mkdir()
     expected = write_class(folder, course)
     assert len(expected) == 30
-    monkeypatch.chdir(tmp_path)
-    code = cli.main(["grade", str(folder), "--assignments", str(course), "--csv", str(table), "--cell-seconds", "20"])
+    monkeypatch.chdir(folder)
+    code = cli.main(["grade", ".", "--assignments", str(course), "--csv", str(table), "--cell-seconds", "20"])
     assert code == 3  # some are refused, the others are graded
 
     rows = {row["submission"]: row for row in csv.DictReader(table.open(encoding="utf-8"))}

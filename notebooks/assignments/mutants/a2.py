@@ -336,6 +336,23 @@ class Waiting(Queue):
         pass
 
 
+class NewcomersLast(Queue):
+    def add(self, available):
+        self.left[:0] = self.stage[self.seen : available]
+        self.seen = max(self.seen, available)
+
+
+class NewcomersNext(Queue):
+    def add(self, available):
+        self.left += self.stage[self.seen : available]
+        self.seen = max(self.seen, available)
+
+
+class Unseeded(Queue):
+    def __init__(self, stage, seed):
+        super().__init__(stage, None)
+
+
 class Sorted(Queue):
     def start(self, available):
         self.left, self.seen = self.stage[:available][::-1], available
@@ -412,6 +429,9 @@ WRONG = {
     "A2.8": {
         "with replacement": (WithReplacement, "repetition"),
         "new examples wait": (Waiting, "new examples"),
+        "new examples come last": (NewcomersLast, "place"),
+        "new examples come next": (NewcomersNext, "place"),
+        "the seed is not used": (Unseeded, "seed"),
         "not shuffled": (Sorted, "shuffle: a pass"),
         "shuffled once": (SameOrder, "shuffle: each pass"),
         "all available": (Everything, "pool"),

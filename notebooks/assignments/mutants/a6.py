@@ -104,6 +104,18 @@ def resamples_repeated(topics, times, seed):
     return np.tile(resamples_in_loops(topics, 1, seed), (times, 1))
 
 
+def resamples_without_seed(topics, times, seed):
+    return resamples_in_loops(topics, times, None)
+
+
+def resamples_of_one_seed(topics, times, seed):
+    return resamples_in_loops(topics, times, 0)
+
+
+def resamples_as_lists(topics, times, seed):
+    return resamples_in_loops(topics, times, seed).tolist()
+
+
 def resamples_transposed(topics, times, seed):
     return resamples_in_loops(topics, times, seed).T
 
@@ -111,7 +123,9 @@ def resamples_transposed(topics, times, seed):
 # --- 5
 
 
-def test_in_loops(difference, topics, resamples, interval=(2.5, 97.5), factor=2, plus=1, rarer=min):
+def test_in_loops(
+    difference, topics, resamples, interval=(2.5, 97.5), factor=2, plus=1, rarer=min, zeros=True, most=1.0
+):
     names = sorted(set(topics.tolist()))
 
     def score(rows):
@@ -119,8 +133,8 @@ def test_in_loops(difference, topics, resamples, interval=(2.5, 97.5), factor=2,
         return sum(sum(values) / len(values) for values in by_topic.values()) / len(names)
 
     values = np.array([score(rows) for rows in resamples])
-    k = rarer(int(np.sum(values <= 0)), int(np.sum(values >= 0)))
-    p = min(1.0, factor * (k + plus) / (len(values) + plus))
+    k = rarer(int(np.sum(values < 0)), int(np.sum(values > 0))) + zeros * int(np.sum(values == 0))
+    p = min(most, factor * (k + plus) / (len(values) + plus))
     return [score(range(len(difference))), *np.percentile(values, interval), p]
 
 
@@ -142,6 +156,14 @@ def test_with_p_zero(difference, topics, resamples):
 
 def test_of_the_larger_side(difference, topics, resamples):
     return test_in_loops(difference, topics, resamples, rarer=max)
+
+
+def test_without_zeros(difference, topics, resamples):
+    return test_in_loops(difference, topics, resamples, zeros=False)
+
+
+def test_not_capped(difference, topics, resamples):
+    return test_in_loops(difference, topics, resamples, most=np.inf)
 
 
 def test_by_standard_deviation(difference, topics, resamples):
@@ -247,6 +269,8 @@ WRONG = {
         "one question for the whole topic": (resamples_of_one, "independent"),
         "one resample, repeated": (resamples_repeated, "random"),
         "transposed": (resamples_transposed, "shape"),
+        "the seed is not used": (resamples_without_seed, "same seed"),
+        "the seed is always 0": (resamples_of_one_seed, "another seed"),
     },
     "A6.5": {
         "mean over questions": (test_over_questions, "topic"),
@@ -254,6 +278,8 @@ WRONG = {
         "one-sided": (test_one_sided, "two-sided"),
         "p can be 0": (test_with_p_zero, "zero"),
         "the larger side": (test_of_the_larger_side, "side"),
+        "zeros on neither side": (test_without_zeros, "zero"),
+        "p above 1": (test_not_capped, "range"),
         "standard deviation": (test_by_standard_deviation, "quantile"),
     },
     "A6.6": {
@@ -276,7 +302,7 @@ WRONG = {
 RIGHT = {
     "A6.1": [power_by_scipy],
     "A6.3": [differences_in_loops],
-    "A6.4": [resamples_in_loops],
+    "A6.4": [resamples_in_loops, resamples_as_lists],
     "A6.5": [test_in_loops],
     "A6.6": [interval_by_scipy, interval_of],
     "A6.7": [holm_by_definition],
