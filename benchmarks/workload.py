@@ -21,10 +21,11 @@ SKIPPED_STEPS = 4
 
 
 class FixedBatches(StageBatches):
-    """The batches of steps that are lists of TrainingItems already."""
+    """The batches of steps that are lists of TrainingItems already; a step is one micro-batch."""
 
     def __init__(self, steps, config, packing=True):
-        super().__init__(steps, [], [], [], config, RuntimeConfig(packing=packing))
+        super().__init__([], [], [], [], config, RuntimeConfig(packing=packing, micro_batches=1))
+        self.steps = steps
 
     def items(self, step):
         """Return the step itself."""
