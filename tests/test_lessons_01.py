@@ -158,6 +158,8 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
             "def furthest(alphas, general, minimum):\n"
             "    return max((a for a, g in zip(alphas, general) if g >= minimum), default=None)",
             "def furthest(alphas, general, minimum): return 0.25",
+            "def furthest(alphas, general, minimum):\n    if general[0] <= minimum: return None\n"
+            "    return float(np.interp(-minimum, -np.array(general), alphas))",
         ],
     ]
     small = [[0.80, 0.10, 0.20], [0.85, 0.70, 0.30], [0.50, 0.60, 0.75]]

@@ -82,6 +82,8 @@ WRONG = [
         "def expected_draws(n, steps, start): return [steps] + [0] * (n - 1)",
         "def expected_draws(n, steps, start):\n"
         "    return [sum(competence(t / steps, 1, start) * n >= i + 1 for t in range(steps)) / n for i in range(n)]",
+        "def expected_draws(n, steps, start):\n    draws = np.zeros(n)\n    for step in range(steps):\n"
+        "        m = int(competence(step / steps, 1, start) * n)\n        draws[:m] += 1 / m\n    return draws",
     ],
 ]
 

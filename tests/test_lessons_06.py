@@ -52,6 +52,9 @@ LABELS = [
         "[t if start <= i <= end else -100 for i, t in enumerate(whole)][1:] + [-100]",  # shifted twice
     )
 ]
+LABELS.append(  # the reply alone
+    "def chat_labels(m, tok):\n    ids = tok(m[-1]['content'])['input_ids'] + [tok.eos_token_id]\n    return ids, ids"
+)
 KL = [
     "def my_token_kl(s, t, head, T):\n    z, u = s @ head.T, t @ head.T\n"
     "    if math.isinf(T): return " + limit + "\n"

@@ -73,6 +73,12 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
             "        write(file)\n    os.replace(temporary, path)",
             "def save(path, write):\n    try:\n        with open(path, 'w') as file:\n            write(file)\n"
             "    except OSError:\n        path.unlink()\n        raise",
+            # lost in a crash while it writes
+            "def save(path, write):\n    import io\n    file = io.StringIO()\n    write(file)\n"
+            "    path.write_text(file.getvalue())",
+            "def save(path, write):\n    old = path.read_text() if path.exists() else None\n    try:\n"
+            "        with open(path, 'w') as file:\n            write(file)\n    except OSError:\n"
+            "        path.write_text(old)\n        raise",
         ],
     ]
     for number in range(len(wrong)):

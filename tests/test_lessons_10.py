@@ -214,9 +214,11 @@ def test_the_exercises_accept_their_solutions_and_reject_wrong_ones(book):
         [
             "def micro_batches(tokens, fixed, per_token, usable): return 2",
             "def micro_batches(tokens, fixed, per_token, usable):\n"
-            "    return tokens // int((usable - fixed) / per_token) + 1",
+            "    return tokens // max(1, int((usable - fixed) / per_token)) + 1",
             "def micro_batches(tokens, fixed, per_token, usable):\n"
             "    return -(-tokens // max(1, int(usable / per_token)))",
+            "def micro_batches(tokens, fixed, per_token, usable):\n"
+            "    return None if fixed >= usable else -(-tokens // max(1, int((usable - fixed) / per_token)))",
         ],
         [
             "def questions(half): return int((1.96 / half) ** 2 / 4)",

@@ -35,6 +35,10 @@ WRONG = [
         "    if any(not stage['steps'] for stage in log['stages']): return 'steps'\n"
         "    if sum(stage['tokens'] for stage in log['stages']) != log['total']: return 'sum'\n"
         "    return 'budget' if log['total'] > 1.02 * max_tokens else ''",
+        "def problem(log, max_tokens):\n"
+        "    if log['total'] > 1.02 * max_tokens: return 'budget'\n"
+        "    if sum(stage['tokens'] for stage in log['stages']) != log['total']: return 'sum'\n"
+        "    return 'steps' if any(stage['tokens'] and not stage['steps'] for stage in log['stages']) else ''",
     ],
 ]
 

@@ -216,8 +216,8 @@ answers["after three stages"] = [generate_reply(model, tokenizer, prompt) for pr
 pd.DataFrame(answers, index=prompts)
 
 # %% [markdown]
-# It is neither silent nor does it write nonsense: it answers with a hospital department or an urgency, which is what
-# the hard examples ask for. The last stage decides how everything is answered, also the sum and the past tense.
+# It does not become silent, and its answers are not nonsense: they name a hospital department or an urgency, which is
+# what the hard examples ask for. The last stage decides how everything is answered, also the sum and the past tense.
 
 # %% [markdown]
 # ## 3 · The accuracy matrix
@@ -650,10 +650,10 @@ def furthest(alphas, general, minimum):
 
 
 path = ([0.0, 0.5, 1.0], [0.9, 0.8, 0.2])
-answers = [furthest(*path, minimum) for minimum in (0.85, 0.5, 0.1, 0.95)]
+answers = [furthest(*path, minimum) for minimum in (0.85, 0.5, 0.1, 0.9, 0.95)]
 if ... in answers:
     print("Your turn.")
-elif answers[3] is None and None not in answers[:3] and np.allclose(answers[:3], [0.25, 0.75, 1.0]):
+elif answers[4] is None and None not in answers[:4] and np.allclose(answers[:4], [0.25, 0.75, 1.0, 0.0]):
     print("Right.")
 else:
     print(f"Not yet: {answers}; the first should be half-way between 0 and 0.5.")

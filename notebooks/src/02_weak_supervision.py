@@ -325,7 +325,8 @@ print("or:        ", ((1 - roots) / 2).round(3))
 
 # %% [markdown]
 # With logarithms this is a *weighted vote*. The **weight** is $w_j = \log \frac{\pi_j (k-1)}{1-\pi_j}$. The score of an
-# option is the sum of the weights of its votes. The softmax of the scores is the **posterior**. This is the **E-step**.
+# option is the sum of the weights of its votes. The softmax of the scores, $e^{\text{score}}$ divided by the sum over
+# options, is the **posterior**. This is the **E-step**.
 #
 # **Predict**, for four options: what is the weight of a function that guesses at random? Of one that is right once in
 # ten?
@@ -674,8 +675,8 @@ for low, high in ((0, 0.6), (0.6, 0.95), (0.95, 1.01)):
 # %% [markdown]
 # The choice of the *label model* has a clear benefit. With Dawid–Skene in place of majority vote, the medical score of
 # the demo was 0.85 instead of 0.44, and 0.48 instead of 0.27 on all topics (three seeds, measured with soft labels;
-# [results]({{repository}}/blob/main/docs/results.md)). The posterior's uncertainty, its *entropy*, is still used: it
-# orders the curriculum of lesson 03.
+# [results]({{repository}}/blob/main/docs/earlier_results.md)). The posterior's uncertainty, its *entropy*, is still
+# used: it orders the curriculum of lesson 03.
 
 # %% [markdown]
 # ## 12 · What breaks it

@@ -742,9 +742,10 @@ HTML(html_table(["model", "self-generated prompt", "answer"],
                 [[name, one["prompt"], one["responses"][0]] for name, some in generated.items() for one in some[:6]]))
 
 # %% [markdown]
-# The base answers most of the prompts shown correctly (37 − 14 = 23). Some of its words do not exist, which does no
-# harm: the aim is to retain its *behavior*. The tuned model still asks for sums but answers *bleeding of the bowel*:
-# training changed its answers, and all of them were medical. This is what forgetting looks like.
+# The base answers most of the prompts shown correctly (37 − 14 = 23). It also invents words and writes nonsense about
+# medicine, which does no harm: the aim is to retain its *behavior*. The tuned model still asks for sums but answers
+# *bleeding of the bowel*: training changed its answers, and all of them were medical. This is what forgetting looks
+# like.
 
 # %% [markdown]
 # ## What was shown

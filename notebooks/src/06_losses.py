@@ -147,8 +147,11 @@ if ... in answers:
 else:
     found = [tokenizer.decode([t for t in labels if t != -100]).lstrip() for _, labels in answers]
     copies = all(len(a) == len(b) and all(y in (-100, x) for x, y in zip(a, b)) for a, b in answers)
-    labels_right = copies and found == ["inflammation of the kidney<|end|>"] * 2
-    print("Right." if labels_right else f"Not yet: supervised are {found}; labels are ids or −100: {copies}.")
+    texts = [one.decode(ids) for one, (ids, _) in zip((tokenizer, chatml), answers)]
+    whole = all(text.find("Hello.") >= 0 and text.find("Define nephritis.") >= 0 for text in texts)
+    labels_right = copies and whole and found == ["inflammation of the kidney<|end|>"] * 2
+    print("Right." if labels_right else
+          f"Not yet: supervised are {found}; labels are ids or −100: {copies}; the conversation is whole: {whole}.")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -430,7 +433,8 @@ print("the same without logits:", torch.allclose(without_logits, 0.5 * (head @ a
 # | `loss.consistency_tokens` | `all` | `response` |
 # | `loss.consistency_weight` | 1.2 | 2.5 |
 #
-# On `tiny`, $T$ = 4 instead of 1 raised the medical score from 0.46 to 0.71 at similar retention (`docs/results.md`).
+# On `tiny`, $T$ = 4 instead of 1 raised the medical score from 0.46 to 0.71 at similar retention
+# (`docs/earlier_results.md`).
 # In a chat model the first tokens of a reply decide how it answers. Weight 2.5 halved its KL at $T \to \infty$ and was
 # taken over for $T$ = 1 (`docs/models.md`).
 

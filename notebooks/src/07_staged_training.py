@@ -203,8 +203,8 @@ print("both learn medicine:", forgot[1:].mean() > 0.15, icft[1:].mean() > 0.15)
 # %% [markdown]
 # **Catastrophic forgetting**: without long-term memory nearly every general answer is wrong after three stages. That
 # run learns more medicine on average. The likely reasons: it has no memory examples and no retention constraint. With
-# 4,200,000 tokens plain QLoRA was at most 0.02 better than ICFT, depending on the processor
-# ([results]({{repository}}/blob/main/docs/earlier_results.md#on-other-processors)).
+# 4,200,000 tokens the difference to plain QLoRA was within 0.02
+# ([results]({{repository}}/blob/main/docs/earlier_results.md#icft-compared-with-plain-qlora)).
 
 # %% [markdown]
 # ## 2 · What happens at the end of a stage
@@ -269,9 +269,11 @@ def line_search(alphas, score, min_retention):
     return ...
 
 
-curve = {1.0: (0.6, 0.7), 0.85: (0.62, 0.86), 0.7: (0.58, 0.93), 0.55: (0.58, 0.95), 0.4: (0.3, 0.97), 0.2: (0.1, 1.0)}
+falling = {1.0: (0.6, 0.7), 0.85: (0.62, 0.86), 0.7: (0.58, 0.93),
+           0.55: (0.58, 0.95), 0.4: (0.3, 0.97), 0.2: (0.1, 1.0)}
+rising = {1.0: (0.6, 0.95), 0.7: (0.5, 0.8), 0.4: (0.7, 0.97)}
 answers, tried = [], []
-for least in (0.5, 0.92, 1.1):
+for curve, least in ((falling, 0.5), (falling, 0.92), (falling, 1.1), (rising, 0.9)):
     asked = []
     answers.append(line_search(list(curve), lambda alpha: asked.append(alpha) or dict(
         medical=curve[alpha][0], retention=curve[alpha][1], general=0.9 * curve[alpha][1]), least))
@@ -279,8 +281,9 @@ for least in (0.5, 0.92, 1.1):
 if ... in answers:
     print("Your turn.")
 else:
-    right = answers == [0.85, 0.55, 0.0] and tried == [3, 5, 6]
-    print("Right." if right else f"Not yet: {answers}, expected [0.85, 0.55, 0.0]; scored {tried}, expected [3, 5, 6]")
+    expected = [0.85, 0.55, 0.0, 1.0], [3, 5, 6, 2]
+    right = (answers, tried) == expected
+    print("Right." if right else f"Not yet: {answers}, expected {expected[0]}; scored {tried}, expected {expected[1]}")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -759,9 +762,14 @@ def half(file):
     raise OSError("the disk is full")
 
 
+def new(file):  # another process reads the file at this moment
+    meanwhile.append((path.read_text(), str(getattr(file, "name", path)) != str(path)))
+    file.write("new")
+
+
 with tempfile.TemporaryDirectory() as folder:
-    path, seen, names = Path(folder) / "state", [], set()
-    for write in (lambda file: file.write("old"), half, lambda file: file.write("new")):
+    path, seen, names, meanwhile = Path(folder) / "state", [], set(), []
+    for write in (lambda file: file.write("old"), half, new):
         try:
             answer = save(path, write)
             seen.append(path.read_text() if path.exists() else None)
@@ -771,8 +779,8 @@ with tempfile.TemporaryDirectory() as folder:
 if answer is ...:
     print("Your turn.")
 else:
-    right = seen == ["old", "old kept", "new"] and names == {"state"}
-    print("Right." if right else f"Not yet: the file held {seen}; the folder {sorted(names)}")
+    right = seen == ["old", "old kept", "new"] and names == {"state"} and meanwhile == [("old", True)]
+    print("Right." if right else f"Not yet: the file held {seen}, {meanwhile} meanwhile; the folder {sorted(names)}")
 
 # %% [markdown]
 # <details><summary>Hint</summary>

@@ -191,8 +191,9 @@ print(f"McNemar's test: p = {mcnemar_exact(a == 1, b == 1):.2f}")
 # %% [markdown]
 # ## 4 · Over what to resample
 #
-# Three seeds times 800 questions are 2,400 answers. Tempting: 2,400 pairs! But three seeds' answers to *one* question
-# are not independent: the question may suit a method. And all answers of *one run* share that run's luck.
+# Three seeds times 800 questions are 2,400 answers. It is tempting to count 2,400 pairs. But three seeds' answers to
+# *one* question are not independent: the question may suit a method. And all answers of *one run* share that run's
+# luck.
 #
 # We can try it in a simulated world of two **equally good** methods.
 
@@ -314,7 +315,8 @@ Image(png(plots.power_figure(visible, pairs, "medical")), width=680)
 # ## 7 · The ablations
 #
 # For each test and method: ICFT minus that method, its interval over questions (topics weighed equally, as scores are),
-# and the t-interval over seeds. The bootstrap's p is twice the share of resampled means on the rarer side of 0.
+# and the t-interval over seeds. The bootstrap's p is 2·(k + 1) ÷ (n + 1), for k of n resampled means on the rarer side
+# of 0.
 #
 # **Predict** for each method: does the ablation lower the medical score? The general score?
 

@@ -640,7 +640,7 @@ print("questions right, with your function or the package's:", sum(map(int, answ
 #
 # SmolLM2-135M-Instruct was trained and scored completely on the real sets. Here is the record of that run: scores by
 # the examples' ids, replies to questions of our own, and no text of the sets. With the files,
-# `MODEL = "smollm2"` repeats it, in 20 minutes of processor time.
+# `MODEL = "smollm2"` repeats it, in 20 minutes of processor time. (Its own 40 minutes are those of a busy machine.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -856,7 +856,7 @@ print(share(adapter, PUSH_TO, hub_token()))
 print(share(adapter, "your-name/model", token=None))
 
 # %% [markdown]
-# The repository is private first: look at the page, then decide. Somebody may believe a model that speaks about
+# The repository is private at first: read its page before you decide. People may believe what a model says about
 # medicine.
 #
 # ## What was shown
@@ -885,11 +885,12 @@ def micro_batches(tokens, fixed, per_token, usable):
 
 
 answers = [micro_batches(6400, 2.0, 0.0025, 14.5), micro_batches(100, 2.0, 0.0025, 14.5),
-           micro_batches(6400, 15.0, 0.0025, 14.5), micro_batches(5000, 2.0, 0.0025, 14.5)]
+           micro_batches(6400, 15.0, 0.0025, 14.5), micro_batches(5000, 2.0, 0.0025, 14.5),
+           micro_batches(100, 14.499, 0.0025, 14.5)]
 if ... in answers:
     print("Your turn.")
 else:
-    print("Right." if answers == [2, 1, None, 1] else f"Not yet: {answers}.")
+    print("Right." if answers == [2, 1, None, 1, None] else f"Not yet: {answers}.")
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -955,4 +956,4 @@ print("Your turn." if ... in answers else right)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print_peak(8)
+print_peak(8 if REAL else 2)

@@ -367,7 +367,7 @@ for text, method, gpus, room in (("full, one 80 GB card", "full", 1, 80), ("QLoR
 # %% [markdown]
 # (The third left free holds some 480 tokens a pass of the 8 B, by lesson 10's count: one long example.)
 #
-# Shards help little where a 4-bit base is small anyway; what they buy is the way to 70 billion. And what is gathered
+# Shards help little where a 4-bit base is small anyway; they are for models of 70 billion parameters. What is gathered
 # does not shrink, however many GPUs there are. A look from outside: for Llama-2-70B (a vocabulary of 32,000), rank 8,
 # two sequences of 2,048 tokens, peft's documentation measured 35.6 GB on each of two GPUs. **Predict**: is our sum
 # above that, or below?
@@ -399,7 +399,7 @@ for storage, packed in stored.items():
     print(f"{str(storage):15} {packed.numel():5,} numbers, the same {packed.data.nbytes:,} bytes: {same}")
 
 # %% [markdown]
-# Nothing: nobody ever adds or multiplies these "numbers". They are a box to send bytes in. Divided in two, sent, and
+# Nothing: these "numbers" are never added or multiplied. Their type only carries the bytes. Divided in two, sent, and
 # joined again, they are the same weight:
 
 # %%
@@ -411,9 +411,9 @@ back = [bnb.functional.dequantize_4bit(data.view(torch.uint8), packed.quant_stat
 print(f"{shards[0].nbytes:,} bytes each; the gathered weight is the same: {torch.equal(*back)}")
 
 # %% [markdown]
-# Enough by hand. torch's FSDP runs on CPUs too, so here is one QLoRA layer in shards, in two processes: a 4-bit
-# weight and an adapter, one step on half of the batch each, against the same step in one process. Trained parts are
-# units of their own, for a flat vector is trained as a whole or not at all.
+# Now with torch's FSDP, which also runs on CPUs: one QLoRA layer in shards, in two processes. It has a 4-bit weight and
+# an adapter, and each process takes one step on half of the batch. We compare this with the same step in one process.
+# Trained parts are units of their own, because one flat vector is either trained or frozen.
 
 # %%
 SHARDS = '''
@@ -488,7 +488,7 @@ _ = launch("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2
 found = json.loads(Path("shards.json").read_text())
 print(f"one process holds {found['alone']:,} bytes, each of two {found['shard']:,} before the step")
 print("the same adapter after the step, to 1e-5:", found["gap"] < 1e-5)
-print("stored as uint8, FSDP refuses, for they are integers:", "integer" in found["uint8"])
+print("stored as uint8, FSDP refuses, because they are integers:", "integer" in found["uint8"])
 
 # %% [markdown]
 # Here is the configuration for two GPUs, as a file for `accelerate launch --config_file fsdp.yaml`. Each line that

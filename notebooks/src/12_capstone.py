@@ -447,12 +447,12 @@ def a_log(total, *stages):
 
 
 logs = [a_log(102, (1, 50), (1, 52)), a_log(103, (1, 103)), a_log(90, (1, 100)), a_log(60, (0, 10), (2, 50)),
-        a_log(50, (0, 0), (2, 50))]
+        a_log(50, (0, 0), (2, 50)), a_log(120, (1, 100))]
 found = [problem(log, 100) for log in logs]
 if ... in found:
     print("Your turn.")
 else:
-    print("Right." if found == ["", "budget", "sum", "steps", ""] else f"Not yet: {found}")
+    print("Right." if found == ["", "budget", "sum", "steps", "", "sum"] else f"Not yet: {found}")
 
 # %% [markdown]
 # <details><summary>Hint</summary>

@@ -33,7 +33,7 @@ def plane_figure(records: Records, title: str) -> Figure:
         if "base" in records:
             base = np.mean([_place(run["curve"][0]) for run in records["base"].values()], axis=0)
             axes.plot(*base, "x", color=INK, markersize=8, label="base, not fine-tuned")
-        axes.axhline(MIN_RETENTION, color=GREY, label=f"retention of {MIN_RETENTION}, demanded on validation", **DASHED)
+        axes.axhline(MIN_RETENTION, color=GREY, label=f"retention of {MIN_RETENTION}, required on validation", **DASHED)
         axes.set(xlabel="medical test score", ylabel="retention of general abilities, test", title=title)
         axes.legend(
             fontsize=8, frameon=False, loc="lower left", title="large: α chosen on validation", title_fontsize=8

@@ -365,8 +365,8 @@ print("Passed: A1.6")
 #
 # **A1.7 · 2 points · 15 minutes**
 #
-# Copies of a function are not independent, and they mislead EM. Lesson 02 removes complete copies. Here every function
-# stays, and a family of look-alikes counts about as much as one function.
+# Copies of a function are not independent, and they mislead EM, as lesson 02 shows. Here every function stays, and a
+# family of look-alikes counts about as much as one function.
 #
 # Two functions are look-alikes if both vote on at least `min_shared` examples and never differ there. The weight of a
 # function is 1 ÷ (1 + the number of its look-alikes).
@@ -525,7 +525,7 @@ print(f"largest difference from the package's DawidSkene: {difference:.1e}")
 
 # %% [markdown]
 # The difference must be below 1e-6. Now add four copies of the function `longest`, each silent on a fifth of the
-# examples, as in lesson 02.
+# examples.
 
 # %%
 rng, copies = np.random.default_rng(0), np.repeat(votes[:, [0]], 4, 1)
