@@ -212,9 +212,9 @@ def compare(args: Namespace, settings: dict[str, Any]) -> None:
     if args.suite:
         run_study(args, settings)
         return
-    if extra := [name for name in ("arms", "splits", "quick", "plan") if getattr(args, name)]:
+    if extra := [name for name in ("study", "arms", "splits", "quick", "plan") if getattr(args, name)]:
         raise ICFTError(f"--{extra[0]}: belongs to the evidence study; add --suite paper, or leave it out")
-    methods = [name for text in args.methods for name in text.split(",") if name]
+    methods = [name for text in args.methods or ["icft", "qlora"] for name in text.split(",") if name]
     for name in methods:
         if name not in PRESETS:
             raise ICFTError(f"--methods: {name!r} is unknown; choose among {', '.join(PRESETS)}")
@@ -226,7 +226,7 @@ def compare(args: Namespace, settings: dict[str, Any]) -> None:
     check_out(Path(args.out))
     from icft_lite.experiments.compare import compare as run
 
-    result = run(Path(args.out), methods, range(args.seeds), settings, jobs=args.jobs, runtime=runtime_config)
+    result = run(Path(args.out), methods, range(args.seeds or 3), settings, jobs=args.jobs, runtime=runtime_config)
     if args.json:
         print(json.dumps(result, indent=2))
 
@@ -235,10 +235,16 @@ def run_study(args: Namespace, settings: dict[str, Any]) -> None:
     """Run the evidence study."""
     if settings:
         raise ICFTError(f"--{min(settings)}: the arms of --suite paper have settings of their own; leave it out")
+    if extra := [name for name in ("methods", "seeds", "json") if getattr(args, name)]:
+        raise ICFTError(f"--{extra[0]}: --suite paper compares arms on splits, and writes its tables; leave it out")
+    if args.quick and (args.study or args.splits):
+        raise ICFTError("--quick: it is study tiny-short on the bundled split; leave out --study and --splits")
     check_out(Path(args.out))
     from icft_lite.experiments.paper.suite import run_suite
 
-    run_suite(Path(args.out), args.study, args.arms, args.splits, jobs=args.jobs, quick=args.quick, plan=args.plan)
+    run_suite(
+        Path(args.out), args.study or "tiny", args.arms, args.splits, jobs=args.jobs, quick=args.quick, plan=args.plan
+    )
 
 
 def chat(args: Namespace, _: dict[str, Any]) -> None:

@@ -123,17 +123,16 @@ def compare_options(sub: ArgumentParser) -> None:
     sub.add_argument(
         "--methods",
         nargs="+",
-        default=["icft", "qlora"],
         metavar="METHOD",
-        help=f"presets, separated by spaces or commas: {', '.join(PRESETS)}",
+        help=f"presets, separated by spaces or commas: {', '.join(PRESETS)}. Default: icft qlora",
     )
-    sub.add_argument("--seeds", type=PositiveInt, default=3, metavar="N", help="number of seeds for each method")
+    sub.add_argument("--seeds", type=PositiveInt, metavar="N", help="number of seeds for each method. Default: 3")
     _out(sub, "folder of the runs and the comparison", required=True)
     _jobs(sub)
     json_option(sub)
     paper = sub.add_argument_group("The evidence study (docs/protocol.md)")
     paper.add_argument("--suite", choices=["paper"], help="run the study in place of --methods; see docs/protocol.md")
-    paper.add_argument("--study", default="tiny", metavar="NAME", help="tiny, tiny-short or smollm2")
+    paper.add_argument("--study", metavar="NAME", help="tiny (the default), tiny-short or smollm2")
     paper.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="only these arms of the study")
     paper.add_argument("--splits", type=int, nargs="+", metavar="N", help="re-splits; default: those of confirmation")
     paper.add_argument("--quick", action="store_true", help="the five main arms, one split, a short syllabus")

@@ -26,7 +26,7 @@ from icft_lite.experiments.baselines.random_change import SIZE, randomize_adapte
 from icft_lite.experiments.baselines.self_distillation import rewrite_replies, self_distilled_bundle
 from icft_lite.experiments.baselines.teachers import BaseTeacher, SlowTeacher
 from icft_lite.experiments.baselines.token_weights import DFT, EAFT
-from icft_lite.experiments.baselines.weights import with_weight
+from icft_lite.experiments.baselines.weights import WeightedTrainer, with_weight
 from icft_lite.memory.teachers import response_states
 from icft_lite.metrics import key_fact_recall
 from icft_lite.modeling.adapters import adapter_tensors, add_adapters, lora_layers, set_adapter_tensors, use_adapter
@@ -40,7 +40,7 @@ from icft_lite.training.examples import make_training_examples
 from icft_lite.training.loop import train_icft
 from icft_lite.training.plan import PlannedStep
 from icft_lite.training.prepare import prepare
-from icft_lite.training.trainer import ICFTTrainer
+from icft_lite.training.trainer import ICFTTrainer, trainer_identity
 
 
 @pytest.fixture
@@ -266,6 +266,39 @@ def test_ewc_in_a_run_limits_the_change_of_important_weights(tmp_path):
     plain, limited = run(ICFTTrainer), run(with_weight(EWC, 100.0), [fisher])
     before, after = (sum((fisher.fisher[name] * one**2).sum() for name, one in run.items()) for run in (plain, limited))
     assert 0 < after < 0.5 * before
+
+
+def test_a_run_names_its_trainer_and_is_not_confused_with_one_of_the_same_name(tmp_path):
+    def penalized(weight, power):
+        class Penalized(WeightedTrainer):
+            exponent = power
+
+            def regularizer(self, model, hidden, inputs):
+                return self.weight * sum(one.pow(self.exponent).sum() for one in self.trainable)
+
+        return with_weight(Penalized, weight)
+
+    identities = {trainer_identity(penalized(*one)) for one in ((1e-4, 2), (1.00000001e-4, 2), (1e-4, 4))}
+    assert len(identities) == 3 and all(one.startswith("Penalized0.0001 ") for one in identities)
+    assert trainer_identity(penalized(1e-4, 2)) in identities and trainer_identity(ICFTTrainer) == ""
+    settings = {**SETTINGS, "method": "qlora", "long_term.share": 0, "short_term.share": 0, "optim.max_steps": 2}
+    report = train_icft(settings, tmp_path / "run", small_bundle(), progress=False, trainer=penalized(1e-4, 2))
+    assert report["trainer"] == "Penalized0.0001"
+    page = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert page.splitlines()[0].startswith("# Run: method plain QLoRA, Penalized0.0001")
+    with pytest.raises(ICFTError, match="holds another run|another run"):
+        train_icft(settings, tmp_path / "run", small_bundle(), progress=False, trainer=penalized(1e-4, 4))
+
+
+def test_losses_of_a_trainer_have_the_names_of_the_package(stage):
+    class Added(ICFTTrainer):
+        def losses(self, hidden, inputs):
+            return {**super().losses(hidden, inputs), "entropy": hidden.mean()}
+
+    with pytest.raises(
+        ICFTError, match="Added.losses: it returns .*entropy, not .*; add another term in `regularizer`"
+    ):
+        stage(Added).train()
 
 
 # --- MLP only, averages, teachers

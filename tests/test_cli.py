@@ -428,3 +428,11 @@ def test_options_of_the_evidence_study_need_the_suite(tmp_path, capsys):
     assert "--plan: belongs to the evidence study" in capsys.readouterr().err
     assert cli.main(["compare", "--suite", "paper", "--out", str(tmp_path / "out"), "--optim.batch_size", "4"]) == 2
     assert "--optim.batch_size: the arms of --suite paper have settings of their own" in capsys.readouterr().err
+    for options, message in (
+        (["--suite", "paper", "--methods", "icft"], "--methods: --suite paper compares arms"),
+        (["--suite", "paper", "--seeds", "3"], "--seeds: --suite paper compares arms"),
+        (["--suite", "paper", "--quick", "--splits", "3"], "--quick: it is study tiny-short on the bundled split"),
+        (["--study", "smollm2"], "--study: belongs to the evidence study"),
+    ):
+        assert cli.main(["compare", "--out", str(tmp_path / "out"), *options]) == 2
+        assert message in capsys.readouterr().err

@@ -18,6 +18,7 @@ from icft_lite.data.tables import to_dataset
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.bits import pack_bits
 from icft_lite.experiments.paper import analysis as analysis_module
+from icft_lite.experiments.paper import arms as arms_module
 from icft_lite.experiments.paper import tables as tables_module
 from icft_lite.experiments.paper.analysis import (
     answers,
@@ -46,6 +47,7 @@ from icft_lite.experiments.paper.replies import ERROR_KINDS, diversity, error_ki
 from icft_lite.experiments.paper.runner import (
     Run,
     counted_tokens,
+    definition,
     load,
     planned_runs,
     run_one,
@@ -306,10 +308,24 @@ def test_records_are_read_by_arm_and_split_and_a_broken_one_is_named(tmp_path):
 
 
 def test_only_missing_runs_are_planned_arm_by_arm(tmp_path):
-    (tmp_path / "plain-11.json").write_text("{}")
     arms = [arm for arm in ARMS if arm.name in ("plain", "icft")]
+    done = Run(STUDIES["tiny"], arms[0], 11)
+    (tmp_path / "plain-11.json").write_text(json.dumps(definition(done)))
     runs = planned_runs(STUDIES["tiny"], arms, (11, 12), tmp_path)
     assert [run.name for run in runs] == ["plain-12", "icft-11", "icft-12"]
+    changed = replace(arms[0], settings={**arms[0].settings, "method": "replay"})
+    with pytest.raises(ICFTError, match=r"plain-11.json: not of the arm as it is now \(settings\)"):
+        planned_runs(STUDIES["tiny"], [changed], (11,), tmp_path)
+
+
+def test_the_committed_records_are_of_the_arms_as_they_are():
+    for name, study in STUDIES.items():
+        records = Path(arms_module.__file__).parents[1] / "results" / name
+        for record in load_records(records, study.confirmation).values():
+            for split, run in record.items():
+                arm = next(arm for arm in ARMS if arm.name == run["arm"])
+                expected = definition(Run(study, arm, split))
+                assert {key: run[key] for key in expected} == expected, (name, run["arm"], split)
 
 
 def test_arms_have_different_names_and_valid_settings_and_hooks_that_exist():

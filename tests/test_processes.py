@@ -66,6 +66,7 @@ def memory_ids(path):
 @pytest.mark.skipif(os.name != "posix", reason="accelerate starts one process on CPUs, and launch_processes needs exec")
 def test_two_processes_killed_and_resumed_equal_one_with_twice_the_batch_size(sources, write, tmp_path, monkeypatch):
     data, general = sources
+    settings = {**SETTINGS, "weak.soft_labels": True}  # L_task has examples
     functions = write("functions.py", "from icft_lite.weak.lfs.samples import sample_lfs\n\nLFS = sample_lfs()\n")
     out, single = tmp_path / "two", tmp_path / "one"
     command = [
@@ -87,7 +88,7 @@ def test_two_processes_killed_and_resumed_equal_one_with_twice_the_batch_size(so
         "--out",
         str(out),
     ]
-    for name, value in SETTINGS.items():
+    for name, value in settings.items():
         command += [f"--{name}={value}"] if name.startswith("runtime.") else ["--set", f"{name}={value}"]
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     environment["PYTHONPATH"] = str(Path(icft_lite.__file__).parents[1])
@@ -110,7 +111,7 @@ def test_two_processes_killed_and_resumed_equal_one_with_twice_the_batch_size(so
     monkeypatch.setattr(run_module, "remove_superseded", lambda *args: None)
     monkeypatch.setattr(run_module, "clean_up", lambda *args: None)
     expected = train_icft(
-        {**SETTINGS, "optim.batch_size": 2 * SETTINGS["optim.batch_size"]},
+        {**settings, "optim.batch_size": 2 * settings["optim.batch_size"]},
         single,
         bundle_from_files([data], [general], lfs=load_lfs(functions)),
         progress=False,

@@ -39,7 +39,8 @@ LOSS_PANELS = (
 def method_label(method: str, source: Mapping[str, Any] | None = None) -> str:
     """Return the display name of a method, or of a variant: the name of its preset with the variant's settings.
 
-    source: the report or the comparison that it is in. If its base is not held in 4 bits, QLoRA is called LoRA.
+    source: the report or the comparison that it is in. If its base is not held in 4 bits, QLoRA is called LoRA. A
+    trainer other than ICFTTrainer is named.
     """
     source = source or {}
     own = (source.get("method_settings") or {}).get(method) or {}
@@ -47,6 +48,7 @@ def method_label(method: str, source: Mapping[str, Any] | None = None) -> str:
     label = f"{LABELS[own['method']]}, {varied}" if "method" in own else LABELS.get(method, method)
     default = ((source.get("config") or {}).get("adapter") or {}).get("load_in_4bit", source.get("four_bit", True))
     settings = {**(source.get("settings") or {}), **own}
+    label += f", {source['trainer']}" if source.get("trainer") else ""
     return label if settings.get("adapter.load_in_4bit", default) else label.replace("QLoRA", "LoRA")
 
 

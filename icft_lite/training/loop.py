@@ -31,7 +31,7 @@ from icft_lite.training.prepare import Prepared, prepare
 from icft_lite.training.run_folder import clean_up, open_run, run_identity, runtime_changes
 from icft_lite.training.stage import StageResult, run_stage
 from icft_lite.training.suites import compare_with_base, evaluate_all
-from icft_lite.training.trainer import ICFTTrainer
+from icft_lite.training.trainer import ICFTTrainer, trainer_identity
 from icft_lite.utils.distributed import init_processes, on_main_process, rank
 from icft_lite.utils.io import write_json
 
@@ -67,7 +67,7 @@ def train_icft(
     data = select_data(config, whole)
     init_processes()
     check_pool(data, config)  # before the folder holds a run: with other data it would be another one
-    identity = run_identity(config, data, "" if trainer is ICFTTrainer else trainer.__name__)
+    identity = run_identity(config, data, trainer_identity(trainer))
     events = Events(() if rank() else callbacks, progress and not rank())
     with contextlib.ExitStack() as lock:
         report = on_main_process(lambda: open_run(lock, paths, identity, runtime, events))
@@ -104,7 +104,7 @@ def run(prepared: Prepared, events: Events, trainer: type[ICFTTrainer] = ICFTTra
         on_main_process(lambda: save_results(prepared, results, events))
         events.emit("on_stage_end", prepared=prepared, result=result)
         events.say(stage_line(stage.number, result))
-    return on_main_process(lambda: write_run(prepared, results, events))
+    return on_main_process(lambda: write_run(prepared, results, events, trainer))
 
 
 def steps_left(prepared: Prepared, done: Sequence[int]) -> int | None:
@@ -151,7 +151,9 @@ def load_results(prepared: Prepared, events: Events) -> list[StageResult]:
     return results
 
 
-def write_run(prepared: Prepared, results: list[StageResult], events: Events) -> dict[str, Any]:
+def write_run(
+    prepared: Prepared, results: list[StageResult], events: Events, trainer: type[ICFTTrainer] = ICFTTrainer
+) -> dict[str, Any]:
     """Save the adapters, score the slow one, write the report and return it.
 
     The adapters come first, and the report last: its presence means a complete run.
@@ -174,6 +176,8 @@ def write_run(prepared: Prepared, results: list[StageResult], events: Events) ->
         items["chat"] = {name: chat["scores"][name].pop("items") for name in ("before", "after")}
         write_json(paths.out / "replies.json", chat.pop("replies"))
     report = build_report(prepared, results, before, after, events.seconds, runtime_changes(paths), problems, chat)
+    if trainer is not ICFTTrainer:
+        report["trainer"] = trainer.__name__
     write_json(paths.out / "items.json", items)
     write_report(report, paths.out, problems)
     return {**report, "problems": list(problems)}

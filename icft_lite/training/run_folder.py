@@ -31,7 +31,7 @@ IDENTITY = ("config", "data", "base", "processes")
 def run_identity(config: ICFTConfig, data: DataBundle, trainer: str = "") -> dict[str, Any]:
     """Return the values of IDENTITY, which two runs must have in common to be the same run, as plain JSON values.
 
-    trainer: name of a trainer other than ICFTTrainer.
+    trainer: `trainer.trainer_identity`.
     """
     settings = config.to_dict() | ({"trainer": trainer} if trainer else {})
     identity = dict(

@@ -1,5 +1,9 @@
 """ICFTTrainer: one stage of the method as a transformers.Trainer. `loop.train_icft` runs the stages in turn."""
 
+import contextlib
+import hashlib
+import inspect
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -33,6 +37,24 @@ def rate_factor(done: float, warmup: float, ramp: float = 1.0) -> float:
     """
     cosine = math.cos(math.pi * max(0.0, done - warmup) / max(1e-9, 1 - warmup))
     return min(1.0, ramp, done / max(1e-9, warmup)) * (0.55 + 0.45 * cosine)
+
+
+def trainer_identity(trainer: "type[ICFTTrainer]") -> str:
+    """Return what distinguishes a subclass of ICFTTrainer in a run's identity: its name and a hash; "" for ICFTTrainer.
+
+    The hash is one of the source code and the plain attributes of the classes below ICFTTrainer.
+    """
+    if trainer is ICFTTrainer:
+        return ""
+    parts: list[Any] = []
+    for one in trainer.__mro__[: trainer.__mro__.index(ICFTTrainer)]:
+        code = ""
+        with contextlib.suppress(OSError, TypeError):  # typed into a console, or made by `type`
+            code = inspect.getsource(one)
+        plain = {name: value for name, value in vars(one).items() if isinstance(value, bool | int | float | str)}
+        plain.pop("__module__", None)
+        parts.append([one.__qualname__, code, plain])
+    return f"{trainer.__name__} {hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
 class ICFTTrainer(Trainer):
@@ -198,6 +220,11 @@ class ICFTTrainer(Trainer):
             model.eval()  # Trainer has set train mode, in which the base's own dropout would be noise in L_consistency
             hidden = hidden_states(model, inputs)
             losses = self.losses(hidden, inputs)
+            if set(losses) != set(LOSSES):
+                raise ICFTError(
+                    f"{type(self).__name__}.losses: it returns {', '.join(losses)}, not {', '.join(LOSSES)}; "
+                    "add another term in `regularizer`"
+                )
             weighted = {name: getattr(self.config.loss, f"{name}_weight") * losses[name] for name in LOSSES}
             total = sum(weighted.values())
             for name in LOSSES:
@@ -215,7 +242,7 @@ class ICFTTrainer(Trainer):
         return (total, hidden) if return_outputs else total
 
     def losses(self, hidden: torch.Tensor, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Return the three losses of a micro-batch without their weights; a subclass may change them.
+        """Return the three losses of a micro-batch without their weights; a subclass may change them, not their names.
 
         hidden [rows, columns, hidden]: final hidden states; inputs: the batch, as for `losses.icft_losses`.
         """
@@ -229,7 +256,8 @@ class ICFTTrainer(Trainer):
 
         hidden, inputs: as for `losses`; hidden is None in a micro-batch without examples. Gradients of a step's
         micro-batches are summed. A term of the weights alone must therefore be divided by their number,
-        `train_dataset.parts`; one of the examples, by a normalizer of the whole step.
+        `train_dataset.parts`; one of the examples, by a normalizer of the whole step. `inputs["teacher"]` has states
+        only if `loss.consistency_weight` is above 0.
         """
 
     def _record(self) -> dict[str, Any]:

@@ -10,5 +10,5 @@ class WeightedTrainer(ICFTTrainer):
 
 
 def with_weight(trainer: type[WeightedTrainer], weight: float) -> type[WeightedTrainer]:
-    """Return a trainer with another weight, which is part of its name: a run's identity has the name of its trainer."""
+    """Return a trainer with another weight, which is part of its name, as tables show it."""
     return type(f"{trainer.__name__}{weight:g}", (trainer,), {"weight": weight, "__doc__": trainer.__doc__})

@@ -19,9 +19,11 @@ from typing import Any
 
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.bundle import DataBundle
+from icft_lite.errors import ICFTError
 from icft_lite.experiments.conditions import current_commit, processor
 from icft_lite.experiments.paper.arms import Arm
 from icft_lite.experiments.paper.studies import Study
+from icft_lite.experiments.study import read_record
 from icft_lite.utils.io import to_plain, write_json
 from icft_lite.utils.progress import progress_bar
 
@@ -41,9 +43,26 @@ class Run:
 
 
 def planned_runs(study: Study, arms: Sequence[Arm], splits: Sequence[int], out: Path) -> list[Run]:
-    """Return the runs whose records are missing, in the order of the protocol: arm by arm."""
+    """Return the runs whose records are missing, in the order of the protocol: arm by arm.
+
+    Raises ICFTError if a record has other settings than its arm has now.
+    """
     runs = [Run(study, arm, split) for arm in arms for split in splits]
-    return [run for run in runs if not (out / f"{run.name}.json").exists()]
+    missing = []
+    for run in runs:
+        path = out / f"{run.name}.json"
+        if not path.exists():
+            missing.append(run)
+        elif differing := [name for name, value in definition(run).items() if read_record(path).get(name) != value]:
+            raise ICFTError(f"{path}: not of the arm as it is now ({differing[0]}); move it, or use another --out")
+    return missing
+
+
+def definition(run: Run) -> dict[str, Any]:
+    """Return what defines a run, as its record has it."""
+    arm = run.arm
+    settings = {**run.study.settings, **arm.in_study(run.study.name)}
+    return to_plain(dict(settings=settings, trainer=arm.trainer or arm.peft))
 
 
 def plan_text(runs: Sequence[Run]) -> str:
@@ -102,8 +121,8 @@ def run_one(run: Run, folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     return to_plain(
         dict(
-            settings={**run.study.settings, **arm.in_study(run.study.name)},
-            trainer=arm.trainer or arm.peft,
+            **definition(run),
+            weight=arm.weight,
             seed=config.seed,
             label_accuracy=prepared.label_report.get("accuracy"),
             stages=trained.stages,
@@ -134,21 +153,21 @@ def train_arm(arm: Arm, config: ICFTConfig, data: DataBundle, folder: Path) -> T
     from icft_lite.training.events import RunCallback
     from icft_lite.training.loop import train_icft
 
-    kept: list[Any] = []
+    stored: list[Any] = []
 
-    class Keep(RunCallback):
-        """Keeps the prepared run with its model."""
+    class Store(RunCallback):
+        """Stores the prepared run with its model."""
 
         def on_run_begin(self, prepared: Any, results: Any, shares: Any) -> None:
-            kept.append(prepared)
+            stored.append(prepared)
 
     trainer = load(arm.trainer)
     if arm.weight is not None:
         trainer = load("weights.with_weight")(trainer, arm.weight)
-    hooks = [Keep(), *(load(name)() for name in arm.callbacks)]
+    hooks = [Store(), *(load(name)() for name in arm.callbacks)]
     report = train_icft(config, folder, data, False, hooks, trainer=trainer)
     seconds = report["cost"]["by_part"].get("train", 0.0)
-    return Trained(kept[0], report["cost"]["tokens"], seconds, [stage_facts(stage) for stage in report["stages"]])
+    return Trained(stored[0], report["cost"]["tokens"], seconds, [stage_facts(stage) for stage in report["stages"]])
 
 
 def train_peft_arm(arm: Arm, config: ICFTConfig, data: DataBundle, folder: Path) -> Trained:
@@ -196,9 +215,9 @@ def rewrite(config: ICFTConfig, data: DataBundle) -> tuple[ICFTConfig, DataBundl
 
 
 def stage_facts(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a record keeps of a stage."""
-    kept = {name: stage[name] for name in ("name", "steps", "tokens", "examples", "promoted")}
-    return kept | {name: stage["consolidation"][name] for name in ("alpha", "origin", "refused")}
+    """Return what a record has of a stage."""
+    found = {name: stage[name] for name in ("name", "steps", "tokens", "examples", "promoted")}
+    return found | {name: stage["consolidation"][name] for name in ("alpha", "origin", "refused")}
 
 
 @contextmanager
