@@ -6,6 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from icft_lite.data import formats
+from icft_lite.data.corpora import Corpus
 from icft_lite.data.readers import read_sources
 from icft_lite.data.schema import COLUMNS, ReadOptions
 from icft_lite.data.sources import bundle_from_files, evaluation_examples
@@ -171,3 +173,22 @@ def test_a_list_of_rows_is_split_like_a_file(write):
     assert held_out == read_examples(write("rows.jsonl", rows), split="test")["id"][:] and len(held_out) == 4
     with pytest.raises(ICFTError, match="it has no split 'dev'"):
         read_examples(rows, split="dev")
+
+
+def test_another_corpus_is_a_module_and_an_entry(monkeypatch):
+    def convert(row, where):
+        return {"prompt": row["case"]["text"], "completion": row["case"]["label"], "id": row["number"]}
+
+    nested = Corpus("cases", frozenset(("case", "number")), lambda row: {"case", "number"} <= row.keys(), convert)
+    monkeypatch.setattr(formats, "CORPORA", (*formats.CORPORA, nested))
+    (found,) = read_sources([[{"case": {"text": "A cough.", "label": "a cold"}, "number": 7, "level": "easy"}]])
+    example = found.examples[0]
+    assert (example["id"], example["prompt"], example["responses"], example["level"]) == (
+        "7",
+        "A cough.",
+        ["a cold"],
+        "easy",
+    )
+    assert found.summary.shapes == {"cases": 1} and found.summary.columns_used == ["case", "number", "level"]
+    with pytest.raises(ICFTError, match=r"example 1: not a row of cases \(KeyError: 'label'\); correct it"):
+        read({"case": {"text": "A cough."}, "number": 8})

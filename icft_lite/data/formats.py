@@ -19,7 +19,7 @@ from icft_lite.data.conversations import (
     split_dialogue,
     text_or_turns,
 )
-from icft_lite.data.corpora import pubmedqa
+from icft_lite.data.corpora import CORPORA, Corpus, pubmedqa
 from icft_lite.data.rows import (
     CHOICES,
     CONTEXTS,
@@ -224,8 +224,8 @@ def convert_row(raw: RawRow, where: str, options: ReadOptions, tally: Tally) -> 
     if isinstance(raw.get("question"), dict):  # ARC, OpenBookQA and CommonsenseQA as their authors publish them
         raw = {**raw, **{"question" if name == "stem" else name: value for name, value in raw["question"].items()}}
     row = Row(raw, where, options, tally)
-    if pubmedqa.matches(row.keys):
-        return _convert_pubmedqa(row)
+    if corpus := next((one for one in CORPORA if one.matches(row.keys)), None):
+        return _convert_corpus(row, corpus)
     extra: Example = {}
     if (found := find_shape(frozenset(row.values), frozenset(row.keys))) is None:
         raise _no_shape(row)
@@ -239,18 +239,26 @@ def convert_row(raw: RawRow, where: str, options: ReadOptions, tally: Tally) -> 
     return examples, row.answers, shape
 
 
-def _convert_pubmedqa(row: Row) -> tuple[list[Example], list[Answer], str]:
-    """Return what `convert_row` does for a row of PubMedQA, which is read as a question with choices."""
-    converted = Row(pubmedqa.convert(row.keys, row.where), row.where, ReadOptions(), Tally())
-    conclusion = {pubmedqa.CONCLUSION: row.optional_text(pubmedqa.CONCLUSION)}
-    examples = [
-        _add_optional(converted, example) | conclusion for example in _from_question(converted, ("question", "choices"))
-    ]
-    row.used |= row.values.keys() & (pubmedqa.COLUMNS | converted.used)
+def _convert_corpus(row: Row, corpus: Corpus) -> tuple[list[Example], list[Answer], str]:
+    """Return what `convert_row` does for a row of a data set with a structure of its own."""
+    try:
+        raw = corpus.convert(row.keys, row.where)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ICFTError(
+            f"{row.where}: not a row of {corpus.name} ({type(error).__name__}: {error}); correct it"
+        ) from None
+    others = {name: value for name, value in row.keys.items() if name not in corpus.columns}
+    converted = Row({**others, **raw}, row.where, ReadOptions(), Tally())
+    if (found := find_shape(frozenset(converted.values), frozenset(converted.keys))) is None:
+        raise _no_shape(converted)
+    convert, columns = found
+    extra = {corpus.conclusion: row.optional_text(corpus.conclusion)} if corpus.conclusion else {}
+    examples = [_add_optional(converted, example) | extra for example in convert(converted, columns)]
+    row.used |= row.values.keys() & (corpus.columns | converted.used)
     row.tally.notes.update(converted.tally.notes)
     row.check_unused()
-    row.tally.shapes["PubMedQA"] += 1
-    return examples, converted.answers, "PubMedQA"
+    row.tally.shapes[corpus.name] += 1
+    return examples, converted.answers, corpus.name
 
 
 def normalize_example(row: RawRow, where: str, default_id: str | int) -> Example:

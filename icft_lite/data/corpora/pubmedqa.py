@@ -40,7 +40,7 @@ def matches(row: RawRow) -> bool:
 
 
 def convert(row: RawRow, where: str) -> RawRow:
-    """Return a row of PubMedQA on the Hub as question, choices and answer; other columns do not change.
+    """Return a row of PubMedQA on the Hub as question, choices and answer.
 
     Raises ICFTError, which starts with `where`, if the contexts are not texts.
     """
@@ -49,10 +49,9 @@ def convert(row: RawRow, where: str) -> RawRow:
     if wrong := [one for one in contexts if not isinstance(one, str)]:
         raise ICFTError(f"{where}: a context is {wrong[0]!r:.40}; contexts must be texts")
     return {
-        "domain": "medical",
-        "topic": "pubmedqa",
-        **{name: value for name, value in row.items() if name not in COLUMNS},
-        **({"id": row["pubid"]} if row.get("pubid") is not None else {}),
+        "id": row.get("pubid") if row.get("pubid") is not None else row.get("id"),
+        "domain": row.get("domain") or "medical",
+        "topic": row.get("topic") or "pubmedqa",
         "question": row["question"],
         "context": "\n".join(contexts),
         "choices": CHOICES,
