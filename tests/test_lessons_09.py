@@ -134,7 +134,18 @@ CONFIRMED = {
         round(100 * over_splits(r, "random", "medical", analysis.choose_point).mean()) == 17
         and mean_interval(over_splits(r, "random", "medical", analysis.choose_point)).low > 0
     ),
-    "Without it ICFT is below distillation on memory": lambda r: (
+    "with NLL in place of L_consistency, ICFT loses 30 points of medical score": lambda r: (
+        round(100 * over_splits(r, "no_consistency", "medical", analysis.choose_point).mean()) == 30
+        and mean_interval(over_splits(r, "no_consistency", "medical", analysis.choose_point)).low > 0
+    ),
+    "Stages without pacing lose 14, so pacing matters most": lambda r: (
+        round(100 * over_splits(r, "no_pacing", "medical", analysis.choose_point).mean()) == 14
+        and mean_interval(over_splits(r, "no_pacing", "medical", analysis.choose_point)).low > 0.05
+    ),
+    "in the confirmation no difference was measured": lambda r: (
+        (found := mean_interval(over_splits(r, "ring", "medical", analysis.choose_point))).low < 0 < found.high
+    ),
+    "Without the curriculum ICFT is below distillation on memory": lambda r: (
         mean_interval(over_splits({**r, "icft": r["random"]}, "kl_memory", "medical")).high < 0
     ),
     "Neither study measured a difference": lambda r: (
@@ -172,7 +183,7 @@ STUDIED = {
     "ICFT without long-term memory was 88 points lower": lambda s: (
         round(100 * s["results"].set_index(["test", "method"]).difference["general", "no_ltm"]) == 88
     ),
-    "in these runs, ICFT was better without the ring": lambda s: (
+    "in section 7, ICFT was better without the ring": lambda s: (
         study_says(s, "medical", "no_ring") == "these runs only: ICFT lower"
     ),
 }
@@ -281,8 +292,9 @@ def test_the_confirmation_is_complete_and_its_ablations_are_those_that_the_text_
     for arm in ("base", "plain", "replay_25", "kl_memory", "icft"):
         assert arms[arm] == list(STUDIES["tiny"].confirmation), arm
     found = [arm.name for arm in tables.ablations_of(records)]
-    assert found == ["random"], "section 10 must say what the new ablations show"
-    assert arms["random"] == list(STUDIES["tiny"].confirmation)
+    expected = ["no_consistency", "no_memory", "ring", "random", "no_pacing"]
+    assert found == expected, "section 10 must say what the new ablations show"
+    assert all(arms[arm] == list(STUDIES["tiny"].confirmation) for arm in expected)
 
 
 def test_its_live_ablation_detected_its_effect_in_the_stored_run():

@@ -23,6 +23,7 @@ from icft_lite.statistics import mean_interval
 
 ROOT = Path(icft_lite.__file__).parents[1]
 RECORDS = ROOT / "icft_lite" / "experiments" / "results" / "tiny"
+LESSON_03 = Path(__file__).parents[1] / "notebooks" / "src" / "03_curriculum.py"
 PAGE = ROOT / "docs" / "results.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -64,6 +65,23 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         "changes preference accuracy by {:.3f} ({:.3f} to {:.3f})".format(*order[1]),
     ]
     assert mean("random", "medical") < mean("kl_memory", "medical")
+
+    def lost(arm, key="medical", than="icft"):
+        scores = ([choose_point(records[one][split])["test"][key] for split in records["icft"]] for one in (than, arm))
+        return difference(*scores)
+
+    stated += [
+        "a medical score that is {:.3f} lower at the chosen α ({:.3f} to {:.3f})".format(*lost("no_consistency")),
+        "preference accuracy that is {:.3f} lower ({:.3f} to {:.3f})".format(*lost("no_consistency", "preference")),
+        f"as trained it retains {mean('no_consistency', 'retention', trained_point):.3f}, so",
+        f"it retains {mean('no_memory', 'retention', trained_point):.3f} as trained, and",
+        "and {:.3f} of the medical score is lost ({:.3f} to {:.3f})".format(*lost("no_memory")),
+        "without pacing in them, it has {:.3f} less ({:.3f} to {:.3f})".format(*lost("no_pacing")),
+        "the order alone gains {:.3f} ({:.3f} to {:.3f})".format(*lost("random", than="no_pacing")),
+        "the medical score is {:.3f} lower ({:.3f} to {:.3f})".format(*lost("ring")),
+    ]
+    assert lost("no_pacing").mean > 0.8 * lost("random").mean, "mostly by pacing"
+    assert lost("ring").low < 0, "no measured benefit, and no clear cost"
     half = {arm: np.mean(matched_retention(records, arm, 0.5, sorted(records[arm]))) for arm in ("icft", "replay_25")}
     stated.append(f"ICFT retains {half['icft']:.3f} and replay {half['replay_25']:.3f}")
     assert not [sentence for sentence in stated if sentence not in prose]
@@ -72,6 +90,9 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
     assert f"at retention of {mean('icft', 'retention'):.2f}, the medical score is {scores[0]} for ICFT" in line
     assert f"{scores[1]} for the best baseline (distillation from the base on memory) and {scores[2]} for" in line
     assert f"ICFT is {-preference.interval.mean:.2f} below plain QLoRA" in line
+    lesson = " ".join(LESSON_03.read_text(encoding="utf-8").replace("\n# ", " ").split())
+    parts = [round(100 * lost("random", than=arm).mean) for arm in ("icft", "no_pacing")]
+    assert f"Of the {parts[0]} points, the order of stages gained {parts[1]} and pacing" in lesson
 
 
 def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
@@ -126,6 +147,8 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
         "retain {:.3f} at a KL of {:.3f} and".format(*half),
         "and {:.3f} at {:.3f}.".format(*full),
         f"stay right is {icft[3]:.2f} with ICFT, {half[2]:.2f} and {full[2]:.2f} with these",
+        "plain LoRA has a medical score of {:.3f} and retains {:.3f}".format(*mean("low_rate", "medical", "retention")),
+        f"At 90 % of plain LoRA's gain it retains {matched('low_rate'):.3f}",
         "Even at a KL of {1:.3f} a random change retains {0:.3f}".format(
             *mean("random_change", "retention", "kl", pick=at(0.25))
         ),

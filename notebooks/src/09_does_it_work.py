@@ -314,9 +314,8 @@ Image(png(plots.power_figure(visible, pairs, "medical")), width=680)
 # %% [markdown]
 # ## 7 · The ablations
 #
-# For each test and method: ICFT minus that method, its interval over questions (topics weighed equally, as scores are),
-# and the t-interval over seeds. The bootstrap's p is 2·(k + 1) ÷ (n + 1), for k of n resampled means on the rarer side
-# of 0.
+# For each test and method: ICFT minus that method, its interval over questions (topics weighed equally), and the
+# t-interval over seeds. The bootstrap's p is 2·(k + 1) ÷ (n + 1), for k of n resampled means on the rarer side of 0.
 #
 # **Predict** for each method: does the ablation lower the medical score? The general score?
 
@@ -673,15 +672,15 @@ display(earlier, show(tables.ablation_table(records)))
 
 # %% [markdown]
 # **Long-term memory with L_consistency prevents forgetting.** Without memory nearly all general answers are lost.
-# Replay of the same examples (NLL), scaled down to retain as much, learns far less medicine. The confirmation agrees:
-# at the chosen α, ICFT's medical score is above replay's.
+# Replay (NLL), scaled down to retain as much, learns far less medicine. The confirmation agrees: with NLL in place of
+# L_consistency, ICFT loses 30 points of medical score, and ICFT's medical score is above replay's.
 #
-# **The label model** helps medicine, in part because fewer options reach `weak.min_posterior` and are trained on.
+# **The label model** helps medicine: fewer options are trained on.
 
 # %% [markdown]
-# **The curriculum** helps medicine with all 14 topics (order and pacing together): in section 7, and in the
-# confirmation, where a random order loses 17 points at the chosen α. Without it ICFT is below distillation on memory,
-# so (a) rests on it. On the demo's four topics it had no clear effect
+# **The curriculum** helps medicine with all 14 topics: in section 7, and in the confirmation, where a random order
+# loses 17 points at the chosen α. Stages without pacing lose 14, so pacing matters most. Without the curriculum ICFT is
+# below distillation on memory: (a) rests on it. The demo showed no clear effect
 # ([results]({{repository}}/blob/main/docs/earlier_results.md#ablations)).
 
 # %% [markdown]
@@ -689,9 +688,9 @@ display(earlier, show(tables.ablation_table(records)))
 # memory is slightly ahead of ICFT in preferences, a comparison that was not registered.
 
 # %% [markdown]
-# **No measured benefit**: L_task, and the ring with promotion (in these runs, ICFT was better without the ring). Both
-# are off by default. Of consolidation inside a run there are single development runs, which showed no gain and give no
-# interval ([experiments]({{repository}}/blob/main/docs/experiments.md)).
+# **No measured benefit**: L_task, and the ring with promotion (in section 7, ICFT was better without the ring; in the
+# confirmation no difference was measured). Both are off by default. Consolidation inside a run showed no gain in single
+# runs ([experiments]({{repository}}/blob/main/docs/experiments.md)).
 #
 # **The price**: at equal tokens plain fine-tuning learns more medicine and preferences than ICFT, and forgets nearly
 # everything.

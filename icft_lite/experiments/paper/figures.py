@@ -36,7 +36,11 @@ def plane_figure(records: Records, title: str) -> Figure:
         axes.axhline(MIN_RETENTION, color=GREY, label=f"retention of {MIN_RETENTION}, required on validation", **DASHED)
         axes.set(xlabel="medical test score", ylabel="retention of general abilities, test", title=title)
         axes.legend(
-            fontsize=8, frameon=False, loc="lower left", title="large: α chosen on validation", title_fontsize=8
+            fontsize=8,
+            frameon=False,
+            loc="lower left",
+            title="large: α chosen on validation; bars: 95 % intervals",
+            title_fontsize=8,
         )
     return figure
 
@@ -72,7 +76,10 @@ def forest_figure(records: Records, title: str) -> Figure:
         axes.axvline(0, color=GREY, **DASHED)
         axes.set_yticks(range(len(arms)), [arm.label for arm in arms], fontsize=9)
         axes.invert_yaxis()
-        axes.set(xlabel="ICFT minus the ablation, medical test score (right: the part helps)", title=title)
+        axes.set(
+            xlabel="ICFT minus the ablation, medical test score\n(right: ICFT is better; lines: 95 % intervals)",
+            title=title,
+        )
     return figure
 
 

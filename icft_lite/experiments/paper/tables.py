@@ -186,7 +186,7 @@ def ablation_table(records: Records) -> Table:
     for row, p in zip(rows, holm(p_values), strict=True):
         row.append(float(p))
     header = ("without, or instead", unit_of(records), "medical", "preference", "retention", "p (Holm), medical")
-    note = f"Positive: the part helps. 95 % t-intervals over {unit_of(records)}."
+    note = f"Positive: ICFT is better. 95 % t-intervals over {unit_of(records)}."
     return Table("ICFT minus each ablation", header, rows, note)
 
 
