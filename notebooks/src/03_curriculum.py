@@ -564,8 +564,8 @@ Image(png(figures.gains_figure(gains, 10), dpi=110), width=620)
 
 # %% [markdown]
 # A toy proves little about language models. What transfers is the method: equal budgets, several seeds, paired
-# differences, and an arm that separates two explanations. In our runs on all topics (lesson 09) the curriculum gained 14
-# and 17 points. Of the 17 points, the order of stages gained 3 and pacing, which changes the weights, the rest.
+# differences, and an arm that separates two explanations. In our runs on all topics (lesson 09) the curriculum gained
+# 14 and 17 points. Of the 17 points, the order of stages gained 3 and pacing, which changes the weights, the rest.
 
 # %% [markdown]
 # ## 11 · A curriculum explorer
