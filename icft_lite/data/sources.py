@@ -120,9 +120,9 @@ def evaluation_examples(
 ) -> Dataset:
     """Return the examples of `sources` to evaluate a model on.
 
-    Of a source with PubMedQA only, of one with `test_ids`, and of one that the run is known to have split, they are the
-    test part; of any other source all labelled examples. Examples that the model has seen are left out. Warnings give
-    the numbers of examples that are left out.
+    Of PubMedQA (more than half of a source), of a source with `test_ids`, and of one that the run is known to have
+    split, they are the test part; of any other source all labelled examples. Examples that the model has seen are left
+    out. Warnings give the numbers of examples that are left out.
 
     seen: hashes of what a run has seen (`overlap.load_seen`). Only the content counts, not the name or format of a
     file. trained_on: DataBundle.sources of a run without such hashes; the test parts of these files are used.
@@ -134,7 +134,7 @@ def evaluation_examples(
     known = {} if seen is not None else trained_on
     parts: list[Dataset | None] = [load_samples("medical_test")] if len(files) < len(sources) else []
     wants_test = [
-        bool(test_ids) or bool(pubmedqa.members(read.examples).all()) or _is_known(source, known)
+        bool(test_ids) or pubmedqa.is_source(read.examples) or _is_known(source, known)
         for source, read in zip(files, reads, strict=True)
     ]
     tests = _split(
