@@ -52,7 +52,7 @@ def trainer_identity(trainer: "type[ICFTTrainer]") -> str:
         with contextlib.suppress(OSError, TypeError):  # typed into a console, or made by `type`
             code = inspect.getsource(one)
         plain = {name: value for name, value in vars(one).items() if isinstance(value, bool | int | float | str)}
-        plain.pop("__module__", None)
+        plain = {name: value for name, value in plain.items() if not name.startswith("__")}
         parts.append([one.__qualname__, code, plain])
     return f"{trainer.__name__} {hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
 
