@@ -79,6 +79,8 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         "without pacing in them, it has {:.3f} less ({:.3f} to {:.3f})".format(*lost("no_pacing")),
         "the order alone gains {:.3f} ({:.3f} to {:.3f})".format(*lost("random", than="no_pacing")),
         "the medical score is {:.3f} lower ({:.3f} to {:.3f})".format(*lost("ring")),
+        "ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine".format(*lost("soft_labels")),
+        "and {:.3f} ({:.3f} to {:.3f}) in preferences".format(*lost("soft_labels", "preference")),
     ]
     assert lost("no_pacing").mean > 0.8 * lost("random").mean, "mostly by pacing"
     assert lost("ring").low < 0, "no measured benefit, and no clear cost"
