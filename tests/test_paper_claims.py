@@ -172,6 +172,9 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
     numbers = [f"{value:.2f}" for value in (*icft[:2], *plain[:2])]
     assert "medical {}, retention {} for ICFT; {}, {} for plain LoRA".format(*numbers) in line
     assert all(found.low < 0 < found.high for found in as_trained), "distillation on memory does as well as ICFT"
+    first_lesson = " ".join((ROOT / "notebooks" / "src" / "00_start_here.py").read_text(encoding="utf-8").split("\n# "))
+    medical, replies = mean("icft", "medical", "reply")
+    assert f"(With present defaults: *medical* {medical:.2f}, *reply* {replies:.2f}.)" in first_lesson
 
 
 def test_the_summary_of_the_page_has_the_numbers_of_the_records():

@@ -436,4 +436,5 @@ def test_medical_and_general_files_may_code_their_answers_differently():
 
 def test_a_column_can_be_mapped_on_rows_that_look_like_pubmedqa():
     rows = [{"question": f"q{i}", "context": {"contexts": ["c"]}, "verdict": "yes"} for i in range(4)]
-    assert len(read_examples(rows, options=ReadOptions(columns={"answer": "verdict"}))) == 4
+    examples = read_examples(rows, options=ReadOptions(columns={"answer": "verdict"}))
+    assert examples["label"][:] == [0] * 4 and examples["responses"][0] == ["yes", "no", "maybe"]

@@ -224,7 +224,7 @@ def convert_row(raw: RawRow, where: str, options: ReadOptions, tally: Tally) -> 
     if isinstance(raw.get("question"), dict):  # ARC, OpenBookQA and CommonsenseQA as their authors publish them
         raw = {**raw, **{"question" if name == "stem" else name: value for name, value in raw["question"].items()}}
     row = Row(raw, where, options, tally)
-    if corpus := next((one for one in CORPORA if one.matches(row.keys)), None):
+    if corpus := next((one for one in CORPORA if one.matches(raw) or one.matches(row.keys)), None):
         return _convert_corpus(row, corpus)
     extra: Example = {}
     if (found := find_shape(frozenset(row.values), frozenset(row.keys))) is None:

@@ -7,14 +7,18 @@ of the base that it was measured on, because it does not describe any other.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peft import PeftModel
 
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.bits import unpack_bits
 from icft_lite.modeling.base import TINY
+from icft_lite.modeling.encoding import Encoded
+from icft_lite.retention import mean_kl
 
 STUDY = Path(__file__).parent / "results" / "study.json"
 """The record that comes with the package."""
@@ -42,6 +46,11 @@ def load_study(path: str | Path = STUDY) -> dict[str, Any]:
 def answers_of(study: dict[str, Any], method: str, test: str) -> np.ndarray:
     """Return which questions of a test the runs of a method answered correctly: bool [seeds, questions]."""
     return np.stack([run["right"][test] for run in study["runs"] if run["method"] == method])
+
+
+def divergence(model: PeftModel, encoded: Sequence[Encoded]) -> float:
+    """Return `retention.mean_kl` of the active adapter, as the lessons of 0.1 use it."""
+    return mean_kl(model, encoded, str(model.active_adapter))
 
 
 def base_hash() -> str:

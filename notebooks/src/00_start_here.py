@@ -158,9 +158,9 @@ pd.DataFrame(columns, index=keys).T.round(2)
 
 # %% [markdown]
 # Means of three runs with other random choices (*seeds*). *medical*: the right one of four options (chance 0.25), 67
-# questions. *reply*: share of the facts that 33 replies to patients must contain. *free*, *instructions*: 100 general
-# questions, 100 instructions. Plain fine-tuning learned more medicine and lost most of the rest. ICFT learned less and
-# retained most. (With present defaults its *medical* and *reply* are 0.96 and 0.42.)
+# questions. *reply*: share of the facts that 33 replies must contain. *free*, *instructions*: 100 general questions,
+# 100 instructions. Plain fine-tuning learned more medicine and lost most of the rest. ICFT retained most. (With present
+# defaults: *medical* 0.96, *reply* 0.42.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -454,7 +454,7 @@ stages[["steps", "new_examples", "memory_examples", "teacher", "alpha"]]
 # %% [markdown]
 # The candidates after stage 2, on validation questions (medical is 0.89 on the test). The search goes from the end of
 # training (α = 1) towards the start of the stage. α = 1 retained too little, so it also goes towards the base and
-# chooses there. Ties are broken by the general score. (The last stage may go beyond α = 1, as here.)
+# chooses there. Ties are broken by the general score. (The last stage may go beyond α = 1.)
 
 # %%
 record = icft["stages"][1]["consolidation"]

@@ -325,8 +325,8 @@ print("or:        ", ((1 - roots) / 2).round(3))
 
 # %% [markdown]
 # With logarithms this is a *weighted vote*. The **weight** is $w_j = \log \frac{\pi_j (k-1)}{1-\pi_j}$. The score of an
-# option is the sum of the weights of its votes. The softmax of the scores, $e^{\text{score}}$ divided by the sum over
-# options, is the **posterior**. This is the **E-step**.
+# option is the sum of the weights of its votes. Their softmax, $e^{\text{score}}$ divided by its sum, is the
+# **posterior**. This is the **E-step**.
 #
 # **Predict**, for four options: what is the weight of a function that guesses at random? Of one that is right once in
 # ten?

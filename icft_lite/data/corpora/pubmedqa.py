@@ -55,7 +55,7 @@ def convert(row: RawRow, where: str) -> RawRow:
         "question": row["question"],
         "context": "\n".join(contexts),
         "choices": CHOICES,
-        "answer": row.get("final_decision"),
+        "answer": row.get("answer") if row.get("final_decision") is None else row["final_decision"],
     }
 
 
