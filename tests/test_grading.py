@@ -23,7 +23,7 @@ from icft_lite import cli
 from icft_lite.errors import ICFTError
 from icft_lite.grading import shim
 from icft_lite.grading.batch import grade_all
-from icft_lite.grading.cells import first_line, names_used, wrong_calls
+from icft_lite.grading.cells import MAX_PARSED, first_line, names_used, wrong_calls
 from icft_lite.grading.command import cleaned_up
 from icft_lite.grading.grader import Grader, check_function
 from icft_lite.grading.package_copy import copy_package, overlap
@@ -201,7 +201,8 @@ def test_names_that_a_function_uses():
         "class C:\n    def m(self):\n        return f(1)",
         "def f(x):",
     ]
-    used = names_used(cells)
+    too_long = "def f(x):\n    return [" + "h," * MAX_PARSED + "]"  # 3.6 GiB for the longest cell that is read
+    used = names_used([*cells, too_long])
     assert used == {"f": {"g", "x"}, "C": {"f"}}
     assert wrong_calls("C", used, {"g": "P1", "C": "P3", "h": "P2"}) == ["g (P1)"], "through f, and not itself"
     assert first_line("# comment\n\n  x = 1") == '"x = 1"' and first_line("") == '""'

@@ -4,6 +4,9 @@ import ast
 from collections.abc import Iterable, Mapping
 
 FIRST_LINE = 40
+"""Characters of a cell's first line that are shown."""
+MAX_PARSED = 100_000
+"""Characters of a cell that is parsed. A syntax tree takes several hundred bytes per character, outside the sandbox."""
 
 
 def first_line(cell: str) -> str:
@@ -19,10 +22,12 @@ def first_line(cell: str) -> str:
 def names_used(cells: Iterable[str]) -> dict[str, set[str]]:
     """Return {function or class: names that its definition uses}, of all definitions at the top level of cells.
 
-    The last definition of a name counts. Cells that are not plain Python are left out.
+    The last definition of a name counts. Cells that are not plain Python, or longer than MAX_PARSED, are left out.
     """
     used: dict[str, set[str]] = {}
     for cell in cells:
+        if len(cell) > MAX_PARSED:
+            continue
         try:
             body = ast.parse(cell).body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
