@@ -20,6 +20,7 @@ from icft_lite.experiments.baselines.averaged import Averaged
 from icft_lite.experiments.baselines.base_kl import BaseKL
 from icft_lite.experiments.baselines.ewc import EWC, FisherInformation, fisher_information, quadratic_penalty
 from icft_lite.experiments.baselines.mlp_only import MLPOnly
+from icft_lite.experiments.baselines.olora import OLoRA
 from icft_lite.experiments.baselines.peft_methods import corda, osf
 from icft_lite.experiments.baselines.peft_training import changed_weights, planned_batches, train_peft
 from icft_lite.experiments.baselines.random_change import SIZE, randomize_adapter
@@ -29,7 +30,14 @@ from icft_lite.experiments.baselines.token_weights import DFT, EAFT
 from icft_lite.experiments.baselines.weights import WeightedTrainer, with_weight
 from icft_lite.memory.teachers import response_states
 from icft_lite.metrics import key_fact_recall
-from icft_lite.modeling.adapters import adapter_tensors, add_adapters, lora_layers, set_adapter_tensors, use_adapter
+from icft_lite.modeling.adapters import (
+    adapter_tensors,
+    add_adapters,
+    copy_adapter,
+    lora_layers,
+    set_adapter_tensors,
+    use_adapter,
+)
 from icft_lite.modeling.base import dequantize_base, load_base
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.forward import head_weight, hidden_states
@@ -337,6 +345,66 @@ def test_a_resumed_stage_of_mlp_only_ends_with_the_same_bytes(stage):
     other.resume(*saved[0])
     other.train()
     assert all(torch.equal(a, b) for a, b in zip(saved[-1][0]["fast"], other.trainable, strict=True))
+
+
+class TwoStages(OLoRA):
+    num_stages = 2
+
+
+def finish_stage(trainer):
+    """Train a stage and let the slow adapter be its result, as a run without consolidation does."""
+    trainer.train()
+    copy_adapter(trainer.model, "fast", "slow")
+
+
+def test_olora_trains_another_block_of_the_adapter_in_each_stage(stage):
+    begin = [(A.clone(), B.clone()) for A, B in pairs(adapter_tensors(stage(TwoStages).model, "fast"))]
+    ends = []
+    for _ in range(2):
+        finish_stage(trainer := stage(TwoStages))
+        ends.append([(A.clone(), B.clone()) for A, B in pairs(trainer.slow)])
+    for (A0, B0), (A1, B1), (A2, B2) in zip(begin, *ends, strict=True):
+        assert B1[:, :4].any() and not B1[:, 4:].any() and torch.equal(A0[4:], A1[4:]) and not B0.any()
+        assert torch.equal(B1[:, :4], B2[:, :4]) and torch.equal(A1[:4], A2[:4])
+        assert B2[:, 4:].any() and not torch.equal(A1[4:], A2[4:])
+
+
+def test_the_penalty_of_olora_has_its_closed_form_and_does_not_depend_on_micro_batches(stage):
+    """∂/∂A_new λ·Σ |A_old·A_newᵀ| = λ·sign(A_new·A_oldᵀ)·A_old; nothing else gets a gradient from it."""
+    assert stage(TwoStages).regularizer(None, None, {}) is None
+    finish_stage(stage(TwoStages))
+    with_penalty, without = (gradients(stage(with_weight(TwoStages, weight))) for weight in (0.5, 0.0))
+    for found, plain, A in zip(with_penalty[::2], without[::2], stage(TwoStages).trainable[::2], strict=True):
+        expected = torch.zeros_like(A)
+        expected[4:] = 0.5 * (A[4:] @ A[:4].T).sign() @ A[:4]
+        torch.testing.assert_close(found - plain, expected.detach(), rtol=1e-3, atol=1e-4)
+    in_two = gradients(stage(with_weight(TwoStages, 0.5), micro_batches=2))
+    for one, two in zip(with_penalty, in_two, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
+def test_olora_makes_the_directions_of_stages_more_orthogonal(stage):
+    finish_stage(first := stage(TwoStages))
+    after_first = [tensor.clone() for tensor in first.slow]
+    products = []
+    for weight in (0.5, 0.0):
+        for name in ("fast", "slow"):
+            set_adapter_tensors(first.model, name, after_first)
+        trainer = stage(with_weight(TwoStages, weight))
+        trainer.train()
+        products.append(float(sum((A[:4] @ A[4:].T).detach().abs().sum() for A in trainer.trainable[::2])))
+    assert products[0] < products[1]
+
+
+def test_olora_in_a_run_trains_every_block_and_refuses_a_stage_without_one(tmp_path):
+    settings = {**SETTINGS, "method": "qlora", "curriculum.order": "easy_to_hard", "adapter.rank": 9}
+    data = small_bundle()
+    report = train_icft(settings, tmp_path / "run", data, progress=False, trainer=OLoRA)
+    assert report["trainer"] == "OLoRA" and sum(one["steps"] > 0 for one in report["stages"]) == 3
+    saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert all(B[:, block : block + 3].any() for name, B in saved.items() if "lora_B" in name for block in (0, 3, 6))
+    with pytest.raises(ICFTError, match="all 2 blocks of the adapter have been trained"):
+        train_icft(settings, tmp_path / "other", data, progress=False, trainer=TwoStages)
 
 
 def test_averaged_ends_with_the_mean_of_the_fast_adapter(stage):
