@@ -5,11 +5,11 @@
 Source: Wang et al., 2023, arXiv 2310.14152, "Orthogonal Subspace Learning for Language Model Continual Learning"; code
 cmnfriend/O-LoRA (`src/uie_trainer_lora.py`: the sum of absolute values; λ = 0.5 for the first tasks).
 
-As in the source: the adapters of earlier stages are frozen and stay part of the model, and the penalty makes the rows of
-A of the new one orthogonal to theirs. Different: the adapters are blocks of one adapter, whose rank is divided by
-`num_stages`, so that a run still ends with one adapter; the L2 penalty on the new adapter, which the source uses for some
-tasks, is left out; a stage of the curriculum also has the examples of the stages before. O-LoRA protects what earlier
-stages learned, not the base, which has no adapter that the first one could be orthogonal to.
+As in the source: the adapters of earlier stages are frozen and stay part of the model, and the penalty makes the rows
+of A of the new one orthogonal to theirs. Different: the adapters are blocks of one adapter, whose rank is divided by
+`num_stages`, so that a run still ends with one adapter; the L2 penalty on the new adapter, which the source uses for
+some tasks, is left out; a stage of the curriculum also has the examples of the stages before. O-LoRA protects what
+earlier stages learned, not the base, which has no adapter that the first one could be orthogonal to.
 
     train_icft(ICFTConfig.preset("qlora", SETTINGS), out, data, trainer=OLoRA)
 """
