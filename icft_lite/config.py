@@ -92,7 +92,7 @@ class LossConfig:
     """Weight of L_consistency: the mean of T²·KL(teacher ‖ fast adapter) over the tokens of memory examples."""
     consistency_tokens: Literal["all", "response"] = "all"
     """Tokens of memory examples that L_consistency covers: `all` includes prompts (never those of promoted examples).
-    `all` retains far more, and costs cached states and output-head work for the prompts."""
+    On `tiny`, `all` retains far more; it costs cached states and output-head work for the prompts."""
     task_weight: float = 1.0
     """Weight of L_task: the noise-aware objective on weak labels."""
     fine_tune_weight: float = 1.0
@@ -100,8 +100,8 @@ class LossConfig:
     replay_weight: float = 0.0
     """Weight of memory examples inside L_fine-tune. 0 leaves them to L_consistency."""
     temperature: float | None = None
-    """T in T²·KL. None: the limit T → ∞, half the variance of the logit differences. It needs no logits, and retains
-    far more than T = 1."""
+    """T in T²·KL. None: the limit T → ∞, half the variance of the logit differences. It needs no logits, and on `tiny` it
+    retains far more than T = 1."""
     pair_beta: float = 2.0
     """β: scale of the difference of length-normalized log-probabilities of a pair."""
 

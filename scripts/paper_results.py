@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from icft_lite.experiments.paper.analysis import load_records
+from icft_lite.experiments.paper.analysis import Records, load_records
 from icft_lite.experiments.paper.arms import ARMS
 from icft_lite.experiments.paper.studies import STUDIES
 from icft_lite.experiments.paper.suite import missing_runs, study_figures, study_tables
@@ -53,10 +53,21 @@ def study_text(name: str, part: str, splits: list[int], draw: bool) -> str:
     not_run = [arm.label for arm in ARMS if arm.runs_on(name) and arm.name not in records]
     texts.append(f"Not run: {'; '.join(not_run)}." if not_run else "All arms were run.")
     commits = sorted({one["commit"] for runs in records.values() for one in runs.values()})
-    first = next(iter(next(iter(records.values())).values()))
-    where = f"Splits {', '.join(map(str, splits))}. Commit {', '.join(commits)}. Machine: {first['machine']}."
-    texts.append(f"Command: `{first['command']}`. {where}")
+    command = next(iter(next(iter(records.values())).values()))["command"]
+    where = f"Splits {', '.join(map(str, splits))}. Commit {', '.join(commits)}. {machines_text(records)}"
+    texts.append(f"Command: `{command}`. {where}")
     return "\n\n".join(texts)
+
+
+def machines_text(records: Records) -> str:
+    """Return a sentence that names the machine of every arm."""
+    arms: dict[str, list[str]] = {}
+    for arm in ARMS:
+        for machine in sorted({one["machine"] for one in records.get(arm.name, {}).values()}):
+            arms.setdefault(machine, []).append(arm.label)
+    if len(arms) == 1:
+        return f"Machine: {next(iter(arms))}."
+    return "Machines: " + ". ".join(f"{machine}: {'; '.join(labels)}" for machine, labels in arms.items()) + "."
 
 
 def page(draw: bool = False) -> str:

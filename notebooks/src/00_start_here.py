@@ -15,8 +15,8 @@
 #
 # # 00 · Start here
 #
-# A language model studies medicine for a few minutes. Trained the plain way, it forgets what it knew before.
-# **ICFT** (incremental curriculum-based fine-tuning) is a method to retain that while it learns. You see both on a real
+# Fine-tune a language model on medical data for a few minutes, and it no longer answers general questions.
+# **ICFT** (incremental curriculum-based fine-tuning) is a method to learn without that loss. You see both on a real
 # chat model, run both on a small one, and judge for yourself.
 
 # %% [markdown]
@@ -102,8 +102,8 @@ for run in recorded["recorded_runs"].values():
 
 # %% [markdown]
 # The replies were recorded. The lines identify the runs by the start of two hashes: of the base's weights, and of the
-# file of the **adapter**, the small part that training adds (section 5). The runs used a ring of recent examples and
-# soft labels, which are off by default now (lessons 05, 06).
+# file of the **adapter**, the small part that training adds (section 5). The runs had two components that are
+# off by default now (sections 4 and 8).
 
 # %% [markdown]
 # First general questions. We recorded 15, one or two of each kind, and show the first three that the base answers
@@ -409,7 +409,7 @@ print("ICFT has more than 7 of 10 medical questions right:", ours["medical"] > 0
 
 # %% [markdown]
 # Plain QLoRA has the most medicine and nothing general left. ICFT is a little behind on questions and replies, and
-# further behind on preferences, which come last in its curriculum.
+# further behind on preferences.
 #
 # **Predict.** In which stage does plain QLoRA lose the general score? (Its examples are all mixed: a "stage" is only a
 # part of the training.)

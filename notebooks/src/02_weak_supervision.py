@@ -91,8 +91,8 @@ Image(png(weak_supervision.draw(), dpi=110), width=900, metadata={"alt": weak_su
 # %% [markdown]
 # ## 1 · Questions are plenty, answers are expensive
 #
-# Our pool holds questions and pairs of replies without a label: their label is −1. A doctor could label them, at a
-# doctor's hourly rate. We start with one topic, drug classes: which *kind* of drug is it?
+# Our pool holds questions and pairs of replies without a label: their label is −1. A doctor could label them, which
+# is expensive. We start with one topic, drug classes: which *kind* of drug is it?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -546,7 +546,8 @@ for name, p in (("one coin", one_coin(answers, 3)[1]), ("full", model.predict_pr
 # %% [markdown]
 # The contrarian's matrix is found, and a "no" of his counts as evidence for yes. With one coin it only counts against
 # no, which leaves yes and maybe, so its labels are worse. In our pool only pairs (first or second reply better) have
-# fixed labels. `label_pool` uses full confusion for pairs, one coin for questions.
+# fixed labels. `label_pool` uses full confusion for pairs if the functions have 80 votes each on average,
+# else one coin, as for questions.
 
 # %% [markdown]
 # ## 10 · Can the posterior be trusted?
@@ -731,7 +732,7 @@ Image(png(figure, dpi=110), width=560)
 # - A posterior is a weighted vote; the weight is 0 at chance.
 # - EM, with your M-step, found accuracies without labels.
 # - All accuracies here are of choices among given options.
-# - The label model matters much, soft labels little.
+# - Dawid–Skene beat majority vote (with soft labels).
 # - Copies of a poor function fooled the model.
 
 # %% [markdown]

@@ -15,7 +15,7 @@
 #
 # # 03 · Curriculum
 #
-# People learn the alphabet before they read novels. Should a model, too, meet easy examples first? You measure what is
+# Should a model see easy examples before hard ones? You measure what is
 # hard, build stages, write the pacing, watch which examples are drawn when, and then ask whether order helps at all.
 
 # %% [markdown]
@@ -565,12 +565,13 @@ Image(png(figures.gains_figure(gains, 10), dpi=110), width=620)
 # %% [markdown]
 # A toy proves little about language models. What transfers is the method: equal budgets, several seeds, paired
 # differences, and an arm that separates two explanations. In our runs on all topics (lesson 09) the curriculum gained
-# 14 and 17 points. Of the 17 points, the order of stages gained 3 and pacing, which changes the weights, the rest.
+# 14 and 17 points. Of the 17 points, the order of stages gained 3 (not clearly) and pacing, which changes the
+# weights, the rest.
 
 # %% [markdown]
 # ## 11 · A curriculum explorer
 #
-# Never train on what you have not looked at. The explorer filters examples by the stage that adds them, by topic and by
+# Look at the data before you train. The explorer filters examples by the stage that adds them, by topic and by
 # difficulty. First the *medium* stage as a table. *posterior*: probability of the most likely response; *votes*: each
 # option that has votes, and the functions that voted for it.
 

@@ -792,7 +792,7 @@ checks = {
 pd.Series({name: bool(check()) for name, check in checks.items()}, name="passes").to_frame()
 
 # %% [markdown]
-# A check that cannot fail is worth nothing. So break things, one by one. **Predict** which checks fail in
+# A check must fail when something is wrong. So introduce errors, one by one. **Predict** which checks fail in
 # each case.
 
 # %%

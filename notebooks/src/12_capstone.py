@@ -298,7 +298,7 @@ print("topics:", sorted(set(strata)))
 # %% [markdown]
 # ## 7 · What is refused
 #
-# Here are five entries by people who want to win in other ways. **Predict** which of them the grader notices: a larger
+# Here are five entries that violate the protocol. **Predict** which of them the grader notices: a larger
 # budget in the settings, a shorter log than was trained, another base, tensors of another shape, a Python file.
 
 # %%

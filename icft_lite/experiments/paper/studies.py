@@ -36,6 +36,13 @@ class Study:
         """Return the data of a split: 0 is the bundled one, the others are re-splits."""
         return resplit(split)
 
+    def test_per_train(self) -> float:
+        """Return the number of test examples ÷ training examples of a split, for `mean_interval`; 0 for seeds."""
+        if self.unit != "splits":
+            return 0.0
+        data = self.data(self.confirmation[0]).only(self.settings.get("topics"))
+        return len(data.test) / (len(data.trusted) + len(data.pool))
+
 
 class ChatStudy(Study):
     """A study of a chat model, on the bundled split.

@@ -111,7 +111,7 @@ def study_tables(records: Records, name: str) -> list[Table]:
     if STUDIES[name].unit == "seeds" and {"base", "icft"} <= {*records}:
         tables.append(questions_table(records))
     if ablations_of(records):
-        tables.append(ablation_table(records))
+        tables.append(ablation_table(records, STUDIES[name].test_per_train()))
     splits = sorted({split for runs in records.values() for split in runs})
     if has_pairs:
         topics = STUDIES[name].settings.get("topics")

@@ -174,19 +174,29 @@ def cost_table(records: Records) -> Table:
     return Table("Cost", header, rows, note)
 
 
-def ablation_table(records: Records) -> Table:
-    """Return ICFT minus each of its ablations at the chosen α, with Holm's correction."""
+def ablation_table(records: Records, test_per_train: float = 0.0) -> Table:
+    """Return ICFT minus each of its ablations at the chosen α, with Holm's correction.
+
+    test_per_train: above 0, the medical difference has a further interval, which is corrected for training data that
+    splits share (`mean_interval`).
+    """
     rows, p_values = [], []
     for arm in ablations_of(records):
         scores = {key: ablation_scores(records, arm.name, key) for key in ("medical", "preference", "retention")}
-        differences = ("–" if both is None else difference_text(difference(*both)) for both in scores.values())
+        differences = ["–" if both is None else difference_text(difference(*both)) for both in scores.values()]
+        if (both := scores["medical"]) and test_per_train:
+            corrected = mean_interval(np.subtract(*both), test_per_train=test_per_train)
+            differences.insert(1, f"{corrected.low:+.3f} to {corrected.high:+.3f}")
         rows.append([arm.label, len(common_splits(records, "icft", arm.name)), *differences])
-        if both := scores["medical"]:
+        if both:
             p_values.append(float(ttest_1samp(np.subtract(*both), 0).pvalue))
     for row, p in zip(rows, holm(p_values), strict=True):
         row.append(float(p))
-    header = ("without, or instead", unit_of(records), "medical", "preference", "retention", "p (Holm), medical")
+    measures = ("medical", *(["medical, corrected"] if test_per_train else []), "preference", "retention")
+    header = ("without, or instead", unit_of(records), *measures, "p (Holm), medical")
     note = f"Positive: ICFT is better. 95 % t-intervals over {unit_of(records)}."
+    if test_per_train:
+        note += " Corrected: for training data that splits share (Nadeau and Bengio, 2003)."
     return Table("ICFT minus each ablation", header, rows, note)
 
 
