@@ -7,7 +7,9 @@ about something else.) Reported in addition, and never averaged in: share of the
 right, KL in both directions, NLL of the base's replies, words in a reply, and domain intrusion.
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,11 +140,14 @@ def encode_replies(
 ) -> list[Encoded]:
     """Encode at most `limit` replies, evenly spaced over the suite, as responses to their prompts.
 
-    Empty replies are left out. The end of turn is supervised only where the reply ends before the limit.
+    Empty replies are left out. The end of turn is supervised only where the reply ends before the limit. A reply may be
+    longer than the encoder's `max_length`, as in generation.
     """
+    whole = copy(encoder)
+    whole.max_length = sys.maxsize
     written = [item for item in suite if replies[item.id]]
     encoded = [
-        encoder({**item.example, "responses": [replies[item.id]], "label": 0})
+        whole({**item.example, "responses": [replies[item.id]], "label": 0})
         for item in written[:: max(1, -(-len(written) // limit))]
     ]
     for one in encoded:

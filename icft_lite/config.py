@@ -100,7 +100,7 @@ class LossConfig:
     replay_weight: float = 0.0
     """Weight of memory examples inside L_fine-tune. 0 leaves them to L_consistency."""
     temperature: float | None = None
-    """T in T²·KL. None: the limit T → ∞, half the variance of the logit differences. It needs no logits, and on `tiny` it
+    """T in T²·KL. None: the limit T → ∞, half the variance of the logit differences. It needs no logits, and on `tiny`
     retains far more than T = 1."""
     pair_beta: float = 2.0
     """β: scale of the difference of length-normalized log-probabilities of a pair."""
@@ -238,8 +238,9 @@ class LimitsConfig:
 class ICFTConfig(metaclass=AcceptsOldNames):
     """Everything that defines a run of the method. `report.json` stores it.
 
-    Build it with keywords (`ICFTConfig(optim=OptimConfig(learning_rate=1e-3))`), from a preset with dotted names
-    (`ICFTConfig.preset("qlora", {"optim.learning_rate": 4e-3})`), or from a dict of any of these (`from_dict`).
+    Build it from a preset with dotted names (`ICFTConfig.preset("qlora", {"optim.learning_rate": 4e-3})`), from a dict
+    (`from_dict`), or with keywords (`ICFTConfig(optim=OptimConfig(learning_rate=1e-3))`). Keywords leave all other
+    settings at the defaults of `tiny`; the first two know those of other models (`presets.model_defaults`).
     """
 
     model: str = "tiny"
@@ -299,10 +300,16 @@ class ICFTConfig(metaclass=AcceptsOldNames):
     def replace(self, settings: Mapping[str, Any]) -> Self:
         """Return a copy with other values for dotted names, e.g. `config.replace({"optim.max_tokens": 10_000})`.
 
-        It keeps `method`, which `dataclasses.replace` does not. Raises ICFTError for `method`: use `preset`.
+        It keeps `method`, which `dataclasses.replace` does not. Raises ICFTError for another `method` or `model`, on
+        which defaults depend: use `preset`.
         """
         if "method" in settings:
             raise ICFTError(f"method: a copy cannot have another one; use ICFTConfig.preset({settings['method']!r})")
+        if (model := settings.get("model", self.model)) != self.model:
+            raise ICFTError(
+                f"model: a copy cannot have another one, because defaults depend on it; use "
+                f"ICFTConfig.preset({self.method!r}, {{'model': {model!r}}})"
+            )
         flat = {**flatten(self.to_dict()), **flatten(rename_settings(settings))}
         return build(type(self), {name: value for name, value in flat.items() if name != "method"})._named(self.method)
 

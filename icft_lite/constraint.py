@@ -14,11 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icft_lite.chat_metrics import ChatScores
-from icft_lite.retention import Scores, Topic, chance_corrected_retention, informative_topics
-
-MIN_RIGHT = 5
-"""Retention in replies needs at least this many right answers and as many passed instructions of the base: the ratio of
-smaller numbers is mostly noise."""
+from icft_lite.retention import MIN_RIGHT, Scores, Topic, chance_corrected_retention, informative_topics
 
 
 @dataclass(frozen=True)

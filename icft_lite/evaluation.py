@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.config import Metric
 from icft_lite.data.schema import Example, Examples
+from icft_lite.errors import warn
 from icft_lite.metrics import key_fact_recall, token_f1
 from icft_lite.modeling.adapters import merged_adapter
 from icft_lite.modeling.base import TINY
@@ -171,11 +172,11 @@ def evaluate_suite(
     of turn.
 
     suites: canonical examples or a Suite by name; those without an example that can be scored are absent in the result.
-    Examples with unknown labels are not evaluated. adapter: name of an adapter of a PeftModel, or "base" for none; None
-    evaluates the model as it is. encoder: of suites that are not encoded yet and of generation, `Encoder(tokenizer)` by
-    default. items: add the value of each example. generate_replies: False scores free replies by `likelihood` instead,
-    exp(−NLL per token) of the reference, which takes one forward pass. progress: show a progress bar. The model is left
-    in eval mode.
+    Examples with unknown labels are not evaluated, and those that do not fit are left out with a warning. adapter: name
+    of an adapter of a PeftModel, or "base" for none; None evaluates the model as it is. encoder: of suites that are not
+    encoded yet and of generation, `Encoder(tokenizer)` by default. items: add the value of each example.
+    generate_replies: False scores free replies by `likelihood` instead, exp(−NLL per token) of the reference, which
+    takes one forward pass. progress: show a progress bar. The model is left in eval mode.
     """
     if encoder is None:
         encoder = Encoder(tokenizer)
@@ -190,6 +191,12 @@ def evaluate_suite(
         for name, given in suites.items()
         if given is not None and len(given.examples if isinstance(given, Suite) else given)
     }
+    for name, suite in encoded.items():
+        if suite.left_out and not isinstance(suites[name], Suite):
+            warn(
+                f"{name}: {suite.left_out} of {suite.left_out + len(suite.examples)} examples do not fit max_length = "
+                f"{encoder.max_length} tokens: left out"
+            )
     total = sum(len(suite.examples) for suite in encoded.values())
     out: dict[str, SuiteScores] = {}
     with progress_bar(total, "scoring", shown=progress) as bar:

@@ -33,26 +33,35 @@ def load_run(
     `folder` has no finished run, or the base has changed since training.
     """
     folder = Path(folder)
+    report = check_run(folder, adapter)
+    settings = report["config"]
+    if load_in_4bit is None:
+        load_in_4bit = settings["adapter"]["load_in_4bit"]
+    model, tokenizer = load_base(report["base"], load_in_4bit)
+    tokenizer.model_max_length = settings["encoding"]["max_length"]
+    if dequantize:
+        model = dequantize_base(model)
+    return PeftModel.from_pretrained(model, str(folder / adapter)), tokenizer
+
+
+def check_run(folder: Path, adapter: str = "adapter") -> dict[str, Any]:
+    """Return the report of a finished run, without loading its base.
+
+    Raises ICFTError if `folder` has no finished run, or the base has changed since training.
+    """
     if not (folder / adapter / "adapter_config.json").exists():
         raise ICFTError(
             f"{folder}: has no finished run ({adapter}/adapter_config.json is missing); "
             f"give the --out folder of `icft-lite train`"
         )
     report = read_report(folder)
-    settings = report["config"]
-    if load_in_4bit is None:
-        load_in_4bit = settings["adapter"]["load_in_4bit"]
     found, recorded = model_fingerprint(report["base"]), report.get("base_hash") or ""
     if recorded and found != recorded:  # runs of earlier versions, and those on a Hub name, have no hash
         raise ICFTError(
             f"{folder}: it was trained on another base: the run records the hash {recorded[:12]}…, that of "
             f"{report['base']} is {found[:12] or 'unknown'}…; restore the base of the training, or train again"
         )
-    model, tokenizer = load_base(report["base"], load_in_4bit)
-    tokenizer.model_max_length = settings["encoding"]["max_length"]
-    if dequantize:
-        model = dequantize_base(model)
-    return PeftModel.from_pretrained(model, str(folder / adapter)), tokenizer
+    return report
 
 
 def export(folder: Path | str, to: Path | str, merge: bool = False) -> Path:
@@ -75,7 +84,7 @@ def export(folder: Path | str, to: Path | str, merge: bool = False) -> Path:
         # Not load_run's tokenizer: its model_max_length is that of training.
         load_tokenizer(read_report(folder)["base"]).save_pretrained(temporary)
     else:
-        load_run(folder)  # raises ICFTError if there is nothing to export
+        check_run(folder)  # raises ICFTError if there is nothing to export
         shutil.copytree(folder / "adapter", temporary)
     if (seen := folder / SEEN_FILE).is_file():  # so that `evaluate` leaves out what the run has seen
         shutil.copy(seen, temporary)

@@ -3,7 +3,8 @@
     retention = Σ (after − chance) ÷ Σ (before − chance)        over the topics of informative general suites
 
 A suite is a topic, or all topics of a task that have fewer than MIN_SUITE_SIZE examples. It is informative if the base
-scores above chance: the lower bound of the base's 95 % Wilson interval exceeds the chance level. Topics count equally,
+has at least MIN_RIGHT answers right and scores above chance: the lower bound of its 95 % Wilson interval exceeds the
+chance level (which is 0 for exact match, so that one right answer would do). Topics count equally,
 so with unequal sizes the interval is that of an effective number of questions, k² ÷ Σ 1/n over k topics of n questions.
 Which suites are informative is decided from the base's scores, before training. Free replies take no part: their scores
 compare texts.
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from icft_lite.data.schema import Example, as_response
+from icft_lite.data.schema import Example
 from icft_lite.modeling.adapters import merged_adapter
 from icft_lite.modeling.encoding import Encoded, Encoder, encode_examples
 from icft_lite.modeling.forward import head_weight, hidden_states, max_tokens_per_pass
@@ -26,6 +27,8 @@ from icft_lite.statistics import binomial_interval, resample_topics
 
 MIN_SUITE_SIZE = 50
 """A general topic with fewer examples shares a suite with the other small topics of its task."""
+MIN_RIGHT = 5
+"""A ratio to the base needs at least this many right answers of the base; that of fewer is mostly noise."""
 RETENTION_TASKS = ("qa", "short_answer", "preference")
 """Tasks whose answers are right or wrong."""
 KL_EXAMPLES = 200
@@ -59,7 +62,8 @@ def informative_topics(base: Scores) -> tuple[list[Topic], list[str]]:
         n = sum(part["n"] for part in parts)
         value, chance = (sum(part[key] for part in parts) / len(parts) for key in ("value", "chance"))
         effective = round(len(parts) ** 2 / sum(1 / part["n"] for part in parts))
-        if binomial_interval(round(value * effective), effective, method="wilson")[0] > chance:
+        right = round(value * effective)
+        if right >= MIN_RIGHT and binomial_interval(right, effective, method="wilson")[0] > chance:
             topics += [(task, topic) for topic in members]
         else:
             name = members[0] if len(members) == 1 else name
@@ -109,7 +113,7 @@ def encode_for_kl(examples: Sequence[Example], encoder: Encoder) -> Sequence[Enc
     """Return up to KL_EXAMPLES examples as prompts with their right response, evenly spaced over the list."""
     labelled = [one for one in examples if one["label"] >= 0]
     step = max(1, -(-len(labelled) // KL_EXAMPLES))
-    return encode_examples([as_response(one) for one in labelled[::step]], encoder)[1]
+    return encode_examples([encoder.as_response(one) for one in labelled[::step]], encoder)[1]
 
 
 class Divergence(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from icft_lite.chat_checks import intrusions, is_right, medical_terms, passed_checks, reply_words
-from icft_lite.chat_metrics import chat_retention, evaluate_chat, score_replies
+from icft_lite.chat_metrics import chat_retention, encode_replies, evaluate_chat, score_replies
 from icft_lite.data.chat_suite import ChatItem, chat_suite
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder
@@ -142,6 +142,15 @@ def test_only_the_first_40_tokens_of_an_answer_count(base):
     late = "a " * 60 + "Paris"
     assert len(tokenizer.encode(late)) > 50
     assert score_replies(SUITE[:1], {"q1": late}, tokenizer)["free"]["value"] == 0.0
+
+
+def test_replies_longer_than_max_length_are_compared_too(base):
+    _, tokenizer = base
+    replies = {**BASE, "q1": "Paris is the capital of France, " * 8}
+    short = Encoder(tokenizer, 24)
+    whole, cut = (encode_replies(SUITE, replies, encoder) for encoder in (Encoder(tokenizer), short))
+    assert [one.sequences for one in cut] == [one.sequences for one in whole] and short.max_length == 24
+    assert max(one.length for one in cut) > 24
 
 
 def test_a_model_is_compared_with_its_base_on_the_replies_of_both(adapted, shake):

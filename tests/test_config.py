@@ -260,6 +260,13 @@ def test_a_copy_keeps_its_method_and_takes_no_other():
         config.replace({"method": "icft"})
 
 
+def test_a_copy_takes_no_other_model_because_defaults_depend_on_it():
+    config = ICFTConfig.preset("replay", {"seed": 3})
+    assert config.replace({"model": "tiny", "seed": 4}).seed == 4
+    with pytest.raises(ICFTError, match=r"use ICFTConfig.preset\('replay', \{'model': 'smollm2'\}\)"):
+        config.replace({"model": "smollm2"})
+
+
 def test_defaults_depend_on_the_model_and_presets_come_before_them():
     tiny, chat = ICFTConfig.preset("icft"), ICFTConfig.preset("icft", {"model": "smollm2"})
     assert tiny == ICFTConfig() and flatten(ICFTConfig.preset("icft", {"model": "tiny"}).to_dict()) == flatten(

@@ -85,6 +85,15 @@ def test_twice_the_rank_represents_the_average_exactly(two_adapters):
     torch.testing.assert_close(SCALE * B @ A, 0.6 * deltas(start)[0] + 0.4 * deltas(end)[0], atol=1e-4, rtol=1e-3)
 
 
+def test_a_layer_narrower_than_the_rank_is_represented_exactly():
+    """A router has one output (Qwen 2 MoE): its change has one singular value, whatever the rank."""
+    for outputs, inputs in ((1, 64), (64, 8)):
+        A, B = torch.randn(16, inputs), torch.randn(outputs, 16)
+        found_A, found_B, residual = delta_svd([(0.5, A, B)], 16, SCALE)
+        assert found_A.shape == A.shape and found_B.shape == B.shape and residual < 1e-6
+        torch.testing.assert_close(found_B @ found_A, 0.5 * B @ A, atol=1e-4, rtol=1e-4)
+
+
 def test_averaging_a_and_b_separately_gives_another_change(two_adapters):
     model, start, end = two_adapters
     assert interpolate(model, start, end, 0.25, RANK, SCALE, exact=False) == 0

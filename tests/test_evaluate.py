@@ -172,6 +172,14 @@ def test_a_suite_of_correct_options_only_has_the_same_exact_match(base, encoder,
     assert "option_accuracy" in all_options and "option_accuracy" not in one_option
 
 
+def test_examples_that_do_not_fit_are_left_out_with_a_warning(base, encoder, row):
+    examples = [row(id="a"), row(id="long", prompt="very " * 600)]
+    with pytest.warns(UserWarning, match="x: 1 of 2 examples do not fit max_length = 512 tokens: left out"):
+        found = evaluate_suite(*base, {"x": examples}, encoder=encoder)["x"]
+    assert found["short_answer"]["n"] == 1
+    assert encoder.max_length == ICFTConfig().encoding.max_length, "what a run trains on is scored without an encoder"
+
+
 def test_a_progress_bar_counts_every_example_that_is_scored(base, encoder, questions, row, monkeypatch):
     bars = []
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from small_model import logits
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from icft_lite import finished_runs
 from icft_lite.chat import chat, run_models
 from icft_lite.config import ICFTConfig
 from icft_lite.data.overlap import SEEN_FILE, load_seen
@@ -106,6 +107,16 @@ def test_export_copies_the_adapter_and_overwrites_nothing(finished, tmp_path):
         export(finished, tmp_path / "copy")
     with pytest.raises(ICFTError, match="no finished run"):
         export(tmp_path / "copy", tmp_path / "new")
+
+
+def test_an_adapter_is_exported_where_its_base_cannot_be_loaded(finished, tmp_path, monkeypatch):
+    def too_large(*args):
+        raise ICFTError("out of memory")
+
+    monkeypatch.setattr(finished_runs, "load_base", too_large)
+    assert (export(finished, tmp_path / "copy") / "adapter_config.json").exists()
+    with pytest.raises(ICFTError, match="out of memory"):
+        export(finished, tmp_path / "merged", merge=True)
 
 
 def test_a_run_is_loaded_in_the_precision_of_training(finished):

@@ -157,6 +157,16 @@ def test_training_starts_at_the_base_and_evaluates_as_it_reports(
             assert scores[suite][task]["value"] == pytest.approx(score["value"], abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["Qwen 3 Next", "Qwen 3.5"])
+def test_layers_that_are_narrower_than_the_rank_are_consolidated(name, tokenizer, bundle, tmp_path, monkeypatch):
+    """A gate of a shared expert has one output."""
+    monkeypatch.setattr(loop, "write_report", lambda report, out, *_: write_json(out / "report.json", report))
+    settings = {**RUN, "model": save_family(name, tmp_path / "base", tokenizer), "adapter.rank": 8}
+    report = loop.train_icft({**settings, "consolidation.enabled": True}, tmp_path / "run", bundle, progress=False)
+    assert any(stage["consolidation"]["candidates"] for stage in report["stages"])
+    assert all(0 <= stage["consolidation"]["svd_residual"] <= 1 for stage in report["stages"])
+
+
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("name", ["GPT-2", "Llama"])
 def test_a_4_bit_base_is_trained_exported_and_loaded_by_plain_transformers(name, stored, tokenizer, tmp_path, shake):

@@ -90,6 +90,11 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         "the medical score is {:.3f} lower ({:.3f} to {:.3f})".format(*lost("ring")),
         "ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine".format(*lost("soft_labels")),
         "and {:.3f} ({:.3f} to {:.3f}) in preferences".format(*lost("soft_labels", "preference")),
+        f"a run delivers a medical score of {trained['search']:.3f} and retention of "
+        f"{mean('search', 'retention', trained_point):.3f}, without them {trained['icft']:.3f} and "
+        f"{mean('icft', 'retention', trained_point):.3f}.",
+        "If α is chosen again, the medical score is {:.3f} lower ({:.3f} to {:.3f})".format(*lost("search")),
+        "and preference accuracy {:.3f} ({:.3f} to {:.3f}).".format(*lost("search", "preference")),
     ]
     assert lost("no_pacing").mean > 0.8 * lost("random").mean, "mostly by pacing"
     assert lost("ring").low < 0, "no measured benefit, and no clear cost"
@@ -104,6 +109,22 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
     lesson = " ".join(LESSON_03.read_text(encoding="utf-8").replace("\n# ", " ").split())
     parts = [round(100 * lost("random", than=arm).mean) for arm in ("icft", "no_pacing")]
     assert f"Of the {parts[0]} points, the order of stages gained {parts[1]} (not clearly) and pacing" in lesson
+
+
+def test_the_page_states_how_far_a_repeated_run_differs_on_the_other_processor():
+    first, again = load_records(RECORDS)["icft"], load_records(RECORDS.parent / "tiny-repeated")["icft"]
+    largest = dict.fromkeys(("medical", "retention", "preference"), 0.0)
+    for split, record in again.items():
+        assert record["settings"] == first[split]["settings"] and record["machine"] != first[split]["machine"]
+        for pick in (choose_point, trained_point):
+            one, other = (pick(run)["test"] for run in (first[split], record))
+            largest = {key: max(value, abs(one[key] - other[key])) for key, value in largest.items()}
+    stated = (
+        "(splits {}, {} and {}): ".format(*sorted(again))
+        + "medical scores differ by at most {medical:.3f}, "
+        "retention by at most {retention:.3f}, and preference accuracy by at most {preference:.3f}".format(**largest)
+    )
+    assert stated.format(**largest) in " ".join(PAGE.read_text(encoding="utf-8").split())
 
 
 def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():

@@ -8,9 +8,10 @@ from template_styles import STYLES, make_tokenizer
 
 from icft_lite.data.samples import load_samples
 from icft_lite.memory import rehearsal
-from icft_lite.memory.rehearsal import generate_self_prompts, held_out_filter
+from icft_lite.memory.rehearsal import answer_with_base, generate_self_prompts, held_out_filter
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate_ids
+from icft_lite.retention import encode_for_kl
 
 
 def test_an_entity_is_blocked_in_any_paraphrase(row):
@@ -87,3 +88,34 @@ def test_prompts_end_where_a_template_writes_plain_text_after_them(name, monkeyp
     monkeypatch.setattr(rehearsal, "generate_ids", spy)
     generate_self_prompts(family_model("Llama"), tokenizer, encoder, 2, max_tokens=8)
     assert stopped == [[False], [True]]
+
+
+def test_a_reply_of_the_base_that_the_limit_cuts_ends_with_a_whole_sentence(base, example, monkeypatch):
+    model, tokenizer = base
+    cut = "The kidney filters the blood. It also regulates the amount of water " + "and salt " * 40
+    replies = iter([[cut, "One two.", ""]])
+    monkeypatch.setattr(rehearsal, "generate", lambda *args, **kwargs: next(replies))
+    given = [example(id=name, prompt="What does a kidney do?", label=-1) for name in ("cut", "whole", "empty")]
+    found = list(answer_with_base(given, model, tokenizer, Encoder(tokenizer)))
+    assert [(one["id"], one["responses"]) for one in found] == [
+        ("cut", ["The kidney filters the blood."]),
+        ("whole", ["One two."]),
+    ]
+
+
+def test_the_memory_of_lettered_questions_has_their_options_in_the_prompt(base, example):
+    """As in training and scoring: the base has answered the question with its options."""
+    model, tokenizer = base
+    question = dict(task="question", prompt="Which is the capital of France?", responses=["Rome", "Paris"])
+    given = [example(id="known", label=1, **question), example(id="open", label=-1, **question)]
+    given.append(example(id="pair", task="pair", responses=["a", "b"], label=-1))
+    lettered = Encoder(tokenizer, letter_options=True)
+    known, asked = answer_with_base(given, model, tokenizer, lettered)
+    listed = "Which is the capital of France?\nA. Rome\nB. Paris"
+    assert (known["prompt"], known["responses"], known["task"]) == (listed, ["B"], "response")
+    assert (asked["prompt"], asked["task"]) == (listed, "response") and asked["responses"][0]
+    assert lettered(known).sequences[0][: len(lettered.prompt_ids(given[0])[0])] == lettered.prompt_ids(given[0])[0]
+    (plain, _) = answer_with_base(given, model, tokenizer, Encoder(tokenizer))
+    assert (plain["prompt"], plain["responses"]) == (question["prompt"], ["Paris"])
+    (probe,) = encode_for_kl(given, lettered)
+    assert list(probe.sequences[0]) == list(lettered(known).sequences[0])

@@ -62,6 +62,13 @@ def test_the_bound_is_wilson_95():
     assert not informative_topics(scores(a=(0.40, 0.310, 100)))[0]
 
 
+def test_a_ratio_to_a_few_right_answers_takes_no_part():
+    """The chance level of exact match is 0, so that one right answer is above it."""
+    for right, takes_part in ((1, False), (4, False), (5, True)):
+        topics, uninformative = informative_topics(scores("short_answer", "exact_match", a=(right / 100, 0, 100)))
+        assert bool(topics) == takes_part and bool(uninformative) == (not takes_part)
+
+
 def test_small_topics_are_judged_together():
     """Ten questions show nothing by themselves; two hundred of twenty topics do."""
     many = {f"t{i}": (0.5, 0.25, 10) for i in range(20)}

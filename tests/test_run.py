@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset
 from peft import PeftModel
 from small_run import cut, small_bundle
+from transformers import TrainerCallback
 
 import icft_lite
 import icft_lite.evaluation as evaluation
@@ -404,3 +405,27 @@ def test_rows_of_the_accuracy_matrix_are_means_of_the_same_tasks():
     qa, pairs = dict(value=0.4), dict(value=1.0)
     assert accuracy_by_level({"general": {"qa": qa, "preference": pairs}}) == [0.4, None, None, None]
     assert accuracy_by_level({"general": {"preference": pairs}}) == [None] * 4
+
+
+class StopsEarly(TrainerCallback):
+    """Ends every stage after its second step, as an early-stopping callback may."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 2
+
+
+def test_a_stage_that_a_callback_ends_is_reported_as_it_was_trained(bundle, tmp_path, no_figures):
+    few = {"optim.max_steps": 12, "consolidation.enabled": False, "long_term.self_prompts": 0}
+    report = train_icft({**SETTINGS, **few}, tmp_path / "run", bundle, progress=False, callbacks=[StopsEarly()])
+    whole = train_icft({**SETTINGS, **few}, tmp_path / "whole", bundle, progress=False)
+    stopped = [min(2, stage["steps"]) for stage in whole["stages"]]
+    assert [stage["steps"] for stage in report["stages"]] == stopped and sum(stopped) < 12
+    assert len(report["losses"]["step"]) == sum(stopped)
+    cut, full = report["stages"][-1], whole["stages"][-1]
+    assert 0 < cut["tokens"] < full["tokens"] and sum(cut["examples"].values()) < sum(full["examples"].values())
+
+
+def test_a_file_in_place_of_the_folder_is_refused(bundle, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ICFTError, match="file: is a file; choose another --out"):
+        train_icft(SETTINGS, tmp_path / "file", bundle, progress=False)

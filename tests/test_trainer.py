@@ -217,3 +217,16 @@ def test_a_step_of_memory_examples_alone_is_trained_and_logged(adapted, batches,
     trainer.train()
     assert trainer.history[0]["consistency"] > 0 and trainer.history[0]["norms"]["consistency"] > 0
     assert trainer.history[0]["norms"]["task"] == trainer.history[0]["norms"]["fine_tune"] == 0
+
+
+def test_every_batch_is_trained_on_a_machine_with_several_gpus(adapted, batches, tmp_path, monkeypatch):
+    """Trainer joins batches for the GPUs that it sees, and items of StageBatches are whole batches."""
+    original = trainer_module.TrainingArguments.__post_init__
+
+    def two_gpus(self):
+        original(self)
+        self._n_gpu = 2
+
+    monkeypatch.setattr(trainer_module.TrainingArguments, "__post_init__", two_gpus)
+    trainer = trained(adapted[0], batches, configured(), tmp_path)
+    assert trainer.args.n_gpu == 1 and len(trainer.history) == trainer.steps == 3

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 from peft import PeftModel
 
-from icft_lite.data.schema import Example, Examples, as_response
+from icft_lite.data.schema import Example, Examples
 from icft_lite.data.tables import iter_examples
-from icft_lite.memory.long_term import Encode, LongTermMemory
+from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.modeling.adapters import use_adapter
-from icft_lite.modeling.encoding import EncodedExamples
+from icft_lite.modeling.encoding import EncodedExamples, Encoder
 from icft_lite.modeling.scoring import score_responses
 from icft_lite.utils.distributed import on_main_process
 
@@ -23,7 +23,7 @@ def is_confident(example: Example, min_confidence: float) -> bool:
 
 
 def promote(
-    memory: LongTermMemory, model: PeftModel, candidates: Examples, encoder: Encode, min_confidence: float
+    memory: LongTermMemory, model: PeftModel, candidates: Examples, encoder: Encoder, min_confidence: float
 ) -> dict[str, int]:
     """Offer candidates to the long-term memory, each with its most likely response.
 
@@ -35,7 +35,8 @@ def promote(
     """
 
     def confident() -> Iterator[Example]:
-        return (as_response(example) for example in iter_examples(candidates) if is_confident(example, min_confidence))
+        some = (example for example in iter_examples(candidates) if is_confident(example, min_confidence))
+        return map(encoder.as_response, some)
 
     encoded, surprise = EncodedExamples(map(encoder, confident())), []
     if len(encoded):

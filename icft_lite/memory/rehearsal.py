@@ -20,7 +20,7 @@ from icft_lite.data.overlap import shingles
 from icft_lite.data.schema import Example, Examples
 from icft_lite.data.tables import iter_examples
 from icft_lite.memory.long_term import OFFER_BATCH_SIZE, LongTermMemory
-from icft_lite.memory.prompt_quality import Shingles, finish_reply, is_near_duplicate, reject_reason, trim_loop
+from icft_lite.memory.prompt_quality import Shingles, finish_reply, is_near_duplicate, reject_reason
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder, encode_examples
 from icft_lite.modeling.forward import head_weight
@@ -100,8 +100,7 @@ def chat_memory(
     chosen = [item.example for item in balanced_items(items, free) if item.accepted]
     chosen += [item.example for item in balanced_items(items, size - free) if not item.accepted]
     replies = greedy_replies(model, tokenizer, encoder, chosen, MAX_REPLY_TOKENS, None, progress, cache)
-    lengths = (len(tokenizer(reply, add_special_tokens=False).input_ids) for reply in replies)
-    finished = (finish_reply(*one, MAX_REPLY_TOKENS) for one in zip(replies, lengths))
+    finished = _finished(replies, tokenizer, MAX_REPLY_TOKENS)
     return [{**one, "responses": [reply], "label": 0} for one, reply in zip(chosen, finished, strict=True) if reply]
 
 
@@ -110,22 +109,24 @@ def answer_with_base(
 ) -> Iterator[Example]:
     """Yield examples as the memory stores them: each with one response (task `response`).
 
-    It is the correct response, or the greedy reply of the active model where the label is unknown (−1). Preference
-    pairs are left out, and examples without an answer that do not fit `max_length`. Examples are read and answered in
-    batches, so `given` may be larger than memory.
+    It is the correct response, or the greedy reply of the active model where the label is unknown (−1), finished as in
+    `chat_memory`. Preference pairs are left out, and so are examples without an answer that do not fit `max_length` or
+    whose reply is empty. Examples are read and answered in batches, so `given` may be larger than memory.
     """
     remaining = iter_examples(given)
-    while batch := [dict(example) for example in islice(remaining, OFFER_BATCH_SIZE)]:
-        unanswered, _, _ = encode_examples([example for example in batch if example["label"] < 0], encoder)
+    while batch := list(islice(remaining, OFFER_BATCH_SIZE)):
+        questions = [example for example in batch if example["task"] != "pair"]
+        unanswered, _, _ = encode_examples([example for example in questions if example["label"] < 0], encoder)
+        replies: dict[str, str] = {}
         if unanswered:
-            replies = on_main_process(partial(generate, model, tokenizer, encoder, unanswered))
-            for example, reply in zip(unanswered, replies):
-                example.update(responses=[reply], label=0, task="response")
-        yield from (
-            {**example, "task": "response", "responses": [example["responses"][example["label"]]], "label": 0}
-            for example in batch
-            if example["task"] != "pair" and example["label"] >= 0
-        )
+            texts = on_main_process(partial(generate, model, tokenizer, encoder, unanswered, MAX_REPLY_TOKENS))
+            finished = _finished(texts, tokenizer, MAX_REPLY_TOKENS)
+            replies = {example["id"]: reply for example, reply in zip(unanswered, finished, strict=True)}
+        for example in questions:
+            if example["label"] >= 0:
+                yield encoder.as_response(example)
+            elif reply := replies.get(example["id"], ""):
+                yield encoder.as_response(example, reply)
 
 
 def generate_self_prompts(
@@ -148,7 +149,7 @@ def generate_self_prompts(
 
     count: prompts to sample. Prompts that are unfinished, of low quality (`prompt_quality.reject_reason`) or
     near-duplicates are discarded, and so are examples with a text for which `blocked(text)` is true. So fewer may be
-    returned. An answer that repeats itself is cut after the first occurrence. batch_size: sequences generated together.
+    returned. Answers are finished as in `chat_memory`. batch_size: sequences generated together.
     max_tokens, max_reply_tokens: maximum number of tokens of a prompt and of an answer. outcomes: is filled with the
     number of prompts that were "used", and of those that were discarded, by reason. Returns canonical examples with ids
     `self-0`, `self-1`, ….
@@ -187,12 +188,18 @@ def generate_self_prompts(
     outcomes.update("too long" for _ in too_long)
     replies = generate(model, tokenizer, encoder, examples, max_new_tokens=max_reply_tokens, batch_size=batch_size)
     used = []
-    for example, reply in zip(examples, map(trim_loop, replies)):
+    for example, reply in zip(examples, _finished(replies, tokenizer, max_reply_tokens)):
         outcome = "no reply" if not reply else BLOCKED if blocked(reply) else "used"
         outcomes[outcome] += 1
         if outcome == "used":
             used.append({**example, "responses": [reply]})
     return used
+
+
+def _finished(replies: Sequence[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[str]:
+    """Return replies that were generated with at most `limit` tokens without loops and cut sentences."""
+    lengths = [len(tokenizer(reply, add_special_tokens=False).input_ids) for reply in replies]
+    return [finish_reply(reply, length, limit) for reply, length in zip(replies, lengths, strict=True)]
 
 
 class _StopOnText(StoppingCriteria):

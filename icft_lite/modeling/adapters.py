@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
@@ -181,11 +182,13 @@ def delta_svd(
     right = torch.cat([A for _, A, _ in pairs], 0).double()
     q_left, r_left = torch.linalg.qr(left)
     q_right, r_right = torch.linalg.qr(right.T)
-    u, s, vh = torch.linalg.svd(r_left @ r_right.T)
+    u, s, vh = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
     root = s[:rank].clamp_min(0).sqrt()
     residual = float(s[rank:].norm() / s.norm().clamp_min(1e-30))
     B = q_left @ u[:, :rank] * root / scale
     A = root[:, None] * (vh[:rank] @ q_right.T)
+    missing = rank - len(root)  # a layer narrower than the rank has fewer singular values
+    A, B = F.pad(A, (0, 0, 0, missing)), F.pad(B, (0, missing))
     return A.to(pairs[0][1].dtype), B.to(pairs[0][2].dtype), residual
 
 

@@ -13,7 +13,8 @@ from itertools import islice
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from icft_lite.data.schema import Example, Examples
+from icft_lite.config import EncodingConfig
+from icft_lite.data.schema import Example, Examples, as_response, best_response
 from icft_lite.data.tables import iter_examples
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.chat_format import LETTERS, ChatFormat, example_messages
@@ -78,7 +79,7 @@ class Encoder:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        max_length: int = 384,
+        max_length: int = EncodingConfig.max_length,
         letter_options: bool = False,
         share_prompts: bool = True,
     ) -> None:
@@ -96,6 +97,18 @@ class Encoder:
         if letters:
             return _encode_letters(example, prompt, responses, truncated, self.share_prompts)
         return encode_responses(prompt, responses, self.share_prompts, truncated)
+
+    def as_response(self, example: Example, reply: str | None = None) -> Example:
+        """Return the example as a prompt with one certain response: `reply`, else its most likely one.
+
+        With `letter_options`, the prompt of a question lists the options, and the most likely response is a letter.
+        """
+        number, prompt, texts = best_response(example), example["prompt"], example["responses"]
+        if self.letter_options and example["task"] == "question":
+            prompt = example_messages({**example, "history": []}, letter_options=True)[-1]["content"]
+            texts = self._letters(example)
+        response = texts[number] if reply is None else reply
+        return as_response({**example, "prompt": prompt, "responses": [response], "label": 0, "posterior": []})
 
     def prompt_ids(self, example: Example) -> tuple[list[int], bool]:
         """Return the token ids of an example's prompt, and whether the context was truncated.

@@ -69,6 +69,8 @@ def finished_report(paths: RunPaths, identity: dict[str, Any]) -> dict[str, Any]
     Raises ICFTError if the folder holds anything else. A run without a checkpoint may be replaced by another one.
     """
     path, out = paths.out / "run.json", paths.out
+    if out.exists() and not out.is_dir():
+        raise ICFTError(f"{out}: is a file; choose another --out")
     if not path.exists():
         if out.exists() and any(one.name != LOCK and one.suffix != ".part" for one in out.iterdir()):
             raise ICFTError(f"{out}: is not empty and holds no run; choose another --out")

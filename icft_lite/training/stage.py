@@ -80,6 +80,9 @@ def run_stage(
     history: list[dict[str, Any]] = []
     if batches.steps:
         history, began = train(prepared, stage, batches, events, began, trainer)
+        if len(history) < len(batches.steps):  # a callback ended the training of the stage
+            batches.steps = batches.steps[: len(history)]
+            counts, tokens = count_by_kind(batches), sum(step.tokens for step in batches.steps)
     model.eval()
     promotion = dict(candidates=0, gated=0, promoted=0, evicted=0)
     if config.long_term.share and config.short_term.share:
@@ -293,7 +296,8 @@ def retention_in_replies(prepared: Prepared, progress: bool) -> float:
 def trained_levels(medical: Suite, prepared: Prepared, stage: StagePlan) -> Suite:
     """Return the validation examples of the levels trained so far, or all if stages are not levels."""
     levels = {one.name for one in prepared.stages[: stage.number]}
-    part = medical.subset(lambda example: example["level"] in levels) if levels <= set(LEVELS) else medical
+    by_level = levels <= set(LEVELS)
+    part = medical.subset(lambda example: example["label"] >= 0 and (not by_level or example["level"] in levels))
     return part if part.examples else medical
 
 

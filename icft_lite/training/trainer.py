@@ -30,6 +30,12 @@ RAMP = 0.05
 """Share of a stage's steps over which the learning rate rises, because the moments of a fresh AdamW are noisy."""
 
 
+def _only(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the only item: each one is a whole batch."""
+    (item,) = items
+    return item
+
+
 def rate_factor(done: float, warmup: float, ramp: float = 1.0) -> float:
     """Return the factor of the learning rate: a linear rise, then a cosine from 1 down to a tenth.
 
@@ -117,7 +123,8 @@ class ICFTTrainer(Trainer):
             fp16=on_gpu and hw["dtype"] == "float16",
             seed=config.seed,
         )
-        super().__init__(model=model, args=args, train_dataset=batches, data_collator=lambda items: items[0], **kwargs)
+        args._n_gpu = min(args.n_gpu, 1)  # with more, Trainer would join batches and wrap the model in DataParallel
+        super().__init__(model=model, args=args, train_dataset=batches, data_collator=_only, **kwargs)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         if world_size() > 1:  # no DistributedDataParallel around the model: `training_step` sums the gradients

@@ -41,7 +41,7 @@ class Study:
         if self.unit != "splits":
             return 0.0
         data = self.data(self.confirmation[0]).only(self.settings.get("topics"))
-        return len(data.test) / (len(data.trusted) + len(data.pool))
+        return len(data.test or []) / (len(data.trusted or []) + len(data.pool or []))
 
 
 class ChatStudy(Study):
