@@ -238,8 +238,8 @@ CHAT = {
         < mean(c, "icft", "still_right")
         < mean(c, "random_change", "still_right", 0.5)
     ),
-    "Plain LoRA with a quarter of its change retains 0.95": lambda c: (
-        abs(mean(c, "plain", "retention", 0.25) - 0.955) < 0.01
+    "Plain LoRA with a quarter of its change retains 0.96": lambda c: (
+        round(mean(c, "plain", "retention", 0.25), 2) == 0.96
     ),
     "but with other replies: shorter ones": lambda c: (
         mean(c, "plain", "words", 0.25) < 0.6 * mean(c, "base", "words", 0.0)
@@ -249,8 +249,9 @@ CHAT = {
         mean(c, "plain", "medical") == max(mean(c, arm, "medical") for arm in c if arm != "base")
         and mean(c, "plain", "retention") < 0.5
     ),
-    "on `smollm2` medicine costs little, and retention is below 0.95": lambda c: (
-        mean(c, "plain", "medical") - mean(c, "icft", "medical") < 0.05 and mean(c, "icft", "retention") < 0.95
+    "on `smollm2` ICFT learns nearly as much as plain LoRA and retains 0.83": lambda c: (
+        mean(c, "plain", "medical") - mean(c, "icft", "medical") < 0.05
+        and round(mean(c, "icft", "retention"), 2) == 0.83
     ),
     "On `smollm2` no part was ablated": lambda c: not tables.ablations_of(c),
     "both on `smollm2`": lambda c: (

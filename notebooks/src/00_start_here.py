@@ -102,8 +102,8 @@ for run in recorded["recorded_runs"].values():
 
 # %% [markdown]
 # The replies were recorded. The lines identify the runs by the start of two hashes: of the base's weights, and of the
-# file of the **adapter**, the small part that training adds (section 5). The runs had two components that are
-# off by default now (sections 4 and 8).
+# file of the **adapter**, the small part that training adds (section 5). The runs used a ring of recent
+# examples and soft labels: two components that lessons 05 and 02 explain, and that are off by default now.
 
 # %% [markdown]
 # First general questions. We recorded 15, one or two of each kind, and show the first three that the base answers

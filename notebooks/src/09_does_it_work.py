@@ -675,7 +675,7 @@ display(earlier, show(tables.ablation_table(records)))
 # Replay (NLL), scaled down to retain as much, learns far less medicine. The confirmation agrees: with NLL in place of
 # L_consistency, ICFT loses 30 points of medical score, and ICFT's medical score is above replay's.
 #
-# **The label model** helped medicine with soft labels. With hard labels, the default, that was not measured.
+# **The label model** helped medicine with soft labels.
 
 # %% [markdown]
 # **The curriculum** helps medicine with all 14 topics: in section 7, and in the confirmation, where a random order
@@ -689,10 +689,10 @@ display(earlier, show(tables.ablation_table(records)))
 
 # %% [markdown]
 # **No measured benefit**: L_task, and the ring with promotion (in section 7, ICFT was better without the ring; in the
-# confirmation no difference was measured). Both are off by default. Consolidation inside a run showed no gain in single
-# runs ([experiments]({{repository}}/blob/main/docs/experiments.md)).
+# confirmation no difference was measured). Consolidation inside a run gained nothing over one α after training, and lost
+# 2 points of preferences.
 #
-# **The price**: at equal tokens plain fine-tuning learns more medicine and preferences than ICFT, and forgets nearly
+# **The price**: plain fine-tuning learns more medicine and preferences than ICFT, and forgets nearly
 # everything.
 
 # %% [markdown]
@@ -738,10 +738,10 @@ pd.DataFrame(compared).T.rename_axis(["arm", "α"]).round(3)
 
 # %% [markdown]
 # **At a similar KL the random change retains as much.** ICFT loses about what any change of its size loses. Plain LoRA
-# with a quarter of its change retains 0.95, but with other replies: shorter ones.
+# with a quarter of its change retains 0.96, but with other replies: shorter ones.
 #
-# **Both models agree**: plain fine-tuning learns the most and forgets most. **They differ**: on `smollm2` ICFT
-# learns nearly as much as plain LoRA and retains 0.83; on `tiny` two thirds as much, and retains 0.96.
+# On both models plain fine-tuning learns the most and forgets most. On `smollm2` ICFT learns nearly as much as plain
+# LoRA and retains 0.83.
 
 # %% [markdown]
 # ## 12 · What the evidence cannot say
@@ -807,7 +807,7 @@ else:
 # %% [markdown]
 # ### 2 · Design the next ablation (hard, 15 minutes)
 #
-# Is consolidation worth its cost? Give settings of ICFT and of the ablation, seeds, test questions, and the one score
+# Does consolidation cost medicine? Section 10 leaves that open. Give settings of ICFT and of the ablation, seeds, test questions, and the one score
 # that decides: general, medical or preference. The design must see 3 points where models differ on 15 % of questions.
 # Take at least five seeds and equal `optim.max_tokens`.
 
