@@ -34,6 +34,7 @@ from icft_lite.experiments.paper.analysis import (
 )
 from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, with_benchmark_answers
 from icft_lite.experiments.paper.curve import scaled
+from icft_lite.experiments.paper.figures import kl_figure, plane_figure
 from icft_lite.experiments.paper.further_claims import (
     errors_table,
     generalization_table,
@@ -217,6 +218,35 @@ def test_the_report_and_its_figures_are_written(tmp_path):
     for table in study_tables(records, "tiny"):
         assert table.title in text
     assert (tmp_path / "tiny-plane.png").stat().st_size > 10_000
+
+
+def test_the_interval_of_an_ablation_is_corrected_for_shared_training_data():
+    """Nadeau and Bengio: the variance of the mean, s² / n, becomes s²·(1 / n + n_test / n_train)."""
+    records, other = study(icft=0.8, replay=0.6), study(icft=0.5, replay=0.6)["icft"]
+    name = next(arm.name for arm in ARMS if arm.ablates)
+    for split, one in other.items():
+        one["curve"][0]["test"]["medical"] += 0.1 * (split % 3)
+    records[name] = other
+    table = ablation_table(records, test_per_train=0.3)
+    ends = [float(end) for end in table.rows[0][table.header.index("medical, corrected")].split(" to ")]
+    mean, low, high = (float(text.strip("()")) for text in table.rows[0][2].replace(" to ", " ").split())
+    assert np.mean(ends) == pytest.approx(mean, abs=2e-3)
+    n = len(records["icft"])
+    assert np.ptp(ends) / (high - low) == pytest.approx(math.sqrt(1 + 0.3 * n), abs=0.02)
+    assert STUDIES["tiny"].test_per_train() == pytest.approx(0.23, abs=0.01) and not STUDIES["smollm2"].test_per_train()
+
+
+def test_figures_give_every_method_a_style_of_its_own_and_leave_ablations_out():
+    one = study(icft=0.8, replay=0.6)["icft"]
+    arms = [arm for arm in ARMS if arm.runs_on("tiny-short")]
+    records = {arm.name: {split: {**run, "arm": arm.name} for split, run in one.items()} for arm in arms}
+    for figure in (plane_figure(records, "x"), kl_figure(records, "x")):
+        shown = figure.axes[0].get_legend_handles_labels()
+        labels = {arm.label for arm in arms if not arm.ablates and arm.name != "base"}
+        assert labels <= {*shown[1]} and not {arm.label for arm in arms if arm.ablates} & {*shown[1]}
+        lines = [handle[0] if isinstance(handle, tuple) else handle for handle in shown[0]]
+        styles = {(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in lines}
+        assert len(styles) == len(lines) > 12
 
 
 def test_an_exploratory_arm_is_marked_and_no_rival_of_a_registered_claim(monkeypatch):

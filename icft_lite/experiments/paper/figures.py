@@ -1,6 +1,6 @@
 """Figures of the evidence study, from its records. Each can be read alone."""
 
-from itertools import cycle
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
@@ -13,40 +13,42 @@ from icft_lite.experiments.paper.tables import ablations_of, arms_of
 from icft_lite.reporting.style import DASHED, GREY, INK, RC, STYLES
 from icft_lite.statistics import mean_interval
 
+LEGEND: dict[str, Any] = dict(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+"""Right of the axes, where it hides no point."""
+
 
 def plane_figure(records: Records, title: str) -> Figure:
     """Return the learning–retention plane: the base, the α curve of each method, and the point that the rule chooses.
 
-    A curve is the mean over splits at each α; the cross at the chosen point has 95 % t-intervals over splits.
+    A curve is the mean over splits at each α; the cross at the chosen point has 95 % t-intervals over splits. Ablations
+    are left out: they have a figure of their own.
     """
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(7.2, 4.8))
+        figure = Figure(figsize=(9.6, 4.8))
         axes = figure.subplots()
-        for arm, (color, marker) in zip(_trained(records), cycle(STYLES)):
+        for arm, style in _methods(records):
             runs = list(records[arm.name].values())
             curve = np.mean([[_place(point) for point in _by_alpha(run)] for run in runs], axis=0)
-            axes.plot(*curve.T, color=color, marker=marker, markersize=3, linewidth=1, alpha=0.6)
+            axes.plot(*curve.T, **style, markersize=3, linewidth=1, alpha=0.6)
             chosen = np.array([_place(choose_point(run)) for run in runs])
             (x, *_), (y, *_) = mean_interval(chosen[:, 0]), mean_interval(chosen[:, 1])
             half = [_half_width(chosen[:, axis]) for axis in (0, 1)]
-            axes.errorbar(x, y, yerr=half[1], xerr=half[0], color=color, marker=marker, markersize=9, label=arm.label)
+            axes.errorbar(x, y, yerr=half[1], xerr=half[0], **style, markersize=9, label=arm.label)
         if "base" in records:
             base = np.mean([_place(run["curve"][0]) for run in records["base"].values()], axis=0)
             axes.plot(*base, "x", color=INK, markersize=8, label="base, not fine-tuned")
         axes.axhline(MIN_RETENTION, color=GREY, label=f"retention of {MIN_RETENTION}, required on validation", **DASHED)
         axes.set(xlabel="medical test score", ylabel="retention of general abilities, test", title=title)
-        axes.legend(
-            fontsize=8,
-            frameon=False,
-            loc="lower left",
-            title="large: α chosen on validation; bars: 95 % intervals",
-            title_fontsize=8,
-        )
+        axes.legend(title="large: α chosen on validation\nbars: 95 % intervals", title_fontsize=8, **LEGEND)
     return figure
 
 
-def _trained(records: Records) -> list[Arm]:
-    return [arm for arm in arms_of(records) if arm.name != "base"]
+def _methods(records: Records) -> Iterator[tuple[Arm, dict[str, Any]]]:
+    """Yield each method that was trained, ICFT's ablations left out, with a color and marker that no other one has."""
+    arms = [arm for arm in arms_of(records) if arm.name != "base" and not arm.ablates]
+    for number, arm in enumerate(arms):
+        again, (color, marker) = number // len(STYLES), STYLES[number % len(STYLES)]
+        yield arm, dict(color=color, marker=marker, mfc=(color, "white", "#cccccc")[again])
 
 
 def _by_alpha(record: Any) -> list[Any]:
@@ -84,18 +86,21 @@ def forest_figure(records: Records, title: str) -> Figure:
 
 
 def kl_figure(records: Records, title: str) -> Figure:
-    """Return KL(base ‖ tuned) against forgetting (1 − retention), one point for each method, split and α."""
+    """Return KL(base ‖ tuned) against forgetting (1 − retention), one point for each method, split and α.
+
+    Ablations are left out.
+    """
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(7.2, 4.4))
+        figure = Figure(figsize=(9.6, 4.4))
         axes = figure.subplots()
-        for arm, (color, marker) in zip(_trained(records), cycle(STYLES)):
+        for arm, style in _methods(records):
             points = [point["test"] for run in records[arm.name].values() for point in run["curve"]]
             kl, lost = [one["kl"] for one in points], [1 - one["retention"] for one in points]
-            axes.plot(kl, lost, marker, color=color, markersize=4, linestyle="", alpha=0.7, label=arm.label)
+            axes.plot(kl, lost, **style, markersize=4, linestyle="", alpha=0.7, label=arm.label)
         axes.set_xscale("log")
         axes.set(xlabel="KL(base ‖ tuned) on general test data, nats per token (log scale)")
         axes.set(ylabel="forgetting: 1 − retention", title=title)
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(**LEGEND)
     return figure
 
 
