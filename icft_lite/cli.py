@@ -1,5 +1,6 @@
 """The `icft-lite` command. Heavy imports are inside the functions, so that --help takes less than a second."""
 
+import io
 import json
 import os
 import sys
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = write_lists(sys.argv[1:] if argv is None else argv)
     warnings.simplefilter("ignore", FutureWarning)  # of other libraries; users of a command cannot act on them
     warnings.showwarning = _show_warning
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or a log in another encoding than UTF-8
+            stream.reconfigure(errors="replace")
     parser = build_parser(argv[0] if argv else "")
     try:
         args = parser.parse_args(argv)
@@ -153,8 +157,15 @@ def read_bundle(
     from icft_lite.data.sources import bundle_from_files
     from icft_lite.weak.files import load_lfs
 
+    check_mapping([*data, *general], options)
     functions = [function for path in lfs for function in load_lfs(path)]
     return bundle_from_files(data, general, args.test_ids, options=options, lfs=functions)
+
+
+def check_mapping(sources: Sequence[str], options: "ReadOptions") -> None:
+    """Raise ICFTError for a mapping of columns without a file that has columns."""
+    if options.columns and {*sources} <= {"samples", "chat"}:
+        raise ICFTError("--map: the samples have columns of their own; name a file with --data, or leave it out")
 
 
 def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
@@ -165,7 +176,7 @@ def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
 
     options, _ = take_reading(settings)
     if args.lm_eval:
-        evaluate_lm_eval(args, settings)
+        evaluate_lm_eval(args, settings, options)
         return
     if args.limit:
         raise ICFTError("--limit: it limits the suites of --lm-eval; name them, for example --lm-eval arc_easy=FILE")
@@ -174,6 +185,7 @@ def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
     if sources == ["samples"]:
         if args.test_ids:
             raise ICFTError("--test-ids: the samples have a test of their own; name a file with --data")
+        check_mapping(sources, options)
         topics = report.get("config", {}).get("topics")
         try:
             data: Any = sample_bundle().only(topics)
@@ -188,10 +200,20 @@ def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
     print(json.dumps(scores, indent=2) if args.json else "\n".join(score_lines(scores)))
 
 
-def evaluate_lm_eval(args: Namespace, settings: dict[str, Any]) -> None:
+def evaluate_lm_eval(args: Namespace, settings: dict[str, Any], options: "ReadOptions") -> None:
     """Score a run or a model on public suites, with the definitions of lm-evaluation-harness."""
     if args.data:
         raise ICFTError("--lm-eval and --data: their scores have other definitions; evaluate them one after the other")
+    given = {
+        "test-ids": args.test_ids,
+        "map": options.columns,
+        "answers-from": options.answers_from is not None,
+        "turns": options.turns != "last",
+        "metric": "metric" in settings,
+        "max-length": "encoding.max_length" in settings,
+    }
+    if ignored := [name for name, is_given in given.items() if is_given]:
+        raise ICFTError(f"--{ignored[0]}: public suites have a format and metrics of their own; leave it out")
     from icft_lite.experiments.public_suites import lm_eval_scores, read_questions
 
     named = (text.partition("=") for text in args.lm_eval)
@@ -215,6 +237,8 @@ def compare(args: Namespace, settings: dict[str, Any]) -> None:
     if extra := [name for name in ("study", "arms", "splits", "quick", "plan") if getattr(args, name)]:
         raise ICFTError(f"--{extra[0]}: belongs to the evidence study; add --suite paper, or leave it out")
     methods = [name for text in args.methods or ["icft", "qlora"] for name in text.split(",") if name]
+    if not methods:
+        raise ICFTError(f"--methods: names none; choose among {', '.join(PRESETS)}")
     for name in methods:
         if name not in PRESETS:
             raise ICFTError(f"--methods: {name!r} is unknown; choose among {', '.join(PRESETS)}")

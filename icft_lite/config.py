@@ -108,7 +108,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         check_settings(
             self,
-            positive=("temperature",),
+            positive=("temperature", "pair_beta"),
             not_negative=("consistency_weight", "task_weight", "fine_tune_weight", "replay_weight"),
         )
 

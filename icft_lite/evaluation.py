@@ -6,7 +6,7 @@ of turn included, is the argmax given the ones before it. One forward pass shows
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from peft import PeftModel
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.config import Metric
 from icft_lite.data.schema import Example, Examples
-from icft_lite.errors import warn
+from icft_lite.errors import ICFTError, warn
 from icft_lite.metrics import key_fact_recall, token_f1
 from icft_lite.modeling.adapters import merged_adapter
 from icft_lite.modeling.base import TINY
@@ -178,6 +178,8 @@ def evaluate_suite(
     generate_replies: False scores free replies by `likelihood` instead, exp(−NLL per token) of the reference, which
     takes one forward pass. progress: show a progress bar. The model is left in eval mode.
     """
+    if metric not in get_args(Metric):
+        raise ICFTError(f"metric: {metric!r} is unknown; choose one of {', '.join(get_args(Metric))}")
     if encoder is None:
         encoder = Encoder(tokenizer)
         encoder.share_prompts = check_model(model, tokenizer, encoder.max_length).shared_prompts

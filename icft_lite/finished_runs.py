@@ -1,6 +1,7 @@
 """Finished runs: load them, export them, evaluate them."""
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,11 @@ def check_run(folder: Path, adapter: str = "adapter") -> dict[str, Any]:
         )
     report = read_report(folder)
     found, recorded = model_fingerprint(report["base"]), report.get("base_hash") or ""
+    if recorded and not found:
+        raise ICFTError(
+            f"{folder}: its base {report['base']} is not found from {Path.cwd()}; run the command in the folder where "
+            f"the run was started, or put the base there"
+        )
     if recorded and found != recorded:  # runs of earlier versions, and those on a Hub name, have no hash
         raise ICFTError(
             f"{folder}: it was trained on another base: the run records the hash {recorded[:12]}…, that of "
@@ -71,27 +77,33 @@ def export(folder: Path | str, to: Path | str, merge: bool = False) -> Path:
     rounding errors; the original weights of the base do not match it. The result is not quantized again, because that
     would lose much of the adapter. Returns `to`. Raises ICFTError if `to` is not empty or `folder` has no finished run.
     """
-    folder, to = Path(folder), Path(to)
-    if to.exists() and any(to.iterdir()):
+    folder, to = Path(folder), Path(to).absolute()
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ICFTError(f"{to}: is not empty; give a new folder")
-    temporary = to.with_name(to.name + ".part")
-    shutil.rmtree(temporary, ignore_errors=True)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{to.name}.", suffix=".part", dir=to.parent) as temporary:
+        written = Path(temporary) / to.name
+        _write_export(folder, written, merge)
+        if to.exists():
+            to.rmdir()
+        written.replace(to)
+    return to
+
+
+def _write_export(folder: Path, to: Path, merge: bool) -> None:
+    """Write what `export` writes to a new folder."""
     if merge:
         model, _ = load_run(folder, dequantize=True)
         merged = model.merge_and_unload()
         merged.config.use_cache = True  # `load_base` turns it off, for training
-        merged.save_pretrained(temporary)
+        merged.save_pretrained(to)
         # Not load_run's tokenizer: its model_max_length is that of training.
-        load_tokenizer(read_report(folder)["base"]).save_pretrained(temporary)
+        load_tokenizer(read_report(folder)["base"]).save_pretrained(to)
     else:
         check_run(folder)  # raises ICFTError if there is nothing to export
-        shutil.copytree(folder / "adapter", temporary)
+        shutil.copytree(folder / "adapter", to)
     if (seen := folder / SEEN_FILE).is_file():  # so that `evaluate` leaves out what the run has seen
-        shutil.copy(seen, temporary)
-    if to.exists():
-        to.rmdir()
-    temporary.replace(to)
-    return to
+        shutil.copy(seen, to)
 
 
 def load_run_or_base(

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import types
@@ -286,6 +287,13 @@ def test_evaluate_scores_a_run_on_its_own_topics(called, tmp_path):
         (["chat", "nowhere"], "no finished run"),
         (["export", "nowhere", "--to", "OUT"], "no finished run"),
         (["evaluate", "tiny", "--data", "gone.csv"], "no such file"),
+        (["evaluate", "tiny", "--data", "samples", "--map", "question=Frage"], "--map: the samples have columns"),
+        (["train", "--map", "question=Frage", "--out", "OUT"], "--map: the samples have columns"),
+        (["evaluate", "tiny", "--lm-eval", "piqa=GOOD", "--map", "question=Frage"], "--map: public suites have"),
+        (["evaluate", "tiny", "--lm-eval", "piqa=GOOD", "--metric", "accuracy"], "--metric: public suites have"),
+        (["compare", "--methods", ",", "--out", "OUT"], "--methods: names none"),
+        (["train", "--data", "GOOD", "--out", "OUT", "--loss.pair_beta", "-2"], "loss.pair_beta: -2.0 is not possible"),
+        (["grade", "GOOD", "--csv", "."], "--csv .: is a folder"),
         (["evaluate", "tiny", "--data", "GOOD", "--max-length", "0"], "--max-length: '0' is not possible"),
         (
             ["evaluate", "tiny", "--data", "GOOD", "--turns", "first"],
@@ -319,6 +327,15 @@ def test_wrong_input_gives_one_line_and_exit_code_2(called, write, tmp_path, cap
         words = [str(path) + word[len(name) :] if word.startswith(name) else word for word in words]
     assert run(*words) == 2 and message in error_of(capsys)
     assert not {"train_icft", "compare", "run_demo"} & set(called) and not (tmp_path / "out").exists()
+
+
+def test_output_in_another_encoding_than_utf_8_is_no_error(tmp_path):
+    """As on Windows, where the output of a command goes to a file."""
+    code = "import sys; from icft_lite.cli import main; sys.exit(main(['check', 'KL(base ‖ tuned).csv']))"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    (tmp_path / "KL(base ‖ tuned).csv").write_text("prompt,completion\n" + "".join(f"a ‖ {i},b\n" for i in range(9)))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0 and b"KL(base ? tuned).csv" in done.stdout
 
 
 @pytest.mark.parametrize(

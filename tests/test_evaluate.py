@@ -10,6 +10,8 @@ import icft_lite.evaluation as evaluation
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.samples import load_samples
+from icft_lite.data.tables import to_dataset
+from icft_lite.errors import ICFTError
 from icft_lite.evaluation import Suite, evaluate_suite, is_short_answer, primary_metric, summarize
 from icft_lite.finished_runs import evaluate_run
 from icft_lite.metrics import mean_score
@@ -18,7 +20,7 @@ from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.scoring import option_scores, score_responses
 from icft_lite.training.batches import new_item
-from icft_lite.training.examples import harden, make_training_examples
+from icft_lite.training.examples import check_pool, harden, make_training_examples
 from icft_lite.utils import progress
 
 
@@ -172,6 +174,12 @@ def test_a_suite_of_correct_options_only_has_the_same_exact_match(base, encoder,
     assert "option_accuracy" in all_options and "option_accuracy" not in one_option
 
 
+@pytest.mark.parametrize("metric", ["acc_norm", "foo"])
+def test_a_metric_that_does_not_exist_is_refused(base, encoder, row, metric):
+    with pytest.raises(ICFTError, match=f"metric: '{metric}' is unknown; choose one of auto, exact_match, accuracy"):
+        evaluate_suite(*base, {"x": [row()]}, encoder=encoder, metric=metric)
+
+
 def test_examples_that_do_not_fit_are_left_out_with_a_warning(base, encoder, row):
     examples = [row(id="a"), row(id="long", prompt="very " * 600)]
     with pytest.warns(UserWarning, match="x: 1 of 2 examples do not fit max_length = 512 tokens: left out"):
@@ -256,6 +264,27 @@ def test_gold_labels_are_used_only_by_the_label_model_gold(adapted, encoder, row
     assert [one["posterior"] for one in weak] == [one["posterior"] for one in without_gold]
     assert all(sum(one["posterior"]) == pytest.approx(1) for one in weak)
     assert len(weak) + report["dropped_unvoted"] == 10
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"q": [0.9]}, "give a probability for each of its 2"),
+        ({"q": [0.0, 0.0]}, "that of example q is"),
+        ({"q": [3.0, 5.0]}, "that of example q is"),
+        ({"q": [float("nan")] * 2}, "that of example q is"),
+        ({"q": [1.5, -0.5]}, "that of example q is"),
+        ({"other": [0.5, 0.5]}, "'other' and all other ids are not in the pool"),
+    ],
+)
+def test_posteriors_that_are_no_probabilities_of_the_pool_are_refused(row, given, message):
+    question = row(id="q", task="question", responses=["a", "b"], label=-1)
+    data = DataBundle(pool=to_dataset([question]), posteriors=given)
+    with pytest.raises(ICFTError, match=message):
+        check_pool(data, ICFTConfig())
+    check_pool(DataBundle(pool=to_dataset([question]), posteriors={"q": [0.25, 0.75], "gone": []}), ICFTConfig())
+    with pytest.raises(ICFTError, match="trusted: example q has no label"):
+        check_pool(DataBundle(trusted=to_dataset([question])), ICFTConfig())
 
 
 def test_hard_labels_turn_weak_examples_into_responses(adapted, encoder):

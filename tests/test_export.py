@@ -109,6 +109,27 @@ def test_export_copies_the_adapter_and_overwrites_nothing(finished, tmp_path):
         export(tmp_path / "copy", tmp_path / "new")
 
 
+def test_export_leaves_other_folders_alone_and_takes_any_spelling(finished, tmp_path, monkeypatch):
+    (tmp_path / "to.part").mkdir()
+    (tmp_path / "to.part" / "notes.txt").write_text("mine")
+    export(finished, tmp_path / "to")
+    assert (tmp_path / "to.part" / "notes.txt").read_text() == "mine"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export(finished, ".")
+    assert (tmp_path / "here" / "adapter_config.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "run", "to", "to.part"], "nothing is left"
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ICFTError, match="file: is not empty; give a new folder"):
+        export(finished, tmp_path / "file")
+
+
+def test_a_base_that_is_not_there_is_not_called_another_one(finished, tmp_path):
+    record_base(finished, base="gone/base", base_hash="0" * 64)
+    with pytest.raises(ICFTError, match="its base gone/base is not found from .*; run the command in the folder"):
+        load_run(finished)
+
+
 def test_an_adapter_is_exported_where_its_base_cannot_be_loaded(finished, tmp_path, monkeypatch):
     def too_large(*args):
         raise ICFTError("out of memory")

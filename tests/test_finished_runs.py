@@ -8,7 +8,7 @@ from icft_lite import chat as chat_module
 from icft_lite import finished_runs
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.groups import content_hashes
-from icft_lite.data.overlap import load_seen
+from icft_lite.data.overlap import load_seen, save_seen
 from icft_lite.data.splits import read_examples
 from icft_lite.errors import ICFTError, ICFTWarning
 from icft_lite.finished_runs import evaluate_run
@@ -79,6 +79,18 @@ def test_a_run_records_the_prompts_of_training_and_validation(monkeypatch, tmp_p
     seen = set(load_seen(tmp_path).tolist())
     expected = [set(content_hashes(parts[name]).tolist()) for name in "abcd"]
     assert seen == expected[0] | expected[1] | expected[2] and expected[3] - seen
+
+
+def test_what_an_exported_base_has_seen_is_never_the_test_of_a_run_that_starts_from_it(tmp_path):
+    first, second = (
+        DataBundle(trusted=read_examples([question(i) for i in range(start, start + 5)])) for start in (0, 5)
+    )
+    save_seen(tmp_path / "base", first)
+    save_seen(tmp_path / "run", second, tmp_path / "base")
+    seen = set(load_seen(tmp_path / "run").tolist())
+    assert seen == {*content_hashes(first.trusted).tolist(), *content_hashes(second.trusted).tolist()}
+    save_seen(tmp_path / "other", second, tmp_path / "absent")
+    assert len(load_seen(tmp_path / "other")) == 5
 
 
 def test_the_length_of_a_chat_reply_is_an_option_with_room_for_real_models(base, monkeypatch):

@@ -445,6 +445,10 @@ def test_refused_zip_files(tmp_path, entries, message):
 def test_zip_files_that_are_read_and_damaged_ones(tmp_path):
     path = make_zip(tmp_path / "s.zip", **{"work/a.ipynb": NOTEBOOK, "work/data.csv": "x"})
     assert read_submission("s", path).files == {"work/data.csv": b"x"}
+    with zipfile.ZipFile(tmp_path / "mac.zip", "w") as made:  # as the Finder of macOS writes it
+        for name in ("a.ipynb", "__MACOSX/._a.ipynb", "._a.ipynb"):
+            made.writestr(name, NOTEBOOK if name == "a.ipynb" else "metadata")
+    assert read_submission("s", tmp_path / "mac.zip").cells == read_submission("s", path).cells
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ICFTError, match="zip file"):
         read_submission("s", path)
@@ -514,8 +518,8 @@ def test_exit_codes_and_unprotected_results(tmp_path, capsys):
     assert cli.main(["grade", str(tmp_path / "broken.ipynb"), *options, "--json"]) == 3
     (result,) = json.loads(capsys.readouterr().out)
     assert result["isolation"] == "unprotected" and "cannot be read" in result["refused"]
-    assert cli.main(["grade", right, *options, "--assignment", "A9"]) == 3
-    assert "'A9' is unknown" in capsys.readouterr().out
+    assert cli.main(["grade", right, *options, "--assignment", "A9"]) == 2
+    assert "'A9' is unknown; choose one of F1" in capsys.readouterr().err
     assert cli.main(["grade", right, "--assignments", str(tmp_path)]) == 2
     assert "--assignments" in capsys.readouterr().err
 

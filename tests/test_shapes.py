@@ -117,6 +117,7 @@ def test_numbers_that_are_also_options_are_refused_unless_a_row_or_the_user_sett
 
 def test_a_csv_cannot_distinguish_numbers_from_texts(write):
     refused(write("n.csv", "question,choices,answer\nHow many?,2|1|4,1\n"), "line 2: answer '1' may mean")
+    refused(write("m.csv", "question,A,B,C,answer\nHow many?,2,1,4,1\n"), "line 2: answer '1' may mean")
 
 
 @pytest.mark.parametrize(
@@ -241,6 +242,9 @@ def test_replies_that_are_marked_as_bad_are_left_out(good, bad, name):
     ]
     assert right(rows) == ["good"] and summary(rows).left_out == {"the reply is marked as bad": 2}
     refused(rows[1:], "no examples", "2 left out: the reply is marked as bad")
+    unmarked = [{"prompt": "p", "completion": "not reviewed", name: None}, {"prompt": "q", "completion": "nor this"}]
+    refused([*rows, *unmarked], "example 4: nothing says whether the reply is good, as at example 1", "2 of 5")
+    assert right(unmarked) == ["not reviewed", "nor this"], "a column without any value is absent"
 
 
 def test_a_winner_is_the_label_and_a_tie_is_left_out():
@@ -347,6 +351,22 @@ def test_the_last_reply_or_every_reply_of_a_conversation():
     assert found["id"][:] == ["x/turn1", "x/turn2", "row-2/turn1"]
     assert found["prompt"][:] == ["a", "c", "e"] and found["responses"][:] == [["b"], ["d"], ["f"]]
     assert found["history"][:] == [turns[:1], turns[:3], []]
+
+
+@pytest.mark.parametrize("name", ["response", "completion"])
+def test_a_conversation_that_ends_with_the_user_has_its_reply_in_another_column(name):
+    turns = [dict(role="user", content="My knee hurts."), dict(role="assistant", content="Which side?")]
+    turns.append(dict(role="user", content="Left."))
+    (example,) = read_examples([{"messages": turns, name: "See a doctor."}])
+    assert (example["prompt"], example["responses"]) == ("Left.", ["See a doctor."])
+    assert [turn["content"] for turn in example["history"]] == ["My knee hurts.", "Which side?"]
+    (single,) = read_examples([{"messages": turns[:1], name: "See a doctor."}])
+    assert (single["prompt"], single["responses"]) == ("My knee hurts.", ["See a doctor."])
+
+
+def test_whole_numbers_that_pandas_stores_as_floats_are_written_as_whole_numbers():
+    frame = pd.DataFrame({"question": ["2 + 2?", "none", "half?"], "answer": [4, None, 0.5]}).dropna()
+    assert [one["responses"] for one in read_examples(frame)] == [["4"], ["0.5"]]
 
 
 def test_consecutive_turns_of_one_role_are_joined_and_noted():

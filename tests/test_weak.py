@@ -1,5 +1,6 @@
 """Labelling functions, label models (compared with crowd-kit), and the labels of a pool."""
 
+import copy
 import subprocess
 import sys
 from dataclasses import replace
@@ -245,6 +246,43 @@ def test_labeling_functions_vote_and_are_checked():
         apply_lfs([broken], examples)
     with pytest.raises(ICFTError, match="'abstaining' is used 2 times"):
         apply_lfs([abstaining, abstaining], examples)
+
+
+def test_labelling_functions_cannot_change_the_examples():
+    @labeling_function
+    def sorts(example):
+        example["responses"].sort(key=len)
+        example["prompt"] = "changed"
+        return example["responses"].index("kidney")
+
+    examples = [dict(id="a", task="question", prompt="Which?", responses=["kidney", "ear"], history=[])]
+    before = copy.deepcopy(examples)
+    assert apply_lfs([sorts, sorts_not := labeling_function(name="first")(lambda example: 0)], examples).tolist() == [
+        [1, 0]
+    ]
+    assert examples == before and sorts_not.name == "first"
+
+
+def test_a_function_that_exits_is_named_and_a_task_that_no_example_has_is_refused():
+    @labeling_function
+    def leaves(example):
+        raise SystemExit(0)
+
+    examples = [dict(id="a", task="question", responses=["x", "y"])]
+    with pytest.raises(ICFTError, match="labelling function leaves, example a: SystemExit: 0; fix the function"):
+        apply_lfs([leaves], examples)
+    with pytest.raises(ICFTError, match="labelling function f: task 'questions' is unknown; give question or pair"):
+        labeling_function(name="f", task="questions")(lambda example: 0)
+
+
+def test_a_pool_that_hardly_gets_votes_is_noted():
+    examples = [dict(id=str(i), task="question", topic="t", responses=["x", "y"]) for i in range(10)]
+    votes = np.full((10, 3), -1)
+    votes[:4] = 0
+    _, report = label_pool(examples, votes)
+    assert "no labelling function votes on 6 of 10 examples: they are left out" in report["notes"]
+    votes[:5] = 0
+    assert not any("votes on" in note for note in label_pool(examples, votes)[1].get("notes", []))
 
 
 def test_a_callable_object_gets_the_name_of_its_class():

@@ -126,6 +126,9 @@ def _from_conversation(row: Row, columns: tuple[str, ...]) -> list[Example]:
     (name,) = columns
     where = f"{row.where} (id {row.values['id']})" if "id" in row.values else row.where
     found = read_turns(parse_cell(row.take(name), where), name, where, row.tally.notes)
+    reply = next((one for one in REPLIES if one in row.values), None)
+    if reply and found and found[-1]["role"] == "user":  # the last reply is in a column of its own
+        found += text_or_turns(row.take(reply), "assistant", reply, where, row.tally.notes)
     replies = find_replies(_with_system(row, found), name, where, row.tally.notes)
     if not _is_good(row):
         return []
@@ -341,6 +344,8 @@ def _with_system(row: Row, turns: list[Turn]) -> list[Turn]:
 def _is_good(row: Row) -> bool:
     """Return False for a reply that the source marks as bad, and count it. Raises ICFTError for an unclear mark."""
     verdict = row.take(*VERDICTS)
+    row.tally.verdicts[verdict is not None] += 1
+    row.tally.first_verdict.setdefault(verdict is not None, row.where)
     if verdict is None:
         return True
     word = str(verdict).strip().lower()

@@ -25,11 +25,16 @@ SEEN_FILE = "seen_prompts.bin"
 """File in a run's folder: the content hashes of its training and validation examples, 8 bytes each, sorted."""
 
 
-def save_seen(folder: Path, data: DataBundle) -> None:
-    """Write which prompts a run trains on or is validated on into its folder, so that they are never its test."""
+def save_seen(folder: Path, data: DataBundle, base: Path | None = None) -> None:
+    """Write which prompts a run trains on or is validated on into its folder, so that they are never its test.
+
+    base: folder of its base. What an exported run has seen counts for runs that start from it.
+    """
     roles = ("trusted", "pool", "validation", "general_memory", "general_validation")
     hashes = [content_hashes(part) for role in roles if (part := getattr(data, role)) is not None]
     hashes += [content_hashes([item.example for item in data.chat.get(part, ())]) for part in ("memory", "validation")]
+    if base and (seen := load_seen(base)) is not None:
+        hashes.append(seen)
     write_bytes(folder / SEEN_FILE, np.unique(np.concatenate([*hashes, np.empty(0, "<u8")])).astype("<u8").tobytes())
 
 

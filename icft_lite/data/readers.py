@@ -123,6 +123,12 @@ class _Part:
 
     def finish(self, codings: Mapping[int, Coding]) -> ReadSource:
         """Return the source with its labels. codings: of each answer column, by its `id`."""
+        if len(places := self.tally.first_verdict) == 2:
+            raise ICFTError(
+                f"{places[False]}: nothing says whether the reply is good, as at {places[True]}; mark all replies true "
+                f"or false, or remove those without a mark ({self.tally.verdicts[False]} of "
+                f"{self.tally.verdicts.total()})"
+            )
         labels = np.array(self.table["label"].to_numpy())
         found: dict[str, str] = {}
         for (_, name), column in self.answers.items():

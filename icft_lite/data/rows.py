@@ -58,6 +58,10 @@ class Tally:
     """Columns that have a value in some row, in the order of their first occurrence."""
     notes: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[bool] = field(default_factory=Counter)
+    """Numbers of replies with (True) and without (False) a verdict, see VERDICTS."""
+    first_verdict: dict[bool, str] = field(default_factory=dict)
+    """The place of the first of each."""
 
 
 class Answer(NamedTuple):
@@ -226,7 +230,9 @@ def read_option_columns(row: Row) -> Options:
             text = row.text(name)
             texts += [] if text in texts else [text]
             positions[position] = texts.index(text)
-    return Options(texts, positions=positions)
+    return Options(
+        texts, positions=positions, from_text=all(isinstance(row.values.get(one), str | None) for one in columns)
+    )
 
 
 def parse_cell(value: Any, where: str) -> Any:

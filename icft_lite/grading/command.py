@@ -27,11 +27,15 @@ def grade_notebooks(args: Namespace) -> int:
     isolation = "unprotected" if args.unsafe else "container" if args.container else "full"
     limits = Limits(args.cell_seconds, total_seconds=args.total_seconds, memory_gib=args.memory_gib)
     specs, csv, feedback = (Path(one) if one else None for one in (args.assignments, args.csv, args.feedback))
+    if csv and csv.is_dir():
+        raise ICFTError(f"--csv {csv}: is a folder; give a file")
     paths = [Path(one) for one in args.notebooks]
     if args.gradescope and len(paths) > 1:
         raise ICFTError(f"--gradescope: {len(paths)} submissions are given; results.json is for one")
     found = [(paths[0].name, paths[0])] if args.gradescope else find_submissions(paths)
     with cleaned_up(), Grader(find_specs(specs), isolation, limits) as grader:
+        if (name := args.assignment) and name not in grader.assignments:
+            raise ICFTError(f"--assignment: {name!r} is unknown; choose one of {', '.join(grader.assignments)}")
         results = []
         for result in grade_all(grader, found, args.assignment or "", csv, feedback):
             results.append(result)

@@ -64,12 +64,17 @@ def read_submission(name: str, path: Path) -> Submission:
     if not name.isprintable():
         raise ICFTError("its name has control characters; rename it")
     files = read_folder(path) if path.is_dir() else read_zip(path) if path.suffix == ".zip" else read_alone(path)
-    notebooks = [one for one in files if one.endswith(".ipynb") and ".ipynb_checkpoints" not in one]
+    notebooks = [one for one in files if one.endswith(".ipynb") and not _is_a_copy(PurePosixPath(one))]
     if len(notebooks) != 1:
         raise ICFTError(f"it has {len(notebooks)} notebooks; submit exactly one")
     digest = hash_files(files)
     cells, assignment = read_notebook(files.pop(notebooks[0]))
     return Submission(name, digest, cells, assignment, files)
+
+
+def _is_a_copy(path: PurePosixPath) -> bool:
+    """Return whether a notebook is one that Jupyter or macOS keeps beside the real one."""
+    return bool({".ipynb_checkpoints", "__MACOSX"} & {*path.parts}) or path.name.startswith("._")
 
 
 def hash_files(files: Mapping[str, bytes]) -> str:

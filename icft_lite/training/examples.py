@@ -1,6 +1,6 @@
 """From a data bundle to training examples: labelled ones as they are, those of the weak pool with posteriors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,9 @@ def check_pool(data: DataBundle, config: ICFTConfig) -> None:
     Labelling functions are tried on the first TRIED examples.
     """
     ids = column(data.pool, "id") if data.pool is not None else []
+    if data.trusted is not None and (unlabelled := np.flatnonzero(np.array(column(data.trusted, "label")) < 0)).size:
+        name = column(data.trusted, "id")[unlabelled[0]]
+        raise ICFTError(f"trusted: example {name} has no label; put unlabelled examples into the pool")
     if config.weak.label_model == "gold":
         if missing := [name for name in ids if name not in data.pool_gold]:
             raise ICFTError(
@@ -53,6 +56,8 @@ def check_pool(data: DataBundle, config: ICFTConfig) -> None:
             "out. A file that works for questions with options:",
             EXAMPLE,
         )
+    if data.posteriors is not None and data.pool is not None:
+        check_posteriors(data.pool, data.posteriors)
     check_names(data.lfs)
     if data.lfs and not others:
         raise ICFTError(
@@ -63,6 +68,27 @@ def check_pool(data: DataBundle, config: ICFTConfig) -> None:
         first = data.pool.select([i for i, name in enumerate(ids) if name not in data.own_lfs][:TRIED])
         scores = [[-1.0 - i for i in range(len(texts))] for texts in column(first, "responses")]
         apply_lfs(data.lfs, [{**one, "base_scores": s} for one, s in zip(iter_examples(first), scores, strict=True)])
+
+
+def check_posteriors(pool: Dataset, posteriors: Mapping[str, Sequence[float]]) -> None:
+    """Raise ICFTError unless given posteriors are probabilities over the responses of examples of the pool.
+
+    An example without a posterior, or with [], has no label.
+    """
+    responses = dict(zip(column(pool, "id"), map(len, column(pool, "responses")), strict=True))
+    if posteriors and not responses.keys() & posteriors.keys():
+        raise ICFTError(f"posteriors: {next(iter(posteriors))!r} and all other ids are not in the pool; correct them")
+    for name, given in posteriors.items():
+        p = np.array(given, dtype=float)
+        if (
+            name in responses
+            and p.size
+            and not (len(p) == responses[name] and (p >= 0).all() and abs(p.sum() - 1) < 0.01)
+        ):
+            raise ICFTError(
+                f"posteriors: that of example {name} is {p.tolist()}; give a probability for each of its "
+                f"{responses[name]} responses"
+            )
 
 
 def make_training_examples(

@@ -72,7 +72,7 @@ def train_icft(
     with contextlib.ExitStack() as lock:
         report = on_main_process(lambda: open_run(lock, paths, identity, runtime, events))
         if not report:
-            on_main_process(lambda: save_seen(paths.out, whole))
+            on_main_process(lambda: save_seen(paths.out, whole, Path(config.model)))
             report = run(prepare(config, data, runtime, paths, events), events, trainer)
     on_main_process(lambda: clean_up(paths))
     events.emit("on_run_end", report=report)

@@ -38,6 +38,11 @@ class LabelingFunction:
     code: str = ""
     """Source code that identifies the function; by default that of the function itself, where Python can find it."""
 
+    def __post_init__(self) -> None:
+        """Raise ICFTError for a task that no example has."""
+        if self.task not in (None, "question", "pair"):
+            raise ICFTError(f"labelling function {self.name}: task {self.task!r} is unknown; give question or pair")
+
     @property
     def identity(self) -> list[str]:
         """What distinguishes the votes of this function from those of another: its name, task and source code."""
@@ -95,7 +100,8 @@ def check_names(lfs: Sequence[LabelingFunction], where: str = "labelling functio
 def apply_lfs(lfs: Sequence[LabelingFunction], examples: Examples) -> np.ndarray:
     """Return the votes of every labelling function on every example, int32 [n, m].
 
-    Examples with a single response need no label: every LF abstains on them without being called.
+    Examples with a single response need no label: every LF abstains on them without being called. LFs get copies, so
+    that they cannot change the examples.
 
     Raises ICFTError if two LFs have the same name, or if an LF raises an exception or returns anything but an index
     into the example's responses or ABSTAIN.
@@ -107,8 +113,8 @@ def apply_lfs(lfs: Sequence[LabelingFunction], examples: Examples) -> np.ndarray
         for j, lf in enumerate(lfs if n_responses > 1 else ()):
             where = f"labelling function {lf.name}, example {example.get('id', i)}"
             try:
-                vote = lf(example)
-            except Exception as error:
+                vote = lf({name: list(value) if isinstance(value, list) else value for name, value in example.items()})
+            except (Exception, SystemExit) as error:
                 raise ICFTError(f"{where}: {type(error).__name__}: {error}; fix the function") from error
             # A bool is an int for Python, but True is never meant as the second response.
             is_index = isinstance(vote, int | np.integer) and not isinstance(vote, bool)

@@ -86,10 +86,13 @@ def label_pool(
             posteriors[i] = p[:k].tolist()
         fits.append({"task": task, "topic": topic, "n": len(index), "model": kind})
         notes += [f"weak labels of {task}/{topic} ({len(index)} examples): {remark}" for remark in remarks]
+    unvoted = sum(not posterior for posterior in posteriors)
+    if 2 * unvoted > len(examples):
+        notes.append(f"no labelling function votes on {unvoted} of {len(examples)} examples: they are left out")
     report: LabelReport = {
         "label_model": model,
         "num_examples": len(examples),
-        "dropped_unvoted": sum(not posterior for posterior in posteriors),
+        "dropped_unvoted": unvoted,
         "fits": fits,
         **({"notes": notes} if notes else {}),
     }
