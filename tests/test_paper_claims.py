@@ -182,6 +182,15 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
         f"{half[2]:.2f} with the smaller random change and {full[2]:.2f} with the larger one",
         "plain LoRA has a medical score of {:.3f} and retains {:.3f}".format(*mean("low_rate", "medical", "retention")),
         f"At 90 % of plain LoRA's gain it retains {matched('low_rate'):.3f}",
+        "({} of {}), it has {:.3f} and retains {:.3f}".format(
+            (outcomes := records["self_distillation"][10]["rewritten"])["rewritten"],
+            sum(outcomes.values()),
+            *mean("self_distillation", "medical", "retention"),
+        ),
+        "At the chosen α it has {:.3f} and {:.3f}, about as plain LoRA that is scaled down, but {:.2f} of".format(
+            *mean("self_distillation", "medical", "retention", "still_right", pick=choose_point)
+        ),
+        "DFT has {:.3f} and retains {:.3f}".format(*mean("dft", "medical", "retention")),
         "Even at a KL of {1:.3f} a random change retains {0:.3f}".format(
             *mean("random_change", "retention", "kl", pick=at(0.25))
         ),
