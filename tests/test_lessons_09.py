@@ -249,7 +249,7 @@ CHAT = {
         mean(c, "plain", "medical") == max(mean(c, arm, "medical") for arm in c if arm != "base")
         and mean(c, "plain", "retention") < 0.5
     ),
-    "on `smollm2` ICFT learns nearly as much as plain LoRA and retains 0.83": lambda c: (
+    "On `smollm2` ICFT learns nearly as much as plain LoRA and retains 0.83": lambda c: (
         mean(c, "plain", "medical") - mean(c, "icft", "medical") < 0.05
         and round(mean(c, "icft", "retention"), 2) == 0.83
     ),
