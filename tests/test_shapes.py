@@ -367,6 +367,7 @@ def test_a_conversation_that_ends_with_the_user_has_its_reply_in_another_column(
 def test_whole_numbers_that_pandas_stores_as_floats_are_written_as_whole_numbers():
     frame = pd.DataFrame({"question": ["2 + 2?", "none", "half?"], "answer": [4, None, 0.5]}).dropna()
     assert [one["responses"] for one in read_examples(frame)] == [["4"], ["0.5"]]
+    assert right([{"prompt": "Ten to the power of 400?", "completion": 10**400}]) == ["1" + "0" * 400]
 
 
 def test_consecutive_turns_of_one_role_are_joined_and_noted():

@@ -35,7 +35,8 @@ def read_text(value: Any, name: str, where: str) -> str:
             raise ICFTError(f"{where}: {name} has a part of the type {min(other)}; only text is read, remove that part")
         value = "\n".join(str(part.get("text") or "") for part in value)
     if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
-        value = str(int(value) if float(value).is_integer() else value)  # pandas stores integers with gaps as floats
+        whole = isinstance(value, float) and value.is_integer()  # pandas stores integers with gaps as floats
+        value = str(int(value) if whole else value)
     if isinstance(value, str) and value.strip():
         return value.strip()
     if value is None or value != value:
