@@ -689,8 +689,8 @@ display(earlier, show(tables.ablation_table(records)))
 
 # %% [markdown]
 # **No measured benefit**: L_task, and the ring with promotion (in section 7, ICFT was better without the ring; in the
-# confirmation no difference was measured). Consolidation inside a run gained nothing over one α after training, and lost
-# 2 points of preferences.
+# confirmation no difference was measured). Consolidation inside a run gained nothing over one α after training, and
+# lost 2 points of preferences.
 #
 # **The price**: plain fine-tuning learns more medicine and preferences than ICFT, and forgets nearly
 # everything.
@@ -807,9 +807,9 @@ else:
 # %% [markdown]
 # ### 2 · Design the next ablation (hard, 15 minutes)
 #
-# Does consolidation cost medicine? Section 10 leaves that open. Give settings of ICFT and of the ablation, seeds, test questions, and the one score
-# that decides: general, medical or preference. The design must see 3 points where models differ on 15 % of questions.
-# Take at least five seeds and equal `optim.max_tokens`.
+# Does consolidation cost medicine? Section 10 leaves that open. Give settings of ICFT and of the ablation, seeds, test
+# questions, and the one score that decides: general, medical or preference. The design must see 3 points where models
+# differ on 15 % of questions. Take at least five seeds and equal `optim.max_tokens`.
 
 # %%
 # NBVAL_CHECK_OUTPUT
