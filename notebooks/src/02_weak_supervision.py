@@ -545,9 +545,8 @@ for name, p in (("one coin", one_coin(answers, 3)[1]), ("full", model.predict_pr
 
 # %% [markdown]
 # The contrarian's matrix is found, and a "no" of his counts as evidence for yes. With one coin it only counts against
-# no, which leaves yes and maybe, so its labels are worse. In our pool only pairs (first or second reply better) have
-# fixed labels. `label_pool` uses full confusion for pairs if the functions have 80 votes each on average,
-# else one coin, as for questions.
+# no, so its labels are worse. In our pool only pairs have fixed labels (first or second). `label_pool` uses full
+# confusion for them if the functions have 80 votes each on average, else one coin.
 
 # %% [markdown]
 # ## 10 · Can the posterior be trusted?
