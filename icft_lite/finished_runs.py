@@ -65,7 +65,7 @@ def check_run(folder: Path, adapter: str = "adapter") -> dict[str, Any]:
     if recorded and found != recorded:  # runs of earlier versions, and those on a Hub name, have no hash
         raise ICFTError(
             f"{folder}: it was trained on another base: the run records the hash {recorded[:12]}…, that of "
-            f"{report['base']} is {found[:12] or 'unknown'}…; restore the base of the training, or train again"
+            f"{report['base']} is {found[:12]}…; restore the base of the training, or train again"
         )
     return report
 

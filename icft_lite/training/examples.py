@@ -78,13 +78,9 @@ def check_posteriors(pool: Dataset, posteriors: Mapping[str, Sequence[float]]) -
     responses = dict(zip(column(pool, "id"), map(len, column(pool, "responses")), strict=True))
     if posteriors and not responses.keys() & posteriors.keys():
         raise ICFTError(f"posteriors: {next(iter(posteriors))!r} and all other ids are not in the pool; correct them")
-    for name, given in posteriors.items():
-        p = np.array(given, dtype=float)
-        if (
-            name in responses
-            and p.size
-            and not (len(p) == responses[name] and (p >= 0).all() and abs(p.sum() - 1) < 0.01)
-        ):
+    for name in filter(responses.__contains__, posteriors):
+        p = np.array(posteriors[name], dtype=float)
+        if p.size and not (len(p) == responses[name] and (p >= 0).all() and abs(p.sum() - 1) < 0.01):
             raise ICFTError(
                 f"posteriors: that of example {name} is {p.tolist()}; give a probability for each of its "
                 f"{responses[name]} responses"

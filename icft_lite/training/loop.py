@@ -14,6 +14,7 @@ from icft_lite.data.bundle import DataBundle
 from icft_lite.data.overlap import save_seen
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.adapters import adapter_tensors, save_adapter, set_adapter_tensors
+from icft_lite.modeling.base import model_path
 from icft_lite.reporting.build import build_report
 from icft_lite.reporting.problems import Problems
 from icft_lite.reporting.render import write_report
@@ -72,7 +73,7 @@ def train_icft(
     with contextlib.ExitStack() as lock:
         report = on_main_process(lambda: open_run(lock, paths, identity, runtime, events))
         if not report:
-            on_main_process(lambda: save_seen(paths.out, whole, Path(config.model)))
+            on_main_process(lambda: save_seen(paths.out, whole, Path(model_path(config.model))))
             report = run(prepare(config, data, runtime, paths, events), events, trainer)
     on_main_process(lambda: clean_up(paths))
     events.emit("on_run_end", report=report)
