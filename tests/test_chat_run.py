@@ -24,8 +24,8 @@ from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.replies import greedy_replies
+from icft_lite.training import alpha as alpha_module
 from icft_lite.training import prepare as prepare_module
-from icft_lite.training import stage as stage_module
 from icft_lite.training.loop import train_icft
 from icft_lite.utils.notice import NOTICE
 
@@ -164,13 +164,13 @@ def test_replies_are_generated_in_the_last_stage_and_a_candidate_that_they_rejec
     """They take a minute on a real model. The stages before are limited by KL."""
     _, _, bundle = ran
     answers = iter([0.5, 0.97])
-    decide = stage_module.RetentionConstraint.from_base
+    decide = alpha_module.RetentionConstraint.from_base
     monkeypatch.setattr(
         prepare_module.RetentionConstraint,
         "from_base",
         lambda *args: dataclasses.replace(decide(*args), chat=True, max_kl=1e9),
     )
-    monkeypatch.setattr(stage_module, "retention_in_replies", lambda *args: next(answers))
+    monkeypatch.setattr(alpha_module, "retention_in_replies", lambda *args: next(answers))
     report = train_icft({**SETTINGS, "optim.max_steps": 9}, tmp_path / "run", bundle, progress=False)
     found = [
         [one["chat_retention"] for one in stage["consolidation"]["candidates"] if one["chat_retention"] is not None]
@@ -189,10 +189,10 @@ def test_a_candidate_with_too_much_kl_is_not_asked_for_replies(monkeypatch, kl, 
     names = ["model", "tokenizer", "encoder", "suites", "config", "kl_examples"]
     prepared = dataclasses.make_dataclass("Prepared", names)(None, None, None, {}, ICFTConfig(), ())
     replies = []
-    monkeypatch.setattr(stage_module, "evaluate_suite", lambda *args, **kwargs: {"medical": {"qa": dict(value=0.7)}})
-    monkeypatch.setattr(stage_module, "divergence", lambda *args: dataclasses.make_dataclass("D", ["kl"])(kl))
-    monkeypatch.setattr(stage_module, "retention_in_replies", lambda *args: replies.append(1) or 0.97)
-    found = stage_module.score_candidate(prepared, constraint, None, list)
+    monkeypatch.setattr(alpha_module, "evaluate_suite", lambda *args, **kwargs: {"medical": {"qa": dict(value=0.7)}})
+    monkeypatch.setattr(alpha_module, "divergence", lambda *args: dataclasses.make_dataclass("D", ["kl"])(kl))
+    monkeypatch.setattr(alpha_module, "retention_in_replies", lambda *args: replies.append(1) or 0.97)
+    found = alpha_module.score_candidate(prepared, constraint, None, list)
     assert (len(replies), found["medical"], found["kl"]) == (asked, 0.7, kl)
     assert constraint.allows(found) is bool(asked)
 

@@ -17,7 +17,7 @@ from icft_lite import chat as chat_module
 from icft_lite import cli, compat
 from icft_lite.compat import OldNameWarning, migrate_report, read_report
 from icft_lite.config import ICFTConfig, RuntimeConfig
-from icft_lite.data.formats import normalize_example
+from icft_lite.data.conversion import normalize_example
 from icft_lite.errors import ICFTError
 from icft_lite.finished_runs import evaluate_run, export, load_run
 from icft_lite.training.loop import train_icft

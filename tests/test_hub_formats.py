@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from icft_lite.data import formats
+from icft_lite.data import conversion
 from icft_lite.data.corpora import Corpus
 from icft_lite.data.readers import read_sources
 from icft_lite.data.schema import COLUMNS, ReadOptions
@@ -180,7 +180,7 @@ def test_another_corpus_is_a_module_and_an_entry(monkeypatch):
         return {"prompt": row["case"]["text"], "completion": row["case"]["label"], "id": row["number"]}
 
     nested = Corpus("cases", frozenset(("case", "number")), lambda row: {"case", "number"} <= row.keys(), convert)
-    monkeypatch.setattr(formats, "CORPORA", (*formats.CORPORA, nested))
+    monkeypatch.setattr(conversion, "CORPORA", (*conversion.CORPORA, nested))
     (found,) = read_sources([[{"case": {"text": "A cough.", "label": "a cold"}, "number": 7, "level": "easy"}]])
     example = found.examples[0]
     assert (example["id"], example["prompt"], example["responses"], example["level"]) == (

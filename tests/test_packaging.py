@@ -113,7 +113,8 @@ OUTSIDE_CORE = (
     # replaced with the data or the model
     *("weak/lfs/", "tiny/", "modeling/smollm2.py", "data/chat_", "chat_checks.py"),
     # converts files of others to canonical examples and models
-    *("data/files.py", "data/rows.py", "data/answers.py", "data/conversations.py", "data/formats.py", "data/corpora/"),
+    *("data/files.py", "data/rows.py", "data/answers.py", "data/conversations.py", "data/formats.py"),
+    *("data/conversion.py", "data/corpora/"),
     "modeling/gguf.py",
     # shows results, runs experiments, grades assignments
     *("grading/", "reporting/", "widgets/", "experiments/", "cli.py", "cli_options.py", "check.py", "doctor.py"),

@@ -25,10 +25,10 @@ from icft_lite.presets import PRESETS
 from icft_lite.reporting import build as build_module
 from icft_lite.reporting import render as render_module
 from icft_lite.reporting.build import accuracy_by_level
+from icft_lite.training import alpha as alpha_module
 from icft_lite.training import loop as loop_module
 from icft_lite.training import prepare as prepare_module
 from icft_lite.training import run_folder
-from icft_lite.training import stage as stage_module
 from icft_lite.training.loop import train_icft
 from icft_lite.training.run_folder import run_identity
 from icft_lite.training.trainer import LOSSES
@@ -336,13 +336,13 @@ def test_two_steps_for_three_stages_and_an_empty_memory(bundle, tmp_path):
 
 
 def test_only_the_last_stage_tries_extrapolation(bundle, tmp_path, no_figures, monkeypatch):
-    tried, consolidate = [], stage_module.consolidate
+    tried, consolidate = [], alpha_module.consolidate
 
     def record(*args, extrapolation_alphas=(), **kwargs):
         tried.append(extrapolation_alphas)
         return consolidate(*args, extrapolation_alphas=extrapolation_alphas, **kwargs)
 
-    monkeypatch.setattr(stage_module, "consolidate", record)
+    monkeypatch.setattr(alpha_module, "consolidate", record)
     train(tmp_path / "run", bundle, {"optim.max_steps": 3})
     assert tried == [(), (), EXTRAPOLATION_ALPHAS]
 

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from icft_lite.data.bundle import DataBundle
-from icft_lite.data.formats import normalize_example
+from icft_lite.data.conversion import normalize_example
 from icft_lite.data.samples import load_samples, sample_bundle
 from icft_lite.data.schema import COLUMNS, LEVELS, ReadOptions
 from icft_lite.data.sources import bundle_from_files, evaluation_examples

@@ -19,9 +19,9 @@ import pyarrow as pa
 from datasets import Dataset
 
 from icft_lite.data.answers import EMPTY, AnswerColumn, Coding, could_be_letters, decide_coding, fill_labels
+from icft_lite.data.conversion import convert_row
 from icft_lite.data.corpora import pubmedqa
 from icft_lite.data.files import RawRows, open_source
-from icft_lite.data.formats import convert_row
 from icft_lite.data.rows import CONVERSATIONS, KNOWN, OPTION, Tally, column_names
 from icft_lite.data.schema import Example, Examples, ReadOptions, Source, SourceSummary, source_name
 from icft_lite.data.tables import from_table, iter_columns, to_table
