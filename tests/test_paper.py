@@ -250,13 +250,15 @@ def test_figures_give_every_method_a_style_of_its_own_and_leave_ablations_out():
 
 
 def test_an_exploratory_arm_is_marked_and_no_rival_of_a_registered_claim(monkeypatch):
-    late = replace(next(arm for arm in ARMS if arm.name == "dft"), name="late", exploratory=True)
+    late = replace(next(arm for arm in ARMS if arm.name == "dft"), name="late", exploratory=("tiny",))
     for module in (analysis_module, tables_module):
         monkeypatch.setattr(module, "ARMS", (*ARMS, late))
     records = study(icft=0.8, replay=0.6)
     records["late"] = {split: {**one, "arm": "late"} for split, one in study(icft=0.8, replay=0.9)["replay_25"].items()}
-    assert best_baseline(records) == "replay_25"
-    assert f"{late.label} (exploratory)" in [row[0] for row in main_table(records).rows]
+    for name, marked in (("tiny", True), ("tiny-short", False)):
+        here = {arm: {split: {**one, "study": name} for split, one in runs.items()} for arm, runs in records.items()}
+        assert best_baseline(here) == ("replay_25" if marked else "late")
+        assert (f"{late.label} (exploratory)" in [row[0] for row in main_table(here).rows]) is marked
 
 
 def test_a_chat_study_says_lora_and_shows_the_replies_and_judges_no_preferences(tmp_path):

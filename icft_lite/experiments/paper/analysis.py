@@ -44,6 +44,11 @@ def load_records(folder: Path, splits: Sequence[int] | None = None) -> dict[str,
     return found
 
 
+def study_of(records: Records) -> str:
+    """Return the name of the study that the records are of; "" if they do not say."""
+    return next((str(one["study"]) for runs in records.values() for one in runs.values() if "study" in one), "")
+
+
 def common_splits(records: Records, *arms: str) -> list[int]:
     """Return the splits on which all of these arms have a record."""
     return sorted(set.intersection(*({*records[arm]} for arm in arms)))
@@ -139,8 +144,8 @@ def best_baseline(records: Records) -> str:
     ICFT's own ablations are no baselines, and neither are arms with more tokens, exploratory ones, and those that lack
     a split of ICFT.
     """
-    splits = {*records["icft"]}
-    baselines = [arm.name for arm in ARMS if not (arm.ablates or arm.exploratory) and arm.tokens == 1]
+    splits, study = {*records["icft"]}, study_of(records)
+    baselines = [arm.name for arm in ARMS if not (arm.ablates or study in arm.exploratory) and arm.tokens == 1]
     names = [name for name in baselines if splits <= {*records.get(name, {})} and name not in ("icft", "base")]
 
     def mean(arm: str, key: str) -> float:

@@ -48,8 +48,8 @@ class Arm:
     """Studies that it is part of."""
     tokens: float = 1.0
     """Its tokens, as a multiple of the study's."""
-    exploratory: bool = False
-    """Whether it was added after the settings of the studies were fixed. Tables say so, and registered claims do not
+    exploratory: tuple[str, ...] = ()
+    """Studies to which it was added after their settings were fixed. Tables say so, and registered claims do not
     compare with it."""
 
     def in_study(self, study: str) -> dict[str, Any]:
@@ -148,7 +148,14 @@ ARMS: tuple[Arm, ...] = (
         studies=TINY,
     ),
     _icft("given_memory", "given memory only", "memory", {"long_term.self_prompts": 0}, studies=TINY),
-    _icft("self_memory", "self-generated memory only", "memory", {"limits.memory": 0}, studies=TINY),
+    _icft(
+        "self_memory",
+        "self-generated memory only",
+        "memory",
+        {"limits.memory": 0},
+        own={"smollm2": {"long_term.self_prompts": 400}},
+        exploratory=("smollm2",),
+    ),
     _icft("small_memory", "memory of 300", "memory", {"long_term.size": 300}, studies=TINY),
     _icft("majority_vote", "majority vote", "labels", {"weak.label_model": "majority_vote"}, studies=TINY),
     _icft("single_lf", "best single labelling function", "labels", change_data=best_single_lf, studies=TINY),
@@ -239,7 +246,7 @@ ARMS: tuple[Arm, ...] = (
         result="random",
         studies=("smollm2",),
         cost=0.6,
-        exploratory=True,
+        exploratory=("smollm2",),
     ),
 )
 QUICK_ARMS = ("base", "plain", "replay_25", "kl_memory", "icft")

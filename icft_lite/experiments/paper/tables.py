@@ -20,6 +20,7 @@ from icft_lite.experiments.paper.analysis import (
     common_splits,
     difference,
     matched_retention,
+    study_of,
     trained_point,
 )
 from icft_lite.experiments.paper.arms import ARMS, Arm
@@ -58,14 +59,15 @@ def difference_text(found: Interval) -> str:
 
 def unit_of(records: Records) -> str:
     """Return what differs between the runs of an arm: "splits" or "seeds"."""
-    names = {str(one.get("study")) for runs in records.values() for one in runs.values()}
-    return next((STUDIES[name].unit for name in names if name in STUDIES), "splits")
+    name = study_of(records)
+    return STUDIES[name].unit if name in STUDIES else "splits"
 
 
 def arms_of(records: Records) -> list[Arm]:
     """Return the arms that have records, in the order of ARMS; LoRA is their name if the base is not held in 4 bits."""
     arms = [arm for arm in ARMS if arm.name in records]
-    arms = [replace(arm, label=f"{arm.label} (exploratory)") if arm.exploratory else arm for arm in arms]
+    study = study_of(records)
+    arms = [replace(arm, label=f"{arm.label} (exploratory)") if study in arm.exploratory else arm for arm in arms]
     model = next((one["settings"].get("model", "tiny") for runs in records.values() for one in runs.values()), "tiny")
     if model_defaults(model).get("adapter.load_in_4bit", True):
         return arms
