@@ -142,9 +142,17 @@ CONFIRMED = {
         round(100 * over_splits(r, "no_pacing", "medical", analysis.choose_point).mean()) == 14
         and mean_interval(over_splits(r, "no_pacing", "medical", analysis.choose_point)).low > 0.05
     ),
-    "in the confirmation no difference was measured": lambda r: all(
+    "in the confirmation no difference was measured), and the choice of teachers": lambda r: all(
         (found := mean_interval(over_splits(r, arm, "medical", analysis.choose_point))).low < 0 < found.high
-        for arm in ("ring", "soft_labels")
+        for arm in ("ring", "soft_labels", "base_teacher")
+    ),
+    "With self-generated prompts only it loses 18": lambda r: (
+        round(100 * over_splits(r, "self_memory", "medical", analysis.choose_point).mean()) == 18
+        and mean_interval(over_splits(r, "self_memory", "medical", analysis.choose_point)).low > 0
+    ),
+    "Gold labels gained nothing: nearly all weak ones are right": lambda r: (
+        (found := mean_interval(over_splits(r, "gold", "medical", analysis.choose_point))).low < 0 < found.high
+        and min(one["label_accuracy"] for one in r["icft"].values()) > 0.95
     ),
     "Consolidation inside a run gained nothing over one α after training, and lost 2 points of preferences": lambda r: (
         abs(over_splits(r, "search", "medical").mean()) < 0.01
@@ -186,13 +194,13 @@ STUDIED = {
     "since pairs are hard and drawn last. Neither study measured a difference.": lambda s: (
         study_says(s, "preference", "no_curriculum") == "no difference measured"
     ),
-    "**No measured benefit**: L_task, and the ring with promotion": lambda s: all(
+    "**No measured benefit**: L_task, the ring": lambda s: all(
         "higher" not in study_says(s, test, method) for test in s["study"]["tests"] for method in ("no_task", "no_ring")
     ),
     "ICFT without long-term memory was 88 points lower": lambda s: (
         round(100 * s["results"].set_index(["test", "method"]).difference["general", "no_ltm"]) == 88
     ),
-    "in section 7, ICFT was better without the ring": lambda s: (
+    "in section 7, ICFT was better without it": lambda s: (
         study_says(s, "medical", "no_ring") == "these runs only: ICFT lower"
     ),
 }
@@ -302,7 +310,8 @@ def test_the_confirmation_is_complete_and_its_ablations_are_those_that_the_text_
     for arm in ("base", "plain", "replay_25", "kl_memory", "icft"):
         assert arms[arm] == list(STUDIES["tiny"].confirmation), arm
     found = [arm.name for arm in tables.ablations_of(records)]
-    expected = ["no_consistency", "soft_labels", "no_memory", "ring", "search", "random", "no_pacing"]
+    expected = ["no_consistency", "soft_labels", "soft_no_task", "no_memory", "ring", "search", "random", "no_pacing"]
+    expected += ["base_teacher", "self_memory", "gold"]
     assert found == expected, "section 10 must say what the new ablations show"
     assert all(arms[arm] == list(STUDIES["tiny"].confirmation) for arm in expected)
 

@@ -95,6 +95,18 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         f"{mean('icft', 'retention', trained_point):.3f}.",
         "If α is chosen again, the medical score is {:.3f} lower ({:.3f} to {:.3f})".format(*lost("search")),
         "and preference accuracy {:.3f} ({:.3f} to {:.3f}).".format(*lost("search", "preference")),
+        "L_task, medicine is {:.3f} lower ({:.3f} to {:.3f}).".format(*lost("soft_no_task", than="soft_labels")),
+        f"self-generated prompts only, ICFT retains {mean('self_memory', 'retention', trained_point):.3f} as trained.",
+        "it has {:.3f} less in medicine ({:.3f} to {:.3f}).".format(*lost("self_memory")),
+        "the base as the only teacher, medicine is {:.3f} lower ({:.3f} to {:.3f})".format(
+            *(round(value, 3) + 0.0 for value in lost("base_teacher"))
+        ),
+        "and preference accuracy {:.3f} ({:.3f} to {:.3f}). So".format(*lost("base_teacher", "preference")),
+        "are right in {:.0f} to {:.0f} of 100 examples".format(
+            *(100 * pick(one["label_accuracy"] for one in records["icft"].values()) for pick in (min, max))
+        ),
+        "ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine and".format(*lost("gold")),
+        "and {:.3f} ({:.3f} to {:.3f}) in preferences. -".format(*lost("gold", "preference")),
     ]
     assert lost("no_pacing").mean > 0.8 * lost("random").mean, "mostly by pacing"
     assert lost("ring").low < 0, "no measured benefit, and no clear cost"
@@ -191,6 +203,15 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
             *mean("self_distillation", "medical", "retention", "still_right", pick=choose_point)
         ),
         "DFT has {:.3f} and retains {:.3f}".format(*mean("dft", "medical", "retention")),
+        "Trained on them, the model retains {:.3f}, with replay of the base's own replies {:.3f}. It answers in".format(
+            *mean("replay_answers", "retention"), replay[1]
+        ),
+        "answers in {1:.0f} words (the base: {0:.0f}), and its KL from the base, {2:.3f}, is no lower than".format(
+            base["test"]["words"], *mean("replay_answers", "words", "kl")
+        ),
+        "Scaled down to a quarter it has {:.3f} and {:.3f}; of the base's right replies {:.2f} stay right".format(
+            *mean("replay_answers", "medical", "retention", "still_right", pick=at(0.25))
+        ),
         "Even at a KL of {1:.3f} a random change retains {0:.3f}".format(
             *mean("random_change", "retention", "kl", pick=at(0.25))
         ),
@@ -207,6 +228,7 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
         f"| {100 * icft[4]:.1f} % | missed |",
     ]
     assert not [sentence for sentence in stated if sentence not in prose]
+    assert mean("replay_answers", "kl")[0] > plain[2]
     assert half[1] < icft[2] < full[1], "the two random changes enclose ICFT's KL"
     line = " ".join(README.split())
     numbers = [f"{value:.2f}" for value in (*icft[:2], *plain[:2], *quarter[:2])]
