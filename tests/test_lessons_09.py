@@ -146,11 +146,17 @@ CONFIRMED = {
         (found := mean_interval(over_splits(r, arm, "medical", analysis.choose_point))).low < 0 < found.high
         for arm in ("ring", "soft_labels", "base_teacher")
     ),
-    "With self-generated prompts only it loses 18": lambda r: (
-        round(100 * over_splits(r, "self_memory", "medical", analysis.choose_point).mean()) == 18
-        and mean_interval(over_splits(r, "self_memory", "medical", analysis.choose_point)).low > 0
+    "With self-generated prompts only it loses 18, with T = 1 28": lambda r: all(
+        round(100 * (found := mean_interval(over_splits(r, arm, "medical", analysis.choose_point))).mean) == points
+        and found.low > 0
+        for arm, points in (("self_memory", 18), ("temperature_1", 28))
     ),
-    "Gold labels gained nothing: nearly all weak ones are right": lambda r: (
+    "In the confirmation majority vote loses 5 points": lambda r: (
+        round(100 * (found := mean_interval(over_splits(r, "majority_vote", "medical", analysis.choose_point))).mean)
+        == 5
+        and found.low > 0
+    ),
+    "gold labels gain nothing, since nearly all weak ones are right": lambda r: (
         (found := mean_interval(over_splits(r, "gold", "medical", analysis.choose_point))).low < 0 < found.high
         and min(one["label_accuracy"] for one in r["icft"].values()) > 0.95
     ),
@@ -311,7 +317,7 @@ def test_the_confirmation_is_complete_and_its_ablations_are_those_that_the_text_
         assert arms[arm] == list(STUDIES["tiny"].confirmation), arm
     found = [arm.name for arm in tables.ablations_of(records)]
     expected = ["no_consistency", "soft_labels", "soft_no_task", "no_memory", "ring", "search", "random", "no_pacing"]
-    expected += ["base_teacher", "self_memory", "gold"]
+    expected += ["base_teacher", "temperature_1", "self_memory", "majority_vote", "gold"]
     assert found == expected, "section 10 must say what the new ablations show"
     assert all(arms[arm] == list(STUDIES["tiny"].confirmation) for arm in expected)
 

@@ -105,6 +105,13 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         "are right in {:.0f} to {:.0f} of 100 examples".format(
             *(100 * pick(one["label_accuracy"] for one in records["icft"].values()) for pick in (min, max))
         ),
+        "those of majority vote in {:.0f} to {:.0f}.".format(
+            *(100 * pick(one["label_accuracy"] for one in records["majority_vote"].values()) for pick in (min, max))
+        ),
+        "With majority vote, medicine is {:.3f} lower ({:.3f} to {:.3f})".format(*lost("majority_vote")),
+        "and preference accuracy {:.3f} ({:.3f} to {:.3f}). With".format(*lost("majority_vote", "preference")),
+        f"With T = 1, ICFT retains {mean('temperature_1', 'retention', trained_point):.3f} as trained, and",
+        "has {:.3f} less in medicine when it is scaled down ({:.3f} to {:.3f}).".format(*lost("temperature_1")),
         "ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine and".format(*lost("gold")),
         "and {:.3f} ({:.3f} to {:.3f}) in preferences. -".format(*lost("gold", "preference")),
     ]
@@ -238,6 +245,20 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
     first_lesson = " ".join((ROOT / "notebooks" / "src" / "00_start_here.py").read_text(encoding="utf-8").split("\n# "))
     medical, replies = mean("icft", "medical", "reply")
     assert f"(With present defaults: *medical* {medical:.2f}, *reply* {replies:.2f}.)" in first_lesson
+
+
+def test_the_page_states_what_the_exploratory_run_with_self_generated_prompts_shows():
+    given, own = (
+        load_records(RECORDS.parent / folder)[arm][10]
+        for folder, arm in (("smollm2", "icft"), ("smollm2-exploratory", "self_memory"))
+    )
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    as_trained, given_prompts = (trained_point(record)["test"] for record in (own, given))
+    (half,) = [point["test"] for point in own["curve"] if point["alpha"] == 0.5]
+    assert "As trained it has {medical:.3f} and retains {retention:.3f}, ICFT".format(**as_trained) in text
+    assert "ICFT with given prompts {medical:.3f} and {retention:.3f}; KL".format(**given_prompts) in text
+    assert f"KL from the base is {as_trained['kl']:.3f}, with given prompts {given_prompts['kl']:.3f}." in text
+    assert "With half of its change it has {medical:.3f} and {retention:.3f}.".format(**half) in text
 
 
 def test_the_page_states_what_the_tables_of_the_further_claims_show():

@@ -674,7 +674,7 @@ display(earlier, show(tables.ablation_table(records)))
 # **Long-term memory with L_consistency prevents forgetting.** Without memory nearly all general answers are lost.
 # Replay (NLL), scaled down to retain as much, learns far less medicine. The confirmation agrees: with NLL in place of
 # L_consistency, ICFT loses 30 points of medical score, and ICFT's medical score is above replay's. With self-generated
-# prompts only it loses 18.
+# prompts only it loses 18, with T = 1 28.
 
 # %% [markdown]
 # **The curriculum** helps medicine with all 14 topics: in section 7, and in the confirmation, where a random order
@@ -686,7 +686,8 @@ display(earlier, show(tables.ablation_table(records)))
 # It may cost preferences, since pairs are hard and drawn last. Neither study measured a difference. Distillation on
 # memory is slightly ahead of ICFT in preferences, a comparison that was not registered.
 #
-# **The label model** helped medicine with soft labels. Gold labels gained nothing: nearly all weak ones are right.
+# **The label model** helped medicine with soft labels. In the confirmation majority vote loses 5 points; gold labels
+# gain nothing, since nearly all weak ones are right.
 
 # %% [markdown]
 # **No measured benefit**: L_task, the ring (in section 7, ICFT was better without it; in the confirmation no difference
