@@ -51,6 +51,7 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         return mean_interval([a - b for a, b in pairs], test_per_train=STUDIES["tiny"].test_per_train())
 
     corrected, alone = gain("icft", "kl_memory"), gain("no_pacing", "random")
+    given, model = gain("icft", "self_memory"), gain("icft", "majority_vote")
     learned = {arm: mean(arm, "medical") for arm in records}
     trained = {arm: mean(arm, "medical", trained_point) for arm in records}
     stated = [
@@ -97,7 +98,8 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         "and preference accuracy {:.3f} ({:.3f} to {:.3f}).".format(*lost("search", "preference")),
         "L_task, medicine is {:.3f} lower ({:.3f} to {:.3f}).".format(*lost("soft_no_task", than="soft_labels")),
         f"self-generated prompts only, ICFT retains {mean('self_memory', 'retention', trained_point):.3f} as trained.",
-        "it has {:.3f} less in medicine ({:.3f} to {:.3f}).".format(*lost("self_memory")),
+        "it has {:.3f} less in medicine ({:.3f} to {:.3f};".format(*lost("self_memory")),
+        f"{given.low:.3f} to {given.high:.3f} corrected for overlapping training data). -",
         "the base as the only teacher, medicine is {:.3f} lower ({:.3f} to {:.3f})".format(
             *(round(value, 3) + 0.0 for value in lost("base_teacher"))
         ),
@@ -108,7 +110,11 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         "those of majority vote in {:.0f} to {:.0f}.".format(
             *(100 * pick(one["label_accuracy"] for one in records["majority_vote"].values()) for pick in (min, max))
         ),
-        "With majority vote, medicine is {:.3f} lower ({:.3f} to {:.3f})".format(*lost("majority_vote")),
+        "With majority vote, medicine is {:.3f} lower ({:.3f} to {:.3f};".format(*lost("majority_vote")),
+        f"{model.low:.3f} to {model.high:.3f} corrected) and".replace("-", "−"),
+        "function, ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine. With".format(*lost("single_lf")),
+        "quantization, ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine".format(*lost("full_precision")),
+        "and {:.3f} ({:.3f} to {:.3f}) in preferences. -".format(*lost("full_precision", "preference")),
         "and preference accuracy {:.3f} ({:.3f} to {:.3f}). With".format(*lost("majority_vote", "preference")),
         f"With T = 1, ICFT retains {mean('temperature_1', 'retention', trained_point):.3f} as trained, and",
         "has {:.3f} less in medicine when it is scaled down ({:.3f} to {:.3f}).".format(*lost("temperature_1")),

@@ -686,8 +686,8 @@ display(earlier, show(tables.ablation_table(records)))
 # It may cost preferences, since pairs are hard and drawn last. Neither study measured a difference. Distillation on
 # memory is slightly ahead of ICFT in preferences, a comparison that was not registered.
 #
-# **The label model** helped medicine with soft labels. In the confirmation majority vote loses 5 points; gold labels
-# gain nothing, since nearly all weak ones are right.
+# **The label model** helped medicine with soft labels. In the confirmation majority vote loses 5 points (not
+# clearly); gold labels gain nothing: nearly all weak ones are right.
 
 # %% [markdown]
 # **No measured benefit**: L_task, the ring (in section 7, ICFT was better without it; in the confirmation no difference
