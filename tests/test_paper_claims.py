@@ -116,7 +116,7 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         "quantization, ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine".format(*lost("full_precision")),
         "and {:.3f} ({:.3f} to {:.3f}) in preferences. -".format(*lost("full_precision", "preference")),
         "and preference accuracy {:.3f} ({:.3f} to {:.3f}). With".format(*lost("majority_vote", "preference")),
-        f"With T = 1, ICFT retains {mean('temperature_1', 'retention', trained_point):.3f} as trained, and",
+        f"same weight, ICFT retains {mean('temperature_1', 'retention', trained_point):.3f} as trained, and",
         "has {:.3f} less in medicine when it is scaled down ({:.3f} to {:.3f}).".format(*lost("temperature_1")),
         "ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine and".format(*lost("gold")),
         "and {:.3f} ({:.3f} to {:.3f}) in preferences. -".format(*lost("gold", "preference")),
@@ -216,7 +216,7 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
             *mean("self_distillation", "medical", "retention", "still_right", pick=choose_point)
         ),
         "DFT has {:.3f} and retains {:.3f}".format(*mean("dft", "medical", "retention")),
-        "Trained on them, the model retains {:.3f}, with replay of the base's own replies {:.3f}. It answers in".format(
+        "With it the model retains {:.3f}, with replay of the base's own replies {:.3f}. It answers in".format(
             *mean("replay_answers", "retention"), replay[1]
         ),
         "answers in {1:.0f} words (the base: {0:.0f}), and its KL from the base, {2:.3f}, is no lower than".format(
@@ -262,8 +262,10 @@ def test_the_page_states_what_the_exploratory_run_with_self_generated_prompts_sh
     as_trained, given_prompts = (trained_point(record)["test"] for record in (own, given))
     (half,) = [point["test"] for point in own["curve"] if point["alpha"] == 0.5]
     assert "As trained it has {medical:.3f} and retains {retention:.3f}, ICFT".format(**as_trained) in text
-    assert "ICFT with given prompts {medical:.3f} and {retention:.3f}; KL".format(**given_prompts) in text
-    assert f"KL from the base is {as_trained['kl']:.3f}, with given prompts {given_prompts['kl']:.3f}." in text
+    assert "ICFT with given prompts {medical:.3f} and {retention:.3f}. Of".format(**given_prompts) in text
+    kept, given_kept = as_trained["still_right"], given_prompts["still_right"]
+    assert f"right replies {kept:.2f} stay right, with given prompts {given_kept:.2f}, and KL" in text
+    assert f"KL from the base is {as_trained['kl']:.3f} and {given_prompts['kl']:.3f}." in text
     assert "With half of its change it has {medical:.3f} and {retention:.3f}.".format(**half) in text
 
 
