@@ -242,7 +242,9 @@ def draw_families(rng):
         rare = np.full((60, 2), -1)  # two functions that agree on a few examples only
         rare[:5, :] = rng.integers(0, 4, (5, 1))
         calls += [Call((np.concatenate([votes, rare], 1), shared)) for shared in (5, 6)]
-    return calls
+    chain = np.repeat(rng.integers(0, 4, (20, 1)), 3, 1)  # the first and the last function share no example
+    chain[10:, 0], chain[:3, 1], chain[17:, 1], chain[:10, 2] = -1, -1, -1, -1
+    return [*calls, Call((chain, 5))]
 
 
 def draw_calibration(rng):

@@ -159,7 +159,8 @@ def draw_ranks(rng):
         calls.append(Call((signals, rng.uniform(0.5, 2, 3))))
     alone = np.full((2, 5), np.nan)
     alone[0, 2], alone[1, 2:4] = 3.0, (1.0, 2.0)
-    return [*calls, Call((alone, np.array([1.0, 2.0])))]
+    tied = np.array([[1.0, 1, 2, 3, 3, 3]])
+    return [*calls, Call((alone, np.array([1.0, 2.0]))), Call((tied, np.ones(1)))]
 
 
 def draw_stages(rng):
@@ -184,7 +185,8 @@ def draw_draws(rng):
     for n in (7, 13, 20):
         share = (int(rng.integers(1, n - 1)) + rng.uniform(0.2, 0.45)) / n  # ceil, floor and round differ
         calls.append(Call(((rng.permutation(100)[:n]).tolist(), float(share), GRID)))
-    return [*calls, Call((list(range(5)), 1.0, GRID)), Call(([9, 3, 5], 0.01, GRID))]
+    half = Call((list(range(20, 28)), 0.5, GRID))  # a whole number of examples, fewer than all
+    return [*calls, half, Call((list(range(5)), 1.0, GRID)), Call(([9, 3, 5], 0.01, GRID))]
 
 
 def draw_passes(rng):

@@ -182,8 +182,10 @@ def codes_feedback(names, decode, known):
 
     def compare(got, expected, call):
         text = known(got, expected, call)
-        if not text or not isinstance(got, list | tuple) or len(got) != len(names):
+        if not isinstance(got, list | tuple) or len(got) != len(names):
             return text
+        if not text:
+            return "" if np.asarray(got[0]).dtype.kind in "iu" else f"type: {names[0]} must be an array of integers"
         codes, wanted, high = np.asarray(got[0]), expected[0], len(call.args[1]) if names[0] == "indices" else TOP + 1
         if codes.shape != wanted.shape or any(array_feedback(*pair) for pair in zip(got[1:], expected[1:])):
             return text

@@ -144,17 +144,22 @@ def draw_retain(rng):
     for n, size, share in ((80, 36, 0.25), (60, 31, 0.5), (30, 9, 0.0), (12, 50, 0.25)):
         topics = rng.choice(["anatomy", "drugs", "hormones"], n, p=[0.6, 0.3, 0.1]).tolist()
         calls.append(Call((topics, rng.gamma(2.0, 1.0, n), rng.random(n), size, share)))
+    topics = ["anatomy"] * 36 + ["drugs"] * 24
+    for size, share in ((22, 0.25), (14, 0.5)):  # random parts of 2.75 and 3.5: floor, round and ceil differ
+        surprise = rng.gamma(2.0, 1.0, 60) + np.repeat([0, 9], (36, 24))  # without quotas, all would be of one topic
+        calls.append(Call((topics, surprise, rng.random(60), size, share)))
     return calls
 
 
 def draw_promotable(rng):
     calls = []
-    for _ in range(3):
+    for min_replays, min_confidence in ((2, 0.8), (1, 0.7), (3, 0.9)):
         posteriors = [rng.dirichlet(np.full(k, 0.3)).round(3).tolist() for k in rng.integers(2, 5, 12)]
-        posteriors += [[], [0.1, 0.9], [0.9, 0.1], [0.2, 0.8], [], [0.5, 0.5]]
-        replays = rng.integers(0, 4, len(posteriors))
-        replays[-6:] = 3, 2, 2, 3, 0, 3
-        calls.append(Call((replays, posteriors, 2, 0.8)))
+        equal = [round(1 - min_confidence, 1), min_confidence]
+        posteriors += [[], [0.05, 0.95], [0.95, 0.05], equal, [], [0.5, 0.5]]
+        replays = rng.integers(0, 5, len(posteriors))
+        replays[-6:] = min_replays + np.array([1, 0, 0, 1, -min_replays, 1])
+        calls.append(Call((replays, posteriors, min_replays, min_confidence)))
     return calls
 
 
@@ -169,8 +174,8 @@ def draw_slow(rng):
 
 def draw_change(rng):
     calls = []
-    for rank, alpha in ((2, 0.3), (3, 0.7), (1, 1.2), (2, 0.5)):
-        start, end = ((rng.normal(size=(rank, 6)), rng.normal(size=(5, rank))) for _ in range(2))
+    for size, rank, alpha in ((2, 2, 0.3), (3, 3, 0.7), (1, 1, 1.2), (3, 1, 0.5)):
+        start, end = ((rng.normal(size=(size, 6)), rng.normal(size=(5, size))) for _ in range(2))
         calls.append(Call((start, end, alpha, rank)))
     return calls
 
@@ -328,13 +333,17 @@ def compare_change(got, expected, call):
     if not isinstance(got, list | tuple) or len(got) != 2:
         return "type: return two arrays, A and B"
     A, B = (np.asarray(one, float) for one in got)
-    if (A.shape, B.shape) != (start[0].shape, start[1].shape):
-        return f"shape: A {A.shape} and B {B.shape}, expected {start[0].shape} and {start[1].shape}"
+    factors = [(1 - alpha) * a + alpha * b for a, b in zip(start, end)]
+    averaged = "factors: A and B are averaged, not their product"
+    shapes = (rank, start[0].shape[1]), (start[1].shape[0], rank)
+    if (A.shape, B.shape) != shapes:
+        if (A.shape, B.shape) == (factors[0].shape, factors[1].shape) and np.allclose(B @ A, factors[1] @ factors[0]):
+            return averaged
+        return f"shape: A {A.shape} and B {B.shape}, expected {shapes[0]} and {shapes[1]}"
     u, s, vh = np.linalg.svd(change(start, end, alpha), full_matrices=False)
     u, s, vh = u[:, :rank], s[:rank], vh[:rank]
-    factors = [(1 - alpha) * a + alpha * b for a, b in zip(start, end)]
     return array_feedback(B @ A, expected[1] @ expected[0], {
-        "factors: A and B are averaged, not their product": factors[1] @ factors[0],
+        averaged: factors[1] @ factors[0],
         "direction: alpha is the weight of `end`": np.matmul(*interpolate(end, start, alpha, rank)[::-1]),
         "scale: the singular values are missing": u @ vh,
         "scale: the singular values are in both factors": u * s**2 @ vh,

@@ -128,6 +128,8 @@ def draw_logprobs(rng):
     far, target = states.copy(), calls[-1].args[2]
     far[:, 0], head = 120, 0.3 * head  # no logit is far from the others: rounding errors of 120 must not matter
     head[:, 0] = rng.choice([-1, 1])  # all logits are near 120 or −120: exp overflows, or is 0, in float32
+    apart = np.array([[300, 10, 299], [10, 300, 299]], np.float32)  # probabilities are 0, their logarithms are not −∞
+    calls.append(Call((apart, np.eye(3, dtype=np.float32), np.array([1, 0])), torch=True))
     return [*calls, Call((far, head, target), torch=True)]
 
 

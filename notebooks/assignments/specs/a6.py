@@ -10,7 +10,7 @@ from scipy import stats
 
 from icft_lite.grading.parts import Assignment, Call, Part
 
-LEVEL, Z = constant("level", (5, 1.96), (1, 2.576), (2, 2.326), (10, 1.645))
+LEVEL, Z = constant("level", (5, 1.96), (1, 2.575829), (2, 2.326348), (10, 1.644854))
 """Level of the test in part 1, in percent, and the quantile that belongs to it."""
 ONE_SIDED = round(NormalDist().inv_cdf(1 - LEVEL / 100), 3)
 
@@ -195,7 +195,7 @@ ASSIGNMENT = Assignment(
         "z": Z,
         "power": f"{power(0.05, 0.15, 400):.4f}",
         "not_subtracted": f"{power(0.05, 0.15, 400, subtract=False):.4f}",
-        "planned": f"{power(0.05, 0.10, 332):.2f}",
+        "planned": f"{next(points for points in np.arange(1, 20, 0.1) if power(points / 100, 0.10, 332) > 0.8):.1f}",
     },
     parts=(
         part(1, "Power", 2, 15, power, draw_power, {

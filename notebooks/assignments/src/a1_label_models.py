@@ -369,7 +369,7 @@ print("Passed: A1.6")
 # family of look-alikes counts about as much as one function.
 #
 # Two functions are look-alikes if both vote on at least `min_shared` examples and never differ there. The weight of a
-# function is 1 ÷ (1 + the number of its look-alikes).
+# function is 1 ÷ (1 + the number of its look-alikes). Look-alikes of its look-alikes do not count.
 
 # %% nbgrader={"grade": false, "grade_id": "a1-7", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def family_weights(votes, min_shared):

@@ -186,8 +186,8 @@ print("Passed: A2.3")
 #
 # **A2.4 · 4 points · 25 minutes**
 #
-# 1. Rank each signal: its smallest value gets 0, its largest 1, the others evenly between. Equal values share the mean of
-#    their ranks. NaN has no rank. If only one value is known, its rank is 0.
+# 1. Rank each signal: its n known values, in order, get the ranks 0, 1/(n − 1), …, 1. Equal values share the mean of
+#    their ranks, so that a smallest value that is there twice gets more than 0. NaN has no rank. If n is 1, the rank is 0.
 # 2. The difficulty of an example is the weighted mean of its ranks over the signals that apply to it.
 # 3. If no signal applies, the difficulty is {{none}}.
 

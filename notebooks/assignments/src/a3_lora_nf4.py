@@ -423,8 +423,8 @@ class QLoRALinear(torch.nn.Module):
 
     def __init__(self, weight, rank, alpha, levels):
         super().__init__()
-        self.shape, self.alpha, self.levels = weight.shape, alpha, levels
-        self.indices, scales = quantize(weight.flatten(), levels, 64)
+        self.shape, self.alpha, self.levels = weight.shape, alpha, levels.float()
+        self.indices, scales = quantize(weight.flatten(), self.levels, 64)
         self.compressed = compress_scales(scales, 256)
         self.A = torch.nn.Parameter((2 * torch.rand(rank, weight.shape[1]) - 1) / weight.shape[1] ** 0.5)
         self.B = torch.nn.Parameter(torch.zeros(weight.shape[0], rank))

@@ -372,7 +372,7 @@ print("Passed: A4.6")
 # **A4.7 · 4 points · 25 minutes**
 #
 # An adapter is a pair (A, B), and the weight change is ΔW = B·A. Interpolate the *changes*,
-# (1 − α)·ΔW(start) + α·ΔW(end), and return factors of the best approximation of rank r in the Frobenius norm. Only the
+# (1 − α)·ΔW(start) + α·ΔW(end), and return factors of the best approximation of rank `rank` in the Frobenius norm. Only the
 # product of your factors is graded. α may be above 1.
 
 # %% nbgrader={"grade": false, "grade_id": "a4-7", "locked": false, "schema_version": 3, "solution": true, "task": false}

@@ -92,7 +92,7 @@ assert power(0.05, 0.30, 400) < found, "variance: a larger share of differing an
 assert abs(power(-0.05, 0.15, 400) - found) < 1e-9, "sign: δ and −δ have the same power"
 assert abs(power(0.0, 0.15, 400) - {{level}} / 100) < 1e-4, "two-sided: without a difference, the test finds one in {{level}} % of studies"
 assert abs(found - {{not_subtracted}}) > 5e-4, "variance: δ² is not subtracted"
-assert abs(found - {{power}}) < 5e-4, f"values: found {found:.4f}, by hand {{power}} (the shift is 2.603 standard errors)"
+assert abs(found - {{power}}) < 5e-4, f"values: found {found:.4f}, by hand {{power}} (the shift is 2.604 standard errors)"
 ### BEGIN HIDDEN TESTS
 rng = np.random.default_rng()
 for _ in range(3):
@@ -100,7 +100,7 @@ for _ in range(3):
     delta = float(rng.uniform(0.02, d / 2))
     z = delta / ((d - delta**2) / n) ** 0.5
     wanted = stats.norm.sf({{z}} - z) + stats.norm.cdf(-{{z}} - z)
-    assert abs(power(delta, d, n) - wanted) < 1e-6, "values: wrong on random inputs"
+    assert abs(power(delta, d, n) - wanted) < 1e-4, "values: wrong on random inputs"
 ### END HIDDEN TESTS
 print("Passed: A6.1")
 
@@ -122,7 +122,7 @@ QUESTIONS = {  # name: (setting, value of arm A, value of arm B)
 CHOICE = "learning rate"
 NUM_QUESTIONS, SEEDS = 332, (0, 1, 2)
 for share in (0.05, 0.10, 0.20):
-    found = [f"{points} points {power(points / 100, share, NUM_QUESTIONS):.2f}" for points in (1, 2, 5)]
+    found = [f"{points} points {power(points / 100, share, NUM_QUESTIONS):.2f}" for points in (1, 2, 3, 4, 5)]
     print(f"if the arms differ on {share:.0%} of the questions, power for {', '.join(found)}")
 
 # %% [markdown]
@@ -142,7 +142,7 @@ REGISTRATION = """
 Question: does a learning rate of 4e-3 (arm B) forget more general knowledge than 1e-3 (arm A)? We expect A to be
 higher, because larger steps move the adapter farther from the base within the same number of tokens.
 Measure: exact match on 332 general test questions, unweighted mean over 18 topics, seeds 0, 1 and 2 in both arms.
-Power: if the arms differ on 10 % of the questions, 332 questions show 5 points with a power of {{planned}}.
+Power: if the arms differ on 10 % of the questions, 332 questions show {{planned}} points with a power of 0.8.
 Rule: "clear" if p over questions is below 0.05 and the 95 % t-interval over seeds excludes 0; "these runs only" if
 only p is below 0.05; otherwise "no difference measured", with the interval that the data allow.
 """
@@ -197,7 +197,8 @@ print("Passed: A6.3")
 #
 # The bootstrap asks how the result would vary with other questions. It draws as many questions again, *with*
 # replacement. Our score is a mean over topics, so the draw keeps the topics: the question at position j is replaced by
-# a random question of the *same topic*. All questions of the topic, itself included, are equally likely.
+# a random question of the *same topic*, drawn for each position on its own. All questions of the topic, itself included,
+# are equally likely.
 
 # %% nbgrader={"grade": false, "grade_id": "a6-4", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def stratified_resamples(topics, times, seed):
@@ -346,9 +347,9 @@ print("Passed: A6.6")
 #
 # **A6.7 · 3 points · 15 minutes**
 #
-# Twenty comparisons at 5 % find one difference by chance, on average. Holm's adjusted p-values prevent that. Of m
-# p-values, the smallest is multiplied by m, the second smallest by m − 1, …, the largest by 1. An adjusted value is
-# never below the adjusted value of a smaller p, and never above 1.
+# If there are no differences, twenty comparisons at 5 % find one on average. With Holm's adjusted p-values, the
+# probability of finding even one is at most 5 %. Of m p-values, the smallest is multiplied by m, the second smallest by
+# m − 1, …, the largest by 1. An adjusted value is never below the adjusted value of a smaller p, and never above 1.
 
 # %% nbgrader={"grade": false, "grade_id": "a6-7", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def holm(p_values):
@@ -435,7 +436,7 @@ for name, value, arm in zip("AB", values, (a, b)):
 # %%
 difference = question_differences(a, b)
 estimate, low, high, p = bootstrap_test(difference, topics, stratified_resamples(topics, 2000, 0))
-mean, seeds_low, seeds_high = seed_interval([topic_mean(run) for run in a], [topic_mean(run) for run in b])
+mean, seeds_low, seeds_high = seed_interval(*(np.array([topic_mean(run) for run in arm]) for arm in (a, b)))
 print(f"A − B: {100 * estimate:+.1f} points; 95 % over questions {100 * low:+.1f} … {100 * high:+.1f}, p = {p:.4f}")
 print(f"95 % over seeds {100 * seeds_low:+.1f} … {100 * seeds_high:+.1f}")
 print(f"the arms differ on {np.mean(difference**2):.3f} of the questions (seeds averaged)")
