@@ -29,8 +29,9 @@ from icft_lite.finished_runs import load_run
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.reporting.chat_tables import display_table
 from icft_lite.reporting.comparison_tables import comparison_tables
-from icft_lite.reporting.figures import comparison_figure, method_label
+from icft_lite.reporting.figures import comparison_figure
 from icft_lite.reporting.formatting import Table, format_cell, to_markdown
+from icft_lite.reporting.labels import method_label
 from icft_lite.reporting.style import png
 from icft_lite.utils.io import write_bytes, write_json
 

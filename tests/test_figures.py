@@ -2,7 +2,8 @@
 
 import pytest
 
-from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, run_title
+from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure
+from icft_lite.reporting.labels import run_title
 from icft_lite.reporting.style import png
 
 

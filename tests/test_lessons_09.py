@@ -146,7 +146,7 @@ CONFIRMED = {
         (found := mean_interval(over_splits(r, arm, "medical", analysis.choose_point))).low < 0 < found.high
         for arm in ("ring", "soft_labels", "base_teacher")
     ),
-    "With self-generated prompts only it loses 18, with T = 1 28": lambda r: all(
+    "With self-generated prompts only it loses 18; with T = 1, 28": lambda r: all(
         round(100 * (found := mean_interval(over_splits(r, arm, "medical", analysis.choose_point))).mean) == points
         and found.low > 0
         for arm, points in (("self_memory", 18), ("temperature_1", 28))

@@ -100,10 +100,10 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         f"self-generated prompts only, ICFT retains {mean('self_memory', 'retention', trained_point):.3f} as trained.",
         "it has {:.3f} less in medicine ({:.3f} to {:.3f};".format(*lost("self_memory")),
         f"{given.low:.3f} to {given.high:.3f} corrected for overlapping training data). -",
-        "the base as the only teacher, medicine is {:.3f} lower ({:.3f} to {:.3f})".format(
+        "the base as the only teacher, the medical score differs by {:.3f} ({:.3f} to {:.3f}), and".format(
             *(round(value, 3) + 0.0 for value in lost("base_teacher"))
         ),
-        "and preference accuracy {:.3f} ({:.3f} to {:.3f}). So".format(*lost("base_teacher", "preference")),
+        "and preference accuracy is lower by {:.3f} ({:.3f} to {:.3f}). So".format(*lost("base_teacher", "preference")),
         "are right in {:.0f} to {:.0f} of 100 examples".format(
             *(100 * pick(one["label_accuracy"] for one in records["icft"].values()) for pick in (min, max))
         ),

@@ -40,14 +40,18 @@ def convert_row(raw: RawRow, where: str, options: ReadOptions, tally: Tally) -> 
     row = Row(raw, where, options, tally)
     if corpus := next((one for one in CORPORA if one.matches(raw) or one.matches(row.keys)), None):
         return _convert_corpus(row, corpus)
-    if (found := find_shape(frozenset(row.values), frozenset(row.keys))) is None:
-        raise _no_shape(row)
-    convert, columns = found
-    shape = " + ".join(columns)
-    examples = [_add_optional(row, example) for example in convert(row, columns)]
+    examples, shape = _convert_by_shape(row)
     row.check_unused()
     tally.shapes[shape] += 1
     return examples, row.answers, shape
+
+
+def _convert_by_shape(row: Row) -> tuple[list[Example], str]:
+    """Return (canonical examples, name of the shape) of a row. Raises ICFTError if it has no shape."""
+    if (found := find_shape(frozenset(row.values), frozenset(row.keys))) is None:
+        raise _no_shape(row)
+    convert, columns = found
+    return [_add_optional(row, example) for example in convert(row, columns)], " + ".join(columns)
 
 
 def _convert_corpus(row: Row, corpus: Corpus) -> tuple[list[Example], list[Answer], str]:
@@ -60,11 +64,8 @@ def _convert_corpus(row: Row, corpus: Corpus) -> tuple[list[Example], list[Answe
         ) from None
     others = {name: value for name, value in row.keys.items() if name not in corpus.columns}
     converted = Row({**others, **raw}, row.where, ReadOptions(), Tally())
-    if (found := find_shape(frozenset(converted.values), frozenset(converted.keys))) is None:
-        raise _no_shape(converted)
-    convert, columns = found
     extra = {corpus.conclusion: row.optional_text(corpus.conclusion)} if corpus.conclusion else {}
-    examples = [_add_optional(converted, example) | extra for example in convert(converted, columns)]
+    examples = [example | extra for example in _convert_by_shape(converted)[0]]
     row.used |= row.values.keys() & (corpus.columns | converted.used)
     row.tally.notes.update(converted.tally.notes)
     row.check_unused()

@@ -11,7 +11,7 @@ from typing import Any
 from icft_lite.chat_checks import is_right
 from icft_lite.data.chat_suite import chat_suite
 from icft_lite.errors import ICFTError
-from icft_lite.reporting.figures import method_label
+from icft_lite.reporting.labels import method_label
 
 DEMO = Path(__file__).parent / "results" / "demo-smollm2.json"
 """The record of `make demo-llm`."""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from icft_lite.reporting.chat_tables import get_measure
-from icft_lite.reporting.figures import as_measure, method_label
 from icft_lite.reporting.formatting import Table, format_cell, get_nested
+from icft_lite.reporting.labels import as_measure, method_label
 from icft_lite.reporting.tables import Report
 
 

@@ -5,8 +5,8 @@ from pathlib import Path, PurePath
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from icft_lite.reporting.figures import method_label
 from icft_lite.reporting.formatting import escape_markdown, format_cell, to_markdown
+from icft_lite.reporting.labels import method_label
 from icft_lite.reporting.tables import Report, report_tables
 from icft_lite.utils.io import to_plain
 from icft_lite.utils.notice import NOTICE

@@ -9,8 +9,9 @@ from typing import TextIO
 
 from icft_lite.reporting.chat_tables import display_table
 from icft_lite.reporting.comparison_tables import comparison_tables
-from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure, method_label
+from icft_lite.reporting.figures import comparison_figure, forgetting_figure, losses_figure
 from icft_lite.reporting.formatting import escape_markdown, format_cell, to_markdown, to_text
+from icft_lite.reporting.labels import method_label
 from icft_lite.reporting.model_card import model_card
 from icft_lite.reporting.problems import Problems
 from icft_lite.reporting.style import png

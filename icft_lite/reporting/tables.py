@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from icft_lite.reporting.chat_tables import chat_table
-from icft_lite.reporting.figures import column_names
 from icft_lite.reporting.formatting import Table, format_cell, get_nested
+from icft_lite.reporting.labels import column_names
 from icft_lite.utils.notice import NOTICE
 
 Report = dict[str, Any]

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from icft_lite.memory.consolidation import CandidateScores
-from icft_lite.reporting.figures import run_title
+from icft_lite.reporting.labels import run_title
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.events import RunCallback
 from icft_lite.training.plan import PlannedStep, StagePlan, num_tokens

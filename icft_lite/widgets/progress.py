@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from icft_lite.reporting.figures import run_title
+from icft_lite.reporting.labels import run_title
 
 RECENT = 20
 """Number of steps that the current loss and the throughput are averaged over."""

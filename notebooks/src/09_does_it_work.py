@@ -59,8 +59,8 @@ from icft_lite.experiments.paper import analysis, arms, figures, questions, stud
 from icft_lite.experiments.study import STUDY, answers_of, load_study, read_record
 from icft_lite.modeling.scoring import option_scores
 from icft_lite.reporting.concepts import claims as diagram
-from icft_lite.reporting.figures import LABELS
 from icft_lite.reporting.formatting import format_cell
+from icft_lite.reporting.labels import LABELS
 from icft_lite.reporting.lessons import does_it_work as plots
 from icft_lite.reporting.lessons.peak import print_peak
 from icft_lite.reporting.style import png
@@ -674,7 +674,7 @@ display(earlier, show(tables.ablation_table(records)))
 # **Long-term memory with L_consistency prevents forgetting.** Without memory nearly all general answers are lost.
 # Replay (NLL), scaled down to retain as much, learns far less medicine. The confirmation agrees: with NLL in place of
 # L_consistency, ICFT loses 30 points of medical score, and ICFT's medical score is above replay's. With self-generated
-# prompts only it loses 18, with T = 1 28.
+# prompts only it loses 18; with T = 1, 28.
 
 # %% [markdown]
 # **The curriculum** helps medicine with all 14 topics: in section 7, and in the confirmation, where a random order

@@ -95,7 +95,7 @@ def _memory(share: float, weight: float, **settings: Any) -> dict[str, Any]:
 
 def _icft(name: str, label: str, part: str, settings: Mapping[str, Any] | None = None, **options: Any) -> Arm:
     """Return an ablation of ICFT: its settings with some replaced."""
-    return Arm(name, label, {**ICFT, **(settings or {})}, general="prompts", ablates=part, **options)
+    return Arm(name, label, {**ICFT, **(settings or {})}, ablates=part, **{"general": "prompts", **options})
 
 
 SOFT: dict[str, Any] = {"weak.soft_labels": True}
@@ -128,6 +128,7 @@ ARMS: tuple[Arm, ...] = (
         "without long-term memory",
         "memory",
         {"long_term.share": 0.0, "loss.consistency_weight": 0.0},
+        general="none",
         studies=TINY,
     ),
     _icft("ring", "with the short-term ring and promotion", "memory", {"short_term.share": 0.125}),
@@ -154,6 +155,7 @@ ARMS: tuple[Arm, ...] = (
         "memory",
         {"limits.memory": 0},
         own={"smollm2": {"long_term.self_prompts": 400}},
+        general="none",
         exploratory=("smollm2",),
     ),
     _icft("small_memory", "memory of 300", "memory", {"long_term.size": 300}, studies=TINY),
