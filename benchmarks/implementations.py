@@ -90,7 +90,7 @@ class NaiveTrainer(ICFTTrainer):
             fine_tune=-(inputs["token_weight"] * logp).sum(),
         )
         losses = {name: value / max(inputs["normalizers"][name], 1e-12) for name, value in sums.items()}
-        self._record().update({name: value.detach() for name, value in losses.items()})
+        self.record.update({name: value.detach() for name, value in losses.items()})
         return sum(getattr(self.config.loss, f"{name}_weight") * value for name, value in losses.items())
 
     @staticmethod

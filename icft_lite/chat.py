@@ -51,11 +51,6 @@ class ChatSession:
         temperature: 0 decodes greedily. stop: once this event is set, generation ends after the next token, and the
         text so far is the reply. on_text: called with the whole text so far, after every word.
         """
-        kwargs: dict[str, Any] = {}
-        if stop is not None:
-            kwargs["stopping_criteria"] = StoppingCriteriaList([_StopOnEvent(stop)])
-        if on_text is not None:
-            kwargs["streamer"] = _Streamer(self.tokenizer, on_text)
         try:
             return generate_reply(
                 self.model,
@@ -64,7 +59,8 @@ class ChatSession:
                 temperature=temperature,
                 seed=self.turn,
                 max_new_tokens=max_new_tokens,
-                **kwargs,
+                stopping_criteria=StoppingCriteriaList([_StopOnEvent(stop)] if stop else []),
+                streamer=_Streamer(self.tokenizer, on_text) if on_text else None,
             )
         except ICFTError as error:
             return f"({error})"

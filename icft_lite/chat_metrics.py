@@ -8,7 +8,7 @@ right, KL in both directions, NLL of the base's replies, words in a reply, and d
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.chat_checks import intrusions, is_right, passed_checks
 from icft_lite.data.chat_suite import SEEN_KINDS, ChatItem
+from icft_lite.metrics import nan_mean
 from icft_lite.modeling.encoding import Encoded, Encoder
 from icft_lite.modeling.replies import greedy_replies
 from icft_lite.retention import divergence, supervised_states
@@ -104,11 +105,11 @@ def score_replies(
     return dict(
         free=_by_topic(free, topic_of),
         instructions=_by_topic(instructions, topic_of)
-        | dict(checks=_mean(single), seen=_mean(seen), unseen=_mean(unseen)),
+        | dict(checks=nan_mean(single), seen=nan_mean(seen), unseen=nan_mean(unseen)),
         items=free | instructions,
         replies={item.id: replies[item.id] for item in suite},
-        words=_mean(len(replies[item.id].split()) for item in suite),
-        intrusion=_mean(intruded),
+        words=nan_mean([len(replies[item.id].split()) for item in suite]),
+        intrusion=nan_mean(intruded),
     )
 
 
@@ -130,7 +131,7 @@ def chat_retention(
     finite = resampled[np.isfinite(resampled)]
     low, high = np.quantile(finite, (0.025, 0.975)) if finite.size else (float("nan"),) * 2
     right = [name for name, value in before["items"].items() if value]
-    still_right = _mean(after["items"][name] for name in right)
+    still_right = nan_mean([after["items"][name] for name in right])
     free, instructions = ratios
     return ChatRetention(float(np.mean(ratios)), float(low), float(high), free, instructions, still_right)
 
@@ -159,10 +160,5 @@ def _by_topic(items: Mapping[str, float], topic_of: Mapping[str, str]) -> dict[s
     topics: dict[str, list[float]] = {}
     for name, value in items.items():
         topics.setdefault(topic_of[name], []).append(value)
-    parts = {topic: dict(value=_mean(values), n=len(values)) for topic, values in topics.items()}
-    return dict(value=_mean(items.values()), n=len(items), by_topic=parts)
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return float(np.mean(values)) if values else float("nan")
+    parts = {topic: dict(value=nan_mean(values), n=len(values)) for topic, values in topics.items()}
+    return dict(value=nan_mean(list(items.values())), n=len(items), by_topic=parts)

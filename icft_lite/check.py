@@ -124,52 +124,6 @@ def find_duplicates(roles: Mapping[str, Examples]) -> Facts:
     )
 
 
-def format_lines(found: Facts) -> list[str]:
-    """Return the facts of `check_fit` or `check_data` as lines of text."""
-    lines = []
-    for source in found["sources"]:
-        lines.append(source["name"])
-        rows = {
-            "rows": ", ".join(f"{number} {shape}" for shape, number in source["shapes"].items()),
-            "answers": source["answer_coding"],
-            "columns used": ", ".join(source["columns_used"]),
-            "columns ignored": ", ".join(source["columns_ignored"]),
-            "left out": ", ".join(f"{number} ({reason})" for reason, number in source["left_out"].items()),
-        }
-        lines += [f"  {name:16} {value}" for name, value in rows.items() if value]
-        lines += [f"  {'note':16} {note}" for note in source["notes"]]
-    header = ["role", "examples", "tasks", "tokens: median", "95 %", "max", "truncated", "left out"]
-    table = [
-        [
-            role,
-            one["n"],
-            ", ".join(f"{number} {task}" for task, number in one["tasks"].items()),
-            *one["tokens"].values(),
-        ]
-        + [one["truncated"], one["left_out"]]
-        for role, one in found["roles"].items()
-    ]
-    lines += ["", *_table([header, *table])]
-    lines += [f"tokens are those of {found['model']}; max_length = {found['max_length']} (prompt and longest response)"]
-    if "findings" not in found:
-        return lines
-    labels = [[role, ", ".join(f"{name}: {n}" for name, n in one.items())] for role, one in found["labels"].items()]
-    lines += ["", *_table([["role", "right answers"], *labels])] if labels else []
-    kinds = ("exact", "contradictory", "near", "overlap", "near_overlap")
-    header = ["duplicates", "exact", "with another answer", "near", "held-out prompts in training", "nearly"]
-    lines += ["", *_table([header, *([name, *map(one.get, kinds)] for name, one in found["duplicates"].items())])]
-    lines += ["", f"end of turn: {found['end_of_turn']!r}"]
-    for example in found["examples"]:
-        trained = sum(token["trained"] for token in example["tokens"])
-        lines += ["", f"{example['shape']} {example['id']} ({example['role']}): {trained} of its tokens are trained on"]
-        lines += _token_lines(example["tokens"])
-    if found["findings"]:
-        lines += ["", "findings:", *(f"- {one}" for one in found["findings"])]
-    elif not found["refusal"]:
-        lines += ["", "no findings"]
-    return lines
-
-
 def _roles(data: DataBundle) -> dict[str, Examples]:
     parts = ((role, getattr(data, role)) for role in (*MEDICAL_ROLES, *GENERAL_ROLES))
     return {role: part for role, part in parts if part is not None and len(part)}
@@ -265,19 +219,6 @@ def _tokens(example: Example, encoder: Encoder) -> list[Facts]:
     ]
 
 
-def _token_lines(tokens: list[Facts], shown: int = 10) -> list[str]:
-    """Return a table of tokens: the first and last of the prompt, and of what is trained on."""
-    rows: list[list[Any]] = [["", "id", "token", ""]]
-    for trained in (False, True):
-        part = [(place, token) for place, token in enumerate(tokens) if token["trained"] == trained]
-        for number, (place, token) in enumerate(part):
-            if number < shown or number >= len(part) - shown:
-                rows.append([place, token["id"], repr(token["text"]), "trained" if trained else ""])
-            elif number == shown:
-                rows.append(["…", "", f"({len(part) - 2 * shown} more)", ""])
-    return _table(rows)
-
-
 def _findings(found: Facts, encoder: Encoder) -> list[str]:
     findings = []
     for role, one in found["roles"].items():
@@ -305,15 +246,3 @@ def _findings(found: Facts, encoder: Encoder) -> list[str]:
         elif trained[-2 * len(ends) :] == 2 * ends:
             findings.append(f"example {example['id']}: its reply ends with two ends of turn")
     return findings
-
-
-def _table(rows: list[list[Any]]) -> list[str]:
-    """Return rows as aligned lines: numbers to the right, text to the left."""
-    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            str(cell).rjust(width) if isinstance(rows[-1][i], int) else str(cell).ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]

@@ -121,8 +121,9 @@ def train(args: Namespace, settings: dict[str, Any]) -> None:
     method, runtime = split_settings(settings)
     config, runtime_config = ICFTConfig.from_dict(method), RuntimeConfig.from_dict(runtime)
     check_out(Path(args.out))
-    from icft_lite.check import check_fit, format_lines
+    from icft_lite.check import check_fit
     from icft_lite.data.sources import default_general
+    from icft_lite.reporting.check_text import format_lines
 
     bundle = read_bundle(args.data or ["samples"], args.general or default_general(config.model), args, options, lfs)
     show(check_fit(bundle, config), format_lines)
@@ -135,7 +136,8 @@ def check(args: Namespace, settings: dict[str, Any]) -> None:
     """Print what was understood of files, before anything trains."""
     options, lfs = take_reading(settings)
     config = ICFTConfig.from_dict(split_settings(settings)[0])
-    from icft_lite.check import check_data, format_lines
+    from icft_lite.check import check_data
+    from icft_lite.reporting.check_text import format_lines
 
     found = check_data(read_bundle(args.files, args.general or [], args, options, lfs), config)
     show(found, (lambda facts: [json.dumps(facts, indent=2, ensure_ascii=False)]) if args.json else format_lines)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -35,19 +36,10 @@ def rank_average(signals: Mapping[str, ArrayLike]) -> np.ndarray:
     signals: {name: float [n]}. Equal values share their rank. NaN means that a signal does not apply to an example; the
     example's average is then over its other signals (0.5 if there are none).
     """
-    rank_list = []
-    for signal in signals.values():
-        values = np.asarray(signal, float)
-        rank = np.full(len(values), np.nan)
-        known = ~np.isnan(values)
-        if known.any():
-            ordered = np.sort(values[known])
-            below = np.searchsorted(ordered, values[known], "left")
-            through = np.searchsorted(ordered, values[known], "right")
-            rank[known] = (below + through - 1) / 2 / max(1, known.sum() - 1)
-        rank_list.append(rank)
-    ranks = np.stack(rank_list)
-    count = (~np.isnan(ranks)).sum(0)
+    ranks = np.stack([pd.Series(signal, dtype=float).rank() for signal in signals.values()]) - 1
+    known = ~np.isnan(ranks)
+    ranks /= np.maximum(known.sum(1, keepdims=True) - 1, 1)
+    count = known.sum(0)
     return np.where(count, np.nansum(ranks, 0) / np.maximum(count, 1), 0.5)
 
 

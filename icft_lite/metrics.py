@@ -41,7 +41,7 @@ def _as_matrix(matrix: AccuracyMatrix, learned: ArrayLike | None) -> tuple[np.nd
     return scores, learned_at
 
 
-def _nan_mean(values: ArrayLike) -> float:
+def nan_mean(values: ArrayLike) -> float:
     """Return the mean without NaNs; NaN (and no warning) if nothing is left."""
     array = np.asarray(values, dtype=np.float64)
     array = array[~np.isnan(array)]
@@ -58,7 +58,7 @@ def bwt(matrix: AccuracyMatrix, learned: ArrayLike | None = None) -> float:
     Source: Lopez-Paz and Ranzato (2017), equation 3.
     """
     scores, learned_at = _as_matrix(matrix, learned)
-    return _nan_mean([scores[-1, j] - scores[i, j] for j, i in enumerate(learned_at) if i < len(scores) - 1])
+    return nan_mean([scores[-1, j] - scores[i, j] for j, i in enumerate(learned_at) if i < len(scores) - 1])
 
 
 def fwt(matrix: AccuracyMatrix, baseline: ArrayLike | None = None, learned: ArrayLike | None = None) -> float:
@@ -72,7 +72,7 @@ def fwt(matrix: AccuracyMatrix, baseline: ArrayLike | None = None, learned: Arra
     """
     scores, learned_at = _as_matrix(matrix, learned)
     start = scores[0] if baseline is None else np.array(baseline, dtype=np.float64)
-    return _nan_mean([scores[i - 1, j] - start[j] for j, i in enumerate(learned_at) if i >= 2])
+    return nan_mean([scores[i - 1, j] - start[j] for j, i in enumerate(learned_at) if i >= 2])
 
 
 def forgetting(matrix: AccuracyMatrix, learned: ArrayLike | None = None) -> float:
@@ -88,7 +88,7 @@ def forgetting(matrix: AccuracyMatrix, learned: ArrayLike | None = None) -> floa
     early = learned_at < len(scores) - 1
     earlier, last = scores[:-1, early], scores[-1, early]
     best = np.where(np.isnan(earlier), -np.inf, earlier).max(axis=0)
-    return _nan_mean(np.where(np.isinf(best), np.nan, best) - last)
+    return nan_mean(np.where(np.isinf(best), np.nan, best) - last)
 
 
 def retention(before: ArrayLike, after: ArrayLike) -> float:
@@ -96,7 +96,7 @@ def retention(before: ArrayLike, after: ArrayLike) -> float:
 
     1 means that nothing was lost. Returns NaN if the mean before is 0.
     """
-    mean_before, mean_after = _nan_mean(np.ravel(before)), _nan_mean(np.ravel(after))
+    mean_before, mean_after = nan_mean(np.ravel(before)), nan_mean(np.ravel(after))
     return mean_after / mean_before if mean_before else math.nan
 
 
@@ -171,7 +171,7 @@ def key_fact_recall(reply: str, facts: Sequence[str]) -> float:
     Reply and facts are normalized first. Returns NaN if there are no facts.
     """
     padded = f" {normalize_answer(reply)} "
-    return _nan_mean([f" {normalize_answer(fact)} " in padded for fact in facts])
+    return nan_mean([f" {normalize_answer(fact)} " in padded for fact in facts])
 
 
 def __getattr__(name: str) -> Any:  # names of version 0.1

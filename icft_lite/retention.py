@@ -20,9 +20,8 @@ from peft import PeftModel
 from icft_lite.data.schema import Example
 from icft_lite.modeling.adapters import merged_adapter
 from icft_lite.modeling.encoding import Encoded, Encoder, encode_examples
-from icft_lite.modeling.forward import head_weight, hidden_states, max_tokens_per_pass
+from icft_lite.modeling.forward import batch_states, head_weight
 from icft_lite.modeling.losses import token_kl, token_logprobs
-from icft_lite.modeling.packing import group_by_length, join_batch
 from icft_lite.statistics import binomial_interval, resample_topics
 
 MIN_SUITE_SIZE = 50
@@ -125,11 +124,9 @@ class Divergence(NamedTuple):
     """Negative log-likelihood of the texts under the adapter."""
 
 
-def mean_kl(
-    model: PeftModel, encoded: Sequence[Encoded], adapter: str | None = "slow", teacher: str | None = None
-) -> float:
-    """Return KL(teacher ‖ adapter) in nats, see `divergence`."""
-    return divergence(model, encoded, adapter, supervised_states(model, encoded, teacher)).kl
+def mean_kl(model: PeftModel, encoded: Sequence[Encoded], adapter: str | None = "slow") -> float:
+    """Return KL(base ‖ adapter) in nats, see `divergence`."""
+    return divergence(model, encoded, adapter, supervised_states(model, encoded)).kl
 
 
 @torch.no_grad()
@@ -147,7 +144,7 @@ def divergence(
     """
     kl, nll, num_tokens, weight = 0.0, 0.0, 0, head_weight(model)
     for teacher_states, (states, targets) in zip(
-        teacher, _batch_states(model, encoded, adapter, on_batch), strict=True
+        teacher, _states_and_targets(model, encoded, adapter, on_batch), strict=True
     ):
         kl += float(token_kl(states, teacher_states, weight).sum())
         nll -= float(token_logprobs(states, weight, targets).sum())
@@ -165,17 +162,15 @@ def supervised_states(
 
     adapter: name of an adapter; None is the base. on_batch: as in `divergence`.
     """
-    return [states for states, _ in _batch_states(model, encoded, adapter, on_batch)]
+    return [states for states, _ in _states_and_targets(model, encoded, adapter, on_batch)]
 
 
 @torch.no_grad()
-def _batch_states(
+def _states_and_targets(
     model: PeftModel, encoded: Sequence[Encoded], adapter: str | None, on_batch: Callable[[int], object]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (final hidden states [tokens, hidden], target ids [tokens]) of each batch of examples."""
-    device = head_weight(model).device
     with merged_adapter(model, adapter):
-        for group in group_by_length(encoded, max_tokens_per_pass(device)):
-            batch = join_batch([encoded[i] for i in group], 0, device)
-            yield hidden_states(model, batch)[batch["row"], batch["position"]], batch["target"]
+        for group, batch, states in batch_states(model, encoded):
+            yield states, batch["target"]
             on_batch(len(group))

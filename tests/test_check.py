@@ -8,13 +8,14 @@ import pytest
 from small_model import family_model
 
 from icft_lite import cli
-from icft_lite.check import check_data, check_fit, find_duplicates, format_lines
+from icft_lite.check import check_data, check_fit, find_duplicates
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.overlap import near_duplicates
 from icft_lite.data.sources import bundle_from_files
 from icft_lite.data.splits import read_examples
 from icft_lite.modeling.base import load_tokenizer
+from icft_lite.reporting.check_text import format_lines
 
 WORDS = "the patient has had a dry cough and a mild fever for three days without any other sign of illness".split()
 CHOICES = ["rest", "tea", "pills"]

@@ -42,7 +42,7 @@ def called(monkeypatch):
     doubles = {}
     stand_in("training.loop", "train_icft")
     stand_in("check", "check_fit", {"refusal": None})
-    stand_in("check", "format_lines", [])
+    stand_in("reporting.check_text", "format_lines", [])
     stand_in("finished_runs", "evaluate_run", {"medical": {"qa": {"metric": "accuracy", "value": 0.5, "n": 10}}})
     stand_in("chat", "chat")
     stand_in("finished_runs", "export")
@@ -229,7 +229,8 @@ def test_reading_options_reach_the_data_and_not_the_settings(called, write, tmp_
 
 
 def test_train_shows_what_it_understood_before_it_trains(called, write, tmp_path, capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "icft_lite.check")
+    for module in ("check", "reporting.check_text"):
+        monkeypatch.delitem(sys.modules, f"icft_lite.{module}")
     rows = [*EXAMPLES, *({"prompt": "long " * 300 + f"{i}?", "completion": "x"} for i in range(5))]
     data, general = (
         write("mine.jsonl", rows),

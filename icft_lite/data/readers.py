@@ -92,16 +92,6 @@ def check_unique_ids(parts: Sequence[Examples], names: Sequence[str] = ()) -> No
         seen |= ids
 
 
-def read_source(
-    source: Source,
-    domain: str = "",
-    split: str | None = None,
-    options: ReadOptions = ReadOptions(),  # noqa: B008 - it is frozen
-) -> Dataset:
-    """Return one source as a Dataset of canonical examples; see `read_sources`."""
-    return read_sources([source], domain, split, options)[0].examples
-
-
 class _Part:
     """One source while its command is read: its table, whose labels are unknown until `finish`."""
 

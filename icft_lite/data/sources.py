@@ -19,7 +19,6 @@ from icft_lite.data.samples import load_samples, sample_bundle
 from icft_lite.data.schema import ReadOptions, Source, source_name
 from icft_lite.data.splits import (
     Split,
-    Splits,
     as_sources,
     concatenate,
     leave_out_held_out,
@@ -137,7 +136,7 @@ def evaluation_examples(
         bool(test_ids) or pubmedqa.is_source(read.examples) or _is_known(source, known)
         for source, read in zip(files, reads, strict=True)
     ]
-    tests = _split(
+    tests = split_sources(
         [one for one, wanted in zip(files, wants_test) if wanted],
         [one for one, wanted in zip(reads, wants_test) if wanted],
         test_ids,
@@ -145,7 +144,7 @@ def evaluation_examples(
     for source, read, wanted in zip(files, reads, wants_test, strict=True):
         examples: Dataset | None = read.examples
         if wanted:
-            examples = tests.pop(0)["test"]
+            examples = tests.pop(0).datasets()["test"]
             if examples is None and not test_ids:
                 raise ICFTError(
                     f"{source_name(source)}: which examples are its test part is unknown; give --test-ids, or put "
@@ -237,15 +236,6 @@ def _separate(
             name = role.removeprefix("chat ")
             chat[name] = tuple(chat[name][i] for i in free)
     return bundled, chat
-
-
-def _split(
-    sources: Sequence[Source],
-    reads: Sequence[ReadSource],
-    test_ids: str | os.PathLike[str] | None,
-    seed: int = 0,
-) -> list[Splits]:
-    return [split.datasets() for split in split_sources(sources, reads, test_ids, seed)]
 
 
 def _memory_part(examples: Dataset | None, read: ReadSource) -> Dataset | None:

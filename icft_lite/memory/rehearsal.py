@@ -252,19 +252,5 @@ def normalize_words(text: str) -> str:
 
 def _unanswered(n: int, prompt: str) -> Example:
     """Return the canonical example of the n-th self-generated prompt, without its answer."""
-    return dict(
-        id=f"self-{n}",  # part of the seed of its priority in the memory: changing it changes every run
-        task="response",
-        domain="general",
-        topic="self",
-        level="",
-        context="",
-        prompt=prompt,
-        history=[],
-        responses=[""],
-        label=0,
-        posterior=[],
-        facts=[],
-        kind="",
-        entity="",
-    )
+    name = f"self-{n}"  # part of the seed of its priority in the memory: changing it changes every run
+    return {**ChatItem(name, "self", "", prompt).example, "label": 0}

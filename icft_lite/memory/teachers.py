@@ -20,10 +20,9 @@ from icft_lite.errors import ICFTError
 from icft_lite.memory.entries import MemoryEntry, Teacher
 from icft_lite.modeling.adapters import adapter_tensors, use_adapter
 from icft_lite.modeling.encoding import Encoded
-from icft_lite.modeling.forward import head_weight, hidden_states, max_tokens_per_pass
+from icft_lite.modeling.forward import batch_states, head_weight
 from icft_lite.modeling.losses import token_logprobs
 from icft_lite.modeling.output_cache import OutputCache
-from icft_lite.modeling.packing import group_by_length, join_batch
 from icft_lite.utils.distributed import on_main_process
 from icft_lite.utils.progress import progress_bar
 
@@ -132,10 +131,8 @@ def response_states(model: PeftModel, encoded: Sequence[Encoded]) -> list[torch.
     """
     out: list[torch.Tensor | None] = [None] * len(encoded)
     with progress_bar(len(encoded), "teacher states") as bar:
-        for group in group_by_length(encoded, max_tokens_per_pass(head_weight(model).device)):
-            batch = join_batch([encoded[i] for i in group], 0, head_weight(model).device)
-            states = hidden_states(model, batch)[batch["row"], batch["position"]].float().cpu()
-            for i, part in zip(group, states.split([len(encoded[i].tokens) for i in group])):
+        for group, _, states in batch_states(model, encoded):
+            for i, part in zip(group, states.float().cpu().split([len(encoded[i].tokens) for i in group])):
                 out[i] = part.clone()  # a view would keep the states of the whole group in memory
             bar.update(len(group))
     return [states for states in out if states is not None]

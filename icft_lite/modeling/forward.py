@@ -1,12 +1,15 @@
 """A model up to its output head: hidden states of a batch, and the head that turns them into logits."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from icft_lite.modeling.encoding import Encoded
+from icft_lite.modeling.packing import group_by_length, join_batch
 
 HEAD_FACTORS = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 """Settings by which some families multiply (1) or divide (−1) their logits; `hidden_states` has the factor."""
@@ -53,6 +56,22 @@ def hidden_states(model: PreTrainedModel | PeftModel, batch: Mapping[str, Any]) 
     states = transformer(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False, **kwargs).last_hidden_state
     factor = head_factor(model)
     return states if factor == 1 else states * factor
+
+
+@torch.no_grad()
+def batch_states(
+    model: PreTrainedModel | PeftModel, encoded: Sequence[Encoded], max_tokens: int | None = None
+) -> Iterator[tuple[list[int], dict[str, Any], torch.Tensor]]:
+    """Yield (indices of its examples, batch, final hidden states) of each forward pass over examples.
+
+    Batches are those of `packing.join_batch`, of examples of similar length; states are those of the supervised tokens,
+    [tokens, hidden]. max_tokens: maximum number of tokens in one pass, padding included; default:
+    `max_tokens_per_pass`.
+    """
+    device = head_weight(model).device
+    for group in group_by_length(encoded, max_tokens or max_tokens_per_pass(device)):
+        batch = join_batch([encoded[i] for i in group], 0, device)
+        yield group, batch, hidden_states(model, batch)[batch["row"], batch["position"]]
 
 
 def layer_masks(

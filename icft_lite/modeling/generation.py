@@ -62,7 +62,7 @@ def generate(
                 texts = [prompts[i] for i in group]
                 prefix = common_prefix(texts) if encoder.share_prompts else []
                 cache = _prefix_cache(model, prefix, len(group)) if prefix else {}
-                ids, mask = _join_prompts(texts, len(prefix) if cache else 0)
+                ids, mask = join_prompts(texts, len(prefix) if cache else 0)
                 output = generate_ids(
                     model,
                     ids.to(device),
@@ -92,7 +92,7 @@ def _prefix_cache(model: PreTrainedModel | PeftModel, prefix: list[int], rows: i
     return dict(past_key_values=cache)
 
 
-def _join_prompts(prompts: Sequence[list[int]], cut: int) -> tuple[torch.Tensor, torch.Tensor]:
+def join_prompts(prompts: Sequence[list[int]], cut: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Return input_ids and attention_mask [rows, length]: the first `cut` tokens, padding, the rest of each prompt.
 
     There is no padding on the right, because new tokens are appended there.

@@ -9,9 +9,8 @@ from transformers import PreTrainedModel
 
 from icft_lite.data.schema import Examples
 from icft_lite.modeling.encoding import Encoded, Encoder
-from icft_lite.modeling.forward import head_weight, hidden_states, max_tokens_per_pass
+from icft_lite.modeling.forward import batch_states, head_weight
 from icft_lite.modeling.losses import chunk_size
-from icft_lite.modeling.packing import group_by_length, join_batch
 from icft_lite.utils.progress import progress_bar
 
 
@@ -35,10 +34,8 @@ def score_responses(
         with progress_bar(len(encoded), "scoring") as bar:
             return score_responses(model, encoded, max_tokens, bar.update)
     scores: list[dict[str, np.ndarray]] = [{} for _ in encoded]
-    weight, pad_id = head_weight(model), 0
-    for group in group_by_length(encoded, max_tokens or max_tokens_per_pass(weight.device)):
-        batch = join_batch([encoded[i] for i in group], pad_id, weight.device)
-        states = hidden_states(model, batch)[batch["row"], batch["position"]]
+    weight = head_weight(model)
+    for group, batch, states in batch_states(model, encoded, max_tokens):
         logps, hits, size = [], [], chunk_size(len(weight), logits_per_token=2)
         for part, target in zip(states.split(size), batch["target"].split(size)):
             logits = (part @ weight.T).float()

@@ -15,7 +15,7 @@ from icft_lite.errors import ICFTError, short_reason
 from icft_lite.modeling.chat_format import ChatFormat
 from icft_lite.modeling.encoding import Encoded
 from icft_lite.modeling.forward import backbone, head_weight, hidden_states
-from icft_lite.modeling.generation import default_generation
+from icft_lite.modeling.generation import default_generation, join_prompts
 from icft_lite.modeling.packing import join_batch
 
 PROMPT, RESPONSES = 12, (16, 7)
@@ -145,14 +145,12 @@ def _encoded(ids: list[int], segments: list[int] | None = None) -> Encoded:
 
 def _next_logits(model: PreTrainedModel | PeftModel, sequences: Sequence[list[int]]) -> torch.Tensor:
     """Return the logits [1, vocab] after the last sequence, as `generate` computes them in a batch of all."""
-    longest = max(map(len, sequences))
-    padded = [[0] * (longest - len(one)) + one for one in sequences]
-    mask = [[0] * (longest - len(one)) + [1] * len(one) for one in sequences]
-    ids, attention_mask = torch.tensor([padded, mask], device=head_weight(model).device)
+    device = head_weight(model).device
+    ids, mask = join_prompts(sequences)
     with default_generation(model) as base:
         output = base.generate(
-            input_ids=ids,
-            attention_mask=attention_mask,
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
             max_new_tokens=1,
             do_sample=False,
             use_cache=True,
@@ -165,11 +163,10 @@ def _next_logits(model: PreTrainedModel | PeftModel, sequences: Sequence[list[in
 
 def _full_precision_note(model: PreTrainedModel | PeftModel) -> list[str]:
     """Return a sentence about a 4-bit model whose weights are mostly in full precision, such as fused experts."""
-    parts = {id(weight): weight for weight in backbone(model).parameters()}
-    parts.pop(id(model.get_input_embeddings().weight), None)
-    packed = sum(2 * weight.numel() for weight in parts.values() if hasattr(weight, "quant_state"))
-    full = sum(weight.numel() for weight in parts.values() if not weight.requires_grad)
-    full -= sum(weight.numel() for weight in parts.values() if hasattr(weight, "quant_state"))
+    embeddings = model.get_input_embeddings().weight
+    frozen = [one for one in backbone(model).parameters() if not one.requires_grad and one is not embeddings]
+    packed = sum(2 * weight.numel() for weight in frozen if hasattr(weight, "quant_state"))
+    full = sum(weight.numel() for weight in frozen if not hasattr(weight, "quant_state"))
     if not packed or full <= packed:
         return []
     return [

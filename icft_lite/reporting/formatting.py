@@ -51,11 +51,24 @@ def to_markdown(table: Table) -> str:
 
 
 def to_text(table: Table) -> str:
-    """Return a table as plain text with aligned columns."""
+    """Return a table as plain text with aligned columns, numbers to the right."""
     rows = [list(table.header)] + [[format_cell(cell) for cell in row] for row in table.rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
-    return "\n".join([table.title] + ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows])
+    to_right = [_is_numeric(column) for column in zip(*table.rows)] or [False] * len(widths)
+    lines = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, to_right, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([table.title, *lines] if table.title else lines)
+
+
+def _is_numeric(column: Sequence[Any]) -> bool:
+    """Return whether a column has numbers, and gaps (None) at most."""
+    return all(isinstance(cell, int | float | None) for cell in column) and any(cell is not None for cell in column)
 
 
 def get_nested(record: Any, *keys: str) -> Any:

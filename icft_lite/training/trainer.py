@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,6 @@ from icft_lite.utils.hardware import hardware
 
 RAMP = 0.05
 """Share of a stage's steps over which the learning rate rises, because the moments of a fresh AdamW are noisy."""
-
-
-def _only(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the only item: each one is a whole batch."""
-    (item,) = items
-    return item
 
 
 def rate_factor(done: float, warmup: float, ramp: float = 1.0) -> float:
@@ -124,7 +119,7 @@ class ICFTTrainer(Trainer):
             seed=config.seed,
         )
         args._n_gpu = min(args.n_gpu, 1)  # with more, Trainer would join batches and wrap the model in DataParallel
-        super().__init__(model=model, args=args, train_dataset=batches, data_collator=_only, **kwargs)
+        super().__init__(model=model, args=args, train_dataset=batches, data_collator=itemgetter(0), **kwargs)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         if world_size() > 1:  # no DistributedDataParallel around the model: `training_step` sums the gradients
@@ -137,7 +132,7 @@ class ICFTTrainer(Trainer):
         self.covariance = head_covariance(self.head) if math.isinf(self.temperature) else None
         self.trainable, self.slow = adapter_tensors(model, "fast"), adapter_tensors(model, "slow")
         self.steps, self.save, self.span = steps, save, span
-        self._open: dict[str, Any] | None = None
+        self.record: dict[str, Any] = {}  # of the optimizer step whose micro-batches run now
         self._moments: dict[str, list[torch.Tensor]] = {}
         self.start = self.rate_start = 0  # steps of optimizer and schedule before a resume (fp16 may skip the latter)
         self.add_callback(StageCallback(self, progress, save_steps))
@@ -221,7 +216,7 @@ class ICFTTrainer(Trainer):
         self, model: PeftModel, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return L_total of one micro-batch; each loss is logged under its own name."""
-        record, hidden, weighted = self._record(), None, {}
+        record, hidden, weighted = self.record, None, {}
         total: Any = sum(tensor.sum() for tensor in self.trainable) * 0.0
         if "empty" not in inputs:
             model.eval()  # Trainer has set train mode, in which the base's own dropout would be noise in L_consistency
@@ -267,14 +262,9 @@ class ICFTTrainer(Trainer):
         only if `loss.consistency_weight` is above 0.
         """
 
-    def _record(self) -> dict[str, Any]:
-        if self._open is None:
-            self._open = {}
-        return self._open
-
     def close_step(self) -> dict[str, Any]:
         """Finish the log record of an optimizer step and return it (called by the callback)."""
-        record, self._open = self._record(), None
+        record, self.record = self.record, {}
         if world_size() > 1:
             self._sum_over_processes(record)
         if "gradients" in record:
