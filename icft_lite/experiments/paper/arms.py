@@ -169,6 +169,7 @@ ARMS: tuple[Arm, ...] = (
         "mlp",
         "LoRA on MLP layers, rank 10",
         {**PLAIN, "adapter.rank": 10, "adapter.alpha": 20},
+        {"tiny-short": {"optim.learning_rate": 4e-3}},
         trainer="mlp_only.MLPOnly",
         studies=SHORT,
     ),
