@@ -12,6 +12,7 @@ from keyword import iskeyword
 
 import numpy as np
 import pytest
+import torch
 from graded_parts import FOLDER, HIDDEN, SOLUTION, feedback, load_assignment, released, run_notebook, visible_check
 from test_notebooks import SOURCES, cells, notebook
 
@@ -174,6 +175,18 @@ def test_hidden_tests_accept_the_solution_and_reject_mistakes(assignment):
                 except Exception:
                     continue
                 raise AssertionError(f"{part.id}: {mistake} passes")
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 5])
+def test_the_visible_check_of_a_loss_demands_a_gradient(number):
+    assignment = load_assignment("a5")
+    part = assignment.spec.parts[number - 1]
+
+    def without_gradient(*arguments):
+        with torch.no_grad():
+            return assignment.namespace[part.function](*arguments)
+
+    assert "gradient: none flows" in visible_check(assignment, part, without_gradient)
 
 
 YOURS_AND_THE_PACKAGES = {

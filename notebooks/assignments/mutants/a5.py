@@ -58,10 +58,8 @@ def logprobs_by_cross_entropy(states, head, target):
 
 
 def logprobs_in_float64(states, head, target):
-    z = (states.double() @ head.double().T).tolist()
-    return torch.tensor([
-        row[t] - max(row) - math.log(sum(math.exp(x - max(row)) for x in row)) for row, t in zip(z, target.tolist())
-    ])  # fmt: skip
+    z = states.double() @ head.double().T
+    return torch.stack([row[t] - row.max() - (row - row.max()).exp().sum().log() for row, t in zip(z, target)])
 
 
 def logprobs_without_log(states, head, target):
@@ -94,8 +92,8 @@ def logprobs_of_neighbor(states, head, target):
 
 def fine_tune_in_loops(logp, response, posterior):
     total = weights = 0.0
-    for value, i in zip(logp.tolist(), response.tolist()):
-        total -= float(posterior[i]) * value
+    for value, i in zip(logp, response):
+        total = total - posterior[i] * value
         weights += float(posterior[i])
     return total / weights if weights else 0.0
 

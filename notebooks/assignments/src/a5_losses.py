@@ -145,6 +145,8 @@ four = token_logprobs(torch.zeros(1, 2), head, torch.tensor([3]))
 assert same(four, [-1.3863]), "axis: 4 equal logits must give −log 4"
 large = token_logprobs(100 * words, torch.eye(3), torch.tensor([1, 0]))
 assert bool(large.isfinite().all()), "finite: NaN or infinity for large logits; do not take exp and then log"
+tracked = token_logprobs(words.clone().requires_grad_(), torch.eye(3), torch.tensor([1, 0]))
+assert tracked.requires_grad, "gradient: none flows to the states; use operations of PyTorch only"
 ### BEGIN HIDDEN TESTS
 states, head, target = torch.randn(30, 8) * 3, torch.randn(50, 8), torch.randint(0, 50, (30,))
 wanted = -F.cross_entropy(states @ head.T, target, reduction="none")
@@ -186,6 +188,8 @@ assert not same(loss, 5.25), "normalizer: this is a sum; divide it"
 assert not same(loss, 5.25 / 4), "normalizer: divide by the sum of the weights, not by the number of tokens"
 assert same(loss, 3.0), f"normalizer: found {float(loss):.3f}, by hand 5.25 ÷ 1.75 = 3 without the last token"
 assert same(fine_tune_loss(logp, response, torch.zeros(3)), 0.0), "zero: without a token that counts, the loss is 0"
+tracked = torch.as_tensor(fine_tune_loss(logp.clone().requires_grad_(), response, torch.ones(3)))
+assert tracked.requires_grad, "gradient: none flows to the log-probabilities; use operations of PyTorch only"
 ### BEGIN HIDDEN TESTS
 logp, response, posterior = -4 * torch.rand(40), torch.randint(0, 10, (40,)), torch.rand(10)
 weight = torch.tensor([p if p > {{least}} else 0.0 for p in posterior])[response]
@@ -238,6 +242,8 @@ shifted = logp - torch.tensor([2.5, 2.5, 5.0, 0.0, 0.0, 0.0])  # both scores of 
 again = question_loss(shifted, response, question, posterior)
 assert same(again, loss), "mask: only differences within a question count; there are no other options"
 assert same(loss, 1.2377), f"values: found {float(loss):.4f}, by hand (1.1133 + 1.3620) ÷ 2 = 1.2377"
+tracked = torch.as_tensor(question_loss(logp.clone().requires_grad_(), response, question, posterior))
+assert tracked.requires_grad, "gradient: none flows to the log-probabilities; use operations of PyTorch only"
 ### BEGIN HIDDEN TESTS
 counts, response = torch.tensor([2, 4, 3]), torch.arange(9).repeat_interleave(3)
 question, posterior = torch.arange(3).repeat_interleave(counts), torch.rand(9)
@@ -290,6 +296,8 @@ far = pair_loss(torch.tensor([-900.0, -1.0]), torch.tensor([0, 1]), torch.tensor
 assert bool(far.isfinite()), "finite: σ(Δ) is rounded to 0 for a large negative Δ; do not take the logarithm of it"
 twice = pair_loss(logp.repeat(2), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]), torch.tensor([0.8, 0.8]), 2.0)
 assert same(twice, loss), "normalizer: two equal pairs must have the loss of one"
+tracked = torch.as_tensor(pair_loss(logp.clone().requires_grad_(), response, torch.tensor([0.8]), 2.0))
+assert tracked.requires_grad, "gradient: none flows to the log-probabilities; use operations of PyTorch only"
 ### BEGIN HIDDEN TESTS
 logp, response, posterior = -3 * torch.rand(24), torch.arange(6).repeat_interleave(4), torch.rand(3)
 delta = 1.5 * (logp.reshape(6, 4).mean(1)[::2] - logp.reshape(6, 4).mean(1)[1::2])
