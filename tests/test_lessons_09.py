@@ -267,7 +267,9 @@ CHAT = {
         mean(c, "plain", "medical") - mean(c, "icft", "medical") < 0.05
         and round(mean(c, "icft", "retention"), 2) == 0.83
     ),
-    "On `smollm2` no part was ablated": lambda c: not tables.ablations_of(c),
+    "On `smollm2` only the memory's prompts were varied": lambda c: (
+        [arm.name for arm in tables.ablations_of(c)] == ["self_memory"]
+    ),
     "both on `smollm2`": lambda c: (
         not analysis.claim_medical(c).supported and not analysis.claim_retention(c).supported
     ),

@@ -253,20 +253,28 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
     assert f"(With present defaults: *medical* {medical:.2f}, *reply* {replies:.2f}.)" in first_lesson
 
 
-def test_the_page_states_what_the_exploratory_run_with_self_generated_prompts_shows():
-    given, own = (
-        load_records(RECORDS.parent / folder)[arm][10]
-        for folder, arm in (("smollm2", "icft"), ("smollm2-exploratory", "self_memory"))
-    )
+def test_the_page_states_what_self_generated_prompts_alone_do_on_smollm2():
+    records = load_records(RECORDS.parent / "smollm2", STUDIES["smollm2"].confirmation)
+
+    def means(arm, *keys, pick=trained_point):
+        return [np.mean([pick(one)["test"][key] for one in records[arm].values()]) for key in keys]
+
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
-    as_trained, given_prompts = (trained_point(record)["test"] for record in (own, given))
-    (half,) = [point["test"] for point in own["curve"] if point["alpha"] == 0.5]
-    assert "As trained it has {medical:.3f} and retains {retention:.3f}, ICFT".format(**as_trained) in text
-    assert "ICFT with given prompts {medical:.3f} and {retention:.3f}. Of".format(**given_prompts) in text
-    kept, given_kept = as_trained["still_right"], given_prompts["still_right"]
-    assert f"right replies {kept:.2f} stay right, with given prompts {given_kept:.2f}, and KL" in text
-    assert f"KL from the base is {as_trained['kl']:.3f} and {given_prompts['kl']:.3f}." in text
-    assert "With half of its change it has {medical:.3f} and {retention:.3f}.".format(**half) in text
+    found = retention_difference(records, "self_memory", trained_point)
+    compared = [means(arm, "kl", "still_right", "words") for arm in ("self_memory", "icft")]
+    (kl, given_kl), (kept, given_kept), (words, given_words) = zip(*compared)
+    stated = [
+        "As trained it has {:.3f} and retains {:.3f};".format(*means("self_memory", "medical", "retention")),
+        f"ICFT minus it is {found.mean:.3f} ({found.low:.3f} to {found.high:.3f}) in retention".replace("-", "−"),
+        f"four times ICFT's ({kl:.3f}, {given_kl:.3f}), {kept:.2f} of the base's right replies stay right",
+        f"({given_kept:.2f}), and it replies in {words:.0f} words ({given_words:.0f}). At the chosen α, half of",
+        "it has {:.3f} and {:.3f}.".format(*means("self_memory", "medical", "retention", pick=choose_point)),
+    ]
+    assert not [sentence for sentence in stated if sentence not in text]
+    assert 3.5 < kl / given_kl < 4.5
+    assert {choose_point(one)["alpha"] for one in records["self_memory"].values()} == {0.5}
+    plain, given, own = (means(arm, "retention")[0] for arm in ("plain", "icft", "self_memory"))
+    assert own - plain > 0.8 * (given - plain), "most of the forgetting"
 
 
 def test_the_page_states_what_the_tables_of_the_further_claims_show():

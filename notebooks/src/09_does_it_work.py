@@ -748,7 +748,7 @@ pd.DataFrame(compared).T.rename_axis(["arm", "α"]).round(3)
 # %% [markdown]
 # ## 12 · What the evidence cannot say
 #
-# - On `smollm2` no part was ablated, and medicine was not confirmed.
+# - On `smollm2` only the memory's prompts were varied, and medicine was not confirmed.
 # - It says nothing of large models.
 # - The splits are new; the topics and templates are not.
 # - ICFT was tuned with more runs, and needs more forward passes.
