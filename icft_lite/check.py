@@ -60,7 +60,7 @@ def check_fit(data: DataBundle, config: ICFTConfig) -> Facts:
         model_config = load_model_config(config.model)
         check_architecture(config.model, model_config)
         check_positions(model_config, encoder.max_length)
-        check_pool(data, config)
+        check_pool(data.only(config.topics), config)
     except ICFTError as error:
         found["refusal"] = str(error)
     return found

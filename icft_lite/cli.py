@@ -130,6 +130,8 @@ def train(args: Namespace, settings: dict[str, Any]) -> None:
     from icft_lite.training.loop import train_icft
 
     train_icft(config, Path(args.out), data=bundle, runtime=runtime_config)
+    if is_main_process():
+        print(f"report: {Path(args.out) / 'report.md'}")
 
 
 def check(args: Namespace, settings: dict[str, Any]) -> None:
@@ -218,7 +220,10 @@ def evaluate_lm_eval(args: Namespace, settings: dict[str, Any], options: "ReadOp
         raise ICFTError(f"--{ignored[0]}: public suites have a format and metrics of their own; leave it out")
     from icft_lite.experiments.public_suites import lm_eval_scores, read_questions
 
-    named = (text.partition("=") for text in args.lm_eval)
+    named = [text.partition("=") for text in args.lm_eval]
+    names = [name for name, _, _ in named]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ICFTError(f"--lm-eval: {twice[0]} is given twice; join its files, or evaluate them one after the other")
     suites = {name: read_questions(name, file or None, args.limit) for name, _, file in named}
     from icft_lite.finished_runs import load_run_or_base
 
@@ -252,9 +257,15 @@ def compare(args: Namespace, settings: dict[str, Any]) -> None:
     check_out(Path(args.out))
     from icft_lite.experiments.compare import compare as run
 
-    result = run(Path(args.out), methods, range(args.seeds or 3), settings, jobs=args.jobs, runtime=runtime_config)
+    out, seeds, progress = Path(args.out), range(args.seeds or 3), not args.json
+    result = run(out, methods, seeds, settings, progress=progress, jobs=args.jobs, runtime=runtime_config)
     if args.json:
         print(json.dumps(result, indent=2))
+        return
+    from icft_lite.reporting.render import print_table
+
+    print_table(result)
+    print(f"\nreport: {out / 'comparison.md'}")
 
 
 def run_study(args: Namespace, settings: dict[str, Any]) -> None:
@@ -284,9 +295,9 @@ def chat(args: Namespace, _: dict[str, Any]) -> None:
 def export(args: Namespace, _: dict[str, Any]) -> None:
     """Write adapter or merged weights into a folder of their own."""
     run, to = finished_run(args.dir), Path(args.to)
-    if to.exists() and (to.is_file() or any(to.iterdir())):
+    check_out(to, "--to")
+    if to.exists() and any(to.iterdir()):
         raise ICFTError(f"--to {to}: it is not empty; give a new folder")
-    check_out(to)
     from icft_lite.finished_runs import export as write
 
     write(run, to, merge=args.merge)
@@ -330,13 +341,13 @@ WITH_SETTINGS = ("train", "compare")
 # --- checks and output
 
 
-def check_out(out: Path) -> None:
-    """Raise ICFTError unless the folder `out` can be written. Creates nothing."""
+def check_out(out: Path, option: str = "--out") -> None:
+    """Raise ICFTError unless the folder `out`, the value of an option, can be written. Creates nothing."""
     existing = next(one for one in (out, *out.absolute().parents) if one.exists())
     if not existing.is_dir():
-        raise ICFTError(f"--out {out}: {existing} is a file; give a folder")
+        raise ICFTError(f"{option} {out}: {existing} is a file; give a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ICFTError(f"--out {out}: {existing} cannot be written; give a folder of your own")
+        raise ICFTError(f"{option} {out}: {existing} cannot be written; give a folder of your own")
 
 
 def finished_run(name: str) -> Path:

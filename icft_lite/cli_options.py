@@ -120,12 +120,8 @@ def chat_options(sub: ArgumentParser) -> None:
 
 def compare_options(sub: ArgumentParser) -> None:
     """Add the options of `compare` that are no settings."""
-    sub.add_argument(
-        "--methods",
-        nargs="+",
-        metavar="METHOD",
-        help=f"presets, separated by spaces or commas: {', '.join(PRESETS)}. Default: icft qlora",
-    )
+    text = f"presets, separated by spaces or commas: {', '.join(PRESETS)}. Default: icft qlora"
+    _many(sub, "--methods", text, "METHOD")
     sub.add_argument("--seeds", type=PositiveInt, metavar="N", help="number of seeds for each method. Default: 3")
     _out(sub, "folder of the runs and the comparison", required=True)
     _jobs(sub)
@@ -133,8 +129,10 @@ def compare_options(sub: ArgumentParser) -> None:
     paper = sub.add_argument_group("The evidence study (docs/protocol.md)")
     paper.add_argument("--suite", choices=["paper"], help="run the study in place of --methods; see docs/protocol.md")
     paper.add_argument("--study", metavar="NAME", help="tiny (the default), tiny-short or smollm2")
-    paper.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="only these arms of the study")
-    paper.add_argument("--splits", type=int, nargs="+", metavar="N", help="re-splits; default: those of confirmation")
+    text = "only these arms of the study"
+    paper.add_argument("--arms", nargs="+", action="extend", default=[], metavar="ARM", help=text)
+    text = "re-splits; default: those of confirmation"
+    paper.add_argument("--splits", type=int, nargs="+", action="extend", metavar="N", help=text)
     paper.add_argument("--quick", action="store_true", help="the five main arms, one split, a short syllabus")
     paper.add_argument("--plan", action="store_true", help="only print the runs that are missing, and their time")
 

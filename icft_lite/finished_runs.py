@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from icft_lite.compat import read_report, renamed_keywords
+from icft_lite.compat import read_report, renamed_keywords, several_runs
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.overlap import SEEN_FILE
 from icft_lite.data.schema import Examples
-from icft_lite.errors import ICFTError, warn
+from icft_lite.data.tables import iter_examples
+from icft_lite.errors import ICFTError, short_reason, warn
 from icft_lite.evaluation import Suite, evaluate_suite
 from icft_lite.modeling.base import dequantize_base, load_base, load_tokenizer, model_fingerprint
 from icft_lite.modeling.encoding import Encoder
@@ -50,12 +52,22 @@ def check_run(folder: Path, adapter: str = "adapter") -> dict[str, Any]:
 
     Raises ICFTError if `folder` has no finished run, or the base has changed since training.
     """
-    if not (folder / adapter / "adapter_config.json").exists():
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / adapter / name).exists():
+            raise ICFTError(
+                several_runs(folder)
+                or f"{folder}: has no finished run ({adapter}/{name} is missing); "
+                f"give the --out folder of `icft-lite train`"
+            )
+    try:
+        with safe_open(folder / adapter / "adapter_model.safetensors", framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
         raise ICFTError(
-            f"{folder}: has no finished run ({adapter}/adapter_config.json is missing); "
-            f"give the --out folder of `icft-lite train`"
-        )
-    report = read_report(folder)
+            f"{folder / adapter}: its weights cannot be read ({short_reason(error)}); "
+            f"restore adapter_model.safetensors, or train again in another folder"
+        ) from None
+    report = _complete_report(folder)
     found, recorded = model_fingerprint(report["base"]), report.get("base_hash") or ""
     if recorded and not found:
         raise ICFTError(
@@ -67,6 +79,14 @@ def check_run(folder: Path, adapter: str = "adapter") -> dict[str, Any]:
             f"{folder}: it was trained on another base: the run records the hash {recorded[:12]}…, that of "
             f"{report['base']} is {found[:12]}…; restore the base of the training, or train again"
         )
+    return report
+
+
+def _complete_report(folder: Path) -> dict[str, Any]:
+    """Return the report of a run. Raises ICFTError if it does not say how to load the run."""
+    report = read_report(folder)
+    if missing := [name for name in ("base", "config") if name not in report]:
+        raise ICFTError(f"{folder / 'report.json'}: has no {missing[0]!r}; restore the file, or train again elsewhere")
     return report
 
 
@@ -116,10 +136,12 @@ def load_run_or_base(
     """
     run = Path(name)
     if (run / "report.json").exists():
-        config = ICFTConfig.from_dict({**flatten(read_report(run)["config"]), **(settings or {})})
+        config = ICFTConfig.from_dict({**flatten(_complete_report(run)["config"]), **(settings or {})})
         return config, *load_run(run, load_in_4bit=config.adapter.load_in_4bit)
     if (run / "run.json").exists():
         raise ICFTError(f"{name}: this run is not finished (report.json is missing); resume it with `icft-lite train`")
+    if text := several_runs(run):
+        raise ICFTError(text)
     config = ICFTConfig.from_dict(settings or {})
     return config, *load_base(str(name), config.adapter.load_in_4bit)
 
@@ -136,14 +158,21 @@ def evaluate_run(
     `encoding.max_length`, `adapter.load_in_4bit` and `metric`. progress: show a progress bar. Examples that do not fit
     `max_length` are left out, with a warning.
 
-    Returns {suite: {task: {"metric", "value", "n", …}}} with the suites `general` and `medical`. Raises ICFTError if
+    Returns {suite: {task: {"metric", "value", "n", …}}} with the suites `general` and `medical`; examples are in that
+    of their `domain`. Raises ICFTError if
     the model cannot be loaded, or no example fits.
     """
     config, model, tokenizer = load_run_or_base(folder, settings)
     limits = config.encoding
     share_prompts = check_model(model, tokenizer, limits.max_length).shared_prompts and limits.share_prompts
     encoder = Encoder(tokenizer, limits.max_length, limits.letter_options, share_prompts)
-    given: dict[str, Any] = {"general": getattr(data, "general_test", None), "medical": getattr(data, "test", data)}
+    given: dict[str, Any]
+    if isinstance(data, DataBundle):
+        given = {"general": data.general_test, "medical": data.test}
+    else:
+        given = {"general": [], "medical": []}
+        for example in iter_examples(data):
+            given["general" if example["domain"] == "general" else "medical"].append(example)
     suites = {
         name: Suite.from_examples(examples, encoder)
         for name, examples in given.items()

@@ -87,6 +87,13 @@ def test_replies_of_two_methods_are_compared_item_by_item(ran, tmp_path):
     free = report["chat"]["scores"]["after"]["free"]["value"]
     assert found["free questions"]["difference"] == pytest.approx(2 * free - 1)
     assert found["medical"]["difference"] == 0 and found.keys() == {"medical", "free questions", "instructions"}
+    questions = items["medical"]["qa"]
+    questions.pop(min(questions))  # a run leaves out an example that does not fit max_length
+    questions |= {name: 1.0 for name in questions}
+    path.write_text(json.dumps(items))
+    own = json.loads((out / "items.json").read_text())["medical"]["qa"]
+    missing = pytest.approx(np.mean([own[name] for name in questions]) - 1)
+    assert differences(tmp_path, ["qlora"], [0], bundle)["qlora"]["medical"]["difference"] == missing
 
 
 def test_a_second_run_takes_the_replies_of_the_base_from_the_cache(ran, tmp_path, monkeypatch):

@@ -157,7 +157,8 @@ def test_demo_compare_chat_and_export(called, tmp_path, capsys):
     assert run("compare", "--methods", "icft,qlora", "replay", *options, "--set", "optim.max_tokens=9") == 0
     (out, methods, seeds, settings), kwargs = called["compare"]
     assert (out, methods, seeds) == (tmp_path / "c", ["icft", "qlora", "replay"], range(2))
-    assert settings == {"optim.max_tokens": "9"} and kwargs == {"jobs": 2, "runtime": RuntimeConfig(save_steps=3)}
+    assert settings == {"optim.max_tokens": "9"}
+    assert kwargs == {"progress": False, "jobs": 2, "runtime": RuntimeConfig(save_steps=3)}
     assert json.loads(capsys.readouterr().out) == {"methods": {}}
     (tmp_path / "report.json").write_text("{}")
     assert run("chat", tmp_path) == 0 and called["chat"] == ((tmp_path,), {"max_new_tokens": 512})
@@ -292,6 +293,7 @@ def test_evaluate_scores_a_run_on_its_own_topics(called, tmp_path):
         (["train", "--map", "question=Frage", "--out", "OUT"], "--map: the samples have columns"),
         (["evaluate", "tiny", "--lm-eval", "piqa=GOOD", "--map", "question=Frage"], "--map: public suites have"),
         (["evaluate", "tiny", "--lm-eval", "piqa=GOOD", "--metric", "accuracy"], "--metric: public suites have"),
+        (["evaluate", "tiny", "--lm-eval", "piqa=GOOD", "piqa=GOOD"], "--lm-eval: piqa is given twice"),
         (["compare", "--methods", ",", "--out", "OUT"], "--methods: names none"),
         (["train", "--data", "GOOD", "--out", "OUT", "--loss.pair_beta", "-2"], "loss.pair_beta: -2.0 is not possible"),
         (["grade", "GOOD", "--csv", "."], "--csv .: is a folder"),
@@ -372,6 +374,12 @@ def test_future_warnings_of_other_libraries_are_not_shown(called, tmp_path, caps
 def test_export_refuses_a_folder_in_use(called, tmp_path, capsys):
     (tmp_path / "report.json").write_text("{}")
     assert run("export", tmp_path, "--to", tmp_path) == 2 and "not empty" in error_of(capsys)
+    assert run("export", tmp_path, "--to", tmp_path / "report.json") == 2
+    assert f"--to {tmp_path / 'report.json'}: " in error_of(capsys)
+
+
+def test_a_name_that_is_too_long_is_an_error_of_the_user(capsys):
+    assert run("check", "x" * 300) == 2 and "too long" in error_of(capsys)
 
 
 def test_check_out_refuses_a_folder_that_cannot_be_written(monkeypatch, tmp_path):

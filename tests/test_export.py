@@ -11,11 +11,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from icft_lite import finished_runs
 from icft_lite.chat import chat, run_models
+from icft_lite.compat import read_report
 from icft_lite.config import ICFTConfig
 from icft_lite.data.overlap import SEEN_FILE, load_seen
 from icft_lite.data.splits import read_examples
 from icft_lite.errors import ICFTError
-from icft_lite.finished_runs import evaluate_run, export, load_run
+from icft_lite.finished_runs import evaluate_run, export, load_run, load_run_or_base
 from icft_lite.modeling.adapters import lora_layers, save_adapter
 from icft_lite.modeling.base import TINY, load_base, model_fingerprint
 from icft_lite.modeling.generation import generate_reply
@@ -128,6 +129,38 @@ def test_a_base_that_is_not_there_is_not_called_another_one(finished, tmp_path):
     record_base(finished, base="gone/base", base_hash="0" * 64)
     with pytest.raises(ICFTError, match="its base gone/base is not found from .*; run the command in the folder"):
         load_run(finished)
+
+
+def test_a_damaged_run_is_neither_loaded_nor_exported(finished, tmp_path):
+    weights, report = finished / "adapter" / "adapter_model.safetensors", finished / "report.json"
+    for path, content, message in (
+        (report, b"{}", "report.json: has no 'base'"),
+        (weights, b"not weights", "its weights cannot be read"),
+        (weights, None, "adapter_model.safetensors is missing"),
+    ):
+        before = path.read_bytes()
+        path.unlink() if content is None else path.write_bytes(content)
+        for work in (load_run, lambda folder: export(folder, tmp_path / "copy")):
+            with pytest.raises(ICFTError, match=message):
+                work(finished)
+        assert not (tmp_path / "copy").exists()
+        path.write_bytes(before)
+
+
+def test_a_folder_of_several_runs_says_so(finished, tmp_path):
+    (tmp_path / "comparison.json").write_text("{}")
+    for work in (load_run, load_run_or_base, read_report):
+        with pytest.raises(ICFTError, match=f"has 1 runs; give one of them, such as {finished}"):
+            work(tmp_path)
+    with pytest.raises(ICFTError, match="is a file; give the --out folder of a run"):
+        read_report(tmp_path / "comparison.json")
+
+
+def test_examples_are_scored_in_the_suite_of_their_domain(finished, tmp_path):
+    row = {"question": "Which is it?", "choices": ["one", "two"], "answer": "one"}
+    rows = [{**row, "domain": "general"}, row, {**row, "question": "And now?"}]
+    scores = evaluate_run(finished, read_examples(rows, domain="medical"))
+    assert {name: suite["qa"]["n"] for name, suite in scores.items()} == {"general": 1, "medical": 2}
 
 
 def test_an_adapter_is_exported_where_its_base_cannot_be_loaded(finished, tmp_path, monkeypatch):

@@ -30,6 +30,8 @@ import os, pathlib, sys, time
 out, mine = next(pathlib.Path(word[6:]) for word in sys.argv if word.startswith("--out=")), sys.argv[1:]
 print("stage 1:  50%|#####     | 1/2", end="\\r", flush=True)
 out.mkdir()
+if "--set=seed=8" in mine:
+    os.kill(os.getpid(), 9)
 if "--set=seed=9" in mine:
     sys.exit("icft-lite: data: no training example is left")
 other = out.with_name({"one": "two", "two": "one"}.get(out.name, out.name))
@@ -108,6 +110,17 @@ def test_the_first_failure_is_reported_and_stops_the_others(stand_in):
         run_jobs({stand_in / name: config for name, config in configs.items()}, 2, progress=False)
     assert time.monotonic() - begun < 30, "`one` would have waited a minute"
     assert not (stand_in / "later" / "said").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_run_is_not_explained_by_its_progress_bar(stand_in):
+    with pytest.raises(ICFTError, match="killed by signal 9, perhaps for lack of memory; use fewer --jobs"):
+        run_jobs({stand_in / "killed": ICFTConfig(seed=8)}, 1, progress=False)
+
+
+def test_data_in_memory_is_compared_in_this_process_only(tmp_path):
+    with pytest.raises(ICFTError, match="jobs: other processes cannot be given `data`"):
+        compare(tmp_path, ["icft"], [0], {"optim.max_steps": 1}, data=small_bundle(), jobs=2)
 
 
 def test_default_number_of_runs_at_a_time(monkeypatch):

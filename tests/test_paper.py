@@ -19,6 +19,7 @@ from icft_lite.errors import ICFTError
 from icft_lite.experiments.bits import pack_bits
 from icft_lite.experiments.paper import analysis as analysis_module
 from icft_lite.experiments.paper import arms as arms_module
+from icft_lite.experiments.paper import runner as runner_module
 from icft_lite.experiments.paper import tables as tables_module
 from icft_lite.experiments.paper.analysis import (
     answers,
@@ -371,11 +372,23 @@ def test_arms_have_different_names_and_valid_settings_and_hooks_that_exist():
             load(name)
 
 
+def test_a_run_writes_its_record_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner_module, "run_one", lambda run, folder: {"curve": [], "folder": str(folder)})
+    run = runner_module.Run(STUDIES["tiny"], ARMS[0], 11)
+    runner_module.write_record(run, tmp_path, tmp_path / "work", {"commit": "abc"})
+    record = analysis_module.load_record(tmp_path / "base-11.json")
+    assert (record["study"], record["arm"], record["split"], record["commit"]) == ("tiny", "base", 11, "abc")
+    assert record["folder"] == str(tmp_path / "work" / "base-11")
+
+
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(ICFTError, match="'huge' is unknown; choose among tiny"):
         run_suite(tmp_path, "huge")
     with pytest.raises(ICFTError, match="'magic' is not in study tiny"):
         run_suite(tmp_path, arm_names=["magic"])
+    for study, split, known in (("tiny", -1, "0 or more"), ("smollm2", 20, "0 to 9, or 10 to 19")):
+        with pytest.raises(ICFTError, match=f"study {study} has no split {split}; give {known}"):
+            run_suite(tmp_path, study, splits=[11, split, split])
 
 
 def test_the_plan_runs_nothing(tmp_path, capsys):

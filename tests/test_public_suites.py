@@ -119,6 +119,8 @@ def test_the_end_of_a_long_question_is_scored(tiny):
         ("arc_easy", [dict(question="a", choices=["b"], answer="c")], "example 1: not a question of arc_easy"),
         ("lambada_openai", [dict(text="one")], "example 1: the question or an option is empty"),
         ("piqa", [], "no questions"),
+        ("piqa", [dict(goal="a", sol1="b", sol2="c", label=-1)], "example 1: the right option is number -1 of 2"),
+        ("hellaswag", [dict(question="a", choices=["b"], answer="b")], "give the data set as published$"),
     ],
 )
 def test_wrong_files_are_refused(suite, rows, message):

@@ -68,6 +68,8 @@ def compare(
     for name, examples in (("medical", data.test), ("general", data.general_test)):
         if examples is None or "question" not in examples["task"][:]:
             raise ICFTError(f"data: there is no {name} test question, which comparisons need; choose other topics")
+    if not on_samples and (jobs or 1) > 1:
+        raise ICFTError("jobs: other processes cannot be given `data`; leave it out, or set it to 1")
     jobs = jobs or (default_jobs(len(configs), model) if on_samples else 1)
     if jobs > 1:
         folders = {out / f"{method}-{seed}": config for (method, seed), config in configs.items()}
@@ -172,7 +174,8 @@ def differences(
     """Return ICFT minus each other method on the same test questions: {method: {domain: {difference, low, high, p}}}.
 
     A bootstrap over questions, whose results are averaged over the seeds; p is adjusted by Holm over all comparisons.
-    Where p is 0.05 or more, no difference was measured.
+    Where p is 0.05 or more, no difference was measured. Only questions that all runs have scored count: a run leaves
+    out those that do not fit `max_length`.
     """
     topics = {
         name: {example["id"]: example["topic"] for example in examples if example["task"] == "question"}
@@ -185,12 +188,11 @@ def differences(
         topics["instructions"] = {item.id: item.topic for item in data.chat["test"] if item.checks}
     for method in others:
         for name, topic in topics.items():
-            if not topic:
-                continue
-            icft, other = (
-                [[items[i] for i in topic] for items in _item_scores(out, one, seeds, name)] for one in ("icft", method)
-            )
-            found[method, name] = paired_bootstrap(icft, other, list(topic.values()), n_resamples=2000)
+            runs = [_item_scores(out, one, seeds, name) if topic else [] for one in ("icft", method)]
+            ids = [i for i in topic if all(i in items for of_method in runs for items in of_method)]
+            if ids:
+                icft, other = ([[items[i] for i in ids] for items in of_method] for of_method in runs)
+                found[method, name] = paired_bootstrap(icft, other, [topic[i] for i in ids], n_resamples=2000)
     adjusted = holm([one.p_value for one in found.values()])
     against: dict[str, dict[str, dict[str, float]]] = {method: {} for method in others}
     for ((method, name), one), p in zip(found.items(), adjusted, strict=True):

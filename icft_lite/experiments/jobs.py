@@ -109,6 +109,8 @@ def run_jobs(
         if process.wait():
             stop.set()  # here, or this thread might start the next run before the error is seen
             what = said.pop().removeprefix("icft-lite: ") if said else f"stopped with code {process.returncode}"
+            if process.returncode < 0:  # what it said last is its progress
+                what = f"was killed by signal {-process.returncode}, perhaps for lack of memory; use fewer --jobs"
             raise ICFTError(f"{folder}: {what}")
 
     with line, _sigterm_as_exception(), ThreadPoolExecutor(at_a_time) as pool:

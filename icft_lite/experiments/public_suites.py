@@ -108,13 +108,16 @@ SUITES = {
     "lambada_openai": PublicSuite("EleutherAI/lambada_openai:default@test", _ask_last_word, "perplexity"),
 }
 """The suites by the names that lm-eval's tasks have."""
+TEXTS = ("hellaswag", "lambada_openai")
+"""Suites that complete a text: their rows have no question."""
 
 
 def read_questions(suite: str, source: Source | None = None, limit: int | None = None) -> list[Question]:
     """Return the questions of a suite.
 
     source: a file, a Hub name or rows; default: the data set that lm-eval uses, from the Hub. Rows have the columns of
-    that data set, or `question`, `choices` (texts) and `answer` (a text). limit: read the first ones only.
+    that data set, or `question`, `choices` (texts) and `answer` (a text), which HellaSwag and LAMBADA do not accept.
+    limit: read the first ones only.
     Raises ICFTError if the suite is unknown, or a row does not have these columns.
     """
     if suite not in SUITES:
@@ -127,10 +130,16 @@ def read_questions(suite: str, source: Source | None = None, limit: int | None =
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise ICFTError(
                 f"{where}: not a question of {suite} ({type(error).__name__}: {error}); found the columns "
-                f"{', '.join(map(str, row))}; give the data set as published, or question, choices (texts) and answer"
+                f"{', '.join(map(str, row))}; give the data set as published"
+                + ("" if suite in TEXTS else ", or question, choices (texts) and answer")
             ) from error
         if not question.context.strip() or not all(question.options):
             raise ICFTError(f"{where}: the question or an option is empty; remove the row")
+        if not 0 <= question.gold < len(question.options):  # such as −1 in a test set whose labels are not published
+            raise ICFTError(
+                f"{where}: the right option is number {question.gold} of {len(question.options)}, counted from 0; "
+                f"give a data set with answers"
+            )
     if not questions:
         raise ICFTError(f"{source_name(source)}: no questions in it; give at least one")
     return questions

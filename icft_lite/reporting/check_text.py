@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from icft_lite.reporting.formatting import Table, to_text
+from icft_lite.reporting.formatting import Table, format_cell, to_text
 
 Facts = Mapping[str, Any]
 DUPLICATES = {
@@ -33,7 +33,8 @@ def format_lines(found: Facts) -> list[str]:
     lines += ["", f"end of turn: {found['end_of_turn']!r}"]
     for example in found["examples"]:
         trained = sum(token["trained"] for token in example["tokens"])
-        lines += ["", f"{example['shape']} {example['id']} ({example['role']}): {trained} of its tokens are trained on"]
+        name = f"{example['shape']} {format_cell(example['id'])} ({example['role']})"
+        lines += ["", f"{name}: {trained} of its tokens are trained on"]
         lines += _token_lines(example["tokens"])
     if found["findings"]:
         lines += ["", "findings:", *(f"- {one}" for one in found["findings"])]
@@ -50,8 +51,8 @@ def _source_lines(source: Facts) -> list[str]:
         "columns ignored": ", ".join(source["columns_ignored"]),
         "left out": ", ".join(f"{number} ({reason})" for reason, number in source["left_out"].items()),
     }
-    lines = [f"  {name:16} {value}" for name, value in rows.items() if value]
-    return [source["name"], *lines, *(f"  {'note':16} {note}" for note in source["notes"])]
+    lines = [f"  {name:16} {format_cell(value)}" for name, value in rows.items() if value]
+    return [source["name"], *lines, *(f"  {'note':16} {format_cell(note)}" for note in source["notes"])]
 
 
 def _role_lines(roles: Mapping[str, Facts]) -> list[str]:

@@ -96,8 +96,9 @@ def forgetting_figure(report: Mapping[str, Any]) -> Figure:
     mean = np.where(known, levels, 0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
     lines = [(levels[:, j], columns[j + 1], LEVELS[j % 3], 1.2, "^sD"[j % 3]) for j in range(levels.shape[1])]
     lines += [(mean, "medical, mean", MEDICAL, 2.8, "o"), (matrix[:, 0], "general", GENERAL, 2.8, "o")]
-    axis.plot(x[[0, -1]], matrix[[0, 0], 0], color=GENERAL, **DASHED)
-    axis.text(0.03, matrix[0, 0] + 0.015, f"base, general {matrix[0, 0]:.2f}", color=GENERAL, fontsize=9)
+    if not np.isnan(matrix[0, 0]):
+        axis.plot(x[[0, -1]], matrix[[0, 0], 0], color=GENERAL, **DASHED)
+        axis.text(0.03, matrix[0, 0] + 0.015, f"base, general {matrix[0, 0]:.2f}", color=GENERAL, fontsize=9)
     ends = []
     for values, name, color, width, marker in lines:
         axis.plot(x, values, color=color, linewidth=width, marker=marker, markersize=3 + 1.3 * width)

@@ -56,7 +56,7 @@ class ChatPanel(widgets.VBox):
             value=0.0, min=0.0, max=2.0, step=0.1, description="Temperature", readout_format=".1f", style=style
         )
         self.max_new_tokens = widgets.IntSlider(
-            value=max_new_tokens, min=1, max=256, description="Max new tokens", style=style
+            value=max_new_tokens, min=1, max=max(256, max_new_tokens), description="Max new tokens", style=style
         )
         self.question = widgets.Text(
             placeholder="type a question and press Enter",

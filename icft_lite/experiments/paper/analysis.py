@@ -34,14 +34,21 @@ def load_records(folder: Path, splits: Sequence[int] | None = None) -> dict[str,
     """Return {arm: {split: record}} of a folder. Raises ICFTError if a file cannot be read."""
     found: dict[str, dict[int, Record]] = {}
     for path in sorted(folder.glob("*-*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            arm, split = record["arm"], record["split"]
-        except (OSError, ValueError, KeyError):
-            raise ICFTError(f"{path}: cannot be read; delete it, and run the study again") from None
-        if splits is None or split in splits:
-            found.setdefault(arm, {})[split] = record
+        record = load_record(path)
+        if splits is None or record["split"] in splits:
+            found.setdefault(record["arm"], {})[record["split"]] = record
     return found
+
+
+def load_record(path: Path) -> dict[str, Any]:
+    """Return the record in a file. Raises ICFTError if it cannot be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or not {"arm", "split"} <= record.keys():
+        raise ICFTError(f"{path}: cannot be read; delete it, and run the study again")
+    return record
 
 
 def study_of(records: Records) -> str:

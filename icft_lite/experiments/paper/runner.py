@@ -21,9 +21,9 @@ from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.conditions import current_commit, processor
+from icft_lite.experiments.paper.analysis import load_record
 from icft_lite.experiments.paper.arms import Arm
 from icft_lite.experiments.paper.studies import Study
-from icft_lite.experiments.study import read_record
 from icft_lite.utils.io import to_plain, write_json
 from icft_lite.utils.progress import progress_bar
 
@@ -53,7 +53,7 @@ def planned_runs(study: Study, arms: Sequence[Arm], splits: Sequence[int], out: 
         path = out / f"{run.name}.json"
         if not path.exists():
             missing.append(run)
-        elif differing := [name for name, value in definition(run).items() if read_record(path).get(name) != value]:
+        elif differing := [name for name, value in definition(run).items() if load_record(path).get(name) != value]:
             raise ICFTError(f"{path}: not of the arm as it is now ({differing[0]}); move it, or use another --out")
     return missing
 
@@ -85,15 +85,19 @@ def run_all(
         progress_bar(len(runs), "study", "run", progress) as bar,
         ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool,
     ):
-        waiting = {pool.submit(run_one, run, work / run.name): run for run in runs}
+        waiting = [pool.submit(write_record, run, out, work, dict(commit=commit, command=command)) for run in runs]
         try:
             for future in as_completed(waiting):
-                run = waiting[future]
-                facts = dict(study=run.study.name, arm=run.arm.name, split=run.split, commit=commit, command=command)
-                write_json(out / f"{run.name}.json", {**facts, **future.result()})
+                future.result()
                 bar.update(1)
         finally:  # after an error, runs that wait must not start
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def write_record(run: Run, out: Path, work: Path, facts: Mapping[str, str]) -> None:
+    """Compute and write the record of a run. Its own process does so, since another run may fail meanwhile."""
+    what = dict(study=run.study.name, arm=run.arm.name, split=run.split)
+    write_json(out / f"{run.name}.json", {**what, **facts, **run_one(run, work / run.name)})
 
 
 def run_one(run: Run, folder: Path) -> dict[str, Any]:

@@ -66,7 +66,10 @@ def run_suite(
         raise ICFTError(
             f"--arms: {min(unknown)!r} is not in study {study_name}; choose among {', '.join(a.name for a in arms)}"
         )
-    splits = study.confirmation if splits is None else splits
+    splits = study.confirmation if splits is None else sorted(set(splits))
+    if splits and (splits[0] < 0 or (study.unit == "seeds" and splits[-1] >= 20)):
+        known = "0 to 9, or 10 to 19" if study.unit == "seeds" else "0 or more"
+        raise ICFTError(f"--splits: study {study_name} has no split {min(splits[0], 0) or splits[-1]}; give {known}")
     chosen: list[Arm] = [arm for arm in arms if not arm_names or arm.name in arm_names]
     records = out / study_name
     runs = planned_runs(study, chosen, splits, records)
