@@ -94,6 +94,7 @@ def test_text_becomes_the_type_of_its_setting(name, text, value):
         ("optim.share", "did you mean short_term.share?"),
         ("batch_size", "did you mean optim.batch_size?"),
         ("colour", "`icft-lite train --help` lists the settings"),
+        ("optim", "it is a group of settings; name one of them, such as optim.learning_rate"),
         ("runtime.micro_batches", "it belongs to RuntimeConfig"),
     ],
 )

@@ -38,6 +38,12 @@ def words(figure):
     return "\n".join(found)
 
 
+def test_data_without_levels_have_one_medical_line():
+    without = {**report(), "accuracy_matrix": [[0.9, None, None, None]] * 3, "medical_by_stage": [0.1, 0.4, 0.7]}
+    assert "medical, mean 0.70" in words(figure := forgetting_figure(without))
+    assert [0.1, 0.4, 0.7] in [list(line.get_ydata()) for line in figure.axes[0].get_lines()]
+
+
 def test_the_forgetting_figure_is_readable_alone():
     text = words(forgetting_figure(report()))
     for part in (

@@ -102,6 +102,7 @@ def test_the_report_has_every_key_that_other_modules_use(done):
     general = [report["scores"][when]["general"]["qa"]["value"] for when in ("before", "after")]
     assert report["retention"] == pytest.approx(general[1] / general[0], abs=1e-6)
     assert [len(line) for line in report["accuracy_matrix"]] == [4] * 4
+    assert len(report["medical_by_stage"]) == 4 and None not in report["medical_by_stage"]
     assert report["accuracy_matrix"][0][0] == pytest.approx(general[0])
     assert all(isinstance(report[name], float) for name in ("bwt", "fwt", "forgetting"))
     cost = report["cost"]

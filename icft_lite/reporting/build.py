@@ -73,6 +73,7 @@ def build_report(
         general_retention=general,
         chat=dict(chat or {}),
         accuracy_matrix=matrix,
+        medical_by_stage=[question_score(before, "medical"), *(result.scores.get("medical") for result in results)],
         **transfer_metrics(matrix, [stage["name"] for stage in stages]),
         cost=dict(
             seconds=sum(seconds.values()),
@@ -106,11 +107,15 @@ def accuracy_by_level(scores: Mapping[str, Any]) -> Levels:
 
     Only of the tasks that are scored after every stage, so that the rows of the accuracy matrix can be compared.
     """
-    tasks = {task: scores["general"][task] for task in ("qa", "short_answer") if task in scores.get("general", {})}
-    general = mean_score(tasks) if tasks else None
     medical = scores.get("medical", {})
     levels = (medical.get("qa") or medical.get("short_answer") or {}).get("by_level", {})
-    return [general, *(levels.get(level) for level in LEVELS)]
+    return [question_score(scores, "general"), *(levels.get(level) for level in LEVELS)]
+
+
+def question_score(scores: Mapping[str, Any], suite: str) -> float | None:
+    """Return the mean score over the tasks of a suite that are scored after every stage; None without them."""
+    tasks = {task: scores[suite][task] for task in ("qa", "short_answer") if task in scores.get(suite, {})}
+    return mean_score(tasks) if tasks else None
 
 
 def suite_scores(scores: Mapping[str, Any], suffix: str = "") -> dict[str, Any]:

@@ -94,6 +94,8 @@ def forgetting_figure(report: Mapping[str, Any]) -> Figure:
     x, levels = np.arange(len(matrix)), matrix[:, 1:]
     known = ~np.isnan(levels)
     mean = np.where(known, levels, 0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
+    if not known.any() and "medical_by_stage" in report:  # the user's data have no levels
+        mean = np.array(report["medical_by_stage"], dtype=float)
     lines = [(levels[:, j], columns[j + 1], LEVELS[j % 3], 1.2, "^sD"[j % 3]) for j in range(levels.shape[1])]
     lines += [(mean, "medical, mean", MEDICAL, 2.8, "o"), (matrix[:, 0], "general", GENERAL, 2.8, "o")]
     if not np.isnan(matrix[0, 0]):

@@ -141,6 +141,8 @@ def build(cls: type[T], flat: Mapping[str, Any]) -> T:
 def _hint(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
     if name.startswith("runtime."):
         return "it belongs to RuntimeConfig, which `train_icft` takes as `runtime`"
+    if members := [one for one in known if one.startswith(f"{name}.")]:
+        return f"it is a group of settings; name one of them, such as {members[0]}"
     leaf = name.rpartition(".")[2]
     near = [one for one in known if one.rpartition(".")[2] == leaf] or difflib.get_close_matches(name, known, 1, 0.5)
     return f"did you mean {prefix}{near[0]}?" if near else "`icft-lite train --help` lists the settings"
