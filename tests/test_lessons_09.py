@@ -277,6 +277,13 @@ CHAT = {
 """What the lesson says of smollm2 → whether the records say it."""
 
 
+def test_with_four_topics_replay_is_as_good_as_icft(text):
+    assert "With 4 topics, replay [is as good]" in text
+    short = analysis.load_records(STUDY.parent / "tiny-short", STUDIES["tiny-short"].confirmation)
+    assert includes_zero(claim := analysis.claim_medical(short).interval) and abs(claim.mean) < 0.02
+    assert analysis.best_baseline(short) == "replay_25"
+
+
 @pytest.fixture(scope="module")
 def records():
     return analysis.load_records(STUDY.parent / "tiny", STUDIES["tiny"].confirmation)

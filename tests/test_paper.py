@@ -343,7 +343,7 @@ def test_records_are_read_by_arm_and_split_and_a_broken_one_is_named(tmp_path):
 def test_only_missing_runs_are_planned_arm_by_arm(tmp_path):
     arms = [arm for arm in ARMS if arm.name in ("plain", "icft")]
     done = Run(STUDIES["tiny"], arms[0], 11)
-    (tmp_path / "plain-11.json").write_text(json.dumps(definition(done)))
+    (tmp_path / "plain-11.json").write_text(json.dumps({"arm": "plain", "split": 11, **definition(done)}))
     runs = planned_runs(STUDIES["tiny"], arms, (11, 12), tmp_path)
     assert [run.name for run in runs] == ["plain-12", "icft-11", "icft-12"]
     changed = replace(arms[0], settings={**arms[0].settings, "method": "replay"})

@@ -253,6 +253,55 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
     assert f"(With present defaults: *medical* {medical:.2f}, *reply* {replies:.2f}.)" in first_lesson
 
 
+def test_the_page_states_what_the_short_study_shows():
+    study = STUDIES["tiny-short"]
+    records, longer = (load_records(RECORDS.parent / name, study.confirmation) for name in ("tiny-short", "tiny"))
+    text = PAGE.read_text(encoding="utf-8")
+    part = text[text.index("### `tiny-short`, confirmation") : text.index("<!-- tiny-short-confirmation -->")]
+    prose = " ".join(part.split()).replace("−", "-")
+
+    def means(arm, *keys, pick=choose_point, of=records):
+        return [np.mean([pick(one)["test"][key] for one in of[arm].values()]) for key in keys]
+
+    medical, retention, preference = claim_medical(records), claim_retention(records), claim_preference(records)
+    assert not (medical.supported or retention.supported or preference.supported)
+    assert medical.rival == "replay_25" and math.isnan(retention.interval.mean) and preference.unmet
+    learned = [
+        [choose_point(records[arm][split])["test"]["medical"] for split in study.confirmation]
+        for arm in ("icft", "kl_memory")
+    ]
+    gained, corrected = (
+        mean_interval(np.subtract(*learned), test_per_train=share) for share in (0.0, study.test_per_train())
+    )
+    (with_all,), (replay,) = (means(arm, "medical", of=longer) for arm in ("icft", "replay_25"))
+    half = [np.mean(matched_retention(records, arm, 0.5, sorted(records[arm]))) for arm in ("icft", "replay_25")]
+    stated = [
+        "ICFT has a medical score of {:.3f} and retains {:.3f}.".format(*means("icft", "medical", "retention")),
+        "has {:.3f} and {:.3f}: a difference of".format(*means("replay_25", "medical", "retention")),
+        "a difference of {:.3f} ({:.3f} to {:.3f}). With".format(*medical.interval),
+        f"With all 14 topics the difference is {with_all - replay:.3f}.",
+        "with {:.3f} and {:.3f}. Distillation".format(*means("der", "medical", "retention")),
+        "{:.3f} and {:.3f}, a difference of".format(*means("kl_memory", "medical", "retention")),
+        "has {:.3f} and {:.3f}. As trained it has".format(*means("averaged_replay", "medical", "retention")),
+        "As trained it has {:.3f} and {:.3f}, but on two splits".format(
+            *means("averaged_replay", "medical", "retention", pick=trained_point)
+        ),
+        "1.1 times the tokens has {:.3f} and {:.3f}, plain".format(*means("replay_longer", "medical", "retention")),
+        "has {:.3f} and retains {:.3f} as trained.".format(
+            *means("plain_longer", "medical", "retention", pick=trained_point)
+        ),
+        "a difference of {:.3f} in medicine ({:.3f} to {:.3f};".format(*gained),
+        f"{corrected.low:.3f} to {corrected.high:.3f} corrected",
+        "ICFT retains {:.3f} and replay {:.3f}.".format(*half),
+        "ICFT minus plain QLoRA is {:.3f} ({:.3f} to {:.3f}).".format(*preference.interval),
+        "has {:.3f} and retains {:.3f}.".format(*means("plain", "medical", "retention", pick=trained_point)),
+        "it has nothing left ({:.3f})".format(*means("plain", "medical")),
+    ]
+    assert not [sentence for sentence in stated if sentence not in prose]
+    assert sorted(choose_point(one)["alpha"] for one in records["averaged_replay"].values()) == [0.9, 0.9, 1, 1, 1]
+    assert "360 pairs" in preference.text and "there are 360 pairs" in prose
+
+
 def test_the_page_states_what_self_generated_prompts_alone_do_on_smollm2():
     records = load_records(RECORDS.parent / "smollm2", STUDIES["smollm2"].confirmation)
 

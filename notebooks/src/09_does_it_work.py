@@ -749,8 +749,9 @@ pd.DataFrame(compared).T.rename_axis(["arm", "α"]).round(3)
 # ## 12 · What the evidence cannot say
 #
 # - On `smollm2` only the memory's prompts were varied, and medicine was not confirmed.
-# - It says nothing of large models.
-# - The splits are new; the topics and templates are not.
+# - It says nothing of large models. With 4 topics, replay
+#   [is as good]({{repository}}/blob/main/docs/results.md#tiny-short-confirmation).
+# - Splits are new; topics and templates are not.
 # - ICFT was tuned with more runs, and needs more forward passes.
 # - Components that can replace each other look useless.
 
