@@ -286,6 +286,10 @@ def test_the_page_states_what_the_short_study_shows():
         "As trained it has {:.3f} and {:.3f}, but on two splits".format(
             *means("averaged_replay", "medical", "retention", pick=trained_point)
         ),
+        "has {:.3f} and {:.3f} as trained. Scaled down".format(
+            *means("ewc", "medical", "retention", pick=trained_point)
+        ),
+        "as the others, it has {:.3f} and {:.3f}.".format(*means("ewc", "medical", "retention")),
         "1.1 times the tokens has {:.3f} and {:.3f}, plain".format(*means("replay_longer", "medical", "retention")),
         "has {:.3f} and retains {:.3f} as trained.".format(
             *means("plain_longer", "medical", "retention", pick=trained_point)
