@@ -319,22 +319,13 @@ def read_report(folder: Path) -> dict[str, Any]:
     try:
         return migrate_report(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise ICFTError(
-            several_runs(Path(folder))
-            or f"{folder}: no finished run (report.json is missing); give the --out folder of one"
-        ) from None
+        raise ICFTError(f"{folder}: no finished run (report.json is missing); give the --out folder of one") from None
     except NotADirectoryError:
         raise ICFTError(f"{folder}: is a file; give the --out folder of a run") from None
     except (OSError, ValueError) as error:
         raise ICFTError(
             f"{path}: cannot be read ({str(error).splitlines()[0]}); restore the file, or run again in another folder"
         ) from None
-
-
-def several_runs(folder: Path) -> str:
-    """Return what to give in place of a folder of `icft-lite compare` or `demo`; "" if it is none."""
-    runs = sorted(path.parent for path in folder.glob("*/report.json")) if (folder / "comparison.json").exists() else []
-    return f"{folder}: has {len(runs)} runs; give one of them, such as {runs[0]}" if runs else ""
 
 
 def migrate_report(report: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from icft_lite.compat import read_report, renamed_keywords, several_runs
+from icft_lite.compat import read_report, renamed_keywords
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.overlap import SEEN_FILE
@@ -55,7 +55,7 @@ def check_run(folder: Path, adapter: str = "adapter") -> dict[str, Any]:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / adapter / name).exists():
             raise ICFTError(
-                several_runs(folder)
+                _several_runs(folder)
                 or f"{folder}: has no finished run ({adapter}/{name} is missing); "
                 f"give the --out folder of `icft-lite train`"
             )
@@ -80,6 +80,12 @@ def check_run(folder: Path, adapter: str = "adapter") -> dict[str, Any]:
             f"{report['base']} is {found[:12]}…; restore the base of the training, or train again"
         )
     return report
+
+
+def _several_runs(folder: Path) -> str:
+    """Return what to give in place of a folder of `icft-lite compare` or `demo`; "" if it is none."""
+    runs = sorted(path.parent for path in folder.glob("*/report.json")) if (folder / "comparison.json").exists() else []
+    return f"{folder}: has {len(runs)} runs; give one of them, such as {runs[0]}" if runs else ""
 
 
 def _complete_report(folder: Path) -> dict[str, Any]:
@@ -140,7 +146,7 @@ def load_run_or_base(
         return config, *load_run(run, load_in_4bit=config.adapter.load_in_4bit)
     if (run / "run.json").exists():
         raise ICFTError(f"{name}: this run is not finished (report.json is missing); resume it with `icft-lite train`")
-    if text := several_runs(run):
+    if text := _several_runs(run):
         raise ICFTError(text)
     config = ICFTConfig.from_dict(settings or {})
     return config, *load_base(str(name), config.adapter.load_in_4bit)

@@ -149,7 +149,7 @@ def test_a_damaged_run_is_neither_loaded_nor_exported(finished, tmp_path):
 
 def test_a_folder_of_several_runs_says_so(finished, tmp_path):
     (tmp_path / "comparison.json").write_text("{}")
-    for work in (load_run, load_run_or_base, read_report):
+    for work in (load_run, load_run_or_base):
         with pytest.raises(ICFTError, match=f"has 1 runs; give one of them, such as {finished}"):
             work(tmp_path)
     with pytest.raises(ICFTError, match="is a file; give the --out folder of a run"):
