@@ -23,7 +23,7 @@ def main():
     args = parse.parse_args()
     start(args)
     if args.runs:
-        from icft_lite.compat import read_report
+        from icft_lite.report_file import read_report
 
         reports = {name: [read_report(Path(name))] for name in args.runs}
     else:

@@ -16,11 +16,12 @@ from transformers import (
     TextStreamer,
 )
 
-from icft_lite.compat import moved, read_report
+from icft_lite.compat import moved
 from icft_lite.errors import ICFTError
 from icft_lite.finished_runs import load_run
 from icft_lite.modeling.adapters import save_adapter, use_adapter
 from icft_lite.modeling.generation import generate_reply
+from icft_lite.report_file import read_report
 from icft_lite.training.events import RunCallback
 from icft_lite.utils.notice import NOTICE
 

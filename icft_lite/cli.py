@@ -30,10 +30,11 @@ from icft_lite.cli_options import (
     train_options,
     write_lists,
 )
-from icft_lite.compat import OldNameWarning, read_report, split_settings
+from icft_lite.compat import OldNameWarning, split_settings
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError, ICFTWarning, explain_error
 from icft_lite.presets import PRESETS
+from icft_lite.report_file import read_report
 from icft_lite.utils.config_parsing import HelpFormatter
 from icft_lite.utils.launch import launch_processes
 

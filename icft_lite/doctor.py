@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from icft_lite.config import TOKENS_PER_PASS, ICFTConfig
+from icft_lite.errors import short_reason
 from icft_lite.presets import describe_settings
 
 GIB = 2**30
@@ -159,5 +160,4 @@ def _try_4bit(device: str, dtype: str) -> str:
             raise FloatingPointError("a gradient is not finite")
         return "works"
     except Exception as error:  # a library can fail to load in any way, and this function reports it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"does not work: {reason}; use --no-4bit"
+        return f"does not work: {short_reason(error)}; use --no-4bit"

@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from icft_lite.compat import read_report, renamed_keywords
+from icft_lite.compat import renamed_keywords
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.overlap import SEEN_FILE
@@ -21,7 +21,10 @@ from icft_lite.evaluation import Suite, evaluate_suite
 from icft_lite.modeling.base import dequantize_base, load_base, load_tokenizer, model_fingerprint
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.self_check import check_model
+from icft_lite.report_file import read_report
+from icft_lite.reporting.model_card import model_card
 from icft_lite.utils.config_parsing import flatten
+from icft_lite.utils.io import write_text
 
 
 @renamed_keywords(four_bit="load_in_4bit", unpack="dequantize")
@@ -124,7 +127,9 @@ def _write_export(folder: Path, to: Path, merge: bool) -> None:
         merged.config.use_cache = True  # `load_base` turns it off, for training
         merged.save_pretrained(to)
         # Not load_run's tokenizer: its model_max_length is that of training.
-        load_tokenizer(read_report(folder)["base"]).save_pretrained(to)
+        report = read_report(folder)
+        load_tokenizer(report["base"]).save_pretrained(to)
+        write_text(to / "README.md", model_card(report, merged=True))
     else:
         check_run(folder)  # raises ICFTError if there is nothing to export
         shutil.copytree(folder / "adapter", to)

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from icft_lite.compat import read_report
 from icft_lite.data.bundle import balanced_items
 from icft_lite.data.chat_suite import chat_suite
 from icft_lite.data.samples import sample_bundle
@@ -27,6 +26,7 @@ from icft_lite.data.schema import Example
 from icft_lite.experiments.conditions import current_commit, processor
 from icft_lite.finished_runs import load_run
 from icft_lite.modeling.generation import generate_reply
+from icft_lite.report_file import read_report
 from icft_lite.reporting.chat_tables import display_table
 from icft_lite.reporting.comparison_tables import comparison_tables
 from icft_lite.reporting.figures import comparison_figure

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icft_lite.compat import FORMAT, read_report
+from icft_lite.compat import FORMAT
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.samples import sample_bundle
 from icft_lite.data.schema import Examples
@@ -29,6 +29,7 @@ from icft_lite.finished_runs import load_run
 from icft_lite.modeling.base import load_base
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.presets import PRESETS
+from icft_lite.report_file import read_report
 from icft_lite.retention import mean_kl
 from icft_lite.utils.hardware import hardware
 from icft_lite.utils.io import write_json

@@ -15,11 +15,12 @@ from small_run import SETTINGS, small_bundle
 import icft_lite
 from icft_lite import chat as chat_module
 from icft_lite import cli, compat
-from icft_lite.compat import OldNameWarning, migrate_report, read_report
+from icft_lite.compat import OldNameWarning, migrate_report
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.conversion import normalize_example
 from icft_lite.errors import ICFTError
 from icft_lite.finished_runs import evaluate_run, export, load_run
+from icft_lite.report_file import read_report
 from icft_lite.training.loop import train_icft
 from icft_lite.utils.config_parsing import setting_types
 

@@ -171,6 +171,7 @@ def prepared_run(seed=0):
     return SimpleNamespace(
         config=SimpleNamespace(to_dict=dict, method="icft", seed=seed, long_term=SimpleNamespace(size=50)),
         memory=SimpleNamespace(sources=lambda: {"general": 20}),
+        baseline={},
         baseline_levels=[0.9, 0.1, None, 0.3],
         stages=[SimpleNamespace(number=1, name="easy"), SimpleNamespace(number=2, name="hard")],
     )
@@ -195,6 +196,16 @@ def test_events_fill_the_progress():
     assert progress.losses["total"].points == [(1, 2.0), (2, 1.0)] and progress.done() == 0.25
     dashboard.on_candidate(scores=dict(general=0.8, medical=0.5))
     assert progress.candidates == [dict(stage=1, general=0.8, medical=0.5)]
+
+
+def test_data_without_levels_have_one_medical_score():
+    progress = progress_from_report(dict(
+        stages=[dict(name="part 1", steps=2, memory_examples=1, consolidation={"candidates": []})],
+        accuracy_matrix=[[0.9, None, None, None], [0.8, None, None, None]], medical_by_stage=[0.1, 0.6],
+    ))  # fmt: skip
+    assert [entry["medical"] for entry in progress.accuracy] == [0.1, 0.6]
+    progress.add_levels("easy", [0.8, 0.2, None, 0.4], 0.9)
+    assert progress.accuracy[-1]["medical"] == pytest.approx(0.3), "with levels it is their mean"
 
 
 def test_a_new_run_starts_with_an_empty_drawing_after_one_that_failed():

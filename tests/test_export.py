@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from icft_lite import finished_runs
 from icft_lite.chat import chat, run_models
-from icft_lite.compat import read_report
 from icft_lite.config import ICFTConfig
 from icft_lite.data.overlap import SEEN_FILE, load_seen
 from icft_lite.data.splits import read_examples
@@ -20,6 +19,7 @@ from icft_lite.finished_runs import evaluate_run, export, load_run, load_run_or_
 from icft_lite.modeling.adapters import lora_layers, save_adapter
 from icft_lite.modeling.base import TINY, load_base, model_fingerprint
 from icft_lite.modeling.generation import generate_reply
+from icft_lite.report_file import read_report
 
 
 def write_report(folder, settings):
@@ -58,6 +58,8 @@ def test_merged_weights_compute_the_same_as_the_run(finished, tmp_path):
     assert merged.lm_head.weight is merged.model.embed_tokens.weight, "tied, as in the base"
     assert merged.config.use_cache, "generation without a cache is slow"
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
+    card = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
+    assert "library_name: transformers\n" in card and "AutoModelForCausalLM" in card and "PeftModel" not in card
     assert not (tmp_path / "merged.part").exists()
 
 

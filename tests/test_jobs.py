@@ -13,7 +13,7 @@ import small_run
 from small_run import SETTINGS, small_bundle
 
 from icft_lite import cli
-from icft_lite.compat import read_report, split_settings
+from icft_lite.compat import split_settings
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError
 from icft_lite.experiments import jobs
@@ -22,6 +22,7 @@ from icft_lite.experiments.demo import run_demo
 from icft_lite.experiments.jobs import available_cores, config_flags, default_jobs, run_jobs
 from icft_lite.experiments.settings import DEMO, DEMO_QLORA, FULL
 from icft_lite.presets import PRESETS
+from icft_lite.report_file import read_report
 from icft_lite.utils.config_parsing import flatten
 
 METHOD = {name: value for name, value in SETTINGS.items() if not name.startswith("runtime.")}

@@ -118,6 +118,19 @@ def test_a_model_is_scored_by_items_and_replies_to_own_prompts(loaded, scored):
     assert list(scored["replies"]) == list(own_data.MEDICAL_PROMPTS) and any(scored["replies"].values())
 
 
+def test_scores_are_kept_for_the_same_test_only(tmp_path):
+    path, calls = tmp_path / "scores.json", []
+
+    def score():
+        calls.append(len(calls))
+        return {"number": len(calls)}
+
+    for tests, expected in (("a", 1), ("a", 1), ("b", 2), ("b", 2)):
+        assert own_data._score_once(path, {"test": tests}, score) == {"number": expected}
+    path.write_text('{"number": 9}', encoding="utf-8")
+    assert own_data._score_once(path, {"test": "b"}, score) == {"number": 3}, "a file of an earlier version"
+
+
 def test_changes_are_paired_by_item():
     def scores(f1, right, suite):
         return dict(medquad={"items": f1}, pubmedqa={"items": right}, suites=suite)

@@ -322,6 +322,10 @@ def test_model_card(tmp_path):
     assert "| general | qa | all | exact\\_match | 620 | 0.931 | 0.874 | -0.057 |" in card and card.endswith(" |\n")
     local = model_card({"base": "/home/someone/secret/my_model"})
     assert "someone" not in local and "base_model" not in local
+    assert "PeftModel" in local and "AutoModel" not in local
+    whole = model_card({"base": "tiny", "base_hash": "5155f6"}, merged=True)
+    assert "# Fine-tuned weights of tiny, method" in whole and "AutoModelForCausalLM" in whole and "{%" not in whole
+    assert yaml.safe_load(whole.split("---")[1])["library_name"] == "transformers" and "hash `5155f6`" in whole
     assert "for my\\_model, method" in local and "# base: my_model\n" in local, "markdown is escaped, code is not"
     assert yaml.safe_load(model_card({"base": "tiny"}).split("---")[1])["license"] == "apache-2.0"
 

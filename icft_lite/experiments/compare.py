@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icft_lite.compat import read_report, rename_settings
+from icft_lite.compat import rename_settings
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.sources import bundle_from_files, default_general
@@ -18,6 +18,7 @@ from icft_lite.experiments.jobs import default_jobs, run_jobs
 from icft_lite.experiments.settings import demo_settings
 from icft_lite.metrics import mean_score
 from icft_lite.presets import PRESETS
+from icft_lite.report_file import read_report
 from icft_lite.reporting.render import write_comparison
 from icft_lite.statistics import holm, paired_bootstrap
 from icft_lite.utils.config_parsing import flatten

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from icft_lite.compat import read_report
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.compare import compare
 from icft_lite.experiments.settings import CHAT_DEMO, CHAT_FULL, CHAT_LOW_RATE, CHAT_QUICK, DEMO, DEMO_QLORA, FULL
 from icft_lite.presets import PRESETS
+from icft_lite.report_file import read_report
 from icft_lite.reporting.render import print_table
 from icft_lite.utils.io import write_json
 

@@ -9,8 +9,9 @@ replies to prompts of our own. It has no text of the data sets.
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from icft_lite.data.bundle import DataBundle, balanced_subset
 from icft_lite.data.schema import Example, Source
 from icft_lite.data.sources import CHAT, bundle_from_files
+from icft_lite.data.tables import hash_examples
 from icft_lite.errors import ICFTError
 from icft_lite.evaluation import MAX_REPLY_TOKENS, evaluate_suite
 from icft_lite.experiments.public_suites import Question, encode_questions, read_questions
@@ -172,8 +174,8 @@ def run_all(
 ) -> Record:
     """Train `model` with every method, score the base and the results, and return all of it.
 
-    data, test: of `load_data`; suites: of `read_suites`, may be empty; out: folder of the runs. Runs and scores that
-    are complete are not repeated.
+    data, test: of `load_data`; suites: of `read_suites`, may be empty; out: folder of the runs. Complete runs are not
+    repeated, nor scores on the same test and suites.
 
     Returns {scores: {base, METHOD: of `score_model`}, chat: {base, METHOD: scores of replies to the chat suite},
     display: [{prompt, base, METHOD: reply}], retention: {METHOD: with its interval}, runs: {METHOD: what identifies and
@@ -181,15 +183,15 @@ def run_all(
     """
     shown: dict[str, dict[str, str]] = {}
     record: Record = dict(scores={}, chat={}, retention={}, runs={})
+    scored_on = {name: hash_examples(map(Question._asdict, questions)) for name, questions in suites.items()}
+    scored_on["test"] = hash_examples(test)
     for method in ARMS:
         report = train_icft({**settings, "model": model, "method": method}, Path(out) / method, data, progress)
         tuned, tokenizer = load_run(Path(out) / method)
         encoder = Encoder(tokenizer, **report["config"]["encoding"])
         for name, adapter in (("base", None), (method, "default")):
-            path = Path(out) / f"scores-{name}.json"
-            if not path.exists():
-                write_json(path, score_model(tuned, tokenizer, encoder, test, suites, adapter))
-            record["scores"][name] = json.loads(path.read_text(encoding="utf-8"))
+            score = partial(score_model, tuned, tokenizer, encoder, test, suites, adapter)
+            record["scores"][name] = _score_once(Path(out) / f"scores-{name}.json", scored_on, score)
         chat = report["chat"]
         record["chat"] |= {"base": chat["scores"]["before"], method: chat["scores"]["after"]}
         record["retention"][method] = chat["retention"]
@@ -197,6 +199,19 @@ def run_all(
             shown.setdefault(one["prompt"], dict(prompt=one["prompt"], base=one["base"]))[method] = one["after"]
         record["runs"][method] = describe_run(Path(out) / method, report)
     return {**record, "display": list(shown.values())}
+
+
+def _score_once(path: Path, scored_on: Mapping[str, str], score: Callable[[], Record]) -> Record:
+    """Return the scores in a file if they are of the same test and suites; else compute them and write the file.
+
+    scored_on: the hash of each test.
+    """
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if kept.get("scored_on") != scored_on:
+        kept = dict(scored_on=scored_on, scores=score())
+        write_json(path, kept)
+    scores: Record = kept["scores"]
+    return scores
 
 
 def describe_run(folder: Path, report: Mapping[str, Any]) -> Record:

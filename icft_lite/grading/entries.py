@@ -20,12 +20,12 @@ from typing import Any
 
 import yaml
 
-from icft_lite.compat import read_report
 from icft_lite.config import ICFTConfig
 from icft_lite.errors import ICFTError
 from icft_lite.grading.capstone import Capstone
 from icft_lite.grading.results import clean
 from icft_lite.grading.submissions import hash_files, read_folder, read_zip
+from icft_lite.report_file import read_report
 from icft_lite.utils.config_parsing import flatten
 from icft_lite.utils.io import write_json
 

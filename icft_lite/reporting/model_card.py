@@ -1,4 +1,4 @@
-"""The model card of an adapter: the README.md that the Hugging Face Hub shows."""
+"""The model card of an adapter or of merged weights: the README.md that the Hugging Face Hub shows."""
 
 import re
 from pathlib import Path, PurePath
@@ -15,7 +15,7 @@ TEMPLATE = """---
 {{ card_data }}
 ---
 
-# LoRA adapter for {{ base_name }}, method {{ method }}
+# {{ "Fine-tuned weights of" if merged else "LoRA adapter for" }} {{ base_name }}, method {{ method }}
 
 Trained with icft-lite: Incremental Curriculum-Based Fine-Tuning, an interpretation of arXiv 2502.00832.
 
@@ -23,13 +23,22 @@ Trained with icft-lite: Incremental Curriculum-Based Fine-Tuning, an interpretat
 or treat anyone: its answers may be wrong, dangerous or out of date.
 
 License: {{ license_text }}
-{% if base_hash %}
+{% if base_hash and merged %}
+Base: {{ base_text }}, hash `{{ base_hash }}`. A LoRA adapter is merged into its weights.
+{% elif base_hash %}
 Base: icft-lite uses this adapter only with the base whose hash is `{{ base_hash }}`.
 {% endif %}
 ```python
+{% if merged -%}
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+{% else -%}
 from peft import PeftModel
 
 model = PeftModel.from_pretrained(base, "path/to/this/folder")  # base: {{ base_text }}
+{% endif -%}
 ```
 {% for table in tables %}
 {{ table }}
@@ -44,15 +53,18 @@ OURS = {
 """Bases with a name of their own, both under the Apache License 2.0."""
 
 
-def model_card(report: Report) -> str:
-    """Return the README.md of an adapter's folder, with the Hub's front matter. Contains no path of this machine."""
+def model_card(report: Report, merged: bool = False) -> str:
+    """Return the README.md of an adapter's folder, with the Hub's front matter. Contains no path of this machine.
+
+    merged: the folder has whole weights with the adapter merged in.
+    """
     report = to_plain(report)
     base = str(report.get("base") or "tiny")
     on_hub = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not Path(base).exists()
     base_name = format_cell(base if on_hub else PurePath(base).name)
     data = ModelCardData(
         base_model=base if on_hub else None,
-        library_name="peft",
+        library_name="transformers" if merged else "peft",
         license="apache-2.0" if base in OURS else "other",
         language="en",
         pipeline_tag="text-generation",
@@ -61,6 +73,7 @@ def model_card(report: Report) -> str:
     card = ModelCard.from_template(
         data,
         template_str=TEMPLATE,
+        merged=merged,
         base_name=escape_markdown(base_name),
         base_text=OURS.get(base, base_name),
         base_hash=report.get("base_hash"),

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from icft_lite import __version__
-from icft_lite.compat import FORMAT, OLD_VERSION, read_report, split_settings
+from icft_lite.compat import FORMAT, OLD_VERSION, split_settings
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.errors import ICFTError
 from icft_lite.modeling.base import model_fingerprint
+from icft_lite.report_file import read_report
 from icft_lite.training.checkpoint import RunPaths, last_saved_stage, load_state, remove_partial_files
 from icft_lite.training.events import Events
 from icft_lite.utils.distributed import world_size

@@ -11,6 +11,7 @@ import ipywidgets as widgets
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from icft_lite.memory.consolidation import CandidateScores
+from icft_lite.reporting.build import question_score
 from icft_lite.reporting.labels import run_title
 from icft_lite.training.batches import StageBatches
 from icft_lite.training.events import RunCallback
@@ -208,11 +209,11 @@ class Dashboard(RunCallback):
         title = run_title(dict(method=config.method, seed=config.seed, config=config.to_dict()))
         self.progress = progress = Progress([stage.name for stage in prepared.stages], shares, title)
         progress.phase, progress.capacity, progress.memory = phase, config.long_term.size, prepared.memory.sources()
-        progress.add_levels("base", prepared.baseline_levels)
+        progress.add_levels("base", prepared.baseline_levels, question_score(prepared.baseline, "medical"))
         for number, result in enumerate(results, 1):
             progress.begin_stage(number, result.record["steps"])
             progress.add_history(result.history)
-            progress.add_levels(result.record["name"], result.levels)
+            progress.add_levels(result.record["name"], result.levels, result.scores.get("medical"))
             progress.add_candidates(number, result.record)
         progress.start_clock()
         resumed = f", resumed after stage {len(results)}" if results else ""
@@ -238,7 +239,7 @@ class Dashboard(RunCallback):
         """Add the scores of a finished stage."""
         progress, record = self.progress, result.record
         progress.memory = prepared.memory.sources()
-        progress.add_levels(record["name"], result.levels)
+        progress.add_levels(record["name"], result.levels, result.scores.get("medical"))
         self.add_scores(
             f"{record['name']}: {record['steps']} steps, {record['promoted']} examples promoted, "
             f"α = {record['consolidation']['alpha']:.2f}; test accuracy",

@@ -147,10 +147,14 @@ class Progress:
             return None
         return (time.monotonic() - self._clock_start) * (1 - self.done()) / gained
 
-    def add_levels(self, at: str, levels: Sequence[float | None]) -> None:
-        """Add scores of one evaluation. levels: [general, easy, medium, hard], None where there is no test set."""
-        medical = [value for value in levels[1:] if value is not None]
-        self.accuracy.append(dict(at=at, general=levels[0], medical=sum(medical) / len(medical) if medical else None))
+    def add_levels(self, at: str, levels: Sequence[float | None], medical: float | None = None) -> None:
+        """Add scores of one evaluation: general, and the mean over the levels.
+
+        levels: [general, easy, medium, hard], None where there is no test set. medical: score of all medical examples,
+        shown if their examples have no levels.
+        """
+        known = [value for value in levels[1:] if value is not None]
+        self.accuracy.append(dict(at=at, general=levels[0], medical=sum(known) / len(known) if known else medical))
 
     def add_candidates(self, number: int, record: Mapping[str, Any]) -> None:
         """Add the candidates of the line search of finished stage `number`. record: as in `report["stages"]`."""
@@ -173,8 +177,10 @@ def progress_from_report(report: Mapping[str, Any]) -> Progress:
         [stage["steps"] / total for stage in stages],
         run_title(report),
     )
-    for at, levels in zip(["base", *progress.names], report.get("accuracy_matrix") or []):
-        progress.add_levels(at, levels)
+    matrix = report.get("accuracy_matrix") or []
+    medical = report.get("medical_by_stage") or [None] * len(matrix)
+    for at, levels, score in zip(["base", *progress.names], matrix, medical):
+        progress.add_levels(at, levels, score)
     for number, stage in enumerate(stages, 1):
         progress.begin_stage(number, stage["steps"], stage["steps"])
         progress.add_candidates(number, stage)

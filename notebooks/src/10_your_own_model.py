@@ -62,7 +62,6 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, logging
 
 from icft_lite import Encoder, ICFTError, add_adapters, load_base, read_examples
-from icft_lite.compat import read_report
 from icft_lite.experiments.own_data import NUM_QUESTIONS, SETTINGS, load_data, read_suites, run_all, score_changes
 from icft_lite.experiments.recorded import LESSON_10, load_recorded
 from icft_lite.finished_runs import export, load_run
@@ -70,6 +69,7 @@ from icft_lite.modeling.base import load_tokenizer
 from icft_lite.modeling.forward import head_weight, hidden_states
 from icft_lite.modeling.losses import chunk_size, token_kl, token_logprobs
 from icft_lite.modeling.packing import join_batch
+from icft_lite.report_file import read_report
 from icft_lite.reporting.concepts import memory_budget
 from icft_lite.reporting.lessons.budget import memory_bars
 from icft_lite.reporting.lessons.own_data import draw_changes
