@@ -59,7 +59,7 @@ def sweep_table(sweep: Mapping[str, Any]) -> str:
     source = {"settings": {"adapter.load_in_4bit": False}}  # so that plain fine-tuning is called LoRA
     rows = [["method", "settings", *SWEEP_COLUMNS.values()], ["---"] * (2 + len(SWEEP_COLUMNS))]
     for run in sorted(sweep["runs"], key=lambda run: METHOD_ORDER.index(run["method"])):
-        settings = ", ".join(f"`{name}` {value}" for name, value in run["settings"].items())
+        settings = ", ".join(f"`{name}` {value}" for name, value in run["settings"].items()) or "defaults"
         scores = [format_cell(run["scores"].get(key)) for key in SWEEP_COLUMNS]
         rows.append([method_label(run["method"], source), settings, *scores])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
