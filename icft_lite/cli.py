@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,11 +180,12 @@ def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
     from icft_lite.data.sources import evaluation_examples
 
     options, _ = take_reading(settings)
-    if args.lm_eval:
-        evaluate_lm_eval(args, settings, options)
+    if args.chat or args.lm_eval:
+        check_own_suite(args, settings, options)
+        (evaluate_chat if args.chat else evaluate_lm_eval)(args, settings)
         return
     if args.limit:
-        raise ICFTError("--limit: it limits the suites of --lm-eval; name them, for example --lm-eval arc_easy=FILE")
+        raise ICFTError("--limit: it limits --chat and the suites of --lm-eval; add one, such as --lm-eval piqa=FILE")
     sources, run = args.data or ["samples"], Path(args.dir)
     report = read_report(run) if (run / "report.json").is_file() else {}
     if sources == ["samples"]:
@@ -200,16 +201,17 @@ def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
         trained_on = report.get("data", {}).get("sources", {})
         data = evaluation_examples(sources, args.test_ids, trained_on, options, load_seen(run))
     from icft_lite.finished_runs import evaluate_run
+    from icft_lite.reporting.formatting import score_lines
 
     scores = evaluate_run(args.dir, data, settings, progress=True)
     print(json.dumps(scores, indent=2) if args.json else "\n".join(score_lines(scores)))
 
 
-def evaluate_lm_eval(args: Namespace, settings: dict[str, Any], options: "ReadOptions") -> None:
-    """Score a run or a model on public suites, with the definitions of lm-evaluation-harness."""
-    if args.data:
-        raise ICFTError("--lm-eval and --data: their scores have other definitions; evaluate them one after the other")
+def check_own_suite(args: Namespace, settings: dict[str, Any], options: "ReadOptions") -> None:
+    """Raise ICFTError for an option that has no effect on --chat or --lm-eval."""
     given = {
+        "data": args.data,
+        "lm-eval": args.chat and args.lm_eval,
         "test-ids": args.test_ids,
         "map": options.columns,
         "answers-from": options.answers_from is not None,
@@ -218,14 +220,27 @@ def evaluate_lm_eval(args: Namespace, settings: dict[str, Any], options: "ReadOp
         "max-length": "encoding.max_length" in settings,
     }
     if ignored := [name for name, is_given in given.items() if is_given]:
-        raise ICFTError(f"--{ignored[0]}: public suites have a format and metrics of their own; leave it out")
-    from icft_lite.experiments.public_suites import lm_eval_scores, read_questions
+        suite = "--chat" if args.chat else "--lm-eval"
+        raise ICFTError(f"--{ignored[0]}: {suite} has data and metrics of its own; leave out one of the two")
 
-    named = [text.partition("=") for text in args.lm_eval]
-    names = [name for name, _, _ in named]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ICFTError(f"--lm-eval: {twice[0]} is given twice; join its files, or evaluate them one after the other")
-    suites = {name: read_questions(name, file or None, args.limit) for name, _, file in named}
+
+def evaluate_chat(args: Namespace, settings: dict[str, Any]) -> None:
+    """Score the replies of a run and its base, or of one model, to the chat suite."""
+    from icft_lite.finished_runs import evaluate_replies
+    from icft_lite.reporting.render import print_table
+
+    found = evaluate_replies(args.dir, settings, args.limit, progress=True)
+    if args.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        print_table({"chat": found})
+
+
+def evaluate_lm_eval(args: Namespace, settings: dict[str, Any]) -> None:
+    """Score a run or a model on public suites, with the definitions of lm-evaluation-harness."""
+    from icft_lite.experiments.public_suites import lm_eval_scores, read_named_suites
+
+    suites = read_named_suites(args.lm_eval, args.limit)
     from icft_lite.finished_runs import load_run_or_base
 
     _, model, tokenizer = load_run_or_base(args.dir, settings)
@@ -355,16 +370,6 @@ def finished_run(name: str) -> Path:
     """Return the folder of a finished run. Raises ICFTError if it holds none that can be read."""
     read_report(Path(name))
     return Path(name)
-
-
-def score_lines(scores: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield nested {name: {metric, value, n}} as one line for each score."""
-    for name, score in scores.items():
-        if isinstance(score, dict) and "value" in score:
-            name = prefix + name
-            yield f"{name:28} {score['value']:.3f}  {score.get('metric', '')}  n = {score.get('n', '?')}"
-        elif isinstance(score, dict):
-            yield from score_lines(score, f"{prefix}{name}.")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

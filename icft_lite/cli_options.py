@@ -107,7 +107,10 @@ def evaluate_options(sub: ArgumentParser) -> None:
     text = "score public suites as lm-evaluation-harness does, without the chat template, in place of --data. Names are"
     names = "those of its tasks: arc_easy, piqa, …; without a file, the data comes from the Hub"
     _many(sub, "--lm-eval", f"{text} {names}", "NAME[=FILE]")
-    sub.add_argument("--limit", type=PositiveInt, metavar="N", help="of --lm-eval: the first N questions of each suite")
+    text = "let the model reply to the chat suite, in place of --data: what a run has forgotten of its base's replies"
+    sub.add_argument("--chat", action="store_true", help=text)
+    text = "of --lm-eval: the first N questions of each suite; of --chat: N questions and N instructions"
+    sub.add_argument("--limit", type=PositiveInt, metavar="N", help=text)
     json_option(sub)
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from icft_lite.compat import renamed_keywords
 from icft_lite.config import ICFTConfig
 from icft_lite.data.bundle import DataBundle
+from icft_lite.data.chat_suite import chat_suite
 from icft_lite.data.overlap import SEEN_FILE
 from icft_lite.data.schema import Examples
 from icft_lite.data.tables import iter_examples
@@ -23,8 +24,10 @@ from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.self_check import check_model
 from icft_lite.report_file import read_report
 from icft_lite.reporting.model_card import model_card
+from icft_lite.training.suites import compare_with_base, score_chat_parts
+from icft_lite.utils.cache import reply_cache
 from icft_lite.utils.config_parsing import flatten
-from icft_lite.utils.io import write_text
+from icft_lite.utils.io import to_plain, write_text
 
 
 @renamed_keywords(four_bit="load_in_4bit", unpack="dequantize")
@@ -157,6 +160,14 @@ def load_run_or_base(
     return config, *load_base(str(name), config.adapter.load_in_4bit)
 
 
+def _make_encoder(
+    config: ICFTConfig, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase
+) -> Encoder:
+    limits = config.encoding
+    shared = check_model(model, tokenizer, limits.max_length).shared_prompts
+    return Encoder(tokenizer, limits.max_length, limits.letter_options, shared and limits.share_prompts)
+
+
 def evaluate_run(
     folder: Path | str,
     data: DataBundle | Examples,
@@ -174,9 +185,7 @@ def evaluate_run(
     the model cannot be loaded, or no example fits.
     """
     config, model, tokenizer = load_run_or_base(folder, settings)
-    limits = config.encoding
-    share_prompts = check_model(model, tokenizer, limits.max_length).shared_prompts and limits.share_prompts
-    encoder = Encoder(tokenizer, limits.max_length, limits.letter_options, share_prompts)
+    encoder = _make_encoder(config, model, tokenizer)
     given: dict[str, Any]
     if isinstance(data, DataBundle):
         given = {"general": data.general_test, "medical": data.test}
@@ -189,7 +198,7 @@ def evaluate_run(
         for name, examples in given.items()
         if examples is not None and len(examples)
     }
-    problem = f"do not fit max_length = {limits.max_length} tokens; raise --max-length (encoding.max_length)"
+    problem = f"do not fit max_length = {encoder.max_length} tokens; raise --max-length (encoding.max_length)"
     if not any(suite.examples for suite in suites.values()):
         count = sum(suite.left_out for suite in suites.values())
         raise ICFTError(f"{folder}: nothing can be evaluated: all {count} examples {problem}")
@@ -197,3 +206,26 @@ def evaluate_run(
         if suite.left_out:
             warn(f"{suite.left_out} of {suite.left_out + len(suite.examples)} {name} examples {problem}: left out")
     return evaluate_suite(model, tokenizer, suites, encoder=encoder, metric=config.metric, progress=progress)
+
+
+def evaluate_replies(
+    folder: Path | str, settings: Mapping[str, Any] | None = None, limit: int | None = None, progress: bool = False
+) -> dict[str, Any]:
+    """Let a finished run and its base reply to the chat suite, and score what fine-tuning changed.
+
+    folder: a run, or any model that `load_base` accepts, which is scored alone. settings: of ICFTConfig by dotted name,
+    in place of those of the run. limit: at most so many free questions and instructions each, as many of each topic;
+    default: all 400 and 210. progress: show progress bars. Greedy replies, at most 64 tokens each.
+
+    Returns what `compare_with_base` returns: {scores: {before: ChatScores of the base, after: of the run}, retention,
+    display, replies}. Of a model that is no run it has only scores, with its replies in `before`, and display. Raises
+    ICFTError if the model cannot be loaded.
+    """
+    config, model, tokenizer = load_run_or_base(folder, settings)
+    encoder = _make_encoder(config, model, tokenizer)
+    suite = DataBundle(chat={part: chat_suite(part) for part in ("test", "display")}).limited(test=limit).chat
+    parts = score_chat_parts(suite, list(suite), model, tokenizer, encoder, progress, reply_cache())
+    if isinstance(model, PeftModel):
+        return compare_with_base(parts, model, tokenizer, encoder, progress, "default")
+    shown = [dict(prompt=item.prompt, base=parts["display"].base_replies[item.id]) for item in suite["display"]]
+    return to_plain(dict(scores={"before": parts["test"].base}, display=shown))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_run import SETTINGS, small_bundle
 
+from icft_lite.cli import main
 from icft_lite.config import ICFTConfig
 from icft_lite.constraint import RetentionConstraint
 from icft_lite.data.bundle import balanced_items
@@ -16,6 +17,7 @@ from icft_lite.data.groups import content_hashes
 from icft_lite.data.overlap import load_seen, save_seen
 from icft_lite.data.sources import bundle_from_files, default_general
 from icft_lite.experiments.compare import chat_measures, differences
+from icft_lite.finished_runs import evaluate_replies
 from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.memory.prompt_quality import trim_loop, whole_sentences
 from icft_lite.memory.rehearsal import chat_memory, seed_memory
@@ -30,6 +32,8 @@ from icft_lite.training.loop import train_icft
 from icft_lite.utils.notice import NOTICE
 
 SIZES = dict(memory=8, validation=4, test=6)
+DISTANCES = ("nll", "kl_base_tuned", "kl_tuned_base")
+"""Scores that depend on the rounding of a batch."""
 
 
 def few_items():
@@ -73,6 +77,32 @@ def test_the_report_says_what_was_lost_in_replies(ran):
     assert "## Forgetting in the model's own replies" in text and "KL(base ‖ tuned)" in text and NOTICE in text
     assert {"free", "instructions", "kl_base_tuned", "intrusion"} <= chat_measures(report).keys()
     assert report["problems"] == []
+
+
+def test_a_finished_run_gets_the_same_scores_again(ran, capsys):
+    report, out, bundle = ran
+    found = evaluate_replies(out, limit=SIZES["test"])
+    assert found["retention"] == report["chat"]["retention"]
+    for name in ("before", "after"):
+        again, recorded = (dict(one["scores"][name]) for one in (found, report["chat"]))
+        assert again.pop("items") == json.loads((out / "items.json").read_text())["chat"][name]
+        near = {key: pytest.approx(recorded.pop(key), rel=1e-4) for key in DISTANCES if key in recorded}
+        assert again == recorded | near
+    assert found["display"][:2] == report["chat"]["display"] and len(found["display"]) == len(chat_suite("display"))
+    assert main(["evaluate", str(out), "--chat", "--limit", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "Forgetting in the model's own replies" in text and "KL(base ‖ tuned)" in text and NOTICE in text
+
+
+def test_the_replies_of_a_model_without_a_run_are_scored_alone(ran, capsys):
+    found = evaluate_replies("tiny", limit=SIZES["test"])
+    before = ran[0]["chat"]["scores"]["before"]
+    assert found.keys() == {"scores", "display"} and found["scores"].keys() == {"before"}
+    assert found["scores"]["before"]["free"] == before["free"] and found["scores"]["before"]["words"] == before["words"]
+    assert main(["evaluate", "tiny", "--chat", "--limit", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "Replies to the chat suite" in text and "instructions passed" in text and NOTICE in text
+    assert "after" not in text and "KL" not in text, "what needs a second model is left out"
 
 
 def test_replies_of_two_methods_are_compared_item_by_item(ran, tmp_path):

@@ -84,9 +84,7 @@ class DataBundle:
             for role, limit in limits.items()
             if limit is not None and (name := CHAT_PARTS.get(role, "")) in self.chat
         }
-        if parts:
-            chosen["chat"] = {**self.chat, **parts}
-        return replace(self, **chosen)
+        return replace(self, **chosen, chat={**self.chat, **parts})
 
     def content_hash(self) -> dict[str, str]:
         """Return the SHA-256 of each role's examples, as hex: what identifies the data of a run.

@@ -164,6 +164,18 @@ def encode_questions(
     return encoded
 
 
+def read_named_suites(named: Sequence[str], limit: int | None = None) -> dict[str, list[Question]]:
+    """Return the questions of the suites of a command line, each given as NAME or NAME=FILE, by name.
+
+    Raises ICFTError if a name is given twice, and what `read_questions` raises.
+    """
+    pairs = [text.partition("=") for text in named]
+    names = [name for name, _, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ICFTError(f"--lm-eval: {twice[0]} is given twice; join its files, or evaluate them one after the other")
+    return {name: read_questions(name, file or None, limit) for name, _, file in pairs}
+
+
 def lm_eval_scores(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -28,7 +28,13 @@ def get_measure(scores: Mapping[str, Any], key: str, inner: str | None) -> Any:
 
 
 def chat_table(chat: Mapping[str, Any]) -> Table:
-    """Return the table of a run's replies to the test part of a chat suite; it has no rows without a suite."""
+    """Return the table of a run's replies to the test part of a chat suite; it has no rows without a suite.
+
+    chat: of `compare_with_base`; without the key `retention` the replies are those of one model.
+    """
+    if chat and "retention" not in chat:
+        rows = [[*row[:3], row[4]] for row in _measures(chat["scores"]["before"], {}) if row[2] is not None]
+        return Table("Replies to the chat suite", ["measure", "n", "value", "meaning"], rows)
     return Table(
         "Forgetting in the model's own replies",
         ["measure", "n", "base", "after", "meaning"],
@@ -41,8 +47,12 @@ def _rows(chat: Mapping[str, Any]) -> Iterator[list[Any]]:
     found, (before, after) = chat["retention"], (chat["scores"][name] for name in ("before", "after"))
     yield ["retention", None, 1.0, found["value"], _interval(found)]
     yield ["right with the base, still right", None, None, found["still_right"], "share of questions and instructions"]
+    yield from _measures(before, after)
+
+
+def _measures(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[list[Any]]:
     for key, inner, name, meaning in MEASURES:
-        n = after[key]["n"] if inner == "value" else None
+        n = before[key]["n"] if inner == "value" else None
         yield [name, n, get_measure(before, key, inner), get_measure(after, key, inner), meaning]
 
 

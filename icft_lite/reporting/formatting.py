@@ -7,7 +7,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -76,3 +76,13 @@ def get_nested(record: Any, *keys: str) -> Any:
     for key in keys:
         record = (record or {}).get(key)
     return record
+
+
+def score_lines(scores: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield nested {name: {metric, value, n}} as one line for each score."""
+    for name, score in scores.items():
+        if isinstance(score, dict) and "value" in score:
+            name = prefix + name
+            yield f"{name:28} {score['value']:.3f}  {score.get('metric', '')}  n = {score.get('n', '?')}"
+        elif isinstance(score, dict):
+            yield from score_lines(score, f"{prefix}{name}.")

@@ -19,7 +19,7 @@ from icft_lite.reporting.tables import Report, report_tables
 from icft_lite.utils.io import to_plain, write_bytes, write_json, write_text
 from icft_lite.utils.notice import NOTICE
 
-BRIEF = ("Scores", "Forgetting in the model's own replies", "Retention", "Cost")
+BRIEF = ("Scores", "Forgetting in the model's own replies", "Replies to the chat suite", "Retention", "Cost")
 """The tables of a report that `print_table` prints."""
 
 

@@ -171,7 +171,8 @@ def write_run(
     problems = Problems(events.say)
     with events.phase("evaluate"):
         before, after = score_tests(prepared, events, problems)
-        chat = problems.attempt("replies to the chat suite", lambda: replies_after(prepared, events)) or {}
+        arguments = (prepared.chat, model, prepared.tokenizer, prepared.encoder, events.progress)
+        chat = problems.attempt("replies to the chat suite", lambda: compare_with_base(*arguments)) or {}
     items = {suite: {task: part.get("items", {}) for task, part in scores.items()} for suite, scores in after.items()}
     if chat:
         items["chat"] = {name: chat["scores"][name].pop("items") for name in ("before", "after")}
@@ -182,11 +183,6 @@ def write_run(
     write_json(paths.out / "items.json", items)
     write_report(report, paths.out, problems)
     return {**report, "problems": list(problems)}
-
-
-def replies_after(prepared: Prepared, events: Events) -> dict[str, Any]:
-    """Return `compare_with_base` of the slow adapter; {} without a chat suite."""
-    return compare_with_base(prepared.chat, prepared.model, prepared.tokenizer, prepared.encoder, events.progress)
 
 
 def score_tests(prepared: Prepared, events: Events, problems: Problems) -> tuple[dict[str, Any], dict[str, Any]]:

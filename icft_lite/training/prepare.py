@@ -191,7 +191,7 @@ def score_base(
             events.say(f"{name}: no example can be scored ({suite.left_out} do not fit encoding.max_length)")
     parts = ("validation", "test", "display") if config.consolidation.enabled else ("test", "display")
     chat = on_main_process(
-        lambda: score_chat_parts(data, parts, model, tokenizer, encoder, events.progress, reply_cache())
+        lambda: score_chat_parts(data.chat, parts, model, tokenizer, encoder, events.progress, reply_cache())
     )
     if "test" in chat:
         scores = chat["test"].base

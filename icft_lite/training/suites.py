@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icft_lite.chat_metrics import ChatScores, chat_retention, encode_replies, evaluate_chat
 from icft_lite.config import Metric
@@ -39,19 +39,19 @@ class ChatPart:
 
 
 def score_chat_parts(
-    data: DataBundle,
+    suite: Mapping[str, Sequence[ChatItem]],
     parts: Sequence[str],
-    model: PeftModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     encoder: Encoder,
     progress: bool,
     cache: Path | None,
 ) -> dict[str, ChatPart]:
-    """Return the parts of the data's chat suite with the scores of the base; {} without a suite."""
+    """Return those of the given parts that a chat suite has, with the scores of the base."""
     return {
         part: ChatPart(items, evaluate_chat(model, tokenizer, encoder, items, None, None, progress, cache))
         for part in parts
-        if (items := data.chat.get(part))
+        if (items := suite.get(part))
     }
 
 
@@ -61,8 +61,9 @@ def compare_with_base(
     tokenizer: PreTrainedTokenizerBase,
     encoder: Encoder,
     progress: bool,
+    adapter: str = "slow",
 ) -> dict[str, Any]:
-    """Return what the slow adapter changed in replies to the test part of a chat suite; {} without one.
+    """Return what an adapter changed in replies to the test part of a chat suite; {} without one.
 
     scores: {before, after: ChatScores without replies}; retention: the fields of ChatRetention; display: for each
     display prompt {prompt, base, after}; replies: {item id: {prompt, base, after}}, those of display included.
@@ -70,10 +71,10 @@ def compare_with_base(
     if "test" not in chat:
         return {}
     part = chat["test"]
-    after = evaluate_chat(model, tokenizer, encoder, part.items, "slow", part.base_replies, progress)
+    after = evaluate_chat(model, tokenizer, encoder, part.items, adapter, part.base_replies, progress)
     own = dict(after["replies"])
     if shown := chat.get("display"):
-        own |= evaluate_chat(model, tokenizer, encoder, shown.items, "slow", progress=progress)["replies"]
+        own |= evaluate_chat(model, tokenizer, encoder, shown.items, adapter, progress=progress)["replies"]
     replies = {
         item.id: dict(prompt=item.prompt, base=one.base_replies[item.id], after=own[item.id])
         for one in (part, *([shown] if shown else []))

@@ -51,7 +51,7 @@ class Curve:
         self.chat = dict(prepared.chat)
         if self.chat and "validation" not in self.chat:  # a run without consolidation does not need it
             arguments = (prepared.model, prepared.tokenizer, prepared.encoder, False, reply_cache())
-            self.chat |= score_chat_parts(prepared.data, ("validation",), *arguments)
+            self.chat |= score_chat_parts(prepared.data.chat, ("validation",), *arguments)
         of_base = {} if prepared.chat else prepared.baseline
         self.topics = {name: informative_topics(scores)[0] for name, scores in of_base.items() if "general" in name}
 
