@@ -118,7 +118,7 @@ def test_the_live_cell_asks_the_base_or_says_why_it_cannot(book):
         display=tables.append, ICFTError=ValueError, load_base=lambda name: (name,),
     )  # fmt: skip
     live = code.replace("ask_live = False", "ask_live = True")
-    assert said(live, namespace) == "Asked now:\n" and tables == [({"base, asked now": "a model"}, ["q"])]
+    assert said(live, namespace) == "Queried now:\n" and tables == [({"base, queried now": "a model"}, ["q"])]
 
     def offline(name):
         raise ValueError(f"{name} cannot be downloaded")

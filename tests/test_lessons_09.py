@@ -146,7 +146,7 @@ CONFIRMED = {
         (found := mean_interval(over_splits(r, arm, "medical", analysis.choose_point))).low < 0 < found.high
         for arm in ("ring", "soft_labels", "base_teacher")
     ),
-    "With self-generated prompts only it loses 18; with T = 1, 28": lambda r: all(
+    "With T = 1 it loses 28. Self-generated prompts only: 18, $p$ = 0.13.": lambda r: all(
         round(100 * (found := mean_interval(over_splits(r, arm, "medical", analysis.choose_point))).mean) == points
         and found.low > 0
         for arm, points in (("self_memory", 18), ("temperature_1", 28))
@@ -160,7 +160,7 @@ CONFIRMED = {
         (found := mean_interval(over_splits(r, "gold", "medical", analysis.choose_point))).low < 0 < found.high
         and min(one["label_accuracy"] for one in r["icft"].values()) > 0.95
     ),
-    "Consolidation inside a run gained nothing over one α after training, and lost 2 points of preferences": lambda r: (
+    "gained nothing over one α after training (for preferences: 2 points less, not corrected)": lambda r: (
         abs(over_splits(r, "search", "medical").mean()) < 0.01
         and mean_interval(over_splits(r, "search", "medical", analysis.choose_point)).low < 0
         and round(100 * over_splits(r, "search", "preference", analysis.choose_point).mean()) == 2
@@ -255,15 +255,14 @@ CHAT = {
     "Plain LoRA with a quarter of its change retains 0.96": lambda c: (
         round(mean(c, "plain", "retention", 0.25), 2) == 0.96
     ),
-    "but with other replies: shorter ones": lambda c: (
+    "with shorter replies": lambda c: (
         mean(c, "plain", "words", 0.25) < 0.6 * mean(c, "base", "words", 0.0)
         and mean(c, "plain", "still_right", 0.25) < mean(c, "icft", "still_right")
     ),
-    "plain fine-tuning learns the most and forgets most": lambda c: (
-        mean(c, "plain", "medical") == max(mean(c, arm, "medical") for arm in c if arm != "base")
-        and mean(c, "plain", "retention") < 0.5
+    "plain fine-tuning learns more than ICFT and forgets most of the rest": lambda c: (
+        mean(c, "plain", "medical") > mean(c, "icft", "medical") and mean(c, "plain", "retention") < 0.5
     ),
-    "On `smollm2` ICFT learns nearly as much as plain LoRA and retains 0.83": lambda c: (
+    "On `smollm2` ICFT learns nearly as much, and retains 0.83": lambda c: (
         mean(c, "plain", "medical") - mean(c, "icft", "medical") < 0.05
         and round(mean(c, "icft", "retention"), 2) == 0.83
     ),
@@ -412,7 +411,7 @@ WRONG_WIDTH = [
     "def half_width(a, b): return 1.96 * (a - b).mean(1).std() / a.shape[0]**0.5",
 ]
 TOKENS, ABLATED = {"optim.max_tokens": 9}, {"optim.max_tokens": 9, "consolidation.enabled": False}
-DESIGN = dict(ours=TOKENS, ablation=ABLATED, seeds=5, questions=1400, measure="general")
+DESIGN = dict(ours=TOKENS, ablation=ABLATED, seeds=5, questions=1400, measure="medical")
 WRONG_DESIGN = [
     f"def design(): return {dict(DESIGN, **change)}"
     for change in (
@@ -422,7 +421,7 @@ WRONG_DESIGN = [
         dict(ours={}, ablation={"consolidation.enabled": False}),
         dict(seeds=3),
         dict(questions=805),
-        dict(measure="whatever is best"),
+        dict(measure="general"),
     )
 ]
 

@@ -15,7 +15,7 @@ from icft_lite.utils.io import to_plain
 LOSS_PANELS = (
     ("fine_tune", "L_fine-tune: negative log-likelihood of the responses", "nats per response token", "#d55e00"),
     ("task", "L_task: agreement with the weak labels", "nats per response token", "#009e73"),
-    ("consistency", "L_consistency: distance from the teacher on memory examples", "per response token", "#0072b2"),
+    ("consistency", "L_consistency: distance from the teacher on memory examples", "per memory token", "#0072b2"),
 )
 """(key, title, unit, color) of each panel of `losses_figure`."""
 

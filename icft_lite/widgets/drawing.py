@@ -18,7 +18,7 @@ from icft_lite.widgets.table import escape
 
 LOSSES = {
     "total": ("L_total", "weighted sum", "currentColor"),
-    "consistency": ("L_consistency", "per response token", "#0072b2"),
+    "consistency": ("L_consistency", "per memory token", "#0072b2"),
     "task": ("L_task", "nats per response token", "#009e73"),
     "fine_tune": ("L_fine-tune", "nats per response token", "#d55e00"),
     "loss": ("training loss", "as logged", "currentColor"),

@@ -95,7 +95,7 @@ runs = Path(tempfile.mkdtemp())
 recorded = load_recorded(DEMO_FULL)
 real = recorded_models(recorded, ["qlora", "icft"])
 print(f"trained by `{recorded['command']}` at commit {recorded['commit']}")
-print(f"asked medical questions by `{recorded['medical_command']}`")
+print(f"medical replies recorded by `{recorded['medical_command']}`")
 for run in recorded["recorded_runs"].values():
     base_hash, adapter_hash = run["base_hash"][:12], run["adapter_sha256"][:12]
     print(f"{run['run']}: {run['tokens']:,} tokens, base {base_hash}…, adapter {adapter_hash}…")
@@ -157,22 +157,22 @@ for label, name in (("plain LoRA", "qlora"), ("ICFT", "icft")):
 pd.DataFrame(columns, index=keys).T.round(2)
 
 # %% [markdown]
-# Means of three runs with other random choices (*seeds*). *medical*: the right one of four options (chance 0.25), 67
-# questions. *reply*: share of the facts that 33 replies must contain. *free*, *instructions*: 100 general questions,
-# 100 instructions. Plain fine-tuning learned more medicine and lost most of the rest. ICFT retained most. (With present
-# defaults: *medical* 0.96, *reply* 0.42.)
+# Means of three runs (*seeds*). *medical*: the right one of four options (chance 0.25), 67 questions. *reply*: share of
+# the facts that 33 replies must contain. *free*, *instructions*: 100 each, general. Plain fine-tuning learned more
+# medicine and lost most of the rest. ICFT retained most. (With present defaults and other test items: *medical* 0.96,
+# *reply* 0.42, retention 0.83.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-ask_live = False  # True: ask the base now; the first time this downloads 93 MB
+ask_live = False  # True: query the base now; the first time this downloads 93 MB
 skipped = "" if ask_live else "ask_live is False"
 try:
     live = partial(generate_reply, *load_base("smollm2")) if ask_live else None
 except ICFTError as error:  # for example, offline
     skipped = str(error)
-print(f"Skipped: {skipped}." if skipped else "Asked now:")
+print(f"Skipped: {skipped}." if skipped else "Queried now:")
 if not skipped:
-    display(ask_table({"base, asked now": live}, right["base"][:3]))
+    display(ask_table({"base, queried now": live}, right["base"][:3]))
 
 # %% [markdown]
 # ## 2 · The method in one picture
@@ -260,7 +260,7 @@ table[table["coverage"] > 0].drop("base_choice").round(2)
 
 # %% [markdown]
 # **Majority vote** counts the votes. A **label model** (Dawid and Skene, 1979) first estimates from agreements alone
-# how reliable each function is, then weighs its votes. Either gives a **posterior**: the probability of each
+# how reliable each function is, then weights its votes. Either gives a **posterior**: the probability of each
 # response. Training uses the most likely one (a *hard label*).
 #
 # **Predict.** Which is right more often, and by how much?
@@ -488,7 +488,7 @@ Image(png(losses_figure(icft)), width=640)
 # consolidation has moved the model back. L_task is 0 and has no panel.
 
 # %% [markdown]
-# ## 9 · Ask them yourself
+# ## 9 · Query them yourself
 #
 # A run's folder holds its adapter, in the format of peft, the usual library for adapters. We load both and compare them
 # with the bare base: the questions from above, and a patient. This table also works where widgets do not.
@@ -516,7 +516,7 @@ ask_panel(models, questions)
 #
 # - A chat model, fine-tuned the plain way, learned the most medicine and lost most right answers to general
 #   questions (from 0.53 to 0.13). ICFT retained most (0.45) and learned less, above all for patients.
-# - Voting functions, weighed by a label model, came close to the truth.
+# - Labelling functions, weighted by a label model, came close to the truth.
 # - `tiny` showed the same. Lesson 09 asks which component helps.
 
 # %% [markdown]

@@ -558,7 +558,7 @@ print("along each path, further means more lost (rank correlation over 0.8):",
 # - Scores of choices need a correction for chance.
 # - The base is frozen, so $\alpha$ = 0 restores it by construction; in between are compromises.
 # - Replay retains part of the general score and costs some medicine.
-# - KL rises with forgetting along one path, not across methods.
+# - KL on the new task rises with forgetting along one path; across runs it does not determine it.
 
 # %% [markdown]
 # ## Exercises

@@ -673,10 +673,10 @@ for low, high in ((0, 0.6), (0.6, 0.95), (0.95, 1.01)):
 # `weak.soft_labels=True` turns soft ones on; L_task needs it.
 
 # %% [markdown]
-# The choice of the *label model* has a clear benefit. With Dawid–Skene in place of majority vote, the medical score of
-# the demo was 0.85 instead of 0.44, and 0.48 instead of 0.27 on all topics (three seeds, measured with soft labels;
-# [results]({{repository}}/blob/main/docs/earlier_results.md)). The posterior's uncertainty, its *entropy*, is still
-# used: it orders the curriculum of lesson 03.
+# With soft labels the *label model* had a clear benefit: with Dawid–Skene in place of majority vote, the medical score
+# was 0.85 instead of 0.44 in the demo, and 0.48 instead of 0.27 on all topics
+# ([results]({{repository}}/blob/main/docs/earlier_results.md)). With hard labels it was 0.44 instead of 0.38, not
+# clearly (lesson 09). The posterior's *entropy* orders the curriculum (lesson 03).
 
 # %% [markdown]
 # ## 12 · What breaks it

@@ -100,7 +100,8 @@ print(f"{W.shape[0]} × {W.shape[1]} numbers, standard deviation {W.std():.3f}, 
 # standard normal distribution.
 
 # %% [markdown]
-# The quantile at p = 1 is infinite, so the authors stop short of 1, by the mean of half a share of 16 and of 15 levels:
+# The quantile at p = 1 is infinite, so the authors stop short of 1, by the mean of 1/32 (half of a sixteenth) and 1/30
+# (half of a fifteenth):
 # $p_\text{max} = 1 - \frac12\left(\frac1{32} + \frac1{30}\right)$. That is a choice, not a consequence.
 #
 # Zero must be a level, so the halves are built separately: 8 equal steps from p = 0.5 to $p_\text{max}$, and 7 down to

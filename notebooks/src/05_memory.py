@@ -21,7 +21,7 @@
 # %% [markdown]
 # **You will be able to**
 #
-# - keep a fair sample of a stream;
+# - draw a uniform sample from a stream;
 # - explain why surprise alone collects wrong labels;
 # - promote examples to the long-term memory;
 # - write a moving average in closed form;
@@ -110,7 +110,7 @@ for example in range(5):
 # has many candidates.)
 
 # %% [markdown]
-# ## 2 · A fair sample of a stream
+# ## 2 · A uniform sample of a stream
 #
 # Examples come one by one, their number n is unknown, and there is room for `size`. Each should be retained with
 # probability size / n. **Reservoir sampling**: give each item a random **priority** in [0, 1), keep the lowest.
@@ -259,7 +259,7 @@ def share_wrong(policy, gate=0.0, reservoir_share=0.0):
     return np.mean([wrong[int(entry.example["id"])] for entry in buffer.entries])
 
 
-bad = {"fair sample": share_wrong("reservoir"), "surprise": share_wrong("surprise"),
+bad = {"uniform sample": share_wrong("reservoir"), "surprise": share_wrong("surprise"),
        "surprise,\ngate 0.8": share_wrong("surprise", 0.8),
        "surprise, gate 0.8,\na quarter at random": share_wrong("surprise", 0.8, 0.25)}
 print(*(f"{value:.2f}  {name}".replace("\n", " ") for name, value in bad.items()), sep="\n")
@@ -267,9 +267,9 @@ Image(png(figures.wrong_labels_figure(bad, wrong.mean())), width=600)
 
 # %% [markdown]
 # In this simulation two thirds of what surprises most is wrong. So ICFT has three guards: a **gate** (the largest
-# posterior of a weak example must be at least 0.8), a fair share of the places for each topic (its **quota**, section
+# posterior of a weak example must be at least 0.8), an equal share of the places for each topic (its **quota**, section
 # 4), and a quarter of each quota at random. The random quarter hardly
-# matters here. That the fair sample has 0.15 and not 0.10 is chance.
+# matters here. That the uniform sample has 0.15 and not 0.10 is chance.
 
 # %% [markdown]
 # ## 4 · Fair shares: water-filling
@@ -750,7 +750,7 @@ HTML(html_table(["model", "self-generated prompt", "answer"],
 # %% [markdown]
 # ## What was shown
 #
-# - A ring retains the newest examples, a reservoir a fair sample: size / n for each.
+# - A ring retains the newest examples, a reservoir a uniform sample: size / n for each.
 # - Surprise alone collects wrong labels. A gate, a random part and quotas limit this.
 # - Memory examples prevented most of the forgetting. Without them, 60 steps erased general answers.
 # - Averaging A and B is not averaging B·A. ΔW is averaged exactly and truncated to rank r by SVD.

@@ -315,7 +315,8 @@ Image(png(pair_figure(delta.tolist(), curves)), width=560)
 # | hard | 1.2 | 1 | 0.587 | 0.957 | 0.63 |
 #
 # *α*: the adapter is scaled by it. *preference*: share of pairs whose better reply is more likely; chance 0.5. Soft
-# labels and L_task showed no benefit here. One run per row proves no difference; it is a reason not to pay for them.
+# labels and L_task showed no benefit here. One run per row cannot show a difference, but without benefit they are not
+# worth their cost.
 
 # %% [markdown]
 # ## 4 · L_consistency: stay with the teacher
@@ -439,8 +440,8 @@ print("the same without logits:", torch.allclose(without_logits, 0.5 * (head @ a
 # taken over for $T$ = 1 (`docs/models.md`).
 
 # %% [markdown]
-# At the start of the first stage the student *is* its teacher, so L_consistency is 0: it starts nothing, it responds.
-# So first take four steps of L_fine-tune on medical examples.
+# At the start of the first stage the student *is* its teacher, so L_consistency and its gradient are 0 until other
+# losses move the model. So first take four steps of L_fine-tune on medical examples.
 
 # %%
 WEIGHTS, T = {"consistency": 1.2, "task": 1.0, "fine_tune": 1.0}, math.inf  # of runs on tiny
@@ -636,8 +637,8 @@ print("2 or 4 micro-batches:", off(in_parts(items, 2)) < 1e-4, off(in_parts(item
 print("packed:", off(in_parts(items, 1, pack=True)) < 1e-4)
 
 # %% [markdown]
-# L_consistency is divided by the number of tokens with a teacher. The other two are both divided by the number of
-# response tokens of all other examples; a token of a weak option counts as much as its posterior.
+# L_consistency is divided by the number of tokens with a teacher, L_task by the response tokens of all other examples,
+# L_fine-tune by the same without soft pairs; a token of a weak option counts as much as its posterior.
 # **Predict**: how far off is a step if each micro-batch uses its own counts?
 
 # %%

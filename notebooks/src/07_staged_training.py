@@ -135,7 +135,7 @@ for name in ("trusted", "pool", "test", "general_memory", "general_test"):
 # %% [markdown]
 # Half of the tokens belong to the last stage (by default 90 %), so that a short run learns in every stage. It forgets
 # more at this learning rate, and `max_drop` 0.15 allows it to. The ring and soft labels had no measured benefit
-# ([results]({{repository}}/blob/main/docs/earlier_results.md#ablations)) and are off by default. Here they show
+# ([results]({{repository}}/blob/main/docs/results.md#tiny-confirmation)) and are off by default. Here they show
 # promotion and L_task.
 
 # %% [markdown]
@@ -466,8 +466,8 @@ print("the same losses at every step:", resumed["losses"] == report["losses"])
 print("the same accuracy matrix:", resumed["accuracy_matrix"] == report["accuracy_matrix"])
 
 # %% [markdown]
-# SHA-256 is a fingerprint: if one bit changes, all of it changes. The dashboard also drew the steps of the killed
-# process: they are in the state, too.
+# SHA-256 is a fingerprint: a file that differs in one bit has another one. The dashboard also drew the steps of the
+# killed process: they are in the state, too.
 
 # %% [markdown]
 # ## 6 · Why that works

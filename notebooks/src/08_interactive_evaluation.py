@@ -567,8 +567,8 @@ print(f"McNemar's p: {mcnemar_exact(a, b):.3f}")
 
 # %% [markdown]
 # Unpaired, the interval includes 0; paired, it does not. Now our models. We test three claims, so there are three
-# chances of a false alarm. **Holm's** method multiplies the smallest p by 3, the next by 2, the last by 1 (and keeps
-# their order). **Predict** the sign of each difference.
+# chances of a false alarm. **Holm's** method multiplies the smallest p by 3, the next by 2, the last by 1 (and no
+# result is below the one before it). **Predict** the sign of each difference.
 
 # %%
 claims = [("general", "base", "slow"), ("medical", "slow", "base"), ("general", "after a third", "slow")]

@@ -113,8 +113,8 @@ MODEL = MODEL if REAL else "tiny-qwen3"
 # ## 1 · Data in its own format
 #
 # Two public sets, both free to use. **MedQuAD** (CC BY 4.0) has questions and answers from pages of American health
-# institutes: free replies of up to 250 words. **PubMedQA** (MIT) has 1,000 research questions that experts answered
-# with yes, no or maybe, each with the abstract it was taken from.
+# institutes: free replies, in our sample of up to 250 words. **PubMedQA** (MIT) has 1,000 research questions that
+# experts answered with yes, no or maybe, each with the abstract it was taken from.
 
 # %% [markdown]
 # Offline we need examples of the same form: general knowledge in our own words. MedQuAD's questions have a *focus*, a
@@ -340,12 +340,12 @@ Image(png(memory_budget.draw(), dpi=110), width=860, metadata={"alt": memory_bud
 # - $7r$: between $A$ and $B$ of seven adapters.
 
 # %% [markdown]
-# **Predict** how much of that 16-bit computing saves on a T4: half?
+# **Predict**: how much of that does computing in 16 bits save on a T4, half?
 #
 # Less. Adapters stay in fp32 (lesson 04), so each of the seven makes an fp32 copy of its input, and norms compute in
 # fp32 too. In bytes: $28H + 12Q + 8K + 10I + 28r$.
 #
-# The seventh part is logits: at most 128 MiB at a time (`chunk_size`), in up to six arrays.
+# The seventh part is logits: up to six arrays of at most 64 MiB each (`chunk_size`).
 
 # %%
 def budget(c, tokens, supervised, rank=32, value=2):
@@ -563,8 +563,8 @@ print("LoRA parameters as predicted:", report["cost"]["trainable_parameters"] ==
 # Three steps teach the small model nothing; they show that every part works.
 #
 # A question of PubMedQA is scored by log-probabilities. The **score of an option** is the sum over its tokens,
-# $s_k = \sum_t \log p(y_{k,t} \mid x, y_{k,<t})$, with the question $x$ and the tokens $y_{k,t}$ of option $k$. The
-# model *chooses* the option with the largest $s_k$.
+# $\ell_o = \sum_i \log p(y_{o,i} \mid x, y_{o,<i})$, with the question $x$ and the tokens $y_{o,i}$ of option $o$. The
+# model *chooses* the option with the largest $\ell_o$.
 
 # %%
 model, tokenizer = load_run("run/icft")
@@ -713,7 +713,8 @@ print(chat.to_string())
 suites_right = {name: {key: sum(right) / len(right) for key, right in one["suites"].items()}
                 for name, one in scores.items()}
 print(pd.DataFrame(suites_right).T.round(2).to_string())
-print("chance levels: 0.25, 0.50, 0.25, 0.25; questions of each suite:", len(scores["base"]["suites"]["piqa"]))
+print("chance levels: 0.25, 0.50, 0.25, 0.25 (four options of CommonsenseQA's five are in our file)")
+print("questions of each suite:", len(scores["base"]["suites"]["piqa"]))
 
 # %% [markdown]
 # Plain LoRA lost a quarter of what the base could do, after 12 steps, and its replies are half as long. ICFT retained
@@ -756,8 +757,8 @@ ask_table(general, list(shown)[:3])
 # %% [markdown]
 # ## 7 · Export it
 #
-# An **adapter** is small and needs its base. It is in PEFT's own format: the cell after next loads it without this
-# package. **Merged** weights are a model of their own, for any program that runs Qwen3.
+# An **adapter** is small and needs its base. It is in PEFT's own format: below, `PeftModel` loads it. **Merged**
+# weights are a model of their own, for any program that runs Qwen3.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -768,7 +769,7 @@ print({key: f"{value / 2**20:.1f} MiB" for key, value in size.items()})
 
 # %% [markdown]
 # The adapter was trained on *rounded* weights, and corrects for their rounding. So the package dequantizes the 4-bit
-# weights, adds $BA$ to them, and does not round again. **Predict**: how far apart are the outputs of the two?
+# weights, adds $s\,BA$ to them, and does not round again. **Predict**: how far apart are the outputs of the two?
 
 # %%
 batch = join_batch([encoder(example) for example in questions[:4]], 0, head_weight(model).device)

@@ -258,8 +258,9 @@ print("the change B·A of every layer is equal, to 1e-3:", apart < 1e-3)
 
 # %% [markdown]
 # Three things keep the memories identical. The *plan* of a stage is a pure function of the seed, so all processes draw
-# the same examples. All take the same optimizer step, so the slow adapter is the same average everywhere. And what a
-# decision depends on (scores, labels, generated text, files) the first process alone computes, and sends to the others.
+# the same examples. All take the same optimizer step, so the slow adapter is the same average everywhere. And only
+# the first process computes what a decision depends on (scores, labels, generated text, files), and sends it to the
+# others.
 
 # %% [markdown]
 # On two GPUs the line is `accelerate launch --num_processes 2 -m icft_lite.cli train …`; `torchrun --nproc_per_node 2
@@ -659,7 +660,7 @@ print("no example is lost:", sorted(i for group in grouped for i in group) == li
 # curriculum, and packs them: gradients are the same (lesson 06), and most of the padding goes. In scoring it groups.
 #
 # **Teacher states** are what takes space: one hidden state for each token of the long-term memory that L_consistency
-# covers (by default prompt tokens too, except those of promoted examples). As logits they would take far more.
+# covers (on `tiny` prompt tokens too, for other models those of the response). As logits they would take far more.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -700,7 +701,8 @@ print(f"{Path('states.bin').stat().st_size:,} bytes on disk, {on_disk[wanted].nb
 # - Replicas save time, shards save memory; what is not split sets the limit of both.
 # - FSDP-QLoRA stores its bytes as the dtype of everything else: in two shards, the same step. The file for GPUs was
 #   checked, not run.
-# - With a million examples, what is bounded stays small; plan for what is not.
+# - With a million examples, votes and encodings grow. The long-term memory is bounded, and so is training with
+#   `optim.max_tokens`.
 
 # %% [markdown]
 # ## Exercises

@@ -181,8 +181,8 @@ icft = train_icft(settings, "runs/icft", kit.public, progress=False)
 pd.DataFrame([summary(replay), summary(icft)], index=["replay", "icft"]).round(3)
 
 # %% [markdown]
-# Tempting to stop here? Practice has 72 questions, and you may look at it as often as you like. Choose settings with
-# it, but do not believe its winner: whoever tries ten settings and reports the best one reports luck (lesson 09).
+# It is tempting to stop here. Practice has 72 questions, and you may look at it as often as you like. Choose settings
+# with it, but do not believe its winner: whoever tries ten settings and reports the best one reports luck (lesson 09).
 
 # %% [markdown]
 # ## 5 · The score
