@@ -13,6 +13,7 @@ UNITS = (
     "eighteen nineteen"
 ).split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+UNIT_DIGITS = [str(n) for n in range(1, 10)]
 NUMBERS = {word: n for n, word in enumerate(UNITS)} | {word: 10 * n for n, word in enumerate(TENS, 2)}
 
 STOP_WORDS = {
@@ -26,6 +27,8 @@ FUNCTION_WORDS = frozenset(
     "less most least all few many then there here now nothing nobody same different".split()
 )
 """Words that replies use whatever they answer. They are neither counted as answers nor as other options."""
+INTRODUCTIONS = frozenset({"answer"})
+"""Words that introduce an answer ("The answer is …"). They are not counted as other options."""
 
 MEDICAL = re.compile(
     r"\b(?:"
@@ -70,6 +73,9 @@ def reply_words(text: str) -> list[str]:
     for word in re.findall(r"(?<![\w)])(?<!\d )-\d+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W_]+", plain):
         if word in UNITS[1:10] and words and words[-1] in ("20", "30", "40", "50", "60", "70", "80", "90"):
             words[-1] = str(int(words[-1]) + NUMBERS[word])
+        elif word == "hundred":
+            factor = words.pop() if words and words[-1] in UNIT_DIGITS else "1"
+            words.append(f"{factor}00")
         else:
             words.append(str(NUMBERS.get(word, word)))
     return words
@@ -151,12 +157,14 @@ def _label(reply: str, argument: str) -> bool:
 
 
 def _json(reply: str, keys: str) -> bool:
-    """Return whether the first {…} of the reply is a JSON object with exactly these keys."""
-    found = re.search(r"\{[^{}]*\}", reply)
-    try:
-        return set(json.loads(found[0])) == set(keys.split()) if found else False
-    except ValueError:
-        return False
+    """Return whether an object in the reply, in others or not, is JSON with exactly these keys."""
+    for found in re.finditer(r"\{", reply):
+        try:
+            if set(json.JSONDecoder().raw_decode(reply, found.start())[0]) == set(keys.split()):
+                return True
+        except ValueError:
+            continue
+    return False
 
 
 def _language(reply: str, wanted: str) -> bool:
@@ -166,7 +174,7 @@ def _language(reply: str, wanted: str) -> bool:
     return counts[wanted] > 0 and all(counts[wanted] > n for name, n in counts.items() if name != wanted)
 
 
-BULLET, NUMBER = r"[-*•+]", r"\(?\d+[.):]"
+BULLET, NUMBER = r"[-*•+](?![-*+])", r"\(?\d+[.):]"
 REFUSES = (
     r"\b(?:sorry|unfortunately|can(?:no|')t|unable|regret|decline|afraid|won't|not able|no,? thank|apologi[sz]e)\b"
 )

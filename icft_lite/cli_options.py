@@ -217,7 +217,8 @@ def given_settings(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any
     settings |= {name: value for name, value in flatten(given).items() if name in known}
     if given.get("method"):
         settings["method"] = given["method"]
-    mapping = given.get("map") or str(settings.pop("map", ""))
+    own = settings.pop("map", None)
+    mapping = given.get("map") or str(own or "")
     mapped: dict[str, str] = {}
     for text in filter(None, mapping.split(",")):
         name, equals, value = (part.strip() for part in text.partition("="))

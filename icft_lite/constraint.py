@@ -40,8 +40,9 @@ class RetentionConstraint:
     ) -> "RetentionConstraint":
         """Return the constraint that the base's scores on general validation, and on chat validation, allow."""
         topics, uninformative = informative_topics(base)
-        counts = [round(score["value"] * score["n"]) for score in (chat["free"], chat["instructions"])] if chat else [0]
-        informative = min(counts) >= MIN_RIGHT
+        parts = (chat["free"], chat["instructions"]) if chat else ()
+        counts = [round(score["value"] * score["n"]) if score["n"] else 0 for score in parts]
+        informative = min(counts, default=0) >= MIN_RIGHT
         if chat and not informative:
             uninformative.append(f"chat suite ({counts[0]} right answers, {counts[1]} instructions passed)")
         limits_kl = chat is not None or not topics

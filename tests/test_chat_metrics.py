@@ -101,6 +101,9 @@ def test_checks_of_numbers_and_languages():
     assert passed_checks("El gato está en la mesa.", ["language:es", "language:fr"]) == [True, False]
     assert passed_checks('Here: {"a": 1, "b": "x"}', ["json:a b", "json:a"]) == [True, False]
     assert passed_checks("{a: 1}", ["json:a"]) == [False]
+    assert passed_checks('{"flight": {"number": "AF 12"}, "to": "Paris"}', ["json:flight to"]) == [True]
+    assert passed_checks("**Farm:**\n- cow\n- pig\n- sheep", ["items:3-3"]) == [True], "a bold line is no item"
+    assert passed_checks("**Clean**\n**Tidy**", ["bullets:2-2"]) == [False]
     assert passed_checks("It is a fruit or a tool.", ["label:fruit|fruit, animal, or tool"]) == [False]
 
 
@@ -172,3 +175,9 @@ def test_a_model_is_compared_with_its_base_on_the_replies_of_both(adapted, shake
     assert same["nll"] == pytest.approx(
         -sum(s["logp"][0] for s in scores) / sum(s["tokens"][0] for s in scores), rel=1e-4
     )
+
+
+def test_hundreds_are_numbers_and_the_word_answer_introduces_one():
+    assert reply_words("One hundred, a hundred, three hundred") == ["100", "a", "100", "300"]
+    assert is_right("It is one hundred.", ("100",), ("90",)) and not is_right("Two hundred.", ("100",), ("200",))
+    assert not any("answer" in item.others for part in ("test", "validation") for item in chat_suite(part))

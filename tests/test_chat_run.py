@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import numpy as np
@@ -150,6 +151,21 @@ def test_a_suite_that_the_base_cannot_answer_leaves_kl_to_constrain(ran):
             assert (
                 candidate["kl"] is not None and candidate["chat_retention"] is None and candidate["retention"] is None
             )
+
+
+def test_a_short_max_length_limits_no_prompt_of_the_suite(base):
+    short = Encoder(base[1], max_length=16)
+    examples = [item.example for item in few_items()["test"]]
+    assert greedy_replies(*base, short, examples, 4) == greedy_replies(*base, Encoder(base[1]), examples, 4)
+    assert short.max_length == 16
+
+
+@pytest.mark.parametrize("kind", ["free", "instructions"])
+def test_a_suite_of_one_kind_does_not_constrain(kind):
+    missing = {"free": "instructions", "instructions": "free"}[kind]
+    before = {**scores(0.9, 0.9), missing: dict(value=math.nan, n=0)}
+    constraint = RetentionConstraint.from_base({}, 0.05, 0.1, before)
+    assert not constraint.chat and constraint.limits_kl and "chat suite" in constraint.uninformative[0]
 
 
 def scores(free, instructions, n=10):

@@ -229,6 +229,15 @@ def test_reading_options_reach_the_data_and_not_the_settings(called, write, tmp_
     assert set(called["evaluate_run"][0][1]["label"]) == {1, 2}
 
 
+@pytest.mark.parametrize("own", ["map: question=Frage\n", "map:\n  # nothing yet\n"])
+def test_the_map_of_a_configuration_file_gives_way_to_that_of_the_command_line(called, write, own, tmp_path):
+    rows = [{"Frage": f"Teil {i}?", "choices": ["Herz", "Haut"], "answer": i % 2, "Thema": "x"} for i in range(20)]
+    data, options = write("de.jsonl", rows), ["--config", write("c.yaml", own), "--answers-from", 0]
+    line = ["train", "--data", data, "--general", "samples", "--out", tmp_path / "o", *options]
+    assert run(*line, "--map", "question=Frage,topic=Thema") == 0
+    assert set(called["train_icft"][1]["data"].trusted["topic"]) == {"x"}
+
+
 def test_train_shows_what_it_understood_before_it_trains(called, write, tmp_path, capsys, monkeypatch):
     for module in ("check", "reporting.check_text"):
         monkeypatch.delitem(sys.modules, f"icft_lite.{module}")

@@ -248,6 +248,18 @@ def most_likely_response(example):
     return example["responses"][int(np.argmax(example["posterior"]))]
 
 
+def test_tied_labels_are_dropped_where_hard_labels_are_trained_on(adapted, encoder):
+    pool = load_samples("medical_pool").select(range(0, 400, 100))
+    sizes = dict(zip(pool["id"], map(len, pool["responses"])))
+    tied, clear = list(sizes)[:2], list(sizes)[2:]
+    even = {name: [1 / sizes[name]] * sizes[name] for name in tied}
+    data = DataBundle(pool=pool, posteriors=even | {name: np.eye(sizes[name])[-1].tolist() for name in clear})
+    examples, report = make_training_examples(data, ICFTConfig(), adapted[0], encoder)
+    assert sorted(examples["id"]) == sorted(clear) and report["dropped_tied"] == 2
+    examples, report = make_training_examples(data, ICFTConfig.preset("soft_labels"), adapted[0], encoder)
+    assert sorted(examples["id"]) == sorted(sizes) and "dropped_tied" not in report
+
+
 def test_gold_labels_are_used_only_by_the_label_model_gold(adapted, encoder, row):
     pool = load_samples("medical_pool").select(range(0, 900, 90))
     gold = {name: int(len(options) > 2) for name, options in zip(pool["id"], pool["responses"])}

@@ -134,4 +134,4 @@ def test_the_core_stays_small():
         return len(nodes) - len(texts) - len(imports)
 
     core = [path for path in PACKAGE.rglob("*.py") if not path.relative_to(PACKAGE).as_posix().startswith(OUTSIDE_CORE)]
-    assert len(core) > 50 and sum(map(statements, core)) <= 4550
+    assert len(core) > 50 and sum(map(statements, core)) <= 4600

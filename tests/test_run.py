@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -20,7 +22,7 @@ from icft_lite.data.tables import to_dataset
 from icft_lite.errors import ICFTError
 from icft_lite.memory.consolidation import EXTRAPOLATION_ALPHAS
 from icft_lite.modeling.adapters import adapter_tensors
-from icft_lite.modeling.base import load_base, model_fingerprint
+from icft_lite.modeling.base import load_base, model_fingerprint, model_path, tokenizer_fingerprint
 from icft_lite.presets import PRESETS
 from icft_lite.reporting import build as build_module
 from icft_lite.reporting import render as render_module
@@ -270,6 +272,30 @@ def test_another_base_is_refused(done, bundle, monkeypatch):
     monkeypatch.setattr(run_folder, "model_fingerprint", lambda name: "another base")
     with pytest.raises(ICFTError, match="holds another run .another base."):
         train(done[0], bundle)
+
+
+def test_another_tokenizer_or_chat_template_is_refused(done, bundle, monkeypatch, tmp_path):
+    monkeypatch.setattr(run_folder, "tokenizer_fingerprint", lambda name: "another tokenizer")
+    with pytest.raises(ICFTError, match="holds another run .another tokenizer."):
+        train(done[0], bundle)
+    path = done[0] / "run.json"
+    before, found = path.read_text(), json.loads(path.read_text())
+    del found["tokenizer"]  # as written before it was recorded
+    try:
+        path.write_text(json.dumps(found))
+        assert train(done[0], bundle)
+    finally:
+        path.write_text(before)
+
+
+def test_the_chat_template_is_part_of_a_tokenizers_hash(tmp_path):
+    shutil.copytree(Path(model_path("tiny")), tmp_path / "copy")
+    before = tokenizer_fingerprint(str(tmp_path / "copy")), model_fingerprint(str(tmp_path / "copy"))
+    assert before == (tokenizer_fingerprint("tiny"), model_fingerprint("tiny"))
+    template = tmp_path / "copy" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|user|>", "<|user|> Please:"))
+    assert tokenizer_fingerprint(str(tmp_path / "copy")) != before[0]
+    assert model_fingerprint(str(tmp_path / "copy")) == before[1] and tokenizer_fingerprint("org/name") == ""
 
 
 def test_a_damaged_run_json_is_named(bundle, tmp_path):

@@ -629,3 +629,51 @@ def test_the_tables_of_shapes_in_the_documentation_are_current():
     spec.loader.exec_module(script)
     page = script.PAGE.read_text(encoding="utf-8")
     assert script.replace_tables(page, script.tables()) == page, "run python scripts/data_shapes.py"
+
+
+# ---------------------------------------------------------------- values that are empty, repeated or JSON
+
+
+CANONICAL = dict(task="question", prompt="Why?", responses=["a", "b"], label=-1)
+
+
+@pytest.mark.parametrize(
+    "label, posterior, message",
+    [
+        (-1, ["0.5", "0.5"], "the posterior is"),
+        (-1, {"a": 1, "b": 2}, "the posterior is"),
+        (-1, 3, "the posterior is 3; give a list of 2 probabilities"),
+        (-1, [1.5, -0.5], "the posterior is"),
+        (-1, [None, 1], "the posterior is"),
+        (-1, [1.0], "the posterior [1.0] has 1 values for 2 responses"),
+        (-1, [0.9, 0.9], "with the sum 1.80; give a probability for each"),
+        (0, [0.2, 0.8], "label 0 is not the most likely response"),
+    ],
+)
+def test_a_posterior_that_is_none_is_refused(label, posterior, message):
+    refused([dict(CANONICAL, label=label, posterior=posterior)], message)
+
+
+def test_a_posterior_that_is_one_is_read():
+    for label, posterior in ((-1, [0.25, 0.75]), (1, [0, 1]), (-1, [])):
+        assert read_examples([dict(CANONICAL, label=label, posterior=posterior)])["posterior"][:] == [posterior]
+
+
+def test_an_empty_list_is_no_value_and_a_repeated_option_is_one_option():
+    rows = [
+        {"question": ASK, "choices": ["x", "y", "x"], "answer": "y"},
+        {"question": ASK, "choices": ["x", "y", "x", "z"], "answer": "z"},
+        {"question": ASK, "choices": [], "answer": "free text"},
+        {"prompt": ASK, "completion": "a reply", "messages": []},
+    ]
+    found = read_examples(rows[:2])
+    assert found["responses"][:] == [["x", "y"], ["x", "y", "z"]] and found["label"][:] == [1, 2]
+    index = [dict(rows[1], answer=2 + n) for n in range(2)]  # indices of the list as it is
+    assert read_examples(index, options=ReadOptions(answers_from=0))["label"][:] == [0, 2]
+    assert right([rows[2]]) == ["free text"] and right([rows[3]]) == ["a reply"]
+
+
+@pytest.mark.parametrize("reply", ['[{"type": "drug", "name": "aspirin"}]', '[{"value": 3, "unit": "mg"}]'])
+def test_a_reply_of_a_csv_that_is_json_is_a_text(tmp_path, reply):
+    pd.DataFrame({"prompt": [ASK], "completion": [reply]}).to_csv(tmp_path / "a.csv", index=False)
+    assert right(tmp_path / "a.csv") == [reply]

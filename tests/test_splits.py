@@ -312,3 +312,50 @@ def test_a_file_that_was_saved_in_another_format_has_the_test_part_of_the_run(wr
 def test_examples_without_an_answer_are_not_evaluated_silently():
     with pytest.warns(ICFTWarning, match="a list of 30 examples: 10 examples without an answer are not evaluated"):
         assert len(evaluation_examples([questions(20) + questions(30, None)[20:]])) == 20
+
+
+# --- a system turn that all rows of a file have
+
+
+def asked(n, system=""):
+    turns = [{"role": "system", "content": system}] if system else []
+    return [
+        {"messages": [*turns, {"role": "user", "content": f"What is {i}?"}, {"role": "assistant", "content": f"{i}"}]}
+        for i in range(n)
+    ]
+
+
+@pytest.mark.parametrize("other", ["", "Reply in one word."])
+def test_a_question_under_a_system_turn_of_the_whole_file_is_the_same_question_in_another_file(write, other, tmp_path):
+    one, two = write("one.jsonl", asked(60, "You are a doctor.")), write("two.jsonl", asked(60, other))
+    bundle = bundle_from_files([one, two], ["samples"])
+    assert len(bundle.test) and not set(bundle.test["prompt"]) & {
+        *bundle.trusted["prompt"],
+        *bundle.validation["prompt"],
+    }
+    assert not set(bundle.validation["prompt"]) & set(bundle.trusted["prompt"])
+    alone = bundle_from_files([one], ["samples"])
+    save_seen(tmp_path, alone)
+    with pytest.warns(ICFTWarning, match="are left out: the run's training or validation part has their prompts"):
+        found = evaluation_examples([two], seen=load_seen(tmp_path))
+    assert set(found["prompt"]) == set(alone.test["prompt"])
+
+
+def test_the_test_part_of_pubmedqa_in_a_file_of_its_own_is_evaluated_whole(write, tmp_path):
+    rows = [
+        {"pubid": i, "question": f"Does drug {i} help?", "context": {"contexts": [f"abstract {i}"]},
+         "long_answer": f"It helps {i}.", "final_decision": "yes"}
+        for i in range(60)
+    ]  # fmt: skip
+    bundle = bundle_from_files([write("all.jsonl", rows)], ["samples"])
+    save_seen(tmp_path, bundle)
+    held_out = write("test.jsonl", [rows[int(name)] for name in bundle.test["id"]])
+    assert ids(evaluation_examples([held_out], seen=load_seen(tmp_path))) == ids(bundle.test)
+
+
+def test_a_file_whose_labelled_examples_are_all_held_out_is_named(write):
+    data = write("q.jsonl", [{**row, "id": f"i{i}"} for i, row in enumerate(replies(5))])
+    with pytest.raises(
+        ICFTError, match=r"q.jsonl: none of the 5 labelled examples is left for validation \(--test-ids"
+    ):
+        bundle_from_files([data], ["samples"], write("ids.txt", "".join(f'"i{i}"\n' for i in range(5))))

@@ -66,6 +66,34 @@ def test_what_is_supervised_is_the_reply_and_one_end_of_turn(style, example, his
     assert encoded.sequences[0] == encoder.prompt_ids(example(history=history))[0] + ids
 
 
+@pytest.mark.parametrize("name", ["qwen 3", "smollm 3", "r1"])
+def test_a_reply_with_thoughts_that_the_template_removes_is_refused(name, example):
+    encoder = Encoder(make_tokenizer(*STYLES[name][:3]))
+    thoughts = example(responses=["<think>\nwhere?\n</think>\n\nrest."])
+    with pytest.raises(ICFTError, match="a response contains thoughts .*; remove them from the text"):
+        encoder(thoughts)
+    assert encoder(example(responses=["rest."])).tokens
+
+
+def test_a_template_without_thoughts_writes_them_as_text(example):
+    tokenizer = make_tokenizer(*STYLES["chatml on a base"][:3])
+    text = "<think>\nwhere?\n</think>\n\nrest."
+    assert tokenizer.decode(targets(Encoder(tokenizer)(example(responses=[text])))) == f"{text}<|im_end|>"
+
+
+def test_a_reply_has_the_same_tokens_with_and_without_a_system_turn_that_moves_to_the_last_user_turn(example):
+    """As Mistral's template of version 0.3: the finished conversation does not begin with the prompt."""
+    template = (
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+        "{% set messages = messages[1:] %}{% endif %}" + LOOP + "{% if m['role'] == 'user' %}"
+        "{{ '[INST] ' + (system + '\n\n' if loop.last and system is defined else '') + m['content'] + '[/INST]' }}"
+        "{% else %}{{ ' ' + m['content'] | trim + eos_token }}{% endif %}{% endfor %}"
+    )
+    encoder = Encoder(make_tokenizer(template, "metaspace", "</s>"))
+    with_system = example(history=[{"role": "system", "content": "Be brief."}])
+    assert targets(encoder(with_system)) == targets(encoder(example()))
+
+
 @pytest.mark.parametrize("history", [[], HISTORY])
 def test_tokens_are_those_of_the_whole_conversation(style, example, history):
     tokenizer, _ = style

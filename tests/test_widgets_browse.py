@@ -165,6 +165,17 @@ def test_base_every_stage_slow_and_fast_answer_in_one_panel(run):
     assert replies["base"] != replies["fast"], "the run learned nothing, so this test could not fail"
 
 
+def test_a_stage_whose_callback_is_interrupted_is_sent_again(tmp_path):
+    class Killed(SaveStageAdapters):
+        def on_stage_end(self, prepared, result):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_icft(SETTINGS, tmp_path / "run", small_bundle(), progress=False, callbacks=[Killed()])
+    train_icft(SETTINGS, tmp_path / "run", small_bundle(), progress=False, callbacks=[SaveStageAdapters()])
+    assert {path.name for path in (tmp_path / "run").glob("adapter_stage*")} == {f"adapter_stage{n}" for n in (1, 2, 3)}
+
+
 def test_a_run_without_saved_stage_adapters_has_three_models(run, tmp_path):
     for name in ("adapter", "adapter_fast", "report.json"):
         (tmp_path / name).symlink_to(run[0] / name)

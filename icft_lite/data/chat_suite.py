@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice, product, zip_longest
 
-from icft_lite.chat_checks import FUNCTION_WORDS, answer_forms, medical_terms, mentions, reply_words
+from icft_lite.chat_checks import FUNCTION_WORDS, INTRODUCTIONS, answer_forms, medical_terms, mentions, reply_words
 from icft_lite.data.chat_instructions import DISPLAY, KINDS, Kind
 from icft_lite.data.chat_questions import TOPICS
 from icft_lite.data.overlap import shingles
@@ -170,6 +170,7 @@ def _free_items(part: str) -> list[ChatItem]:
                 tuple(text for text in texts if _counts(text, prompt))
                 for texts in ([answer, *aliases.get(answer.lower(), [])], options)
             )
+            others = tuple(text for text in others if text not in INTRODUCTIONS)
             if answer in accepted and not medical_terms(prompt) and not BODY & {*reply_words(f"{prompt} {answer}")}:
                 items.append(_item(name, entity, prompt, accepted=accepted, others=others))
     return items

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +35,8 @@ DELIMITERS = ",;\t|"
 """Delimiters of a CSV, preferred ones first."""
 MISSING_CELLS = frozenset({"nan", "NaN", "NAN", "<NA>", "null", "NULL", "#N/A"})
 """Cells of a CSV that stand for a missing value in any column."""
+PARTS = ("text", "image", "image_url", "audio", "input_audio", "video", "file")
+"""Types of the parts of a turn."""
 MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value|type)['\"]")
 """The beginning of a cell of a CSV that holds a list of messages, as JSON or Python writes it."""
 
@@ -231,7 +233,16 @@ def _read_cell(cell: str | None, where: str) -> Any:
     """Return the cell of a CSV: None for a missing value, and the list that the text of a list of messages holds."""
     if cell is None or cell in MISSING_CELLS:
         return None
-    return parse_cell(cell, where) if MESSAGES.match(cell) else cell
+    if not MESSAGES.match(cell):
+        return cell
+    found = parse_cell(cell, where)
+    is_read = isinstance(found, list) and all(isinstance(one, dict) and _is_message(one) for one in found)
+    return found if is_read else cell  # a text that is JSON
+
+
+def _is_message(value: Mapping[str, Any]) -> bool:
+    """Return whether an object is a turn, or a part of one."""
+    return bool(value.keys() & {"role", "from"}) or value.get("type") in PARTS
 
 
 def _rate_header(header: str, delimiter: str) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 A shape is a set of columns. The first shape of SHAPES whose columns all have a value is the row's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from icft_lite.data.conversations import (
     read_pair,
     read_text,
     read_turns,
+    shorten,
     split_dialogue,
     text_or_turns,
 )
@@ -65,7 +66,7 @@ def _from_canonical(row: Row, columns: tuple[str, ...]) -> list[Example]:
     return [example]
 
 
-def _canonical_problem(task: str, label: Any, responses: list[str], posterior: Sequence[float]) -> str:
+def _canonical_problem(task: str, label: Any, responses: list[str], posterior: Any) -> str:
     """Return what is wrong with the values of a canonical row, and how to correct it; "" if nothing is."""
     n = len(responses)
     if task not in TASKS:
@@ -77,8 +78,13 @@ def _canonical_problem(task: str, label: Any, responses: list[str], posterior: S
         return f"a {task} has {n} responses; give 1 to a response, 2 to a pair, 2 or more to a question"
     if len(set(responses)) < n:
         return f"two responses are the same ({responses}); correct one of them"
-    if len(posterior) not in (0, n):
-        return f"the posterior has {len(posterior)} values for {n} responses; give one for each"
+    if not isinstance(posterior, list) or not all(type(p) in (int, float) and p >= 0 for p in posterior):
+        return f"the posterior is {shorten(posterior)}; give a list of {n} probabilities, or leave it out"
+    if posterior and (len(posterior) != n or abs(sum(posterior) - 1) > 0.01):
+        problem = f"{len(posterior)} values for {n} responses, with the sum {sum(posterior):.2f}"
+        return f"the posterior {posterior} has {problem}; give a probability for each, with the sum 1"
+    if posterior and label >= 0 and posterior.index(max(posterior)) != label:
+        return f"label {label} is not the most likely response of the posterior {posterior}; correct one of them"
     return ""
 
 

@@ -24,11 +24,11 @@ def plain_text(text: str) -> str:
     return " ".join((text if text.isascii() else normalize("NFC", text)).lower().split())
 
 
-def system_instructions(examples: Examples) -> frozenset[str]:
+def system_instructions(examples: Examples, of_all: bool = False) -> frozenset[str]:
     """Return the texts of system turns that say how to reply, not what about, as `plain_text`.
 
     These are the ones that at least SYSTEM_SHARE of the examples begin with. Others may be passages to reply about.
-    One that all examples begin with distinguishes nothing, and is none.
+    of_all: also one that all examples begin with. It distinguishes nothing within a source, but between sources.
     """
     counts = Counter(
         plain_text(turn["content"])
@@ -36,8 +36,8 @@ def system_instructions(examples: Examples) -> frozenset[str]:
         for turn in history[:1]
         if turn["role"] == "system"
     )
-    least, number = max(2, SYSTEM_SHARE * len(examples)), len(examples)
-    return frozenset(text for text, count in counts.items() if least <= count < number)
+    least, most = max(2, SYSTEM_SHARE * len(examples)), len(examples) - (not of_all)
+    return frozenset(text for text, count in counts.items() if least <= count <= most)
 
 
 def content_texts(examples: Examples, instructions: Collection[str] = ()) -> Iterator[str]:
@@ -56,6 +56,11 @@ def content_hashes(examples: Examples, instructions: Collection[str] = ()) -> np
     texts = content_texts(examples, instructions)
     digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
     return np.frombuffer(b"".join(digests), dtype="<u8")
+
+
+def question_hashes(examples: Examples) -> np.ndarray:
+    """Return `content_hashes` without the system turns of many or all examples: what is asked, however introduced."""
+    return content_hashes(examples, system_instructions(examples, of_all=True))
 
 
 def group_hashes(examples: Examples, seed: int = 0) -> list[bytes]:

@@ -22,7 +22,7 @@ def read_test_ids(path: str | os.PathLike[str]) -> set[str]:
     found = _parsed(text)
     if isinstance(found, dict) and "id" not in found:
         found = list(found)
-    items = found if isinstance(found, list) else [_parsed(line) if line[0] == "{" else line for line in lines]
+    items = found if isinstance(found, list) else [_parsed(line) if line[0] in '{"' else line for line in lines]
     if Path(path).suffix.lower() in (".csv", ".tsv"):
         rows = [row for *_, row in open_source(path)[1]]
         items = rows if rows and "id" in rows[0] else items

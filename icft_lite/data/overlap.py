@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from icft_lite.data.bundle import DataBundle
-from icft_lite.data.groups import content_hashes
+from icft_lite.data.groups import content_hashes, question_hashes
 from icft_lite.utils.io import write_bytes
 
 SHINGLE_WORDS = 4
@@ -31,7 +31,8 @@ def save_seen(folder: Path, data: DataBundle, base: Path | None = None) -> None:
     base: folder of its base. What an exported run has seen counts for runs that start from it.
     """
     roles = ("trusted", "pool", "validation", "general_memory", "general_validation")
-    hashes = [content_hashes(part) for role in roles if (part := getattr(data, role)) is not None]
+    parts = [part for role in roles if (part := getattr(data, role)) is not None]
+    hashes = [hash_all(part) for part in parts for hash_all in (content_hashes, question_hashes)]
     hashes += [content_hashes([item.example for item in data.chat.get(part, ())]) for part in ("memory", "validation")]
     if base and (seen := load_seen(base)) is not None:
         hashes.append(seen)

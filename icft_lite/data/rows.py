@@ -83,9 +83,7 @@ class Row:
             raise ICFTError(f"{where}: {error}") from None
         tally.headers.add(tuple(raw))
         self.keys = {name: raw[source] for source, name in self.names.items()}
-        self.values = {
-            name: value for name, value in self.keys.items() if value is not None and value != "" and value == value
-        }
+        self.values = {name: value for name, value in self.keys.items() if not _is_empty(value)}
         self.used: set[str] = set()
         self.answers: list[Answer] = []
 
@@ -151,6 +149,13 @@ class Row:
             )
 
 
+def _is_empty(value: Any) -> bool:
+    """Return True for None, NaN, and texts, lists and objects without content."""
+    if isinstance(value, str | list | dict):
+        return not value
+    return value is None or bool(value != value)
+
+
 @lru_cache(4096)
 def is_meaningful(name: str) -> bool:
     """Return True for a column that changes what an example means, such as a rating or one option."""
@@ -213,7 +218,10 @@ def read_choices(row: Row, name: str) -> Options:
     if not isinstance(value, list) or (labels is not None and len(labels) != len(positions or value)):
         raise ICFTError(f"{row.where}: {name} must be a list (in a CSV: a JSON list, or texts joined by |)")
     texts = [str(one).lower() if isinstance(one, bool) else read_text(one, "a choice", row.where) for one in value]
-    if len(texts) < 2 or len(set(texts)) < len(texts):
+    if len(different := list(dict.fromkeys(texts))) < len(texts):  # a repeated option is one, as in option columns
+        positions = [EMPTY if i == EMPTY else different.index(texts[i]) for i in positions or range(len(texts))]
+        texts = different
+    if len(texts) < 2:
         csv = " (in a CSV: a JSON list, or texts joined by |)" if isinstance(cell, str) else ""
         raise ICFTError(f"{row.where}: choices are {texts}, expected two or more different texts{csv}; fix them")
     names = [str(label) for label in labels] if labels else LETTERS

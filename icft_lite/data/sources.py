@@ -13,7 +13,7 @@ from datasets import Dataset
 from icft_lite.data.bundle import GENERAL_ROLES, MEDICAL_ROLES, DataBundle
 from icft_lite.data.chat_suite import ChatItem, chat_parts
 from icft_lite.data.corpora import pubmedqa
-from icft_lite.data.groups import content_hashes
+from icft_lite.data.groups import content_hashes, question_hashes
 from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
 from icft_lite.data.samples import load_samples, sample_bundle
 from icft_lite.data.schema import ReadOptions, Source, source_name
@@ -94,10 +94,14 @@ def bundle_from_files(
         own_lfs |= sample_bundle().own_lfs
     roles = {role: concatenate([part for part in parts if part is not None]) for role, parts in found.items()}
     if roles["validation"] is None and (lfs or own_lfs or not roles["pool"]):  # else a run asks for functions first
-        raise ICFTError(
-            f"{', '.join(map(source_name, data))}: no labelled examples; some are needed for validation: add a file "
-            f"with answers"
+        count = sum(label >= 0 for read in reads[: len(medical)] for label in column(read.examples, "label"))
+        problem = (
+            f"none of the {count} labelled examples is left for validation (--test-ids, or another source, holds them "
+            f"out)"
+            if count
+            else "no labelled examples; some are needed for validation"
         )
+        raise ICFTError(f"{', '.join(map(source_name, data))}: {problem}: add a file with answers")
     check_unique_ids([examples for examples in roles.values() if examples is not None])
     return DataBundle(
         **roles,
@@ -120,8 +124,9 @@ def evaluation_examples(
     """Return the examples of `sources` to evaluate a model on.
 
     Of PubMedQA (more than half of a source), of a source with `test_ids`, and of one that the run is known to have
-    split, they are the test part; of any other source all labelled examples. Examples that the model has seen are left
-    out. Warnings give the numbers of examples that are left out.
+    split, they are the test part; of any other source all labelled examples. With `seen`, only PubMedQA's original
+    release has a test part of its own. Examples that the model has seen are left out. Warnings give the numbers of
+    examples that are left out.
 
     seen: hashes of what a run has seen (`overlap.load_seen`). Only the content counts, not the name or format of a
     file. trained_on: DataBundle.sources of a run without such hashes; the test parts of these files are used.
@@ -133,7 +138,9 @@ def evaluation_examples(
     known = {} if seen is not None else trained_on
     parts: list[Dataset | None] = [load_samples("medical_test")] if len(files) < len(sources) else []
     wants_test = [
-        bool(test_ids) or pubmedqa.is_source(read.examples) or _is_known(source, known)
+        bool(test_ids)
+        or (pubmedqa.is_from_release(source, read.examples) if seen is not None else pubmedqa.is_source(read.examples))
+        or _is_known(source, known)
         for source, read in zip(files, reads, strict=True)
     ]
     tests = split_sources(
@@ -161,7 +168,8 @@ def evaluation_examples(
         raise ICFTError(f"{names}: no labelled examples to evaluate on; add answers")
     if seen is None:
         return found
-    new = select_indices(found, np.flatnonzero(~np.isin(content_hashes(found), seen)).tolist())
+    is_seen = np.isin(content_hashes(found), seen) | np.isin(question_hashes(found), seen)
+    new = select_indices(found, np.flatnonzero(~is_seen).tolist())
     if new is None:
         raise ICFTError(f"{names}: all prompts are in the run's training or validation part; give a file with others")
     if count := len(found) - len(new):
@@ -220,7 +228,7 @@ def _separate(
     leave_out_held_out(splits, held_out(VALIDATION_ROLES), held_out(TEST_ROLES))
     own: dict[str, list[int]] = {"train": [], "validation": [], "test": [], "": []}
     for split in splits:
-        for value, part in zip(content_hashes(split.examples).tolist(), split.parts, strict=True):
+        for value, part in zip(question_hashes(split.examples).tolist(), split.parts, strict=True):
             own[part].append(value)
     bundled, chat = dict(bundled), dict(chat)
     for role, of_role in hashes.items():

@@ -11,7 +11,7 @@ from datasets import Dataset, concatenate_datasets
 
 from icft_lite.data.corpora import pubmedqa
 from icft_lite.data.files import is_hub_name
-from icft_lite.data.groups import content_hashes, group_hashes, system_instructions
+from icft_lite.data.groups import group_hashes, question_hashes
 from icft_lite.data.id_files import read_test_ids
 from icft_lite.data.readers import ReadSource, check_unique_ids, read_sources
 from icft_lite.data.schema import ReadOptions, Source, SourceSummary, source_name
@@ -167,8 +167,7 @@ def leave_out_held_out(splits: Sequence[Split], validation: Iterable[int] = (), 
 
     validation, test: content hashes of further held-out examples.
     """
-    instructions = frozenset[str]().union(*(system_instructions(split.examples) for split in splits))
-    contents = [content_hashes(split.examples, instructions).tolist() for split in splits]
+    contents = [question_hashes(split.examples).tolist() for split in splits]
     _leave_out(splits, contents, "a held-out example has their prompt", validation, test)
 
 

@@ -7,6 +7,7 @@ The adapter `fast` is trained by gradient descent (short-term memory). The adapt
 """
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -201,5 +202,7 @@ def save_adapter(model: PeftModel, name: str, folder: str | Path) -> None:
     # save_embedding_layers=False: PEFT would look for the base on the Hub to see whether its embeddings were resized.
     model.save_pretrained(folder, selected_adapters=[name], safe_serialization=True, save_embedding_layers=False)
     for file in (folder / name).iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())  # report.json, which marks a complete run, must not reach the disk first
         file.replace(folder / file.name)
     (folder / name).rmdir()

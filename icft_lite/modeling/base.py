@@ -107,6 +107,18 @@ def model_fingerprint(name: str) -> str:
     return digest.hexdigest()
 
 
+def tokenizer_fingerprint(name: str) -> str:
+    """Return a SHA-256 hash of the files of a model's tokenizer, chat template and end of reply; "" for a Hub name.
+
+    They decide the tokens of every example, and `model_fingerprint` does not cover them.
+    """
+    folder, digest = Path(model_path(name)), hashlib.sha256()
+    patterns = ("tokenizer*", "*token*.json", "chat_template*", "generation_config.json")
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        digest.update(f"{path.name}\n".encode() + path.read_bytes())
+    return digest.hexdigest() if folder.is_dir() else ""
+
+
 @renamed_keywords(four_bit="load_in_4bit")
 def load_base(
     name: str = "tiny", load_in_4bit: bool = True, device: str | None = None

@@ -108,6 +108,7 @@ class ChatFormat:
         """Learn `lead` from a prompt, and from the text before the reply in the finished conversation."""
         lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
         self.lead = lead.rstrip(" ") if lead.strip() else ""  # a lone space belongs to the first word of the reply
+        self._space = lead[len(lead.rstrip(" ")) :]
         if not self.lead and OPEN_THOUGHTS.search(prompt):
             self.lead = "\n</think>\n\n".replace("think", prompt.rpartition("<")[2].partition(">")[0])
 
@@ -224,10 +225,20 @@ class ChatFormat:
         return start + own[:size], [one[size:] for one in ids]
 
     def _response_text(self, prompt: str, response: str, conversation: str) -> str:
-        """Return a response and its end of turn, as the chat template writes them after the prompt."""
+        """Return a response and its end of turn, as the chat template writes them after the prompt.
+
+        Raises ICFTError for a response with thoughts of a template that writes none, or writes its own.
+        """
+        text = response + self.end if not self._space else self._space + response.lstrip(" ") + self.end
         if conversation.startswith(prompt) and conversation.endswith(self._after):
-            return conversation[len(prompt) : len(conversation) - len(self._after)] + self.end
-        return response + self.end  # the template writes finished turns differently
+            text = conversation[len(prompt) : len(conversation) - len(self._after)] + self.end
+        # Else the template writes finished turns differently.
+        if "</think>" in response and (response.strip() not in text or prompt.rstrip().endswith("</think>")):
+            raise ICFTError(
+                "a response contains thoughts (…</think>), which this chat template removes, or writes before the "
+                "response; remove them from the text"
+            )
+        return text
 
     def reply_text(self, ids: list[int], stop_ids: Iterable[int]) -> str:
         """Return the text of generated token ids up to the first of `stop_ids`, without special tokens."""

@@ -5,7 +5,9 @@ Every run that measures forgetting needs the replies of the same base to the sam
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 from peft import PeftModel
@@ -37,11 +39,14 @@ def greedy_replies(
 ) -> list[str]:
     """Return the greedy reply to the prompt of each example, at most `max_new_tokens` tokens.
 
+    The encoder's `max_length` limits training examples, not these prompts.
+
     adapter: name of an adapter of a PeftModel; None: the base. progress: show a progress bar. cache: folder for replies
     of the base, keyed by a hash of its weights, of all prompts and of the tokens that end a reply; None, or an adapter:
     nothing is cached.
     """
-    path = None
+    path, encoder = None, copy(encoder)
+    encoder.max_length = sys.maxsize
     if cache is not None and adapter is None:
         prompts = [encoder.prompt_ids(example)[0] for example in examples]
         key = json.dumps(

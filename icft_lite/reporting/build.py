@@ -88,6 +88,7 @@ def build_report(
             truncated_contexts=sum(one.truncated for one in prepared.encoded),
             left_out=len(prepared.left_out) + sum(suite.left_out for suite in prepared.suites.values()),
             dropped_unvoted=prepared.label_report.get("dropped_unvoted", 0),
+            dropped_tied=prepared.label_report.get("dropped_tied", 0),
             weak=prepared.label_report,
         ),
         stages=stages,

@@ -163,6 +163,7 @@ def _data(data: dict[str, Any]) -> Iterator[Table]:
         truncated_contexts="examples with a truncated context",
         left_out="examples left out: too long",
         dropped_unvoted="pool examples dropped: every labelling function abstained",
+        dropped_tied="pool examples dropped: two responses are equally likely",
     )
     counts = [*(data.get("counts") or {}).items()]
     counts += [(text, data[key]) for key, text in notes.items() if data.get(key) is not None]

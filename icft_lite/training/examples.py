@@ -95,7 +95,8 @@ def make_training_examples(
     Examples of the pool get a posterior from labelling functions and `weak.label_model`; those that no function voted
     on are dropped. The report's `uncertain_questions` is the number of weak questions that still have two options or
     more; L_task is 0 on the others. Its `too_long` has the ids of pool examples that do not fit `max_length`: they are
-    left out before any function votes. With `weak.soft_labels` off, questions and pairs get hard labels (`harden`).
+    left out before any function votes. With `weak.soft_labels` off, questions and pairs get hard labels (`harden`), and
+    examples whose most likely responses are tied are dropped: `dropped_tied` is their number.
 
     Raises ICFTError as `check_pool` and `label_weak_pool` do.
     """
@@ -121,8 +122,16 @@ def make_training_examples(
     examples = concatenate_datasets(parts) if parts else to_dataset([])
     if not config.weak.soft_labels:
         lettered = config.encoding.letter_options
-        examples = to_dataset(harden(example, lettered) for example in iter_examples(examples))
+        weak_labels = zip(column(examples, "label"), column(examples, "posterior"), strict=True)
+        tied = [label < 0 and is_tied(posterior) for label, posterior in weak_labels]
+        report |= {"dropped_tied": sum(tied)} if report else {}
+        examples = to_dataset(harden(one, lettered) for one, is_out in zip(iter_examples(examples), tied) if not is_out)
     return examples, report
+
+
+def is_tied(posterior: Sequence[float]) -> bool:
+    """Return whether several responses are the most likely one, within rounding: such an example has no hard label."""
+    return len(posterior) > 1 and bool(np.isclose(sorted(posterior)[-2], max(posterior), atol=1e-9))
 
 
 def harden(example: Example, lettered: bool = False) -> Example:

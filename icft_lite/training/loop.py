@@ -102,8 +102,8 @@ def run(prepared: Prepared, events: Events, trainer: type[ICFTTrainer] = ICFTTra
         left = steps_left(prepared, [one.record["steps"] for one in results])
         result = run_stage(prepared, stage, left, events, trainer)
         results.append(result)
+        events.emit("on_stage_end", prepared=prepared, result=result)  # before the stage counts as finished
         on_main_process(lambda: save_results(prepared, results, events))
-        events.emit("on_stage_end", prepared=prepared, result=result)
         events.say(stage_line(stage.number, result))
     return on_main_process(lambda: write_run(prepared, results, events, trainer))
 

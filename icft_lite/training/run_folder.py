@@ -17,7 +17,7 @@ from icft_lite.compat import FORMAT, OLD_VERSION, split_settings
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.bundle import DataBundle
 from icft_lite.errors import ICFTError
-from icft_lite.modeling.base import model_fingerprint
+from icft_lite.modeling.base import model_fingerprint, tokenizer_fingerprint
 from icft_lite.report_file import read_report
 from icft_lite.training.checkpoint import RunPaths, last_saved_stage, load_state, remove_partial_files
 from icft_lite.training.events import Events
@@ -25,7 +25,7 @@ from icft_lite.utils.distributed import world_size
 from icft_lite.utils.io import to_plain, write_json
 from icft_lite.utils.lock import LOCK, exclusive_lock
 
-IDENTITY = ("config", "data", "base", "processes")
+IDENTITY = ("config", "data", "base", "tokenizer", "processes")
 """Keys of run.json that identify the run. The others may change when an interrupted run is resumed."""
 
 
@@ -36,8 +36,12 @@ def run_identity(config: ICFTConfig, data: DataBundle, trainer: str = "") -> dic
     """
     settings = config.to_dict() | ({"trainer": trainer} if trainer else {})
     identity = dict(
-        config=settings, data=data.content_hash(), base=model_fingerprint(config.model), processes=world_size()
-    )  # a step has batch_size sequences for each process
+        config=settings,
+        data=data.content_hash(),
+        base=model_fingerprint(config.model),
+        tokenizer=tokenizer_fingerprint(config.model),
+        processes=world_size(),  # a step has batch_size sequences for each process
+    )
     return json.loads(json.dumps(to_plain(identity)))
 
 
@@ -121,12 +125,12 @@ def differences(found: dict[str, Any], identity: dict[str, Any]) -> str:
     words = []
     for key in IDENTITY:
         mine, theirs = identity[key], found.get(key)
-        if mine == theirs:
+        if mine == theirs or (key == "tokenizer" and theirs is None):  # not recorded before this version
             continue
         if isinstance(mine, dict) and isinstance(theirs, dict):
             words.append(f"other {key}: {', '.join(changed_keys(theirs, mine))}")
         else:
-            words.append(f"another {key}" if key == "base" else f"{key}: {theirs}, now {mine}")
+            words.append(f"another {key}" if key in ("base", "tokenizer") else f"{key}: {theirs}, now {mine}")
     return "; ".join(words)
 
 
