@@ -114,7 +114,7 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         f"{model.low:.3f} to {model.high:.3f} corrected) and".replace("-", "−"),
         "function, ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine. With".format(*lost("single_lf")),
         "quantization, ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine".format(*lost("full_precision")),
-        "and {:.3f} ({:.3f} to {:.3f}) in preferences. (In these runs a tied vote".format(*lost("full_precision", "preference")),
+        "and {:.3f} ({:.3f} to {:.3f}) in preferences. -".format(*lost("full_precision", "preference")),
         "and preference accuracy {:.3f} ({:.3f} to {:.3f}). With".format(*lost("majority_vote", "preference")),
         f"same weight, ICFT retains {mean('temperature_1', 'retention', trained_point):.3f} as trained, and",
         "has {:.3f} less in medicine when it is scaled down ({:.3f} to {:.3f}).".format(*lost("temperature_1")),
