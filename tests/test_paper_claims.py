@@ -17,6 +17,7 @@ from icft_lite.experiments.paper.analysis import (
     matched_retention,
     trained_point,
 )
+from icft_lite.experiments.paper.arms import ARMS
 from icft_lite.experiments.paper.further_claims import KINDS, errors_table, generalization_table, replies_table
 from icft_lite.experiments.paper.questions import medical_difference, retention_difference
 from icft_lite.experiments.paper.replies import ERROR_KINDS
@@ -277,6 +278,14 @@ def test_the_page_states_what_the_short_study_shows():
         mean_interval(np.subtract(*learned), test_per_train=share) for share in (0.0, study.test_per_train())
     )
     (with_all,), (replay,) = (means(arm, "medical", of=longer) for arm in ("icft", "replay_25"))
+    others = ("plain", "low_rate", "mlp", "dft", "eaft", "kl_new", "olora")
+    listed = ("ewc", "osf", "kl_new", "olora", "low_rate", "eaft", "corda", "dft")
+    without = [arm.name for arm in ARMS if arm.general == "none" and arm.name in records and arm.tokens == 1]
+    assert {*without} - {"base"} == {*others, "osf"} and len(others) == 7, "the eight without general prompts"
+    (largest,) = means("ewc", "medical")
+    assert f"of ten methods that do not train on general examples none has more than {largest:.3f}" in " ".join(
+        text.split()
+    )
     half = [np.mean(matched_retention(records, arm, 0.5, sorted(records[arm]))) for arm in ("icft", "replay_25")]
     stated = [
         "ICFT has a medical score of {:.3f} and retains {:.3f}.".format(*means("icft", "medical", "retention")),
@@ -289,10 +298,22 @@ def test_the_page_states_what_the_short_study_shows():
         "As trained it has {:.3f} and {:.3f}, but on two splits".format(
             *means("averaged_replay", "medical", "retention", pick=trained_point)
         ),
-        "has {:.3f} and {:.3f} as trained. Scaled down".format(
-            *means("ewc", "medical", "retention", pick=trained_point)
+        "they have {:.3f} and {:.3f} in medicine.".format(*means("ewc", "medical"), *means("corda", "medical")),
+        "OSF has {:.3f}, and the others at most {:.3f}: plain".format(
+            *means("osf", "medical"), max(means(arm, "medical")[0] for arm in others)
         ),
-        "as the others, it has {:.3f} and {:.3f}.".format(*means("ewc", "medical", "retention")),
+        "EWC has {:.3f} and retains {:.3f}, OSF {:.3f} and {:.3f}, KL to the base on new examples {:.3f} and {:.3f},"
+        " O-LoRA {:.3f} and {:.3f}, the low rate {:.3f} and {:.3f}, EAFT {:.3f} and {:.3f}, CorDA {:.3f} and {:.3f}."
+        " DFT has {:.3f} and {:.3f}:".format(
+            *(value for arm in listed for value in means(arm, "medical", "retention", pick=trained_point))
+        ),
+        "replay has {:.3f} and retains {:.3f}, so that".format(
+            *means("replay_5", "medical", "retention", pick=trained_point)
+        ),
+        "scaled down to {:.3f}; with 50 % it has {:.3f} and {:.3f}. Joint".format(
+            *means("replay_5", "medical"), *means("replay_50", "medical", "retention")
+        ),
+        "twice the tokens, has {:.3f} and {:.3f}.".format(*means("joint", "medical", "retention")),
         "1.1 times the tokens has {:.3f} and {:.3f}, plain".format(*means("replay_longer", "medical", "retention")),
         "has {:.3f} and retains {:.3f} as trained.".format(
             *means("plain_longer", "medical", "retention", pick=trained_point)
