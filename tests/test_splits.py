@@ -341,6 +341,13 @@ def test_a_question_under_a_system_turn_of_the_whole_file_is_the_same_question_i
     assert set(found["prompt"]) == set(alone.test["prompt"])
 
 
+def test_a_system_turn_of_one_file_is_an_instruction_in_another_where_it_is_rare(write):
+    one = write("one.jsonl", asked(60, "You are a doctor."))
+    two = write("two.jsonl", [*asked(60), *asked(3, "You are a doctor.")])
+    bundle = bundle_from_files([one, two], ["samples"])
+    assert not set(bundle.test["prompt"]) & {*bundle.trusted["prompt"], *bundle.validation["prompt"]}
+
+
 def test_the_test_part_of_pubmedqa_in_a_file_of_its_own_is_evaluated_whole(write, tmp_path):
     rows = [
         {"pubid": i, "question": f"Does drug {i} help?", "context": {"contexts": [f"abstract {i}"]},

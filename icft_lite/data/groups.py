@@ -58,9 +58,13 @@ def content_hashes(examples: Examples, instructions: Collection[str] = ()) -> np
     return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
-def question_hashes(examples: Examples) -> np.ndarray:
-    """Return `content_hashes` without the system turns of many or all examples: what is asked, however introduced."""
-    return content_hashes(examples, system_instructions(examples, of_all=True))
+def question_hashes(*sources: Examples) -> list[np.ndarray]:
+    """Return the `content_hashes` of each source, without system turns that are instructions in any of them.
+
+    They identify what is asked, whatever a file writes before it.
+    """
+    instructions = frozenset[str]().union(*(system_instructions(one, of_all=True) for one in sources))
+    return [content_hashes(one, instructions) for one in sources]
 
 
 def group_hashes(examples: Examples, seed: int = 0) -> list[bytes]:

@@ -32,7 +32,7 @@ def save_seen(folder: Path, data: DataBundle, base: Path | None = None) -> None:
     """
     roles = ("trusted", "pool", "validation", "general_memory", "general_validation")
     parts = [part for role in roles if (part := getattr(data, role)) is not None]
-    hashes = [hash_all(part) for part in parts for hash_all in (content_hashes, question_hashes)]
+    hashes = [*map(content_hashes, parts), *question_hashes(*parts)]
     hashes += [content_hashes([item.example for item in data.chat.get(part, ())]) for part in ("memory", "validation")]
     if base and (seen := load_seen(base)) is not None:
         hashes.append(seen)

@@ -168,8 +168,8 @@ def evaluation_examples(
         raise ICFTError(f"{names}: no labelled examples to evaluate on; add answers")
     if seen is None:
         return found
-    is_seen = np.isin(content_hashes(found), seen) | np.isin(question_hashes(found), seen)
-    new = select_indices(found, np.flatnonzero(~is_seen).tolist())
+    is_seen = [np.isin(hashes, seen) for hashes in (content_hashes(found), *question_hashes(found))]
+    new = select_indices(found, np.flatnonzero(~np.any(is_seen, axis=0)).tolist())
     if new is None:
         raise ICFTError(f"{names}: all prompts are in the run's training or validation part; give a file with others")
     if count := len(found) - len(new):
@@ -227,8 +227,8 @@ def _separate(
 
     leave_out_held_out(splits, held_out(VALIDATION_ROLES), held_out(TEST_ROLES))
     own: dict[str, list[int]] = {"train": [], "validation": [], "test": [], "": []}
-    for split in splits:
-        for value, part in zip(question_hashes(split.examples).tolist(), split.parts, strict=True):
+    for split, contents in zip(splits, question_hashes(*(split.examples for split in splits)), strict=True):
+        for value, part in zip(contents.tolist(), split.parts, strict=True):
             own[part].append(value)
     bundled, chat = dict(bundled), dict(chat)
     for role, of_role in hashes.items():

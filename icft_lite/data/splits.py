@@ -167,7 +167,7 @@ def leave_out_held_out(splits: Sequence[Split], validation: Iterable[int] = (), 
 
     validation, test: content hashes of further held-out examples.
     """
-    contents = [question_hashes(split.examples).tolist() for split in splits]
+    contents = [hashes.tolist() for hashes in question_hashes(*(split.examples for split in splits))]
     _leave_out(splits, contents, "a held-out example has their prompt", validation, test)
 
 

@@ -229,7 +229,7 @@ class ChatFormat:
 
         Raises ICFTError for a response with thoughts of a template that writes none, or writes its own.
         """
-        text = response + self.end if not self._space else self._space + response.lstrip(" ") + self.end
+        text = (self._space + response.lstrip(" ") if self._space else response) + self.end
         if conversation.startswith(prompt) and conversation.endswith(self._after):
             text = conversation[len(prompt) : len(conversation) - len(self._after)] + self.end
         # Else the template writes finished turns differently.
