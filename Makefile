@@ -37,7 +37,7 @@ LLM_KIND := $(if $(filter-out 0,$(QUICK)),-quick)$(if $(FULL_RUN),-full)
 demo-llm: venv
 	$(BIN)/icft-lite demo --model smollm2 $(patsubst -%,--%,$(LLM_KIND)) $(if $(MANY),--seeds $(MANY)) --out runs/demo-smollm2$(LLM_KIND)
 
-# The sweep that the default settings of chat models come from (docs/models.md).
+# A sweep around the default settings of chat models (docs/models.md).
 sweep-llm: venv
 	$(BIN)/python -m icft_lite.experiments.sweep --out runs/sweep-smollm2 --jobs $(JOBS)
 

@@ -1,5 +1,6 @@
 """Sentences of the documentation about the evidence study agree with its committed records."""
 
+import json
 import math
 from pathlib import Path
 
@@ -420,3 +421,26 @@ def test_the_summary_of_the_page_has_the_numbers_of_the_records():
     for letter, claim in (("(a)", claim_medical), ("(b)", claim_retention)):
         (row,) = [cells for name, cells in rows.items() if name.startswith(letter)]
         assert row == ["supported" if claim(records).supported else "not supported" for records in found]
+
+
+def test_the_page_states_what_the_demo_retains_on_the_whole_chat_suite():
+    found = json.loads((RECORDS.parent / "chat-suite-demo.json").read_text(encoding="utf-8"))["methods"]
+    kept, passed = [found[name]["retention"] for name in ("icft", "qlora", "replay")], []
+    for kinds in ("seen", "unseen"):
+        before, after = (found["icft"][name]["instructions"][kinds] for name in ("before", "after"))
+        passed.append(f"{after / before:.2f}")
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    spans = ["{value:.3f} ({low:.3f} to {high:.3f}".format(**one) for one in kept]
+    right = [f"{one['still_right']:.2f}" for one in kept]
+    stated = [
+        "retain {}, ICFT), {}, plain LoRA) and {}, replay).".format(*spans),
+        "right replies {}, {} and {} stay right".format(*right),
+        "passes {} times as many as the base, of the 70 of other kinds {} times".format(*passed),
+    ]
+    assert not [sentence for sentence in stated if sentence not in text]
+    sizes = {
+        (one[name]["free"]["n"], one[name]["instructions"]["n"])
+        for one in found.values()
+        for name in ("before", "after")
+    }
+    assert sizes == {(400, 210)}
