@@ -157,7 +157,7 @@ def _label(reply: str, argument: str) -> bool:
 
 
 def _json(reply: str, keys: str) -> bool:
-    """Return whether an object in the reply, in others or not, is JSON with exactly these keys."""
+    """Return whether an object in the reply, which may be inside another, is JSON with exactly these keys."""
     for found in re.finditer(r"\{", reply):
         try:
             if set(json.JSONDecoder().raw_decode(reply, found.start())[0]) == set(keys.split()):

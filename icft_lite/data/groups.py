@@ -28,7 +28,8 @@ def system_instructions(examples: Examples, of_all: bool = False) -> frozenset[s
     """Return the texts of system turns that say how to reply, not what about, as `plain_text`.
 
     These are the ones that at least SYSTEM_SHARE of the examples begin with. Others may be passages to reply about.
-    of_all: also one that all examples begin with. It distinguishes nothing within a source, but between sources.
+    of_all: also one that all examples begin with. It makes no difference within a source, but another source may ask
+    the same without it.
     """
     counts = Counter(
         plain_text(turn["content"])

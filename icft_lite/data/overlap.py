@@ -32,6 +32,7 @@ def save_seen(folder: Path, data: DataBundle, base: Path | None = None) -> None:
     """
     roles = ("trusted", "pool", "validation", "general_memory", "general_validation")
     parts = [part for role in roles if (part := getattr(data, role)) is not None]
+    # Both, because which system turns are instructions depends on the file: a short one has none.
     hashes = [*map(content_hashes, parts), *question_hashes(*parts)]
     hashes += [content_hashes([item.example for item in data.chat.get(part, ())]) for part in ("memory", "validation")]
     if base and (seen := load_seen(base)) is not None:

@@ -227,15 +227,15 @@ class ChatFormat:
     def _response_text(self, prompt: str, response: str, conversation: str) -> str:
         """Return a response and its end of turn, as the chat template writes them after the prompt.
 
-        Raises ICFTError for a response with thoughts of a template that writes none, or writes its own.
+        Raises ICFTError for a response with thoughts that the template removes, or for which it has ended the thoughts.
         """
+        # For a template that writes finished turns differently from what follows its prompt.
         text = (self._space + response.lstrip(" ") if self._space else response) + self.end
         if conversation.startswith(prompt) and conversation.endswith(self._after):
             text = conversation[len(prompt) : len(conversation) - len(self._after)] + self.end
-        # Else the template writes finished turns differently.
         if "</think>" in response and (response.strip() not in text or prompt.rstrip().endswith("</think>")):
             raise ICFTError(
-                "a response contains thoughts (…</think>), which this chat template removes, or writes before the "
+                "a response contains thoughts (…</think>), which this chat template removes, or ends before the "
                 "response; remove them from the text"
             )
         return text

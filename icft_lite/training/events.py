@@ -42,7 +42,7 @@ class RunCallback(TrainerCallback):
         """Handle the validation scores of one candidate of the line search over α."""
 
     def on_stage_end(self, prepared: "Prepared", result: "StageResult") -> None:
-        """Handle the end of a stage; it is saved already."""
+        """Handle the end of a stage. It is saved afterwards, so a run that is killed here calls this again."""
 
     def on_run_end(self, report: dict[str, Any]) -> None:
         """Handle the end of the run."""
