@@ -17,6 +17,7 @@ from icft_lite import __version__
 from icft_lite.cli_options import (
     argument_error,
     chat_options,
+    check_mapping,
     check_options,
     compare_options,
     config_options,
@@ -167,89 +168,11 @@ def read_bundle(
     return bundle_from_files(data, general, args.test_ids, options=options, lfs=functions)
 
 
-def check_mapping(sources: Sequence[str], options: "ReadOptions") -> None:
-    """Raise ICFTError for a mapping of columns without a file that has columns."""
-    if options.columns and {*sources} <= {"samples", "chat"}:
-        raise ICFTError("--map: the samples have columns of their own; name a file with --data, or leave it out")
-
-
 def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
-    """Score a run or a model on the bundled tests, or on files."""
-    from icft_lite.data.overlap import load_seen
-    from icft_lite.data.samples import sample_bundle
-    from icft_lite.data.sources import evaluation_examples
+    """Score a run or a model on the bundled tests, on files, or on the chat suite."""
+    from icft_lite.evaluate_command import evaluate as score
 
-    options, _ = take_reading(settings)
-    if args.chat or args.lm_eval:
-        check_own_suite(args, settings, options)
-        (evaluate_chat if args.chat else evaluate_lm_eval)(args, settings)
-        return
-    if args.limit:
-        raise ICFTError("--limit: it limits --chat and the suites of --lm-eval; add one, such as --lm-eval piqa=FILE")
-    sources, run = args.data or ["samples"], Path(args.dir)
-    report = read_report(run) if (run / "report.json").is_file() else {}
-    if sources == ["samples"]:
-        if args.test_ids:
-            raise ICFTError("--test-ids: the samples have a test of their own; name a file with --data")
-        check_mapping(sources, options)
-        topics = report.get("config", {}).get("topics")
-        try:
-            data: Any = sample_bundle().only(topics)
-        except ICFTError:
-            raise ICFTError(f"{run}: its topics ({', '.join(topics)}) are not in the samples; give --data") from None
-    else:
-        trained_on = report.get("data", {}).get("sources", {})
-        data = evaluation_examples(sources, args.test_ids, trained_on, options, load_seen(run))
-    from icft_lite.finished_runs import evaluate_run
-    from icft_lite.reporting.formatting import score_lines
-
-    scores = evaluate_run(args.dir, data, settings, progress=True)
-    print(json.dumps(scores, indent=2) if args.json else "\n".join(score_lines(scores)))
-
-
-def check_own_suite(args: Namespace, settings: dict[str, Any], options: "ReadOptions") -> None:
-    """Raise ICFTError for an option that has no effect on --chat or --lm-eval."""
-    given = {
-        "data": args.data,
-        "lm-eval": args.chat and args.lm_eval,
-        "test-ids": args.test_ids,
-        "map": options.columns,
-        "answers-from": options.answers_from is not None,
-        "turns": options.turns != "last",
-        "metric": "metric" in settings,
-        "max-length": "encoding.max_length" in settings,
-    }
-    if ignored := [name for name, is_given in given.items() if is_given]:
-        suite = "--chat" if args.chat else "--lm-eval"
-        raise ICFTError(f"--{ignored[0]}: {suite} has data and metrics of its own; leave out one of the two")
-
-
-def evaluate_chat(args: Namespace, settings: dict[str, Any]) -> None:
-    """Score the replies of a run and its base, or of one model, to the chat suite."""
-    from icft_lite.finished_runs import evaluate_replies
-    from icft_lite.reporting.render import print_table
-
-    found = evaluate_replies(args.dir, settings, args.limit, progress=True)
-    if args.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
-        print_table({"chat": found})
-
-
-def evaluate_lm_eval(args: Namespace, settings: dict[str, Any]) -> None:
-    """Score a run or a model on public suites, with the definitions of lm-evaluation-harness."""
-    from icft_lite.experiments.public_suites import lm_eval_scores, read_named_suites
-
-    suites = read_named_suites(args.lm_eval, args.limit)
-    from icft_lite.finished_runs import load_run_or_base
-
-    _, model, tokenizer = load_run_or_base(args.dir, settings)
-    scores = lm_eval_scores(model, tokenizer, suites, progress=True)
-    lines = [
-        f"{name:16}" + "".join(f"  {key} {value:.3f}" if key != "n" else f"  n = {value}" for key, value in one.items())
-        for name, one in scores.items()
-    ]
-    print(json.dumps(scores, indent=2) if args.json else "\n".join(lines))
+    score(args, settings)
 
 
 def compare(args: Namespace, settings: dict[str, Any]) -> None:

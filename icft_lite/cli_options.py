@@ -256,6 +256,12 @@ def take_reading(settings: dict[str, Any]) -> "tuple[ReadOptions, list[Path]]":
     return options, [Path(one) for one in ([lfs] if isinstance(lfs, str) else lfs or [])]
 
 
+def check_mapping(sources: Sequence[str], options: "ReadOptions") -> None:
+    """Raise ICFTError for a mapping of columns without a file that has columns."""
+    if options.columns and {*sources} <= {"samples", "chat"}:
+        raise ICFTError("--map: the samples have columns of their own; name a file with --data, or leave it out")
+
+
 def setting_kinds() -> dict[str, Any]:
     """Return {name: type} of all settings, with those of RuntimeConfig as `runtime.…`."""
     return {**dict(setting_types(ICFTConfig)), **dict(setting_types(RuntimeConfig, "runtime."))}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from icft_lite import cli
+from icft_lite import cli, evaluate_command
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.overlap import save_seen
 from icft_lite.errors import ICFTError
@@ -43,7 +43,6 @@ def called(monkeypatch):
     stand_in("training.loop", "train_icft")
     stand_in("check", "check_fit", {"refusal": None})
     stand_in("reporting.check_text", "format_lines", [])
-    stand_in("finished_runs", "evaluate_run", {"medical": {"qa": {"metric": "accuracy", "value": 0.5, "n": 10}}})
     stand_in("chat", "chat")
     stand_in("finished_runs", "export")
     demo = types.ModuleType("icft_lite.experiments.demo")
@@ -52,6 +51,9 @@ def called(monkeypatch):
     double = types.ModuleType("icft_lite.experiments.compare")
     double.compare = lambda *args, **kwargs: calls.update(compare=(args, kwargs)) or {"methods": {}}
     monkeypatch.setitem(sys.modules, "icft_lite.experiments.compare", double)
+    scores = {"medical": {"qa": {"metric": "accuracy", "value": 0.5, "n": 10}}}
+    double = lambda *args, **kwargs: calls.update(evaluate_run=(args, kwargs)) or scores  # noqa: E731
+    monkeypatch.setattr(evaluate_command, "evaluate_run", double)
     calls["stand_in"] = stand_in
     return calls
 

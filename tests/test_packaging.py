@@ -117,7 +117,8 @@ OUTSIDE_CORE = (
     *("data/conversion.py", "data/corpora/"),
     "modeling/gguf.py",
     # shows results, runs experiments, grades assignments
-    *("grading/", "reporting/", "widgets/", "experiments/", "cli.py", "cli_options.py", "check.py", "doctor.py"),
+    *("grading/", "reporting/", "widgets/", "experiments/", "cli.py", "cli_options.py"),
+    *("evaluate_command.py", "check.py", "doctor.py"),
 )
 
 
