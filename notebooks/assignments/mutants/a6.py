@@ -112,6 +112,14 @@ def resamples_of_one_seed(topics, times, seed):
     return resamples_in_loops(topics, times, 0)
 
 
+def resamples_with_a_generator_per_topic(topics, times, seed):
+    out = np.empty((times, len(topics)), int)
+    for topic in np.unique(topics):
+        own = np.flatnonzero(topics == topic)
+        out[:, own] = np.random.default_rng(seed).choice(own, (times, len(own)))
+    return out
+
+
 def resamples_as_lists(topics, times, seed):
     return resamples_in_loops(topics, times, seed).tolist()
 
@@ -271,6 +279,7 @@ WRONG = {
         "transposed": (resamples_transposed, "shape"),
         "the seed is not used": (resamples_without_seed, "same seed"),
         "the seed is always 0": (resamples_of_one_seed, "another seed"),
+        "one generator per topic": (resamples_with_a_generator_per_topic, "same draws"),
     },
     "A6.5": {
         "mean over questions": (test_over_questions, "topic"),

@@ -99,7 +99,8 @@ def random_topics(rng, n=48):
 def draw_resamples(rng):
     topics, seeds = random_topics(rng), rng.choice(10**6, 2, replace=False).tolist()
     same = [Call((topics, 1000, seed)) for seed in (seeds[0], seeds[0], seeds[1])]
-    return [*same, Call((random_topics(rng), 1000, int(rng.integers(1, 10**6))))]
+    equal = rng.permutation(np.repeat(np.arange(4), 12))  # topics of equal size show whether they share their draws
+    return [*same, Call((equal, 1000, int(rng.integers(1, 10**6))))]
 
 
 def draw_bootstrap(rng):
@@ -161,6 +162,10 @@ def resamples_feedback(got, expected, call):
         return "independent: too many questions occur twice in a resample; draw each position by itself"
     if (np.abs(counts - times) > 7 * times**0.5).any():
         return "uniform: the questions of a topic are not equally likely"
+    places = [np.searchsorted(own := np.flatnonzero(topics == topic), got[:, own]) for topic in np.unique(topics)]
+    for i, one in enumerate(places):
+        if any(one.shape == other.shape and (one == other).mean() > 0.5 for other in places[:i]):
+            return "independent: two topics get the same draws; use one generator for all topics"
     return ""
 
 

@@ -255,8 +255,9 @@ print("Passed: A3.4")
 #
 # y = W·x + (alpha / r)·B·A·x
 #
-# The input features are the *last* dimension of `x`; there may be any number of dimensions before it. Do not compute
-# B·A: for a weight of 4096 × 4096 it would have 16 million numbers.
+# The input features are the *last* dimension of `x`; there may be any number of dimensions before it. Multiply by A
+# first, then by B: for a weight of 4096 × 4096, the product B·A would have 16 million numbers. Grading compares only the
+# result.
 
 # %% nbgrader={"grade": false, "grade_id": "a3-5", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def lora_forward(x, W, A, B, alpha):
@@ -292,8 +293,8 @@ print("Passed: A3.5")
 # **A3.6 · 4 points · 20 minutes**
 #
 # g is the gradient of the loss with respect to y, one example per row. Write the gradients with respect to x, A and B
-# with matrix products, without autograd. W is frozen and gets none, but the gradient with respect to x passes through
-# both W and the adapter.
+# with matrix products: the formulas are what this part is about, although grading compares only the result and would
+# accept autograd. W is frozen and gets none, but the gradient with respect to x passes through both W and the adapter.
 #
 # Derive them from y = x·Wᵀ + (alpha / r)·x·Aᵀ·Bᵀ. The shapes are a good check. What is the gradient with respect
 # to A while B is zero?

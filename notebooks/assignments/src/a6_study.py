@@ -240,6 +240,8 @@ assert (topics[found] == topics).all() and (abs(counts - 1000) < 200).all(), "un
 distinct = np.mean([len(set(row)) for row in found.tolist()])
 expected = sum(m * (1 - (1 - 1 / m) ** m) for m in np.bincount(topics) if m)
 assert abs(distinct - expected) < 1, "replacement: wrong on random topics"
+found = np.asarray(stratified_resamples(np.repeat([0, 1], 20), 500, 5))
+assert (found[:, :20] + 20 == found[:, 20:]).mean() < 0.5, "independent: both topics get the same draws"
 ### END HIDDEN TESTS
 print("Passed: A6.4")
 
