@@ -19,7 +19,7 @@ from icft_lite.data.schema import Examples
 from icft_lite.data.tables import iter_examples
 from icft_lite.errors import ICFTError, short_reason, warn
 from icft_lite.evaluation import Suite, evaluate_suite
-from icft_lite.modeling.base import dequantize_base, load_base, load_tokenizer, model_fingerprint
+from icft_lite.modeling.base import dequantize_base, load_base, load_tokenizer, model_fingerprint, tokenizer_fingerprint
 from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.self_check import check_model
 from icft_lite.report_file import read_report
@@ -39,7 +39,7 @@ def load_run(
     adapter: name of the adapter's folder in `folder`: `adapter` (slow), `adapter_fast`, or that of a stage.
     load_in_4bit: default: as in training. dequantize: write the weights of a 4-bit base in full, with the values that
     4-bit layers compute with. The tokenizer's `model_max_length` is the `max_length` of training. Raises ICFTError if
-    `folder` has no finished run, or the base has changed since training.
+    `folder` has no finished run, or the base or its tokenizer has changed since training.
     """
     folder = Path(folder)
     report = check_run(folder, adapter)
@@ -56,7 +56,7 @@ def load_run(
 def check_run(folder: Path, adapter: str = "adapter") -> dict[str, Any]:
     """Return the report of a finished run, without loading its base.
 
-    Raises ICFTError if `folder` has no finished run, or the base has changed since training.
+    Raises ICFTError if `folder` has no finished run, or the base or its tokenizer has changed since training.
     """
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / adapter / name).exists():
@@ -84,6 +84,12 @@ def check_run(folder: Path, adapter: str = "adapter") -> dict[str, Any]:
         raise ICFTError(
             f"{folder}: it was trained on another base: the run records the hash {recorded[:12]}…, that of "
             f"{report['base']} is {found[:12]}…; restore the base of the training, or train again"
+        )
+    recorded = report.get("tokenizer_hash") or ""
+    if recorded and tokenizer_fingerprint(report["base"]) != recorded:
+        raise ICFTError(
+            f"{folder}: the tokenizer or the chat template of {report['base']} has changed since training, and with it "
+            f"the tokens of every example; restore the files of the base, or train again"
         )
     return report
 

@@ -17,7 +17,7 @@ from icft_lite.data.splits import read_examples
 from icft_lite.errors import ICFTError
 from icft_lite.finished_runs import evaluate_run, export, load_run, load_run_or_base
 from icft_lite.modeling.adapters import lora_layers, save_adapter
-from icft_lite.modeling.base import TINY, load_base, model_fingerprint
+from icft_lite.modeling.base import TINY, load_base, model_fingerprint, tokenizer_fingerprint
 from icft_lite.modeling.generation import generate_reply
 from icft_lite.report_file import read_report
 
@@ -90,6 +90,17 @@ def test_a_run_is_refused_on_another_base_than_it_records(finished, tmp_path):
     assert not (tmp_path / "adapter").exists() and not (tmp_path / "merged").exists()
     for unknown in ("", None):  # reports of a base from the Hub, and of earlier versions
         record_base(finished, base_hash=unknown)
+        load_run(finished)
+
+
+def test_a_run_is_refused_if_the_chat_template_of_its_base_has_changed(finished, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(TINY, base)
+    record_base(finished, base=str(base), tokenizer_hash=tokenizer_fingerprint(str(base)))
+    load_run(finished)
+    (template,) = base.glob("chat_template*")
+    template.write_text(template.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(ICFTError, match="the tokenizer or the chat template of .* has changed since training"):
         load_run(finished)
 
 

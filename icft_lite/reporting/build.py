@@ -13,7 +13,7 @@ from icft_lite.data.bundle import DataBundle
 from icft_lite.data.schema import LEVELS
 from icft_lite.metrics import bwt, forgetting, fwt, mean_score
 from icft_lite.modeling.adapters import adapter_tensors, use_adapter
-from icft_lite.modeling.base import model_fingerprint
+from icft_lite.modeling.base import model_fingerprint, tokenizer_fingerprint
 from icft_lite.modeling.generation import generate
 from icft_lite.modeling.losses import LOSSES
 from icft_lite.reporting.problems import Problems
@@ -58,6 +58,7 @@ def build_report(
         seed=config.seed,
         base=config.model,
         base_hash=model_fingerprint(config.model),
+        tokenizer_hash=tokenizer_fingerprint(config.model),
         config=config.to_dict(),
         runtime=prepared.runtime.to_dict(),
         runtime_changes=list(runtime_changes),
