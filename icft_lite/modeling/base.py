@@ -30,6 +30,7 @@ from icft_lite.errors import ICFTError, short_reason
 from icft_lite.modeling.base_checks import check_architecture, check_four_bit, check_head
 from icft_lite.modeling.gguf import gguf_folder, read_record
 from icft_lite.modeling.smollm2 import smollm2_folder
+from icft_lite.presets import model_defaults
 from icft_lite.utils.hardware import hardware
 
 TINY = Path(__file__).parent.parent / "tiny"
@@ -81,20 +82,23 @@ def check_hub(path: str) -> None:
 
 def load_model_config(name: str) -> PreTrainedConfig:
     """Return the configuration of a model, by any name that `load_base` accepts. Raises ICFTError."""
+    path = model_path(name)
     with _loading_errors(name):
-        return AutoConfig.from_pretrained(model_path(name))
+        check_hub(path)
+        return AutoConfig.from_pretrained(path)
 
 
 def model_fingerprint(name: str) -> str:
-    """Return a SHA-256 hash that identifies a base model, in hex; "" for a Hub name.
+    """Return what identifies a base model, in hex; "" if it cannot be found.
 
-    Of `smollm2` and GGUF files it is the hash of the converted tensors (`gguf.tensors_hash`). Otherwise it covers
-    `config.json` and the `*.safetensors` files of the folder. Of each file only the size and the first and last
-    HASHED_BYTES bytes are read, so that large models take no time.
+    Of a Hub name it is the commit of the newest snapshot, of `smollm2` and GGUF files the SHA-256 hash of the converted
+    tensors (`gguf.tensors_hash`). Otherwise it is a SHA-256 hash of `config.json` and the `*.safetensors` files of the
+    folder. Of each file only the size and the first and last HASHED_BYTES bytes are read, so that large models take no
+    time.
     """
     folder, digest = Path(model_path(name)), hashlib.sha256()
     if not folder.is_dir():
-        return ""
+        return _hub_commit(name)
     if converted := read_record(folder).get("tensors_sha256"):
         return str(converted)
     for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
@@ -107,10 +111,20 @@ def model_fingerprint(name: str) -> str:
     return digest.hexdigest()
 
 
+def _hub_commit(name: str) -> str:
+    """Return the commit of a Hub name's newest snapshot, without its weights; "" if there is none."""
+    try:
+        load_model_config(name)  # if online, this brings the cached snapshot up to date
+    except ICFTError:
+        return ""
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent.name if isinstance(cached, str) else ""
+
+
 def tokenizer_fingerprint(name: str) -> str:
     """Return a SHA-256 hash of the files of a model's tokenizer, chat template and end of reply; "" for a Hub name.
 
-    They decide the tokens of every example, and `model_fingerprint` does not cover them.
+    They decide the tokens of every example, and `model_fingerprint` covers them only for Hub names.
     """
     folder, digest = Path(model_path(name)), hashlib.sha256()
     patterns = ("tokenizer*", "*token*.json", "chat_template*", "generation_config.json")
@@ -121,19 +135,21 @@ def tokenizer_fingerprint(name: str) -> str:
 
 @renamed_keywords(four_bit="load_in_4bit")
 def load_base(
-    name: str = "tiny", load_in_4bit: bool = True, device: str | None = None
+    name: str = "tiny", load_in_4bit: bool | None = None, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model, frozen and in eval mode, and its tokenizer.
 
     name: `tiny` (the embedded model), `smollm2` (SmolLM2-135M-Instruct, see `smollm2.py`), a folder with a saved model,
     a GGUF file (converted to fp32), or a Hub name. load_in_4bit: quantize the weights to NF4 with double quantization
-    (Dettmers et al., 2023, "QLoRA"). Weights that are stored in 4 bits by bitsandbytes are used as they are, or
-    dequantized if it is False. device: "cpu" or "cuda"; default: the GPU if there is one. Computes in
-    `hardware()["dtype"]` on a GPU, in float32 on a CPU.
+    (Dettmers et al., 2023, "QLoRA"); default: as in training, True for all models but `smollm2`. Weights that are
+    stored in 4 bits by bitsandbytes are used as they are, or dequantized if it is False. device: "cpu" or "cuda";
+    default: the GPU if there is one. Computes in `hardware()["dtype"]` on a GPU, in float32 on a CPU.
     Returns (model, tokenizer). Raises ICFTError if the model cannot be loaded, its architecture, quantization or output
     head is not supported, or its layers cannot be used in 4 bits on a CPU.
     """
     hf_logging.disable_progress_bar()
+    if load_in_4bit is None:
+        load_in_4bit = model_defaults(name).get("adapter.load_in_4bit", True)
     machine = hardware()
     device = device or machine["device"]
     dtype = getattr(torch, machine["dtype"]) if device != "cpu" else torch.float32

@@ -125,7 +125,7 @@ def differences(found: dict[str, Any], identity: dict[str, Any]) -> str:
     words = []
     for key in IDENTITY:
         mine, theirs = identity[key], found.get(key)
-        if mine == theirs or (key == "tokenizer" and theirs is None):  # not recorded before this version
+        if mine == theirs or (key in ("base", "tokenizer") and not theirs):  # unknown to an earlier version
             continue
         if isinstance(mine, dict) and isinstance(theirs, dict):
             words.append(f"other {key}: {', '.join(changed_keys(theirs, mine))}")
