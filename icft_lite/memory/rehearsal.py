@@ -27,6 +27,7 @@ from icft_lite.modeling.forward import head_weight
 from icft_lite.modeling.generation import generate, generate_ids, stop_token_ids
 from icft_lite.modeling.replies import greedy_replies
 from icft_lite.utils.distributed import on_main_process
+from icft_lite.utils.progress import progress_bar
 
 MIN_TEMPLATE_PROMPTS = 5
 """A word that occurs in this many prompts or more belongs to their template and identifies no entity."""
@@ -119,7 +120,8 @@ def answer_with_base(
         unanswered, _, _ = encode_examples([example for example in questions if example["label"] < 0], encoder)
         replies: dict[str, str] = {}
         if unanswered:
-            texts = on_main_process(partial(generate, model, tokenizer, encoder, unanswered, MAX_REPLY_TOKENS))
+            answer = partial(generate, model, tokenizer, encoder, unanswered, MAX_REPLY_TOKENS)
+            texts = on_main_process(partial(answer, progress="replies of the base"))
             finished = _finished(texts, tokenizer, MAX_REPLY_TOKENS)
             replies = {example["id"]: reply for example, reply in zip(unanswered, finished, strict=True)}
         for example in questions:
@@ -166,7 +168,7 @@ def generate_self_prompts(
     prompts: dict[str, Shingles] = {}  # in order of generation
     outcomes = Counter() if outcomes is None else outcomes
     device = head_weight(model).device
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), progress_bar(count, "self-generated prompts", "prompt") as bar:
         torch.manual_seed(seed)
         for done in range(0, count, batch_size):
             ids = torch.tensor([start] * min(batch_size, count - done), device=device)
@@ -184,9 +186,12 @@ def generate_self_prompts(
                     outcomes[reason] += 1
                 else:
                     prompts[prompt] = words
+            bar.update(len(ids))
     examples, _, too_long = encode_examples([_unanswered(n, prompt) for n, prompt in enumerate(prompts)], encoder)
     outcomes.update("too long" for _ in too_long)
-    replies = generate(model, tokenizer, encoder, examples, max_new_tokens=max_reply_tokens, batch_size=batch_size)
+    replies = generate(
+        model, tokenizer, encoder, examples, max_reply_tokens, batch_size, progress="replies to self-generated prompts"
+    )
     used = []
     for example, reply in zip(examples, _finished(replies, tokenizer, max_reply_tokens)):
         outcome = "no reply" if not reply else BLOCKED if blocked(reply) else "used"

