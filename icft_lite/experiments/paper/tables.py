@@ -1,12 +1,13 @@
 """Tables of the evidence study, from its records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import ttest_1samp
 
+from icft_lite.data.chat_suite import SEEN_KINDS, chat_suite
 from icft_lite.experiments.paper.analysis import (
     MATCHED_GAIN,
     MIN_RETENTION,
@@ -37,8 +38,9 @@ MEANS = {"reply": "replies", "kl": "KL"}
 """Columns of the main table with and without intervals, by their key in a record."""
 KEYS = {"kl_base_tuned": "kl", "kl_tuned_base": "kl_back"}
 """Measures of replies whose key in a record differs from that in a comparison."""
-CHAT = {KEYS.get(name, name): heading for name, heading in REPLY_MEASURES.items()}
-"""Columns of `chat_table`, by their key in a record."""
+KINDS = {"seen": "instructions passed, of seen kinds", "unseen": "of unseen kinds"}
+CHAT = {KEYS.get(name, name): heading for name, heading in REPLY_MEASURES.items()} | KINDS
+"""Columns of `chat_table`, by their key in a record or in `passed_by_kind`."""
 
 
 def interval_text(values: Sequence[float | None]) -> str:
@@ -119,13 +121,27 @@ def chat_table(records: Records, at: Literal["chosen", "trained"] = "chosen") ->
     rows = []
     for arm in arms_of(records):
         tests = [pick(one)["test"] for one in records[arm.name].values()]
+        tests = [{**test, **passed_by_kind(test.get("items") or {})} for test in tests]
         rows.append([arm.label, *(interval_text([test.get(key) for test in tests]) for key in CHAT)])
     note = (
         "Retention is the mean of the first two columns' ratios to the base. KL and NLL are in nats per token of the "
-        f"base's replies; KL(tuned ‖ base) of the tuned model's. Means over {unit_of(records)} with 95 % t-intervals."
+        "base's replies; KL(tuned ‖ base) of the tuned model's. Seen kinds of instructions also supply memory prompts. "
+        f"Means over {unit_of(records)} with 95 % t-intervals."
     )
     title = "Replies to the chat suite, at the chosen α" if at == "chosen" else "Replies to the chat suite, as trained"
     return Table(title, ("method", *CHAT.values()), rows, note)
+
+
+def passed_by_kind(items: Mapping[str, float]) -> dict[str, float]:
+    """Return {"seen", "unseen": share of passed instructions of the kinds that (do not) supply memory prompts}.
+
+    items: {id of a test item of the chat suite: 1 right or passed, 0 not}; free questions are ignored.
+    """
+    passed: dict[str, list[float]] = {"seen": [], "unseen": []}
+    for item in chat_suite("test"):
+        if item.id in items and not item.accepted:
+            passed["seen" if item.topic in SEEN_KINDS else "unseen"].append(items[item.id])
+    return {name: float(np.mean(values)) for name, values in passed.items() if values}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
