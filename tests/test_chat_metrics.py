@@ -25,6 +25,9 @@ run on these replies: agreement 0.94 (95 % Wilson interval 0.88 to 0.97). Becaus
 intrusion: whether a reply has medical content. 47 replies of the base, and 53 written in the style of models that were
 trained on the medical samples, by the author of the list, who knew it: they show what the list finds and misses, and
 are no estimate for the replies of a tuned model.
+
+tuned_intrusion: the same for replies of fine-tuned models: 60 of plain LoRA and 40 of ICFT, as trained, drawn at random
+from the records of the study of `smollm2`, with the base's reply. They were labelled before the list was run on them.
 """
 CITIES = ("Paris", "Guatemala", "Port Vila")
 
@@ -89,6 +92,17 @@ def test_medical_content_agrees_with_replies_labelled_by_hand():
         for row in rows
         if not row["intruded"] and row["source"] == "written" and medical_terms(row["reply"])
     ] == []
+
+
+def test_the_list_of_medical_terms_is_right_about_what_it_finds_in_replies_of_tuned_models():
+    """It finds half of the intrusions, so that rates of intrusion are lower bounds."""
+    rows = LABELS["tuned_intrusion"]
+    assert [sum(row["source"] == name for row in rows) for name in ("plain", "icft")] == [60, 40]
+    found = [bool(intrusions(row["reply"], row["base_reply"])) for row in rows]
+    intruded = [row["intruded"] for row in rows]
+    print(f"found {sum(found)} of {sum(intruded)} intrusions in {len(rows)} replies")
+    assert sum(intruded) == 12 and sum(found) >= 6
+    assert not [row["reply"] for row, one in zip(rows, found) if one and not row["intruded"]]
 
 
 def test_terms_that_the_base_uses_are_no_intrusion():

@@ -678,11 +678,11 @@ def with_interval(items):
     return f"{sum(items) / len(items):.2f} [{low:.2f}, {high:.2f}]"
 
 
-scores = record["scores"]
-print(pd.DataFrame({name: {"MedQuAD, token F1": with_interval(one["medquad"]["items"].values()),
-                           "MedQuAD, NLL per token": round(one["medquad"]["nll"], 2),
-                           "PubMedQA, accuracy": with_interval(one["pubmedqa"]["items"].values()),
-                           "PubMedQA, its answers": one["pubmedqa"]["answered"]}
+scores, labels = record["scores"], {"base": "base", "qlora": "plain LoRA", "icft": "ICFT"}
+print(pd.DataFrame({labels[name]: {"MedQuAD, token F1": with_interval(one["medquad"]["items"].values()),
+                                   "MedQuAD, NLL per token": round(one["medquad"]["nll"], 2),
+                                   "PubMedQA, accuracy": with_interval(one["pubmedqa"]["items"].values()),
+                                   "PubMedQA, its answers": one["pubmedqa"]["answered"]}
                     for name, one in scores.items()}).T.to_string())
 print("majority baseline of PubMedQA:", max(record["test"]["answers"].values()) / record["test"]["n"]["pubmedqa"])
 
@@ -704,13 +704,14 @@ print("majority baseline of PubMedQA:", max(record["test"]["answers"].values()) 
 
 # %%
 # NBVAL_CHECK_OUTPUT
-chat = pd.DataFrame({name: {"free questions": one["free"]["value"], "instructions": one["instructions"]["value"],
-                            "words": one["words"], "KL(base ‖ tuned)": one.get("kl_base_tuned", 0)}
+chat = pd.DataFrame({labels[name]: {"free questions": one["free"]["value"],
+                                    "instructions": one["instructions"]["value"], "words": one["words"],
+                                    "KL(base ‖ tuned)": one.get("kl_base_tuned", 0)}
                      for name, one in record["chat"].items()}).T.round(2)
 chat["retention"] = ["1", *(f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
                             for one in record["retention"].values())]
 print(chat.to_string())
-suites_right = {name: {key: sum(right) / len(right) for key, right in one["suites"].items()}
+suites_right = {labels[name]: {key: sum(right) / len(right) for key, right in one["suites"].items()}
                 for name, one in scores.items()}
 print(pd.DataFrame(suites_right).T.round(2).to_string())
 print("chance levels: 0.25, 0.50, 0.25, 0.25 (four options of CommonsenseQA's five are in our file)")
@@ -723,12 +724,12 @@ print("questions of each suite:", len(scores["base"]["suites"]["piqa"]))
 
 # %%
 # NBVAL_CHECK_OUTPUT
-labels = {"qlora": "plain LoRA", "icft": "ICFT"}
-changes = {label: score_changes(record, name) for name, label in labels.items()}
+tuned = ("qlora", "icft")
+changes = {labels[name]: score_changes(record, name) for name in tuned}
 print(pd.DataFrame({name: {key: f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}]" for key, c in one.items()}
                     for name, one in changes.items()}).to_string())
 counts = record["test"]["n"] | {"public suites": 4 * NUM_QUESTIONS, "chat": 2 * SETTINGS["limits.test"]}
-figure = draw_changes(changes, {label: record["retention"][name] for name, label in labels.items()}, counts,
+figure = draw_changes(changes, {labels[name]: record["retention"][name] for name in tuned}, counts,
                         "smollm2, 13,000 tokens, one seed, 95 % intervals")
 Image(png(figure), width=760, metadata={"alt": "Changes of scores and retention of plain LoRA and ICFT."})
 
@@ -740,13 +741,13 @@ Image(png(figure), width=760, metadata={"alt": "Changes of scores and retention 
 
 # %%
 # NBVAL_CHECK_OUTPUT
-medical = {name: one["replies"].__getitem__ for name, one in scores.items()}
+medical = {labels[name]: one["replies"].__getitem__ for name, one in scores.items()}
 ask_table(medical, list(scores["base"]["replies"]))
 
 # %%
 # NBVAL_CHECK_OUTPUT
 shown = {one["prompt"]: one for one in record["display"]}
-general = {name: (lambda prompt, name=name: shown[prompt][name]) for name in scores}
+general = {labels[name]: (lambda prompt, name=name: shown[prompt][name]) for name in scores}
 ask_table(general, list(shown)[:3])
 
 # %% [markdown]
