@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import icft_lite
+from icft_lite.chat_checks import intrusions
 from icft_lite.experiments.paper.analysis import (
     choose_point,
     claim_medical,
@@ -23,12 +24,15 @@ from icft_lite.experiments.paper.further_claims import KINDS, errors_table, gene
 from icft_lite.experiments.paper.questions import medical_difference, retention_difference
 from icft_lite.experiments.paper.replies import ERROR_KINDS
 from icft_lite.experiments.paper.studies import STUDIES
+from icft_lite.experiments.paper.tables import interval_text, passed_by_kind
 from icft_lite.statistics import mean_interval
 
 ROOT = Path(icft_lite.__file__).parents[1]
 RECORDS = ROOT / "icft_lite" / "experiments" / "results" / "tiny"
 LESSON_03 = Path(__file__).parents[1] / "notebooks" / "src" / "03_curriculum.py"
 PAGE = ROOT / "docs" / "results.md"
+ADVICE = {"plan a visit"}
+"""Phrases of the training replies that are in ICFT's flagged replies."""
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -190,6 +194,22 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
     as_trained = [find(records, "kl_memory", trained_point) for find in (medical_difference, retention_difference)]
     deficit = words(medical_difference(records, "plain", trained_point), -1).replace(" (", " below (")
     icft, memory, replay, plain = (trained[arm] for arm in arms)
+    tests = {arm: [trained_point(one)["test"] for one in records[arm].values()] for arm in arms}
+    spans = {(arm, key): interval_text([one[key] for one in tests[arm]]) for arm in arms for key in ("retention", "kl")}
+    intrusion = mean_interval([one["intrusion"] for one in tests["icft"]])
+    num_replies = sum(len(one["replies"]) for one in tests["icft"])
+    flagged = [
+        found
+        for one in tests["icft"]
+        for name, reply in one["replies"].items()
+        if (found := intrusions(reply, base["test"]["replies"][name]))
+    ]
+    of_base = passed_by_kind(base["test"]["items"])
+    kinds = {
+        (arm, kind): f"{np.mean([passed_by_kind(one['items'])[kind] for one in tests[arm]]) / of_base[kind]:.2f}"
+        for arm in ("icft", "replay_25")
+        for kind in of_base
+    }
     stated = [
         f"ICFT's medical score is {words(medical.interval)}) above that of distillation from the base on memory",
         f"Over questions it is {words(chosen)})",
@@ -236,9 +256,13 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
         ),
         "it answers {:.2f} and {:.2f} times as many".format(*ratios("free")),
         f"| {deficit} over questions) | missed |",
-        f"| retention of at least 0.95 | {icft[1]:.3f} | missed |",
-        f"| 1/{plain[2] / icft[2]:.0f} | met |",
-        f"| {100 * icft[4]:.1f} % | missed |",
+        f"| retention of at least 0.95 | {spans['icft', 'retention']} | missed |",
+        f"| 1/{plain[2] / icft[2]:.0f} ({spans['icft', 'kl'].partition(' (')[2][:-1]} nats, plain LoRA "
+        f"{spans['plain', 'kl'].partition(' (')[2]} | met |",
+        "| {:.1f} % ({:.1f} to {:.1f}) | missed |".format(*(100 * value for value in intrusion)),
+        f"{sum(not found & ADVICE for found in flagged)} of the {len(flagged)} flagged replies (of {num_replies})",
+        f"ICFT passes {kinds['icft', 'seen']} times as many instructions as the base, of other kinds "
+        f"{kinds['icft', 'unseen']} times; replay {kinds['replay_25', 'seen']} and {kinds['replay_25', 'unseen']}",
     ]
     assert not [sentence for sentence in stated if sentence not in prose]
     assert mean("replay_answers", "kl")[0] > plain[2]
@@ -425,15 +449,16 @@ def test_the_page_states_what_the_demo_retains_on_the_whole_chat_suite():
     found = json.loads((RECORDS.parent / "chat-suite-demo.json").read_text(encoding="utf-8"))["methods"]
     kept, passed = [found[name]["retention"] for name in ("icft", "qlora", "replay")], []
     for kinds in ("seen", "unseen"):
-        before, after = (found["icft"][name]["instructions"][kinds] for name in ("before", "after"))
-        passed.append(f"{after / before:.2f}")
+        scores = [[found[name][part]["instructions"][kinds] for part in ("before", "after")] for name in found]
+        passed.append([f"{after / before:.2f}" for before, after in scores])
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
     spans = ["{value:.3f} ({low:.3f} to {high:.3f}".format(**one) for one in kept]
     right = [f"{one['still_right']:.2f}" for one in kept]
     stated = [
         "retain {}, ICFT), {}, plain LoRA) and {}, replay).".format(*spans),
         "right replies {}, {} and {} stay right".format(*right),
-        "passes {} times as many as the base, of the 70 of other kinds {} times".format(*passed),
+        "ICFT passes {} times as many as the base, plain LoRA {} and replay {} times".format(*passed[0]),
+        "of the 70 of other kinds {}, {} and {} times".format(*passed[1]),
     ]
     assert not [sentence for sentence in stated if sentence not in text]
     sizes = {

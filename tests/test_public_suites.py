@@ -52,7 +52,7 @@ def test_scores_are_those_that_lm_eval_has_recorded(tiny):
 
 @pytest.mark.parametrize("suite", ["arc_easy_test", "piqa_validation", "openbookqa_test", "commonsense_qa_validation"])
 def test_scores_on_100_questions_are_those_that_lm_eval_has_recorded(tiny, real_data, suite):
-    """`expected_100.json` has lm-eval's log-likelihoods of the first 100 questions of each file, without their texts."""
+    """`expected_100.json` has lm-eval's log-likelihoods of the first 100 questions of each file, not their texts."""
     expected = json.loads((FOLDER / "expected_100.json").read_text())["suites"]
     files = {suite.rpartition("_")[0]: real_data / "general" / f"{suite}.jsonl"}
     check_agreement(*tiny, files, expected, limit=100)
