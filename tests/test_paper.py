@@ -58,6 +58,7 @@ from icft_lite.experiments.paper.single_lf import best_single_lf
 from icft_lite.experiments.paper.studies import STUDIES, Study, half_of_suite
 from icft_lite.experiments.paper.suite import missing_runs, run_suite, study_tables, write_study
 from icft_lite.experiments.paper.tables import ablation_table, claims_table, interval_text, main_table, matched_table
+from icft_lite.utils.config_parsing import flatten
 from icft_lite.weak.functions import apply_lfs
 from icft_lite.weak.lfs.samples import sample_lfs
 
@@ -370,6 +371,15 @@ def test_arms_have_different_names_and_valid_settings_and_hooks_that_exist():
         load(arm.trainer)
         for name in arm.callbacks:
             load(name)
+
+
+def test_on_smollm2_distillation_on_memory_is_icft_in_random_order():
+    """The records of seed 10 were identical. Hard labels of questions have no L_task, and the base is the only teacher."""
+    by_name, study = {arm.name: arm for arm in ARMS}, STUDIES["smollm2"]
+    distilled, icft = (flatten(study.config(by_name[name], 10).to_dict()) for name in ("kl_memory", "icft"))
+    different = {name for name in {*distilled, *icft} if distilled.get(name) != icft.get(name)}
+    assert different == {"method", "loss.task_weight", "curriculum.order"} and distilled["curriculum.order"] == "random"
+    assert not icft["weak.soft_labels"] and "smollm2" not in by_name["random"].studies
 
 
 def test_a_run_writes_its_record_itself(tmp_path, monkeypatch):
