@@ -40,6 +40,18 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, test_per_train: f
     return Interval(mean, mean - half_width, mean + half_width)
 
 
+def mean_p_value(values: ArrayLike, test_per_train: float = 0.0) -> float:
+    """Return the two-sided p-value of the mean of float [n] being 0, by the t-test that belongs to `mean_interval`.
+
+    test_per_train: see there. NaN for n = 1.
+    """
+    found, n = mean_interval(values, test_per_train=test_per_train), np.size(values)
+    if n < 2:
+        return math.nan
+    error = (found.high - found.mean) / float(special.stdtrit(n - 1, 0.975))
+    return float(2 * special.stdtr(n - 1, -abs(found.mean) / error)) if error else float(found.mean == 0)
+
+
 def binomial_interval(
     successes: int,
     n: int,

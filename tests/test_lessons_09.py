@@ -97,6 +97,16 @@ def matched_retention(records, split):
     return analysis.retention_at(records["icft"][split], records["base"][split], score)
 
 
+def corrected_p(records):
+    """Return {ablation: p of the medical difference, corrected for shared training data and by Holm}."""
+    table = tables.ablation_table(records, STUDIES["tiny"].test_per_train())
+    return {row[0]: round(row[-1], 2) for row in table.rows}
+
+
+def steps(records, arm):
+    return np.mean([sum(stage["steps"] for stage in run["stages"]) for run in records[arm].values()])
+
+
 CONFIRMED = {
     "**(a) is supported.**": lambda r: claims_of(r)["a"].supported,
     "is distillation from the base on memory": lambda r: claims_of(r)["a"].rival == "kl_memory",
@@ -130,7 +140,7 @@ CONFIRMED = {
         -0.05 < over_splits(r, "kl_memory", "preference").mean()
         and mean_interval(over_splits(r, "kl_memory", "preference")).high < 0
     ),
-    "where a random order loses 17 points at the chosen α": lambda r: (
+    "In the confirmation a random order loses 17 points at the chosen α": lambda r: (
         round(100 * over_splits(r, "random", "medical", analysis.choose_point).mean()) == 17
         and mean_interval(over_splits(r, "random", "medical", analysis.choose_point)).low > 0
     ),
@@ -138,18 +148,22 @@ CONFIRMED = {
         round(100 * over_splits(r, "no_consistency", "medical", analysis.choose_point).mean()) == 30
         and mean_interval(over_splits(r, "no_consistency", "medical", analysis.choose_point)).low > 0
     ),
-    "Stages without pacing lose 14, so pacing matters most": lambda r: (
-        round(100 * over_splits(r, "no_pacing", "medical", analysis.choose_point).mean()) == 14
+    "and stages without pacing 14, but $p$ is 0.08 and 0.16": lambda r: (
+        (corrected_p(r)["random order"], corrected_p(r)["without pacing"]) == (0.08, 0.16)
+        and round(100 * over_splits(r, "no_pacing", "medical", analysis.choose_point).mean()) == 14
         and mean_interval(over_splits(r, "no_pacing", "medical", analysis.choose_point)).low > 0.05
     ),
     "in the confirmation no difference was measured), and the choice of teachers": lambda r: all(
         (found := mean_interval(over_splits(r, arm, "medical", analysis.choose_point))).low < 0 < found.high
         for arm in ("ring", "soft_labels", "base_teacher")
     ),
-    "With T = 1 it loses 28. Self-generated prompts only: 18, $p$ = 0.13.": lambda r: all(
-        round(100 * (found := mean_interval(over_splits(r, arm, "medical", analysis.choose_point))).mean) == points
-        and found.low > 0
-        for arm, points in (("self_memory", 18), ("temperature_1", 28))
+    "With T = 1 it loses 28. Self-generated prompts only: 18, $p$ = 0.45.": lambda r: (
+        corrected_p(r)["self-generated memory only"] == 0.45
+        and all(
+            round(100 * (found := mean_interval(over_splits(r, arm, "medical", analysis.choose_point))).mean) == points
+            and found.low > 0
+            for arm, points in (("self_memory", 18), ("temperature_1", 28))
+        )
     ),
     "In the confirmation majority vote loses 5 points (not clearly)": lambda r: (
         round(100 * (found := mean_interval(over_splits(r, "majority_vote", "medical", analysis.choose_point))).mean)
@@ -166,6 +180,7 @@ CONFIRMED = {
         and round(100 * over_splits(r, "search", "preference", analysis.choose_point).mean()) == 2
         and mean_interval(over_splits(r, "search", "preference", analysis.choose_point)).low > 0
     ),
+    "so equal tokens are 17 % more steps": lambda r: round(100 * (steps(r, "icft") / steps(r, "random") - 1)) == 17,
     "Without the curriculum ICFT is below distillation on memory": lambda r: (
         mean_interval(over_splits({**r, "icft": r["random"]}, "kl_memory", "medical")).high < 0
     ),
@@ -241,19 +256,18 @@ CHAT = {
     "As trained, ICFT and distillation on memory do not differ measurably": lambda c: all(
         includes_zero(find(c, "kl_memory", analysis.trained_point)) for find in ALL_DIFFERENCES
     ),
-    "**At a similar KL the random change retains as much.**": lambda c: (
+    "**At a similar KL the random change retains as much** as ICFT": lambda c: (
         mean(c, "random_change", "kl", 0.5) < mean(c, "icft", "kl") < mean(c, "random_change", "kl")
         and mean(c, "random_change", "retention") - 0.05
         < mean(c, "icft", "retention")
         < mean(c, "random_change", "retention", 0.5)
-    ),
-    "ICFT loses about what any change of its size loses": lambda c: (
-        mean(c, "random_change", "still_right")
+        and mean(c, "random_change", "still_right")
         < mean(c, "icft", "still_right")
         < mean(c, "random_change", "still_right", 0.5)
     ),
-    "Plain LoRA with a quarter of its change retains 0.96": lambda c: (
+    "plain LoRA with a quarter of its change is further from the base and retains 0.96": lambda c: (
         round(mean(c, "plain", "retention", 0.25), 2) == 0.96
+        and mean(c, "plain", "kl", 0.25) > mean(c, "random_change", "kl")
     ),
     "with shorter replies": lambda c: (
         mean(c, "plain", "words", 0.25) < 0.6 * mean(c, "base", "words", 0.0)
@@ -266,8 +280,8 @@ CHAT = {
         mean(c, "plain", "medical") - mean(c, "icft", "medical") < 0.05
         and round(mean(c, "icft", "retention"), 2) == 0.83
     ),
-    "On `smollm2` only the memory's prompts were varied": lambda c: (
-        [arm.name for arm in tables.ablations_of(c)] == ["self_memory"]
+    "On `smollm2` only L_consistency and the memory's prompts were varied": lambda c: (
+        [arm.name for arm in tables.ablations_of(c)] == ["no_consistency", "self_memory"]
     ),
     "both on `smollm2`": lambda c: (
         not analysis.claim_medical(c).supported and not analysis.claim_retention(c).supported
@@ -276,8 +290,8 @@ CHAT = {
 """What the lesson says of smollm2 → whether the records say it."""
 
 
-def test_with_four_topics_replay_is_as_good_as_icft(text):
-    assert "With 4 topics, replay [is as good]" in text
+def test_with_four_topics_no_difference_to_replay_is_measured(text):
+    assert "With 4 topics, no difference to replay [was measured]" in text
     short = analysis.load_records(STUDY.parent / "tiny-short", STUDIES["tiny-short"].confirmation)
     assert includes_zero(claim := analysis.claim_medical(short).interval) and abs(claim.mean) < 0.02
     assert analysis.best_baseline(short) == "replay_25"

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from icft_lite import metrics
+from icft_lite.statistics import mean_interval, mean_p_value
 
 # Rows: base, after easy, medium, hard. Columns: general, easy, medium, hard.
 R = np.array([[0.9, 0.1, 0.2, 0.3], [0.8, 0.7, 0.3, 0.3], [0.7, 0.8, 0.9, 0.5], [0.6, 0.5, 0.8, 0.9]])
@@ -74,6 +75,15 @@ def test_t_interval_agrees_with_closed_forms(confidence):
         half_width = quantile * np.std(values, ddof=1) / math.sqrt(len(values))
         mean, low, high = metrics.mean_interval(values, confidence)
         assert (mean - low, high - mean) == pytest.approx((half_width, half_width), rel=1e-9)
+
+
+def test_p_value_of_a_mean_agrees_with_scipy_stats_and_with_the_interval():
+    values = np.random.default_rng(0).normal(0.5, 1, 7)
+    assert mean_p_value(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert mean_p_value(-values) == pytest.approx(mean_p_value(values)) and math.isnan(mean_p_value([1.0]))
+    interval = mean_interval(values, test_per_train=0.2)
+    at_the_bound = mean_p_value(values - interval.low, test_per_train=0.2)
+    assert at_the_bound == pytest.approx(0.05) and mean_p_value(values, 0.2) > mean_p_value(values)
 
 
 def test_t_interval_of_few_values():

@@ -28,8 +28,10 @@ from icft_lite.experiments.paper.analysis import (
     claim_medical,
     claim_preference,
     claim_retention,
+    equal_retention_differences,
     load_records,
     matched_retention,
+    medical_at,
     retention_at,
     trained_point,
 )
@@ -58,6 +60,7 @@ from icft_lite.experiments.paper.single_lf import best_single_lf
 from icft_lite.experiments.paper.studies import STUDIES, Study, half_of_suite
 from icft_lite.experiments.paper.suite import missing_runs, run_suite, study_tables, write_study
 from icft_lite.experiments.paper.tables import ablation_table, claims_table, interval_text, main_table, matched_table
+from icft_lite.statistics import mean_p_value
 from icft_lite.utils.config_parsing import flatten
 from icft_lite.weak.functions import apply_lfs
 from icft_lite.weak.lfs.samples import sample_lfs
@@ -108,6 +111,19 @@ def test_retention_at_a_medical_score_is_interpolated_from_the_base_on():
     assert math.isnan(retention_at(one, base, 0.9)), "a score that the curve does not reach"
     bent = record(point(1.0, 0.3, 0.2), point(0.5, 0.6, 0.6))
     assert retention_at(bent, base, 0.3) == pytest.approx(0.8), "of two crossings, the one with the larger retention"
+
+
+def test_medicine_at_a_retention_is_the_best_score_with_at_least_that_retention():
+    base = record(point(0.0, 0.2, 1.0), arm="base")
+    curve = record(point(1.0, 0.8, 0.5), point(0.5, 0.6, 0.9))
+    assert medical_at(curve, base, 0.9) == pytest.approx(0.6) and medical_at(curve, base, 0.7) == pytest.approx(0.7)
+    assert medical_at(curve, base, 0.3) == pytest.approx(0.8), "more is not learned by forgetting more"
+    assert medical_at(curve, base, 1.0) == pytest.approx(0.2) and math.isnan(medical_at(curve, base, 1.1))
+    falling = record(point(1.0, 0.5, 0.95), point(0.5, 0.6, 0.9))  # retention is not monotone in α
+    assert medical_at(falling, base, 0.92) == pytest.approx(0.56)
+    rival = record(point(1.0, 0.5, 0.9), arm="replay_25")
+    records = {"icft": {1: curve}, "base": {1: base}, "replay_25": {1: rival}}
+    assert equal_retention_differences(records, "replay_25") == pytest.approx([0.1])
 
 
 def test_matched_retention_is_read_off_each_curve_and_missing_where_a_method_learned_less():
@@ -235,6 +251,8 @@ def test_the_interval_of_an_ablation_is_corrected_for_shared_training_data():
     assert np.mean(ends) == pytest.approx(mean, abs=2e-3)
     n = len(records["icft"])
     assert np.ptp(ends) / (high - low) == pytest.approx(math.sqrt(1 + 0.3 * n), abs=0.02)
+    differences = np.subtract(*analysis_module.ablation_scores(records, name, "medical"))
+    assert table.rows[0][-1] == pytest.approx(mean_p_value(differences, 0.3))
     assert STUDIES["tiny"].test_per_train() == pytest.approx(0.23, abs=0.01) and not STUDIES["smollm2"].test_per_train()
 
 
@@ -374,7 +392,7 @@ def test_arms_have_different_names_and_valid_settings_and_hooks_that_exist():
 
 
 def test_on_smollm2_distillation_on_memory_is_icft_in_random_order():
-    """The records of seed 10 were identical. Hard labels of questions have no L_task, and the base is the only teacher."""
+    """The records of seed 10 were identical. Hard labels of questions have no L_task; the only teacher is the base."""
     by_name, study = {arm.name: arm for arm in ARMS}, STUDIES["smollm2"]
     distilled, icft = (flatten(study.config(by_name[name], 10).to_dict()) for name in ("kl_memory", "icft"))
     different = {name for name in {*distilled, *icft} if distilled.get(name) != icft.get(name)}

@@ -95,6 +95,34 @@ def retention_at(record: Record, base: Record, medical: float) -> float:
     return max(crossings, default=float("nan"))
 
 
+def medical_at(record: Record, base: Record, retention: float) -> float:
+    """Return the highest medical test score on the record's α curve with at least this test retention; NaN without one.
+
+    The curve is interpolated linearly between neighbouring α; α = 0 is the base, which retains 1.
+    """
+    points = [(1.0, trained_point(base)["test"]["medical"])]
+    ordered = sorted(record["curve"], key=lambda point: point["alpha"])
+    points += [(point["test"]["retention"], point["test"]["medical"]) for point in ordered]
+    allowed = [medical for retained, medical in points if retained >= retention]
+    for (start, first), (end, second) in zip(points, points[1:]):
+        if min(start, end) < retention < max(start, end):
+            allowed.append(first + (retention - start) / (end - start) * (second - first))
+    return max(allowed, default=float("nan"))
+
+
+def equal_retention_differences(records: Records, arm: str) -> list[float]:
+    """Return, for each common split, ICFT's medical test score minus an arm's, at the arm's own test retention or more.
+
+    The arm is at its chosen α, and `medical_at` gives ICFT's score: α is chosen on validation, so that two arms at
+    their chosen α differ in test retention.
+    """
+    found = []
+    for split in common_splits(records, "icft", "base", arm):
+        test = choose_point(records[arm][split])["test"]
+        found.append(medical_at(records["icft"][split], records["base"][split], test["retention"]) - test["medical"])
+    return found
+
+
 def difference(first: Sequence[float], second: Sequence[float]) -> Interval:
     """Return the mean of first − second over splits, with Student's t-interval."""
     return mean_interval(np.subtract(first, second))

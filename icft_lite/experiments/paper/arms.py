@@ -192,10 +192,10 @@ ARMS: tuple[Arm, ...] = (
         general="prompts",
         studies=("smollm2",),
     ),
-    Arm("plain_longer", "plain QLoRA, as many seconds as ICFT", PLAIN, PLAIN_OWN, studies=TINY, tokens=1.3),
+    Arm("plain_longer", "plain QLoRA, 1.3 times the tokens", PLAIN, PLAIN_OWN, studies=TINY, tokens=1.3),
     Arm(
         "replay_longer",
-        "replay, 25 %, as many seconds as ICFT",
+        "replay, 25 %, 1.1 times the tokens",
         _replay(0.25),
         general="prompts",
         studies=TINY,

@@ -64,8 +64,11 @@ def _half_width(values: np.ndarray) -> float:
     return 0.0 if len(values) < 2 else found.high - found.mean
 
 
-def forest_figure(records: Records, title: str) -> Figure:
-    """Return ICFT minus each ablation in medical score at the chosen α, with 95 % t-intervals over splits."""
+def forest_figure(records: Records, title: str, test_per_train: float = 0.0) -> Figure:
+    """Return ICFT minus each ablation in medical score at the chosen α, with 95 % t-intervals over splits.
+
+    test_per_train: above 0, thin lines show intervals that are corrected for training data that splits share.
+    """
     arms = ablations_of(records)
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(7.2, 1.2 + 0.34 * max(1, len(arms))))
@@ -73,13 +76,18 @@ def forest_figure(records: Records, title: str) -> Figure:
         for row, arm in enumerate(arms):
             if both := ablation_scores(records, arm.name, "medical"):
                 found = difference(*both)
-                axes.plot([found.low, found.high], [row, row], color=INK, linewidth=1.2)
+                if test_per_train:
+                    corrected = mean_interval(np.subtract(*both), test_per_train=test_per_train)
+                    axes.plot([corrected.low, corrected.high], [row, row], color=INK, linewidth=0.8)
+                axes.plot([found.low, found.high], [row, row], color=INK, linewidth=2.2 if test_per_train else 1.2)
                 axes.plot(found.mean, row, "o", color=STYLES[0][0], markersize=6)
         axes.axvline(0, color=GREY, **DASHED)
+        thin = "; thin: corrected\nfor training data that splits share" if test_per_train else ""
+        lines = f"lines: 95 % intervals{thin}"
         axes.set_yticks(range(len(arms)), [arm.label for arm in arms], fontsize=9)
         axes.invert_yaxis()
         axes.set(
-            xlabel="ICFT minus the ablation, medical test score\n(right: ICFT is better; lines: 95 % intervals)",
+            xlabel=f"ICFT minus the ablation, medical test score\n(right: ICFT is better; {lines})",
             title=title,
         )
     return figure

@@ -71,6 +71,21 @@ def errors_table(records: Records) -> Table:
     return Table("What is written to medical questions", ("method", *ERROR_KINDS.values()), rows, "α = 1, generated.")
 
 
+def examples_table(records: Records) -> Table:
+    """Return an example of each kind of wrong answer of plain fine-tuning and of ICFT, from their first runs."""
+    rows = []
+    for arm in arms_of(records):
+        if arm.name in ("plain", "icft"):
+            record = records[arm.name][min(records[arm.name])]
+            for kind, found in record["written"].get("examples", {}).items():
+                if kind != "right" and found:
+                    one = found[0]
+                    rows.append([arm.label, ERROR_KINDS[kind], one["prompt"], one["reference"], one["reply"]])
+    header = ("method", "kind", "question", "reference", "answer")
+    note = "α = 1, the first one of each kind. Answers of teaching models, often wrong, not medical advice."
+    return Table("Examples of wrong answers to medical questions", header, rows, note)
+
+
 def replies_table(records: Records) -> Table:
     """Return recall and diversity of the replies to patients, and calibration, as trained."""
 

@@ -1,8 +1,8 @@
-"""ICFT minus each other method of a chat study, with intervals over questions.
+"""ICFT minus each other method, with intervals over questions.
 
 The runs of a chat study differ by their seed only: all answer the same questions. An interval over seeds says how much
 training varies, and nothing of which questions are asked. Here the questions are the sample, and the answers of all
-seeds to one question are averaged first.
+seeds to one question are averaged first. Where runs differ by their split, the questions of all splits are pooled.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from icft_lite.experiments.paper.analysis import (
     common_splits,
     trained_point,
 )
-from icft_lite.experiments.paper.tables import arms_of, difference_text
+from icft_lite.experiments.paper.tables import arms_of, difference_text, unit_of
 from icft_lite.reporting.formatting import Table
 from icft_lite.statistics import Interval, paired_bootstrap
 
@@ -28,11 +28,18 @@ Pick = Callable[[Record], Point]
 
 
 def medical_difference(records: Records, rival: str, pick: Pick) -> Interval:
-    """Return ICFT minus a rival in the medical test score, with the paired bootstrap over questions within topics."""
+    """Return ICFT minus a rival in the medical test score, with the paired bootstrap over questions within topics.
+
+    Every topic has the same weight.
+    """
     splits = common_splits(records, "icft", rival)
     arms = ([records[arm][split] for split in splits] for arm in ("icft", rival))
     icft, other = ([answers(run, pick(run), "medical") for run in runs] for runs in arms)
-    found = paired_bootstrap([right for right, _ in icft], [right for right, _ in other], icft[0][1], NUM_RESAMPLES)
+    topics, (first, second) = icft[0][1], ([right for right, _ in some] for some in (icft, other))
+    if unit_of(records) == "splits":
+        topics = np.concatenate([some for _, some in icft])
+        first, second = [np.concatenate(first)], [np.concatenate(second)]
+    found = paired_bootstrap(first, second, topics, NUM_RESAMPLES)
     return Interval(*found[:3])
 
 
@@ -59,16 +66,19 @@ def retention_difference(records: Records, rival: str, pick: Pick, seed: int = 0
 
 
 def questions_table(records: Records) -> Table:
-    """Return ICFT minus each other method at the chosen α and as trained, in medical score and retention."""
-    rows = []
+    """Return ICFT minus each other method, at the chosen α and as trained.
+
+    In medical score and, of a chat study, in retention.
+    """
+    rows, seeds = [], unit_of(records) == "seeds"
+    measures = {"medical": medical_difference} | ({"retention": retention_difference} if seeds else {})
     for arm in arms_of(records):
         if arm.name not in ("icft", "base"):
             differences = [
-                find(records, arm.name, pick)
-                for pick in (choose_point, trained_point)
-                for find in (medical_difference, retention_difference)
+                find(records, arm.name, pick) for pick in (choose_point, trained_point) for find in measures.values()
             ]
             rows.append([arm.label, *map(difference_text, differences)])
-    header = ("compared with", *(f"{key}, {at}" for at in ("chosen α", "α = 1") for key in ("medical", "retention")))
-    note = "95 % bootstrap intervals, not corrected for their number; the seeds are averaged for each question."
+    header = ("compared with", *(f"{key}, {at}" for at in ("chosen α", "α = 1") for key in measures))
+    pooled = "the seeds are averaged for each question" if seeds else "the questions of all splits are pooled"
+    note = f"95 % bootstrap intervals, not corrected for their number; {pooled}."
     return Table("ICFT minus each other method, over questions", header, rows, note)

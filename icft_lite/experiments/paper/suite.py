@@ -19,6 +19,7 @@ from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, Arm
 from icft_lite.experiments.paper.figures import cost_figure, forest_figure, kl_figure, plane_figure
 from icft_lite.experiments.paper.further_claims import (
     errors_table,
+    examples_table,
     generalization_table,
     preference_table,
     replies_table,
@@ -100,7 +101,8 @@ def study_tables(records: Records, name: str) -> list[Table]:
         tables += [chat_table(records), chat_table(records, "trained")]
     common = set.intersection(*({*records.get(arm, {})} for arm in ("base", "plain", "icft")))
     is_development = common.isdisjoint(STUDIES[name].confirmation)
-    has_pairs = any(run["questions"].get("pairs") for runs in records.values() for run in runs.values())
+    questions = [run["questions"] for runs in records.values() for run in runs.values()]
+    has_medical, has_pairs = (any(one.get(test) for one in questions) for test in ("medical", "pairs"))
     if len(common) > 1 and len(records) > 3 and (is_development or not missing_runs(records, name)):
         claims = [claim_medical(records)]
         if "replay_25" in records:
@@ -111,7 +113,7 @@ def study_tables(records: Records, name: str) -> list[Table]:
         tables.append(table._replace(title="Claims on development data, not judged") if is_development else table)
     if "base" in records and "plain" in records:
         tables.append(matched_table(records))
-    if STUDIES[name].unit == "seeds" and {"base", "icft"} <= {*records}:
+    if {"base", "icft"} <= {*records} and has_medical:
         tables.append(questions_table(records))
     if ablations_of(records):
         tables.append(ablation_table(records, STUDIES[name].test_per_train()))
@@ -119,7 +121,8 @@ def study_tables(records: Records, name: str) -> list[Table]:
     if has_pairs:
         topics = STUDIES[name].settings.get("topics")
         tables.append(preference_table(records, {split: STUDIES[name].data(split).only(topics) for split in splits}))
-    return [*tables, generalization_table(records), errors_table(records), replies_table(records), cost_table(records)]
+    further = (generalization_table, errors_table, examples_table, replies_table, cost_table)
+    return [*tables, *(table(records) for table in further)]
 
 
 def missing_runs(records: Records, name: str) -> dict[str, list[int]]:
@@ -138,8 +141,9 @@ def study_figures(records: Records, name: str) -> dict[str, Figure]:
     split = min(split for runs in records.values() for split in runs)
     labels = lf_accuracies(STUDIES[name].data(split).only(STUDIES[name].settings.get("topics")))
     figures["labels"] = labels_figure(labels, f"{name}, split {split}: labelling functions")
-    if ablations_of(records):
-        figures["ablations"] = forest_figure(records, f"{name}: what each part of ICFT contributes")
+    if len(ablations_of(records)) > 1:
+        title = f"{name}: what each part of ICFT contributes"
+        figures["ablations"] = forest_figure(records, title, STUDIES[name].test_per_train())
     return figures
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import ttest_1samp
 
 from icft_lite.data.chat_suite import SEEN_KINDS, chat_suite
 from icft_lite.experiments.paper.analysis import (
@@ -20,6 +19,7 @@ from icft_lite.experiments.paper.analysis import (
     choose_point,
     common_splits,
     difference,
+    equal_retention_differences,
     matched_retention,
     study_of,
     trained_point,
@@ -29,7 +29,7 @@ from icft_lite.experiments.paper.studies import STUDIES
 from icft_lite.presets import model_defaults
 from icft_lite.reporting.comparison_tables import REPLY_MEASURES
 from icft_lite.reporting.formatting import Table
-from icft_lite.statistics import Interval, holm, mean_interval
+from icft_lite.statistics import Interval, holm, mean_interval, mean_p_value
 
 HALF = 0.5
 """α of the row "plain, half of the change"."""
@@ -117,12 +117,17 @@ def main_table(records: Records, at: Literal["chosen", "trained"] = "chosen") ->
 
 def chat_table(records: Records, at: Literal["chosen", "trained"] = "chosen") -> Table:
     """Return what the models of a chat study reply to the chat suite, and how far they are from the base."""
-    pick = choose_point if at == "chosen" else trained_point
-    rows = []
+    pick, rows = choose_point if at == "chosen" else trained_point, []
+
+    def add(label: str, tests: Sequence[Mapping[str, Any]]) -> None:
+        scores = [{**test, **passed_by_kind(test.get("items") or {})} for test in tests]
+        rows.append([label, *(interval_text([score.get(key) for score in scores]) for key in CHAT)])
+
     for arm in arms_of(records):
         tests = [pick(one)["test"] for one in records[arm.name].values()]
-        tests = [{**test, **passed_by_kind(test.get("items") or {})} for test in tests]
-        rows.append([arm.label, *(interval_text([test.get(key) for test in tests]) for key in CHAT)])
+        add(arm.label, tests)
+        if arm.name == "plain":
+            add(f"{arm.label}, half of its change", [_nearest(one, HALF)["test"] for one in records["plain"].values()])
     note = (
         "Retention is the mean of the first two columns' ratios to the base. KL and NLL are in nats per token of the "
         "base's replies; KL(tuned ‖ base) of the tuned model's. Seen kinds of instructions also supply memory prompts. "
@@ -182,21 +187,33 @@ def cost_table(records: Records) -> Table:
         costs = [one["cost"] for one in records[arm.name].values()]
         keys = ("trained", "with_gradient", "forward_only", "generated")
         counts = [round(float(np.mean([cost[key] for cost in costs]))) for key in keys]
+        stages = [one.get("stages") or [] for one in records[arm.name].values()]
+        counts += [round(float(np.mean([sum(map(count, some)) for some in stages]))) for count in (_steps, _new)]
         rows.append([arm.label, *counts, round(float(np.median([cost["seconds"] for cost in costs])))])
-    header = ("method", "budget", "tokens with gradient", "without", "generated", "seconds")
+    header = ("method", "budget", "tokens with gradient", "without", "generated", "steps", "new sequences", "seconds")
     note = (
         "Budget: without padding; the other tokens include it. Means over runs; seconds are medians, because other "
         "work on the machine slowed single runs down. Replies of the base are stored: generated tokens and seconds "
-        "contain them only in the run that came first."
+        "contain them only in the run that came first. New sequences: those that are not from a memory. Runs on "
+        "different processors are not comparable in seconds."
     )
     return Table("Cost", header, rows, note)
+
+
+def _steps(stage: Mapping[str, Any]) -> int:
+    return int(stage["steps"])
+
+
+def _new(stage: Mapping[str, Any]) -> int:
+    """Return how many sequences of a stage were new examples."""
+    return sum(count for role, count in stage["examples"].items() if role not in ("memory", "ring"))
 
 
 def ablation_table(records: Records, test_per_train: float = 0.0) -> Table:
     """Return ICFT minus each of its ablations at the chosen α, with Holm's correction.
 
-    test_per_train: above 0, the medical difference has a further interval, which is corrected for training data that
-    splits share (`mean_interval`).
+    test_per_train: above 0, intervals are corrected for training data that splits share (`mean_interval`), and the
+    difference is given at equal test retention, too (`equal_retention_differences`).
     """
     rows, p_values = [], []
     for arm in ablations_of(records):
@@ -204,17 +221,23 @@ def ablation_table(records: Records, test_per_train: float = 0.0) -> Table:
         differences = ["–" if both is None else difference_text(difference(*both)) for both in scores.values()]
         if (both := scores["medical"]) and test_per_train:
             corrected = mean_interval(np.subtract(*both), test_per_train=test_per_train)
-            differences.insert(1, f"{corrected.low:+.3f} to {corrected.high:+.3f}")
+            equal = mean_interval(equal_retention_differences(records, arm.name), test_per_train=test_per_train)
+            differences[1:1] = [f"{corrected.low:+.3f} to {corrected.high:+.3f}", difference_text(equal)]
         rows.append([arm.label, len(common_splits(records, "icft", arm.name)), *differences])
         if both:
-            p_values.append(float(ttest_1samp(np.subtract(*both), 0).pvalue))
+            p_values.append(mean_p_value(np.subtract(*both), test_per_train))
     for row, p in zip(rows, holm(p_values), strict=True):
         row.append(float(p))
-    measures = ("medical", *(["medical, corrected"] if test_per_train else []), "preference", "retention")
+    further = ("medical, corrected", "medical at equal test retention, corrected") if test_per_train else ()
+    measures = ("medical", *further, "preference", "retention")
     header = ("without, or instead", unit_of(records), *measures, "p (Holm), medical")
     note = f"Positive: ICFT is better. 95 % t-intervals over {unit_of(records)}."
     if test_per_train:
-        note += " Corrected: for training data that splits share (Nadeau and Bengio, 2003)."
+        note += (
+            " Corrected, as p is: for training data that splits share (Nadeau and Bengio, 2003). At equal test "
+            "retention: the best score on ICFT's α curve with at least the test retention of the other one at its "
+            "chosen α."
+        )
     return Table("ICFT minus each ablation", header, rows, note)
 
 
