@@ -15,6 +15,7 @@ from icft_lite.experiments.paper.analysis import (
     claim_retention,
     common_splits,
     difference,
+    equal_retention_differences,
     load_records,
     matched_retention,
     trained_point,
@@ -24,7 +25,7 @@ from icft_lite.experiments.paper.further_claims import KINDS, errors_table, gene
 from icft_lite.experiments.paper.questions import medical_difference, retention_difference
 from icft_lite.experiments.paper.replies import ERROR_KINDS
 from icft_lite.experiments.paper.studies import STUDIES
-from icft_lite.experiments.paper.tables import interval_text, passed_by_kind
+from icft_lite.experiments.paper.tables import ablation_table, cost_table, interval_text, passed_by_kind
 from icft_lite.statistics import mean_interval
 
 ROOT = Path(icft_lite.__file__).parents[1]
@@ -58,6 +59,23 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
 
     corrected, alone = gain("icft", "kl_memory"), gain("no_pacing", "random")
     given, model = gain("icft", "self_memory"), gain("icft", "majority_vote")
+    shared, at_its_retention = STUDIES["tiny"].test_per_train(), equal_retention_differences(records, "kl_memory")
+    ahead = [
+        np.subtract(*(trained_point(records[arm][split])["test"]["medical"] for arm in ("icft", "kl_memory")))
+        for split in records["icft"]
+    ]
+
+    def lost(arm, key="medical", than="icft"):
+        scores = ([choose_point(records[one][split])["test"][key] for split in records["icft"]] for one in (than, arm))
+        return difference(*scores)
+
+    def corrected_loss(arm, key="medical", than="icft"):
+        scores = [[choose_point(records[one][split])["test"][key] for split in records["icft"]] for one in (than, arm)]
+        return mean_interval(np.subtract(*scores), test_per_train=shared)
+
+    def two_ends(interval):
+        return f"{interval.low:.3f} to {interval.high:.3f} corrected".replace("-", "−")
+
     learned = {arm: mean(arm, "medical") for arm in records}
     trained = {arm: mean(arm, "medical", trained_point) for arm in records}
     stated = [
@@ -65,23 +83,38 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         f"has {learned['kl_memory']:.3f}: a difference of {found.mean:.3f} ({found.low:.3f} to {found.high:.3f};",
         f"{corrected.low:.3f} to {corrected.high:.3f} corrected for overlapping training data)",
         f"retains as much, has {learned['replay_25']:.3f}, and plain QLoRA {learned['plain']:.3f}",
+        f"At the test retention that it then has, {mean('kl_memory', 'retention'):.3f}, ICFT's score is "
+        + "{:.3f} higher ({:.3f} to {:.3f}; ".format(*mean_interval(at_its_retention))
+        + two_ends(mean_interval(at_its_retention, test_per_train=shared)),
+        "and as trained {:.3f} ({:.3f} to {:.3f}; {:.3f} to {:.3f} corrected)".format(
+            *mean_interval(ahead), *mean_interval(ahead, test_per_train=shared)[1:]
+        ),
+        "In preferences ICFT is {:.3f} below it ({:.3f} to {:.3f}; ".format(*lost("icft", "preference", "kl_memory"))
+        + two_ends(corrected_loss("icft", "preference", "kl_memory")),
         "ICFT is {:.3f} below plain QLoRA ({:.3f} to {:.3f})".format(*(-preference.interval[i] for i in (0, 2, 1))),
         f"than ICFT: {trained['plain']:.3f} against {trained['icft']:.3f}",
         f"It retains {mean('plain', 'retention', trained_point):.3f} of",
     ]
+    p = {row[0]: row[-1] for row in ablation_table(records, shared).rows}
+    costs = cost_table(records)
+    columns = [costs.header.index(name) for name in ("steps", "new sequences")]
+    amount = {row[0]: [row[column] for column in columns] for row in costs.rows}
     order = [
         difference(*([choose_point(records[arm][split])["test"][key] for split in records["icft"]] for arm in arms))
         for arms, key in ((("icft", "random"), "medical"), (("random", "icft"), "preference"))
     ]
     stated += [
-        "ICFT has {:.3f} less at the chosen α ({:.3f} to {:.3f})".format(*order[0]),
+        "ICFT has {:.3f} less at the chosen α ({:.3f} to {:.3f}; ".format(*order[0])
+        + two_ends(corrected_loss("random")),
+        "With Holm's correction for all ablations p is {:.2f} and {:.2f}.".format(
+            p["random order"], p["without pacing"]
+        ),
+        "ICFT takes {:,.0f} steps and sees {:,.0f} new sequences, with a random order {:,.0f} and {:,.0f}.".format(
+            *amount["ICFT"], *amount["random order"]
+        ),
         "changes preference accuracy by {:.3f} ({:.3f} to {:.3f})".format(*order[1]),
     ]
     assert mean("random", "medical") < mean("kl_memory", "medical")
-
-    def lost(arm, key="medical", than="icft"):
-        scores = ([choose_point(records[one][split])["test"][key] for split in records["icft"]] for one in (than, arm))
-        return difference(*scores)
 
     stated += [
         "a medical score that is {:.3f} lower at the chosen α ({:.3f} to {:.3f})".format(*lost("no_consistency")),
@@ -89,8 +122,9 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         f"as trained it retains {mean('no_consistency', 'retention', trained_point):.3f}, so",
         f"it retains {mean('no_memory', 'retention', trained_point):.3f} as trained, and",
         "and {:.3f} of the medical score is lost ({:.3f} to {:.3f})".format(*lost("no_memory")),
-        "without pacing in them, it has {:.3f} less ({:.3f} to {:.3f})".format(*lost("no_pacing")),
-        "the order alone gains {:.3f} ({:.3f} to {:.3f};".format(*lost("random", than="no_pacing")),
+        "without pacing in them, it has {:.3f} less ({:.3f} to {:.3f}; ".format(*lost("no_pacing"))
+        + two_ends(corrected_loss("no_pacing")),
+        "The order alone gains {:.3f} ({:.3f} to {:.3f};".format(*lost("random", than="no_pacing")),
         f"{alone.low:.3f} to {alone.high:.3f} corrected for overlapping training data, so not clearly)".replace(
             "-", "−"
         ),
@@ -101,15 +135,19 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         f"{mean('search', 'retention', trained_point):.3f}, without them {trained['icft']:.3f} and "
         f"{mean('icft', 'retention', trained_point):.3f}.",
         "If α is chosen again, the medical score is {:.3f} lower ({:.3f} to {:.3f})".format(*lost("search")),
-        "and preference accuracy {:.3f} ({:.3f} to {:.3f}).".format(*lost("search", "preference")),
+        "and preference accuracy {:.3f} ({:.3f} to {:.3f}), no more than processors differ.".format(
+            *lost("search", "preference")
+        ),
         "L_task, medicine is {:.3f} lower ({:.3f} to {:.3f}).".format(*lost("soft_no_task", than="soft_labels")),
         f"self-generated prompts only, ICFT retains {mean('self_memory', 'retention', trained_point):.3f} as trained.",
         "it has {:.3f} less in medicine ({:.3f} to {:.3f};".format(*lost("self_memory")),
-        f"{given.low:.3f} to {given.high:.3f} corrected for overlapping training data). -",
+        f"{given.low:.3f} to {given.high:.3f} corrected for overlapping training data; with Holm's correction p is "
+        f"{p['self-generated memory only']:.2f}). -",
         "the base as the only teacher, the medical score differs by {:.3f} ({:.3f} to {:.3f}), and".format(
             *(round(value, 3) + 0.0 for value in lost("base_teacher"))
         ),
-        "and preference accuracy is lower by {:.3f} ({:.3f} to {:.3f}). So".format(*lost("base_teacher", "preference")),
+        "and preference accuracy is lower by {:.3f} ({:.3f} to {:.3f}; ".format(*lost("base_teacher", "preference"))
+        + two_ends(corrected_loss("base_teacher", "preference")),
         "are right in {:.0f} to {:.0f} of 100 examples".format(
             *(100 * pick(one["label_accuracy"] for one in records["icft"].values()) for pick in (min, max))
         ),
@@ -118,7 +156,9 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         ),
         "With majority vote, medicine is {:.3f} lower ({:.3f} to {:.3f};".format(*lost("majority_vote")),
         f"{model.low:.3f} to {model.high:.3f} corrected) and".replace("-", "−"),
-        "function, ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine. With".format(*lost("single_lf")),
+        "which gold labels choose, ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine. With".format(
+            *lost("single_lf")
+        ),
         "quantization, ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine".format(*lost("full_precision")),
         "and {:.3f} ({:.3f} to {:.3f}) in preferences. -".format(*lost("full_precision", "preference")),
         "and preference accuracy {:.3f} ({:.3f} to {:.3f}). With".format(*lost("majority_vote", "preference")),
@@ -127,6 +167,7 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         "ICFT minus it is {:.3f} ({:.3f} to {:.3f}) in medicine and".format(*lost("gold")),
         "and {:.3f} ({:.3f} to {:.3f}) in preferences. (In these runs a tied vote".format(*lost("gold", "preference")),
     ]
+    assert p["NLL on memory instead of L_consistency"] < 0.05 < p["random order"], "helps, and probably helps"
     assert lost("no_pacing").mean > 0.8 * lost("random").mean, "mostly by pacing"
     assert lost("ring").low < 0, "no measured benefit, and no clear cost"
     half = {arm: np.mean(matched_retention(records, arm, 0.5, sorted(records[arm]))) for arm in ("icft", "replay_25")}
@@ -142,7 +183,7 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
 
 def test_the_page_states_how_far_a_repeated_run_differs_on_the_other_processor():
     first, again = load_records(RECORDS)["icft"], load_records(RECORDS.parent / "tiny-repeated")["icft"]
-    largest = dict.fromkeys(("medical", "retention", "preference"), 0.0)
+    largest = dict.fromkeys(("medical", "retention", "preference", "reply"), 0.0)
     for split, record in again.items():
         assert record["settings"] == first[split]["settings"] and record["machine"] != first[split]["machine"]
         for pick in (choose_point, trained_point):
@@ -151,7 +192,8 @@ def test_the_page_states_how_far_a_repeated_run_differs_on_the_other_processor()
     stated = (
         "(splits {}, {} and {}): ".format(*sorted(again))
         + "medical scores differ by at most {medical:.3f}, "
-        "retention by at most {retention:.3f}, and preference accuracy by at most {preference:.3f}".format(**largest)
+        "retention by at most {retention:.3f}, and preference accuracy by at most {preference:.3f}, "
+        "key facts in replies by at most {reply:.3f}".format(**largest)
     )
     assert stated.format(**largest) in " ".join(PAGE.read_text(encoding="utf-8").split())
 
@@ -170,9 +212,9 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
     def at(alpha):
         return lambda record: next(point for point in record["curve"] if point["alpha"] == alpha)
 
-    def matched(arm):
+    def matched(arm, share=0.9):
         splits = common_splits(records, "base", "plain", arm)
-        return np.mean(matched_retention(records, arm, 0.9, splits))
+        return np.mean(matched_retention(records, arm, share, splits))
 
     def ratios(key):
         return [
@@ -215,6 +257,15 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
         f"Over questions it is {words(chosen)})",
         f"ICFT retains {matched('icft'):.3f}, replay {matched('replay_25'):.3f} and plain LoRA {matched('plain'):.3f}",
         f"a difference to replay of {words(retention.interval)})",
+        f"Distillation on memory retains {matched('kl_memory'):.3f} there, and replay of benchmark answers "
+        f"{matched('replay_answers'):.3f}.",
+        "(KL {:.3f}) or of self-distillation ({:.3f}) retains {:.3f} and {:.3f}.".format(
+            *mean("plain", "kl", pick=at(0.25)),
+            *mean("self_distillation", "kl", pick=at(0.25)),
+            *mean("plain", "retention", pick=at(0.25)),
+            *mean("self_distillation", "retention", pick=at(0.25)),
+        ),
+        f"At 50 % of its own gain it retains {matched('plain', 0.5):.3f}, ICFT {matched('icft', 0.5):.3f};",
         "ICFT has a medical score of {:.3f} and retention of {:.3f}".format(*icft),
         "distillation on memory {:.3f} and {:.3f}, replay".format(*memory),
         "replay {:.3f} and {:.3f}, and plain LoRA".format(*replay),
@@ -315,7 +366,7 @@ def test_the_page_states_what_the_short_study_shows():
         "has {:.3f} and {:.3f}: a difference of".format(*means("replay_25", "medical", "retention")),
         "a difference of {:.3f} ({:.3f} to {:.3f}). With".format(*medical.interval),
         f"With all 14 topics the difference is {with_all - replay:.3f}.",
-        "with {:.3f} and {:.3f}. Distillation".format(*means("der", "medical", "retention")),
+        "with {:.3f} and {:.3f} (ICFT minus it: ".format(*means("der", "medical", "retention")),
         "{:.3f} and {:.3f}, a difference of".format(*means("kl_memory", "medical", "retention")),
         "has {:.3f} and {:.3f}. As trained it has".format(*means("averaged_replay", "medical", "retention")),
         "As trained it has {:.3f} and {:.3f}, but on two splits".format(
