@@ -9,6 +9,7 @@ import numpy as np
 import icft_lite
 from icft_lite.chat_checks import intrusions
 from icft_lite.experiments.paper.analysis import (
+    ablation_scores,
     choose_point,
     claim_medical,
     claim_preference,
@@ -234,6 +235,8 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
     quarter = mean("plain", "medical", "retention", "still_right", "words", pick=at(0.25))
     chosen = medical_difference(records, "kl_memory", choose_point)
     as_trained = [find(records, "kl_memory", trained_point) for find in (medical_difference, retention_difference)]
+    nll = [find(records, "no_consistency", trained_point) for find in (medical_difference, retention_difference)]
+    over_seeds = difference(*ablation_scores(records, "no_consistency", "medical"))
     deficit = words(medical_difference(records, "plain", trained_point), -1).replace(" (", " below (")
     icft, memory, replay, plain = (trained[arm] for arm in arms)
     tests = {arm: [trained_point(one)["test"] for one in records[arm].values()] for arm in arms}
@@ -267,6 +270,16 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
         ),
         f"At 50 % of its own gain it retains {matched('plain', 0.5):.3f}, ICFT {matched('icft', 0.5):.3f};",
         "ICFT has a medical score of {:.3f} and retention of {:.3f}".format(*icft),
+        "in its place, ICFT has {:.3f} and retains {:.3f} as trained, at a KL of {:.3f}.".format(
+            *mean("no_consistency", "medical", "retention", "kl")
+        ),
+        f"ICFT minus it is {words(nll[0])}) in medicine and {words(nll[1])}) in retention, over questions; of the",
+        f"right replies {mean('no_consistency', 'still_right')[0]:.2f} stay right, with L_consistency {icft[3]:.2f}.",
+        "At the chosen α it has {:.3f} and {:.3f}, and".format(
+            *mean("no_consistency", "medical", "retention", pick=choose_point)
+        ),
+        f"ICFT minus it is {words(medical_difference(records, 'no_consistency', choose_point))}) in medicine, over",
+        f"over seeds the interval is {over_seeds.low:.3f} to {over_seeds.high:.3f}, since".replace("-", "−"),
         "distillation on memory {:.3f} and {:.3f}, replay".format(*memory),
         "replay {:.3f} and {:.3f}, and plain LoRA".format(*replay),
         "plain LoRA {:.3f} and {:.3f}. KL".format(*plain),
