@@ -85,7 +85,7 @@ def forest_figure(records: Records, title: str, test_per_train: float = 0.0) -> 
         thin = "; thin: corrected\nfor training data that splits share" if test_per_train else ""
         lines = f"lines: 95 % intervals{thin}"
         axes.set_yticks(range(len(arms)), [arm.label for arm in arms], fontsize=9)
-        axes.invert_yaxis()
+        axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.set(
             xlabel=f"ICFT minus the ablation, medical test score\n(right: ICFT is better; {lines})",
             title=title,
