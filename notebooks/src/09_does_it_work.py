@@ -669,8 +669,8 @@ earlier = pd.DataFrame({part: {test: "{:+.1f} [{:+.1f}, {:+.1f}] {}".format(
     *(100 * found.loc[(test, method), ["difference", "low", "high"]]), found.loc[(test, method), "verdict"])
     for test in ("medical", "general")} for part, method in parts.items()}).T
 print("ablations in the confirmation:", [arm.label for arm in tables.ablations_of(records)])
-table = tables.ablation_table(records, studies.STUDIES["tiny"].test_per_train())
-display(earlier, show(table, ["medical", "medical, corrected", "preference", "p (Holm), medical"]))
+ablations = tables.ablation_table(records, studies.STUDIES["tiny"].test_per_train())
+display(earlier, show(ablations, ["medical", "medical, corrected", "preference", "p (Holm), medical"]))
 
 # %% [markdown]
 # **Long-term memory with L_consistency prevents forgetting.** Without memory nearly all general answers are lost.
