@@ -1,5 +1,9 @@
 """The sweep around the default settings of chat models: what it runs, and on which data."""
 
+import json
+from pathlib import Path
+
+import icft_lite
 from icft_lite.config import ICFTConfig
 from icft_lite.experiments import compare, sweep
 from icft_lite.training import loop
@@ -23,3 +27,22 @@ def test_only_validation_data_are_scored(tmp_path, monkeypatch):
     assert config.optim.learning_rate == 5e-4 and out.name == "icft-learning_rate=0.0005"
     assert list(data.test["id"]) == list(data.validation["id"]) and data.general_test is None
     assert data.chat["test"] == data.chat["validation"]
+
+
+def test_the_page_says_what_the_recorded_runs_show():
+    root = Path(icft_lite.__file__).parents[1]
+    path = root / "icft_lite" / "experiments" / "results" / "sweep-smollm2.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    found = {sweep.run_name(run["method"], run["settings"]): run["scores"] for run in record["runs"]}
+    assert record["settings"] == json.loads(json.dumps(sweep.SETTINGS))
+    assert {*found} <= {sweep.run_name(*one) for one in sweep.GRID}
+    text = " ".join((root / "docs" / "models.md").read_text(encoding="utf-8").split())
+    weights = ("icft-consistency_weight=1.0", "icft", "icft-consistency_weight=5.0")
+    kl = [f"{found[name]['kl_base_tuned']:.3f}" for name in weights]
+    assert len(found) == 13 and "Thirteen of its 18 runs are complete" in text and len(sweep.GRID) == 18
+    assert "KL falls with the weight of L_consistency: {} at 1, {} at 2.5 and {} at 5.".format(*kl) in text
+    icft = {name: scores for name, scores in found.items() if name.startswith("icft")}
+    for key, name in (("retention", "icft-share=0.5"), ("medical", "icft-learning_rate=0.002")):
+        assert icft[name][key] == max(one[key] for one in icft.values())
+    for key, name in (("retention", "icft-temperature=None"), ("medical", "icft-share=0.5")):
+        assert icft[name][key] == min(one[key] for one in icft.values())
