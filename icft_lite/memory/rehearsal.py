@@ -189,8 +189,9 @@ def generate_self_prompts(
             bar.update(len(ids))
     examples, _, too_long = encode_examples([_unanswered(n, prompt) for n, prompt in enumerate(prompts)], encoder)
     outcomes.update("too long" for _ in too_long)
+    what = "replies to self-generated prompts"
     replies = generate(
-        model, tokenizer, encoder, examples, max_reply_tokens, batch_size, progress="replies to self-generated prompts"
+        model, tokenizer, encoder, examples, max_new_tokens=max_reply_tokens, batch_size=batch_size, progress=what
     )
     used = []
     for example, reply in zip(examples, _finished(replies, tokenizer, max_reply_tokens)):
