@@ -136,7 +136,7 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         f"{mean('search', 'retention', trained_point):.3f}, without them {trained['icft']:.3f} and "
         f"{mean('icft', 'retention', trained_point):.3f}.",
         "If α is chosen again, the medical score is {:.3f} lower ({:.3f} to {:.3f})".format(*lost("search")),
-        "and preference accuracy {:.3f} ({:.3f} to {:.3f}), no more than processors differ.".format(
+        "and preference accuracy {:.3f} ({:.3f} to {:.3f}); two kinds of processors differ".format(
             *lost("search", "preference")
         ),
         "L_task, medicine is {:.3f} lower ({:.3f} to {:.3f}).".format(*lost("soft_no_task", than="soft_labels")),
