@@ -21,6 +21,7 @@ from icft_lite.cli_options import (
     check_options,
     compare_options,
     config_options,
+    data_options,
     demo_options,
     evaluate_options,
     export_options,
@@ -123,17 +124,28 @@ def train(args: Namespace, settings: dict[str, Any]) -> None:
     method, runtime = split_settings(settings)
     config, runtime_config = ICFTConfig.from_dict(method), RuntimeConfig.from_dict(runtime)
     check_out(Path(args.out))
-    from icft_lite.check import check_fit
-    from icft_lite.data.sources import default_general
-    from icft_lite.reporting.check_text import format_lines
-
-    bundle = read_bundle(args.data or ["samples"], args.general or default_general(config.model), args, options, lfs)
-    show(check_fit(bundle, config), format_lines)
+    bundle = read_own_data(args, config, options, lfs)
     from icft_lite.training.loop import train_icft
 
     train_icft(config, Path(args.out), data=bundle, runtime=runtime_config)
     if is_main_process():
         print(f"report: {Path(args.out) / 'report.md'}")
+
+
+def read_own_data(
+    args: Namespace, config: ICFTConfig, options: "ReadOptions", lfs: Sequence[Path], quiet: bool = False
+) -> "DataBundle":
+    """Return the data of a command line that trains, and print what was understood of it, unless `quiet`.
+
+    Raises ICFTError if it cannot be trained on.
+    """
+    from icft_lite.check import check_fit
+    from icft_lite.data.sources import default_general
+    from icft_lite.reporting.check_text import format_lines
+
+    bundle = read_bundle(args.data or ["samples"], args.general or default_general(config.model), args, options, lfs)
+    show(check_fit(bundle, config), (lambda _: []) if quiet else format_lines)
+    return bundle
 
 
 def check(args: Namespace, settings: dict[str, Any]) -> None:
@@ -149,8 +161,8 @@ def check(args: Namespace, settings: dict[str, Any]) -> None:
 
 def show(found: dict[str, Any], to_lines: Callable[[dict[str, Any]], list[str]]) -> None:
     """Print facts about data. Raises ICFTError if the data cannot be trained on."""
-    if is_main_process():
-        print("\n".join(to_lines(found)), flush=True)
+    if is_main_process() and (lines := to_lines(found)):
+        print("\n".join(lines), flush=True)
     if found["refusal"]:
         message, _, example = found["refusal"].partition("\n\n")
         raise ICFTError(message, example)
@@ -176,7 +188,7 @@ def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
 
 
 def compare(args: Namespace, settings: dict[str, Any]) -> None:
-    """Compare methods over seeds on the samples; unset settings are those of the demo."""
+    """Compare methods over seeds, on the samples with the settings of the demo if no data is given."""
     if args.suite:
         run_study(args, settings)
         return
@@ -190,14 +202,20 @@ def compare(args: Namespace, settings: dict[str, Any]) -> None:
             raise ICFTError(f"--methods: {name!r} is unknown; choose among {', '.join(PRESETS)}")
     if given := [name for name in ("method", "seed") if name in settings]:
         raise ICFTError(f"--{given[0]}: `compare` trains several; use --{given[0]}s")
+    options, lfs = take_reading(settings)
     settings, runtime = split_settings(settings)
-    ICFTConfig.from_dict(settings)
-    runtime_config = RuntimeConfig.from_dict(runtime)
+    config, runtime_config = ICFTConfig.from_dict(settings), RuntimeConfig.from_dict(runtime)
     check_out(Path(args.out))
+    bundle = None
+    if args.data or args.general or args.test_ids or lfs or options.columns:
+        bundle = read_own_data(args, config, options, lfs, quiet=args.json)
     from icft_lite.experiments.compare import compare as run
 
-    out, seeds, progress = Path(args.out), range(args.seeds or 3), not args.json
-    result = run(out, methods, seeds, settings, progress=progress, jobs=args.jobs, runtime=runtime_config)
+    out, seeds = Path(args.out), range(args.seeds or 3)
+    how: dict[str, Any] = dict(progress=not args.json, jobs=args.jobs, runtime=runtime_config)
+    if bundle:
+        how |= dict(data=bundle, data_options=data_options(args, options, lfs))
+    result = run(out, methods, seeds, settings, **how)
     if args.json:
         print(json.dumps(result, indent=2))
         return
@@ -211,8 +229,9 @@ def run_study(args: Namespace, settings: dict[str, Any]) -> None:
     """Run the evidence study."""
     if settings:
         raise ICFTError(f"--{min(settings)}: the arms of --suite paper have settings of their own; leave it out")
-    if extra := [name for name in ("methods", "seeds", "json") if getattr(args, name)]:
-        raise ICFTError(f"--{extra[0]}: --suite paper compares arms on splits, and writes its tables; leave it out")
+    if extra := [name for name in ("methods", "seeds", "data", "general", "test_ids", "json") if getattr(args, name)]:
+        option = extra[0].replace("_", "-")
+        raise ICFTError(f"--{option}: --suite paper compares arms on splits of the samples; leave it out")
     if args.quick and (args.study or args.splits):
         raise ICFTError("--quick: it is study tiny-short on the bundled split; leave out --study and --splits")
     check_out(Path(args.out))
@@ -269,7 +288,7 @@ USAGE = {
     "check": "FILE … [--model NAME] ",
     "train": "--out DIR [--data FILE …] ",
     "evaluate": "DIR [--data FILE …] ",
-    "compare": "--out DIR [--methods METHOD …] ",
+    "compare": "--out DIR [--methods METHOD …] [--data FILE …] ",
     "chat": "DIR ",
     "export": "DIR --to DIR2 ",
     "grade": "NOTEBOOK … [--assignment A3] [--csv FILE] [--feedback DIR] ",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from icft_lite.config import ICFTConfig, RuntimeConfig
@@ -62,6 +62,23 @@ def _reading(sub: ArgumentParser, lfs: bool = True) -> None:
         _many(sub, "--lfs", "Python files with labelling functions for unlabelled examples", "FILE.py")
 
 
+def _data(sub: ArgumentParser) -> None:
+    """Add the options that say what is trained on."""
+    _many(sub, "--data", FILES)
+    _many(sub, "--general", f"data that must not be forgotten: {GENERAL_FILES}")
+    _reading(sub)
+
+
+def data_options(args: Namespace, options: "ReadOptions", lfs: Iterable[Path]) -> list[str]:
+    """Return the options of `train` that read the data of another command with the options of `_data`."""
+    given = [(f"--{name}", one) for name in ("data", "general") for one in getattr(args, name) or ()]
+    given += [("--lfs", path) for path in lfs]
+    given += [("--test-ids", args.test_ids)] if args.test_ids else []
+    given += [(f"--set=map.{name}", column) for name, column in options.columns.items()]
+    given += [] if options.answers_from is None else [("--set=answers_from", options.answers_from)]
+    return [f"{option}={value}" for option, value in (*given, ("--set=turns", options.turns))]
+
+
 def demo_options(sub: ArgumentParser) -> None:
     """Add the options of `demo`."""
     _out(sub, "folder of the runs. Default: runs/demo, and runs/demo-smollm2 for that model")
@@ -77,9 +94,7 @@ def demo_options(sub: ArgumentParser) -> None:
 
 def train_options(sub: ArgumentParser) -> None:
     """Add the options of `train` that are no settings."""
-    _many(sub, "--data", FILES)
-    _many(sub, "--general", f"data that must not be forgotten: {GENERAL_FILES}")
-    _reading(sub)
+    _data(sub)
     _out(sub, required=True)
     sub.add_argument("--method", metavar="NAME", help=f"preset of the settings: {', '.join(PRESETS)} (default: icft)")
 
@@ -126,6 +141,7 @@ def compare_options(sub: ArgumentParser) -> None:
     text = f"presets, separated by spaces or commas: {', '.join(PRESETS)}. Default: icft qlora"
     _many(sub, "--methods", text, "METHOD")
     sub.add_argument("--seeds", type=PositiveInt, metavar="N", help="number of seeds for each method. Default: 3")
+    _data(sub)
     _out(sub, "folder of the runs and the comparison", required=True)
     _jobs(sub)
     json_option(sub)

@@ -150,7 +150,7 @@ def test_help_of_every_command_works_without_torch(command):
     assert ("--optim.learning_rate" in done.stdout) == (command in ("train", "compare"))
 
 
-def test_demo_compare_chat_and_export(called, tmp_path, capsys):
+def test_demo_compare_chat_and_export(called, write, tmp_path, capsys):
     assert run("demo", "--out", tmp_path / "d", "--seeds", 3, "--full") == 0
     assert called["run_demo"] == ((tmp_path / "d", 3, True, None), {"model": "tiny", "quick": False})
     assert run("demo", "--model", "smollm2", "--quick", "--jobs", 2) == 0
@@ -162,6 +162,13 @@ def test_demo_compare_chat_and_export(called, tmp_path, capsys):
     assert settings == {"optim.max_tokens": "9"}
     assert kwargs == {"progress": False, "jobs": 2, "runtime": RuntimeConfig(save_steps=3)}
     assert json.loads(capsys.readouterr().out) == {"methods": {}}
+    data = write("mine.jsonl", EXAMPLES)
+    assert run("compare", "--data", data, "--map", "question=Frage", "--out", tmp_path / "c", "--json") == 2
+    assert "Frage" in error_of(capsys) and "data" not in called["compare"][1]
+    assert run("compare", "--data", data, "--general", "samples", "--out", tmp_path / "c", "--json") == 0
+    kwargs = called["compare"][1]
+    assert kwargs["data_options"] == [f"--data={data}", "--general=samples", "--set=turns=last"]
+    assert len(kwargs["data"].trusted) < len(EXAMPLES) and capsys.readouterr().out == '{\n  "methods": {}\n}\n'
     (tmp_path / "report.json").write_text("{}")
     assert run("chat", tmp_path) == 0 and called["chat"] == ((tmp_path,), {"max_new_tokens": 512})
     assert run("chat", tmp_path, "--max-new-tokens", 9) == 0 and called["chat"][1] == {"max_new_tokens": 9}
@@ -472,6 +479,7 @@ def test_options_of_the_evidence_study_need_the_suite(tmp_path, capsys):
     for options, message in (
         (["--suite", "paper", "--methods", "icft"], "--methods: --suite paper compares arms"),
         (["--suite", "paper", "--seeds", "3"], "--seeds: --suite paper compares arms"),
+        (["--suite", "paper", "--data", "a.csv"], "--data: --suite paper compares arms on splits of the samples"),
         (["--suite", "paper", "--quick", "--splits", "3"], "--quick: it is study tiny-short on the bundled split"),
         (["--study", "smollm2"], "--study: belongs to the evidence study"),
     ):

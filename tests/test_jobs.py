@@ -6,15 +6,19 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 
+import numpy as np
 import psutil
 import pytest
 import small_run
-from small_run import SETTINGS, small_bundle
+from small_run import FEW, SETTINGS, cut, small_bundle
 
 from icft_lite import cli
+from icft_lite.cli_options import data_options, take_reading
 from icft_lite.compat import split_settings
 from icft_lite.config import ICFTConfig, RuntimeConfig
+from icft_lite.data.samples import sample_bundle
 from icft_lite.errors import ICFTError
 from icft_lite.experiments import jobs
 from icft_lite.experiments.compare import compare
@@ -23,6 +27,7 @@ from icft_lite.experiments.jobs import available_cores, config_flags, default_jo
 from icft_lite.experiments.settings import DEMO, DEMO_QLORA, FULL
 from icft_lite.presets import PRESETS
 from icft_lite.report_file import read_report
+from icft_lite.reporting.figures import comparison_figure
 from icft_lite.utils.config_parsing import flatten
 
 METHOD = {name: value for name, value in SETTINGS.items() if not name.startswith("runtime.")}
@@ -94,12 +99,31 @@ def test_the_command_line_of_a_run_names_only_what_differs_from_its_preset():
     ]
 
 
+def test_runs_of_a_comparison_read_the_data_that_it_was_given():
+    words = ["--data", "a.jsonl", "b.csv", "--general", "samples", "--test-ids", "ids.txt", "--lfs", "mine.py"]
+    words += ["--map", "question=Frage, gestellt,unused=note".replace(", ", " "), "--answers-from", "1", "--turns=all"]
+
+    def read(command, words):
+        words, parser = [command, "--out", "o", *words], cli.build_parser(command)
+        args = parser.parse_args(words)[command]
+        return args, *take_reading(cli.given_settings(parser, words))
+
+    args, options, lfs = read("compare", words)
+    again, same_options, same_lfs = read("train", data_options(args, options, lfs))
+    assert (again.data, again.general, again.test_ids) == (["a.jsonl", "b.csv"], ["samples"], "ids.txt")
+    assert same_options == options and options.columns["question"] == "Frage gestellt" and len(options.columns) == 2
+    assert (options.answers_from, options.turns, same_lfs) == (1, "all", lfs) and [str(one) for one in lfs] == [
+        "mine.py"
+    ]
+    assert data_options(*read("compare", ["--data", "a.jsonl"])) == ["--data=a.jsonl", "--set=turns=last"]
+
+
 def test_two_runs_at_a_time_share_the_cores(stand_in, capsys):
     configs = {stand_in / "one": ICFTConfig(seed=1), stand_in / "two": ICFTConfig(seed=2)}
-    run_jobs(configs, 2)  # each waits until the other begins
+    run_jobs(configs, 2, data_options=["--data=a b.csv"])  # each waits until the other begins
     threads = str(max(1, available_cores() // 2))
     assert (stand_in / "one" / "said").read_text().startswith(f"{threads}--out")
-    assert (stand_in / "two" / "said").read_text().endswith("--set=seed=2")
+    assert (stand_in / "two" / "said").read_text().endswith("--set=seed=2 --data=a b.csv")
     shown = capsys.readouterr()
     assert "one: done" in shown.out and "one stage 1 50%" in shown.err
 
@@ -234,11 +258,35 @@ def test_the_long_demo_of_smollm2_adds_a_low_rate_and_self_generated_prompts(tmp
     }
 
 
-def test_a_comparison_needs_questions(tmp_path):
-    settings = {"topics": "relevance", "optim.max_steps": 1}
-    with pytest.raises(ICFTError, match="no medical test question"):
-        compare(tmp_path, ["icft"], [0], settings, progress=False, jobs=1)
+def test_a_comparison_needs_a_medical_test_and_something_to_forget(tmp_path):
+    settings, data = {"optim.max_steps": 1}, small_bundle()
+    for lacking, message in (
+        (replace(data, test=None), "no medical test example"),
+        (replace(data, test=data.test.select([])), "no medical test example"),
+        (replace(data, general_test=None), "nothing measures what is forgotten; give general questions"),
+    ):
+        with pytest.raises(ICFTError, match=message):
+            compare(tmp_path / "c", ["icft"], [0], settings, data=lacking, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_methods_are_compared_by_replies_where_there_are_no_questions(tmp_path, capsys):
+    samples = sample_bundle()
+    few = cut(samples, **FEW)
+    replies = samples.test.filter(lambda task: task == "response", input_columns="task").select(range(4))
+    data = replace(few, test=replies)
+    found = compare(tmp_path, ["icft", "qlora"], [0], {**METHOD, "optim.max_steps": 2}, data=data, progress=False)
+    items = [json.loads((tmp_path / f"{name}-0" / "items.json").read_text()) for name in ("icft", "qlora")]
+    scores = [np.array(list(one["medical"]["reply"].values())) for one in items]
+    assert found["methods"]["icft"]["medical"] is None and len(scores[0]) == 4
+    assert found["methods"]["icft"]["reply"]["mean"] == pytest.approx(scores[0].mean())
+    assert found["against"]["qlora"].keys() == {"replies", "general"}
+    assert found["against"]["qlora"]["replies"]["difference"] == pytest.approx((scores[0] - scores[1]).mean())
+    assert set(found["num_questions"]) == {"general"} and found["base"]["reply"] is not None
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "| method | replies | retention | general | tokens | seconds |" in text
+    figure = comparison_figure(found)
+    assert figure.axes[0].get_ylabel() == "medical replies, test score (0–1)" and figure.axes[0].collections
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")

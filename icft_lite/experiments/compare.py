@@ -1,4 +1,4 @@
-"""Compare methods on the bundled samples, at equal training tokens.
+"""Compare methods on the bundled samples or on other data, at equal training tokens.
 
 If runs have their own processes, this process only reads their files. It then needs neither transformers nor peft,
 whose import takes ten seconds.
@@ -23,6 +23,17 @@ from icft_lite.reporting.render import write_comparison
 from icft_lite.statistics import holm, paired_bootstrap
 from icft_lite.utils.config_parsing import flatten
 
+TESTS = {
+    "medical": ("medical", "qa"),
+    "short answers": ("medical", "short_answer"),
+    "preferences": ("medical", "preference"),
+    "replies": ("medical", "reply"),
+    "general": ("general", "qa"),
+    "free questions": ("chat", "free"),
+    "instructions": ("chat", "instructions"),
+}
+"""{name in tables of differences: (suite, task)}"""
+
 
 def compare(
     out: str | Path,
@@ -35,6 +46,7 @@ def compare(
     method_settings: Mapping[str, Mapping[str, Any]] | None = None,
     runtime: RuntimeConfig | None = None,
     notes: Sequence[str] = (),
+    data_options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train every method with every seed at equal `optim.max_tokens`, and compare them.
 
@@ -42,9 +54,11 @@ def compare(
 
     methods: keys of `PRESETS`, or names of variants; settings: of all runs, by dotted name (those of the demo by
     default). The settings of a preset override them; method_settings: {method: further settings}, which override both;
-    those of a variant name its preset as `method`; data: the samples by default; jobs: runs at a time (default:
-    `jobs.default_jobs`; 1 if data is given); notes: remarks on the results, shown with them.
-    Returns the comparison (a dict). Raises ICFTError for an unknown method or setting.
+    those of a variant name its preset as `method`; data: the samples by default; data_options: the options of
+    `icft-lite train` that read `data`, for runs in other processes; jobs: runs at a time (default: `jobs.default_jobs`;
+    1 if data is given without data_options); notes: remarks on the results, shown with them.
+    Returns the comparison (a dict). Raises ICFTError for an unknown method or setting, and for data without a medical
+    test or without anything that measures what is forgotten.
     """
     out, own = Path(out), method_settings or {}
     preset_of = {name: own.get(name, {}).get("method", name) for name in methods}
@@ -63,18 +77,23 @@ def compare(
     }
     checked = ICFTConfig.from_dict(common)  # what a command line gives is text
     common = {name: value for name, value in flatten(checked.to_dict()).items() if name in common}
-    on_samples, model, test = data is None, checked.model, checked.limits.test
+    other_processes = data is None or bool(data_options)
+    model, test = checked.model, checked.limits.test
     data = data or bundle_from_files(["samples"], default_general(model))
     data = data.only(checked.topics).limited(test=test, general_test=test)
-    for name, examples in (("medical", data.test), ("general", data.general_test)):
-        if examples is None or "question" not in examples["task"][:]:
-            raise ICFTError(f"data: there is no {name} test question, which comparisons need; choose other topics")
-    if not on_samples and (jobs or 1) > 1:
+    if not len(data.test or ()):
+        raise ICFTError("data: there is no medical test example, which comparisons need; give more examples")
+    if not data.chat and "question" not in (data.general_test or {"task": []})["task"][:]:
+        raise ICFTError(
+            "data: there is no general test question and no chat suite, so that nothing measures what is forgotten; "
+            "give general questions, samples or chat"
+        )
+    if not other_processes and (jobs or 1) > 1:
         raise ICFTError("jobs: other processes cannot be given `data`; leave it out, or set it to 1")
-    jobs = jobs or (default_jobs(len(configs), model) if on_samples else 1)
+    jobs = jobs or (default_jobs(len(configs), model) if other_processes else 1)
     if jobs > 1:
         folders = {out / f"{method}-{seed}": config for (method, seed), config in configs.items()}
-        run_jobs(folders, jobs, progress, runtime)
+        run_jobs(folders, jobs, progress, runtime, data_options)
     if jobs == 1:
         from icft_lite.training.loop import train_icft
 
@@ -99,8 +118,10 @@ def summarize_comparison(out: Path, methods: Sequence[str], seeds: Sequence[int]
         comparison["methods"][method] = dict(runs=runs, **measures)
         if method == methods[0]:
             before = reports[0]["scores"]["before"]
-            comparison["base"] = dict(medical=before["medical"]["qa"]["value"], general=mean_score(before["general"]))
-            comparison["num_questions"] = {name: before[name]["qa"]["n"] for name in ("general", "medical")}
+            comparison["base"] = {**medical_measures(before), "general": _general_score(before)}
+            comparison["num_questions"] = {
+                name: before[name]["qa"]["n"] for name in ("general", "medical") if "qa" in before.get(name, {})
+            }
             comparison["samples"] = reports[0]["samples"]
             if chat := reports[0].get("chat"):
                 comparison["chat"] = dict(base=chat["scores"]["before"])
@@ -120,23 +141,31 @@ def summarize_run(report: Mapping[str, Any]) -> dict[str, Any]:
     after, before = report["scores"]["after"], report["scores"]["before"]
     return dict(
         seed=report["seed"],
-        medical=after["medical"]["qa"]["value"],
-        general=mean_score(after["general"]) if "general" in after else None,
+        **medical_measures(after),
+        general=_general_score(after),
         retention=report["retention"],
-        preference=after["medical"].get("preference", {}).get("value"),
-        reply=after["medical"].get("reply", {}).get("value"),
         **chat_measures(report),
-        base_general=mean_score(before["general"]) if "general" in before else None,
+        base_general=_general_score(before),
         general_fact=_mean_of_kind(after.get("general", {}).get("qa"), "fact"),
         general_rule=_mean_of_kind(after.get("general", {}).get("qa"), "rule"),
-        medical_fact=_mean_of_kind(after["medical"]["qa"], "fact"),
-        medical_rule=_mean_of_kind(after["medical"]["qa"], "rule"),
-        medical_validation=report["validation"]["after"]["medical"]["qa"]["value"],
+        medical_fact=_mean_of_kind(after["medical"].get("qa"), "fact"),
+        medical_rule=_mean_of_kind(after["medical"].get("qa"), "rule"),
+        medical_validation=medical_measures(report["validation"]["after"])["medical"],
         label_accuracy=report["data"]["weak"].get("accuracy"),
         tokens=report["cost"]["tokens"],
         seconds=report["cost"]["seconds"],
         train_seconds=report["cost"]["by_part"].get("train"),
     )
+
+
+def medical_measures(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the medical scores of a report by task: questions with options are called `medical`."""
+    tasks = dict(medical="qa", short_answer="short_answer", preference="preference", reply="reply")
+    return {name: scores.get("medical", {}).get(task, {}).get("value") for name, task in tasks.items()}
+
+
+def _general_score(scores: Mapping[str, Any]) -> float | None:
+    return mean_score(scores["general"]) if "general" in scores else None
 
 
 def chat_measures(report: Mapping[str, Any]) -> dict[str, float | None]:
@@ -172,28 +201,24 @@ def mean_and_range(values: Iterable[float | None]) -> dict[str, Any] | None:
 def differences(
     out: Path, others: Sequence[str], seeds: Sequence[int], data: DataBundle
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Return ICFT minus each other method on the same test questions: {method: {domain: {difference, low, high, p}}}.
+    """Return ICFT minus each other method on the same test examples: {method: {test: {difference, low, high, p}}}.
 
-    A bootstrap over questions, whose results are averaged over the seeds; p is adjusted by Holm over all comparisons.
-    Where p is 0.05 or more, no difference was measured. Only questions that all runs have scored count: a run leaves
+    A bootstrap over examples, whose results are averaged over the seeds; p is adjusted by Holm over all comparisons.
+    Where p is 0.05 or more, no difference was measured. Only examples that all runs have scored count: a run leaves
     out those that do not fit `max_length`.
     """
-    topics = {
-        name: {example["id"]: example["topic"] for example in examples if example["task"] == "question"}
-        for name, examples in (("medical", data.test), ("general", data.general_test))
-        if examples is not None
-    }
+    suites = {name: getattr(data, role) or () for name, role in (("medical", "test"), ("general", "general_test"))}
+    topics = {suite: {one["id"]: one["topic"] for one in examples} for suite, examples in suites.items()}
+    topics["chat"] = {item.id: item.topic for item in data.chat.get("test", ())}
+    items = {method: [_item_scores(out / f"{method}-{seed}", data) for seed in seeds] for method in ("icft", *others)}
     found = {}
-    if data.chat:
-        topics["free questions"] = {item.id: item.topic for item in data.chat["test"] if item.accepted}
-        topics["instructions"] = {item.id: item.topic for item in data.chat["test"] if item.checks}
     for method in others:
-        for name, topic in topics.items():
-            runs = [_item_scores(out, one, seeds, name) if topic else [] for one in ("icft", method)]
-            ids = [i for i in topic if all(i in items for of_method in runs for items in of_method)]
+        for name, (suite, _) in TESTS.items():
+            icft, other = ([scores[name] for scores in items[one]] for one in ("icft", method))
+            ids = [i for i in topics[suite] if all(i in scores for scores in (*icft, *other))]
             if ids:
-                icft, other = ([[items[i] for i in ids] for items in of_method] for of_method in runs)
-                found[method, name] = paired_bootstrap(icft, other, [topic[i] for i in ids], n_resamples=2000)
+                a, b = ([[scores[i] for i in ids] for scores in of_method] for of_method in (icft, other))
+                found[method, name] = paired_bootstrap(a, b, [topics[suite][i] for i in ids], n_resamples=2000)
     adjusted = holm([one.p_value for one in found.values()])
     against: dict[str, dict[str, dict[str, float]]] = {method: {} for method in others}
     for ((method, name), one), p in zip(found.items(), adjusted, strict=True):
@@ -201,11 +226,16 @@ def differences(
     return against
 
 
-def _item_scores(out: Path, method: str, seeds: Sequence[int], name: str) -> list[dict[str, float]]:
-    """Return {example id: score} of a test for each seed."""
-    paths = [Path(out) / f"{method}-{seed}" / "items.json" for seed in seeds]
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    return [items[name]["qa"] if name in items else items["chat"]["after"] for items in found]
+def _item_scores(folder: Path, data: DataBundle) -> dict[str, dict[str, float]]:
+    """Return {test: {example id: score}} of a finished run, for each of TESTS."""
+    items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
+    instructions = {item.id for item in data.chat.get("test", ()) if item.checks}
+    chat = items.get("chat", {}).get("after", {})
+    items["chat"] = {
+        "free": {i: score for i, score in chat.items() if i not in instructions},
+        "instructions": {i: score for i, score in chat.items() if i in instructions},
+    }
+    return {name: items.get(suite, {}).get(task, {}) for name, (suite, task) in TESTS.items()}
 
 
 def paired_samples(icft: Path, qlora: Path) -> list[dict[str, str]]:

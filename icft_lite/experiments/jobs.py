@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -64,11 +64,16 @@ def config_flags(config: ICFTConfig, runtime: RuntimeConfig | None = None) -> It
 
 
 def run_jobs(
-    configs: Mapping[Path, ICFTConfig], at_a_time: int, progress: bool = True, runtime: RuntimeConfig | None = None
+    configs: Mapping[Path, ICFTConfig],
+    at_a_time: int,
+    progress: bool = True,
+    runtime: RuntimeConfig | None = None,
+    data_options: Sequence[str] = (),
 ) -> None:
-    """Train on the samples, `at_a_time` runs at once; those that are complete are not run again.
+    """Train `at_a_time` runs at once; those that are complete are not run again.
 
-    configs: {folder: ICFTConfig}. Raises ICFTError with the message of the first run that failed; the others are
+    configs: {folder: ICFTConfig}. data_options: options of `icft-lite train` that read the data; without them it is the
+    samples. Raises ICFTError with the message of the first run that failed; the others are
     stopped, and the same call resumes them.
     """
     threads = str(max(1, available_cores() // at_a_time))
@@ -93,7 +98,7 @@ def run_jobs(
         if stop.is_set():
             return
         process = subprocess.Popen(
-            [*TRAIN, f"--out={folder}", *config_flags(config, runtime)],
+            [*TRAIN, f"--out={folder}", *config_flags(config, runtime), *data_options],
             env=environment,
             text=True,
             encoding="utf-8",

@@ -5,7 +5,7 @@ from typing import Any
 
 from icft_lite.reporting.chat_tables import get_measure
 from icft_lite.reporting.formatting import Table, format_cell, get_nested
-from icft_lite.reporting.labels import as_measure, method_label
+from icft_lite.reporting.labels import MEDICAL_MEASURES, as_measure, method_label, scored_measures
 from icft_lite.reporting.tables import Report
 
 
@@ -51,13 +51,17 @@ def _measure_text(entry: dict[str, Any], key: str) -> str:
 
 
 def _methods(comparison: Report) -> Table:
-    seeds = len(comparison.get("seeds") or [])
-    rows = _rows_by_method(comparison, ("medical", "retention", "general"))
-    entries = [*comparison["methods"].values(), {}]
+    seeds, entries = len(comparison.get("seeds") or []), list(comparison["methods"].values())
+    scored = scored_measures(comparison)
+    headings = [key if key == "medical" else MEDICAL_MEASURES[key] for key in scored]
+    rows = _rows_by_method(comparison, (*scored, "retention", "general"))
     return Table(
         f"Methods: mean [min–max] over {seeds} seeds" if seeds > 1 else "Methods",
-        ["method", "medical", "retention", "general", "tokens", "seconds"],
-        [[*row, *(_mean_cost(entry, key) for key in ("tokens", "seconds"))] for row, entry in zip(rows, entries)],
+        ["method", *headings, "retention", "general", "tokens", "seconds"],
+        [
+            [*row, *(_mean_cost(entry, key) for key in ("tokens", "seconds"))]
+            for row, entry in zip(rows, [*entries, {}])
+        ],
         "General: choice accuracy. Retention: in the model's own replies; for one seed with its 95 % interval over "
         "questions and instructions."
         if comparison.get("chat")

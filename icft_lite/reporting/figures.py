@@ -8,7 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from icft_lite.reporting.labels import as_measure, column_names, method_label, run_title
+from icft_lite.reporting.labels import (
+    MEDICAL_MEASURES,
+    as_measure,
+    column_names,
+    method_label,
+    run_title,
+    scored_measures,
+)
 from icft_lite.reporting.style import DASHED, GENERAL, GREY, INK, LEVELS, MEDICAL, STYLES, subplots
 from icft_lite.utils.io import to_plain
 
@@ -197,16 +204,19 @@ def _limits(values: Iterable[float]) -> tuple[float, float]:
 def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
     """Return a figure of medical score against general retention, one large marker per method and a star for the base.
 
-    Small markers are single seeds. Where several methods are close to the best, a second panel enlarges that part. The
+    The medical score is that of questions; without them, that of the first task in MEDICAL_MEASURES with scores. Small
+    markers are single seeds. Where several methods are close to the best, a second panel enlarges that part. The
     numbers of test questions are shown if the comparison has `num_questions` {"general", "medical"}.
     """
     comparison = to_plain(comparison)
+    entries = comparison["methods"]
+    medical = next(iter(scored_measures(comparison)), "medical")
     methods = [
-        (method_label(name, comparison), as_measure(entry, "retention"), as_measure(entry, "medical"))
-        for name, entry in comparison["methods"].items()
+        (method_label(name, comparison), as_measure(entry, "retention"), as_measure(entry, medical))
+        for name, entry in entries.items()
     ]
     methods = [(name, x, y) for name, x, y in methods if x["mean"] is not None and y["mean"] is not None]
-    base = as_measure(comparison.get("base"), "medical")["mean"]
+    base = as_measure(comparison.get("base"), medical)["mean"]
     best_x = max((x["mean"] for _, x, _ in methods), default=0)
     best_y = max((y["mean"] for _, _, y in methods), default=0)
     close = [one for one in methods if one[1]["mean"] > best_x - 0.15 and one[2]["mean"] > best_y - 0.15]
@@ -215,7 +225,7 @@ def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
     right = max([1.0] + [value for _, x, _ in methods for value in (*x["values"], x["mean"])]) + 0.04
     _draw_methods(axes[0], methods, base, [(0, right), (0, 1.04)])
     axes[0].set_title("Medical score against general retention", loc="left")
-    axes[0].set_ylabel("medical questions, test score (0–1)")
+    axes[0].set_ylabel(f"medical {MEDICAL_MEASURES[medical]}, test score (0–1)")
     if enlarge:
         (x0, x1), (y0, y1) = limits = [
             _limits(value for measure in axis for value in (*measure["values"], measure["mean"]))
@@ -253,8 +263,9 @@ def _conditions(comparison: Mapping[str, Any]) -> str | None:
     counts = comparison.get("num_questions") or {}
     if chat := (comparison.get("chat") or {}).get("base"):
         parts.append(
-            f"test set: {counts.get('medical', 0):,} medical questions, {chat['free']['n']:,} general questions "
-            f"answered freely, {chat['instructions']['n']:,} instructions"
+            "test set: "
+            + (f"{counts['medical']:,} medical questions, " if "medical" in counts else "")
+            + f"{chat['free']['n']:,} general questions answered freely, {chat['instructions']['n']:,} instructions"
         )
     elif counts:
         parts.append("test set: " + " and ".join(f"{n:,} {suite}" for suite, n in counts.items()) + " questions")

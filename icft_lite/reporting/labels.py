@@ -20,6 +20,13 @@ LABELS = {
     "gold": "ICFT, gold labels",
 }
 """Display name of each method."""
+MEDICAL_MEASURES = {
+    "medical": "questions",
+    "short_answer": "short answers",
+    "preference": "preferences",
+    "reply": "replies",
+}
+"""{key of a comparison: the medical task that it is the score of}"""
 
 
 def method_label(method: str, source: Mapping[str, Any] | None = None) -> str:
@@ -66,3 +73,9 @@ def run_title(report: Mapping[str, Any]) -> str:
     method, seed = report.get("method"), report.get("seed")
     parts = [] if not method else [method_label(method, report)]
     return ", ".join(parts if seed is None else [*parts, f"seed {seed}"])
+
+
+def scored_measures(comparison: Mapping[str, Any]) -> list[str]:
+    """Return the keys of MEDICAL_MEASURES that a method of a comparison has a score of."""
+    entries = comparison["methods"].values()
+    return [key for key in MEDICAL_MEASURES if any(as_measure(one, key)["mean"] is not None for one in entries)]
