@@ -4,7 +4,8 @@
     python scripts/paper_results.py --check                # exit with 1 if they are not current
     python scripts/paper_results.py --add runs/paper       # first copy the records of `icft-lite compare --suite paper`
 
-Records are small JSON files, one for each arm and split, in icft_lite/experiments/results/STUDY/.
+Records are small JSON files, one for each arm and split, in icft_lite/experiments/results/STUDY/. Those in
+STUDY-repeated/ are of runs that were repeated later.
 """
 
 import argparse
@@ -47,9 +48,8 @@ def study_text(name: str, part: str, splits: list[int], draw: bool) -> str:
         if draw:
             write_bytes(path, png(figure))
         texts.append(f"![{figure.axes[0].get_title()}]({path.name})")
-    texts += [
-        to_markdown(table).replace("## ", "**", 1).replace("\n", ".**\n", 1) for table in study_tables(records, name)
-    ]
+    tables = study_tables(records, name, load_records(RESULTS / f"{name}-repeated", splits))
+    texts += [to_markdown(table).replace("## ", "**", 1).replace("\n", ".**\n", 1) for table in tables]
     not_run = [arm.label for arm in ARMS if arm.runs_on(name) and arm.name not in records]
     texts.append(f"Not run: {'; '.join(not_run)}." if not_run else "All arms were run.")
     commits = sorted({one["commit"] for runs in records.values() for one in runs.values()})

@@ -39,6 +39,7 @@ from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, with_benchmark_an
 from icft_lite.experiments.paper.curve import scaled
 from icft_lite.experiments.paper.figures import kl_figure, plane_figure
 from icft_lite.experiments.paper.further_claims import (
+    equal_correctness_table,
     errors_table,
     generalization_table,
     length_rules,
@@ -579,6 +580,25 @@ def test_the_other_tables_have_the_measures_of_the_trained_model():
     assert replies_table(runs).rows == [["ICFT", "0.500", "0.100", "0.200", "0.900", "0.050"]]
     rows = dict(preference_table(runs, {1: sample_bundle()}).rows)
     assert rows["ICFT"] == "0.700" and float(rows["choose the longer"]) == 1 - float(rows["choose the shorter"])
+
+
+def test_replies_are_compared_where_both_methods_are_right():
+    def patients(**replies):
+        return dict(patients={name: dict(reply=text, recall=recall) for name, (text, recall) in replies.items()})
+
+    own = patients(a=("see a doctor", 1.0), b=("see a doctor now", 1.0), c=("drink", 0.5), d=("wait a day", 1.0))
+    other = patients(a=("drink more water", 1.0), b=("see a nurse", 1.0), c=("drink", 1.0), d=("no", 0.0))
+    silent = dict(errors={})
+    runs = {
+        name: {1: record(point(1.0, 0.6, 0.9), written=written)}
+        for name, written in dict(icft=own, plain=other, replay_25=silent).items()
+    }
+    table = equal_correctness_table(runs)
+    assert table.rows == [["plain QLoRA", "2 to 2", "3.000", "3.500", "1.000", "0.600", "-0.400"]]
+    assert not equal_correctness_table({**runs, "icft": {1: record(point(1.0, 0.6, 0.9), written=silent)}}).rows
+    chat = [dict(items={"a": 1.0, "b": 0.0}, replies={"a": text, "b": "x"}) for text in ("one two", "one two three")]
+    runs = {name: {1: record(point(1.0, 0.6, 0.9, **one))} for name, one in zip(("icft", "base"), chat)}
+    assert equal_correctness_table(runs).rows[0][:4] == ["base, not fine-tuned", "1 to 1", "3.000", "2.000"]
 
 
 def test_estimated_and_true_accuracies_are_those_of_votes_on_the_pool():

@@ -7,8 +7,8 @@ import numpy as np
 
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.tables import iter_examples
-from icft_lite.experiments.paper.analysis import Record, Records, answers, trained_point
-from icft_lite.experiments.paper.replies import ERROR_KINDS
+from icft_lite.experiments.paper.analysis import Record, Records, answers, common_splits, trained_point
+from icft_lite.experiments.paper.replies import ERROR_KINDS, diversity
 from icft_lite.experiments.paper.tables import arms_of, interval_text, unit_of
 from icft_lite.reporting.formatting import Table
 
@@ -97,6 +97,45 @@ def replies_table(records: Records) -> Table:
     header = ("method", "key-fact recall", "distinct-1", "distinct-2", "overlap with other replies", "ECE")
     note = "α = 1. Distinct-n: different n-grams ÷ all; overlap: share of a reply's bigrams that another reply has."
     return Table("Replies to patients, and calibration", header, _by_arm(records, measures), note)
+
+
+def right_replies(record: Record) -> dict[str, str]:
+    """Return {id: reply} of what is answered right as trained; {} if the record has no replies.
+
+    Of a chat suite: free questions answered right and instructions passed. Else replies to patients that have all key
+    facts.
+    """
+    test = trained_point(record)["test"]
+    if "replies" in test:
+        return {name: test["replies"][name] for name, score in test["items"].items() if score == 1}
+    return {name: one["reply"] for name, one in record["written"].get("patients", {}).items() if one["recall"] == 1}
+
+
+def equal_correctness_table(records: Records) -> Table:
+    """Return how varied the replies of each method and of ICFT are to the prompts that both answer right.
+
+    There are no rows for records without replies.
+    """
+    rows = []
+    right = {arm: {split: right_replies(record) for split, record in runs.items()} for arm, runs in records.items()}
+    for arm in arms_of(records) if "icft" in records else []:
+        values: list[list[float]] = []
+        for split in common_splits(records, "icft", arm.name):
+            both = [right[name][split] for name in (arm.name, "icft")]
+            if prompts := sorted({*both[0]} & {*both[1]}):
+                texts = [[found[name] for name in prompts] for found in both]
+                words = [sum(len(text.split()) for text in some) / len(some) for some in texts]
+                varied = [diversity(some)["distinct_2"] for some in texts]
+                values.append([len(prompts), *words, *varied, varied[1] - varied[0]])
+        if values and arm.name != "icft":
+            numbers, *rest = (list(column) for column in zip(*values))
+            rows.append([arm.label, f"{min(numbers)} to {max(numbers)}", *map(interval_text, rest)])
+    header = ("method", "prompts", "words", "words, ICFT", "distinct-2", "distinct-2, ICFT", "ICFT minus method")
+    note = (
+        f"α = 1, means over {unit_of(records)} with 95 % t-intervals. Distinct-2 falls with the number of words, so "
+        "that it shows nothing where these differ much."
+    )
+    return Table("How varied replies are to prompts that both answer right", header, rows, note)
 
 
 def _by_arm(records: Records, measures: Callable[[Record], list[float | None]]) -> list[list[Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from icft_lite.chat_checks import medical_terms
 from icft_lite.data.schema import Example
-from icft_lite.metrics import normalize_answer
+from icft_lite.metrics import key_fact_recall, normalize_answer
 from icft_lite.modeling.adapters import merged_adapter
 from icft_lite.modeling.generation import generate
 from icft_lite.training.prepare import Prepared
@@ -62,8 +62,9 @@ def diversity(replies: Sequence[str]) -> dict[str, float]:
 def what_it_writes(prepared: Prepared) -> dict[str, Any]:
     """Return the errors and the diversity of the adapter `slow` of a prepared run.
 
-    errors: {kind: count}; examples: {kind: [{prompt, reference, reply}, …]}; diversity: of the replies to patients,
-    absent without such examples.
+    errors: {kind: count}; examples: {kind: [{prompt, reference, reply}, …]}; diversity: of the replies to patients;
+    patients: {example id: {recall, reply}}, their key-fact recall and text. The last two are absent without such
+    examples.
     """
     by_topic: dict[str, list[Example]] = {}
     for example in prepared.suites["medical"].examples:
@@ -84,4 +85,10 @@ def what_it_writes(prepared: Prepared) -> dict[str, Any]:
             reference = example["responses"][example["label"]]
             shown[kind].append(dict(prompt=example["prompt"], reference=reference, reply=reply))
     found: dict[str, Any] = dict(errors={kind: counts[kind] for kind in ERROR_KINDS}, examples=shown)
-    return {**found, **({"diversity": diversity(replies)} if replies else {})}
+    if replies:
+        found["diversity"] = diversity(replies)
+        found["patients"] = {
+            example["id"]: dict(recall=key_fact_recall(reply, example["facts"]), reply=reply)
+            for example, reply in zip(patients, replies, strict=True)
+        }
+    return found

@@ -18,6 +18,7 @@ from icft_lite.experiments.paper.analysis import (
 from icft_lite.experiments.paper.arms import ARMS, QUICK_ARMS, Arm
 from icft_lite.experiments.paper.figures import cost_figure, forest_figure, kl_figure, plane_figure
 from icft_lite.experiments.paper.further_claims import (
+    equal_correctness_table,
     errors_table,
     examples_table,
     generalization_table,
@@ -90,8 +91,8 @@ def run_suite(
     print(f"\nreport: {out / study_name}.md")
 
 
-def study_tables(records: Records, name: str) -> list[Table]:
-    """Return all tables that the records allow.
+def study_tables(records: Records, name: str, repeated: Records | None = None) -> list[Table]:
+    """Return all tables that the records allow. repeated: runs of the study that have replies, if `records` have none.
 
     Claims need two splits and a baseline besides plain fine-tuning and, in a confirmation, all splits of all arms of
     order 1.
@@ -121,8 +122,9 @@ def study_tables(records: Records, name: str) -> list[Table]:
     if has_pairs:
         topics = STUDIES[name].settings.get("topics")
         tables.append(preference_table(records, {split: STUDIES[name].data(split).only(topics) for split in splits}))
-    further = (generalization_table, errors_table, examples_table, replies_table, cost_table)
-    return [*tables, *(table(records) for table in further)]
+    tables += [table(records) for table in (generalization_table, errors_table, examples_table, replies_table)]
+    varied = equal_correctness_table(repeated or records)
+    return [*tables, *([varied] if varied.rows else []), cost_table(records)]
 
 
 def missing_runs(records: Records, name: str) -> dict[str, list[int]]:
