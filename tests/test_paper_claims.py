@@ -22,7 +22,13 @@ from icft_lite.experiments.paper.analysis import (
     trained_point,
 )
 from icft_lite.experiments.paper.arms import ARMS
-from icft_lite.experiments.paper.further_claims import KINDS, errors_table, generalization_table, replies_table
+from icft_lite.experiments.paper.further_claims import (
+    KINDS,
+    equal_correctness_table,
+    errors_table,
+    generalization_table,
+    replies_table,
+)
 from icft_lite.experiments.paper.questions import medical_difference, retention_difference
 from icft_lite.experiments.paper.replies import ERROR_KINDS
 from icft_lite.experiments.paper.studies import STUDIES
@@ -472,6 +478,14 @@ def test_the_page_states_what_the_tables_of_the_further_claims_show():
                 "writes {} of the references word for word ({})".format(*exact),
                 "has {} of the key facts in its replies to patients ({})".format(*facts),
                 "no more varied (distinct-2 {}, {})".format(*varied),
+            ]
+            rows = {row[0]: row[2:] for row in equal_correctness_table(records).rows}
+            base, of_plain = rows["base, not fine-tuned"], rows[plain]
+            difference = base[-1].replace("-", "−").replace(" (", ", ").rstrip(")")
+            stated += [
+                f"(distinct-2 {base[3].split()[0]}, base {base[2].split()[0]}; difference {difference})",
+                f"right replies have {float(of_plain[0].split()[0]):.1f} words, ICFT's to the same prompts "
+                f"{float(of_plain[1].split()[0]):.1f},",
             ]
         assert not [sentence for sentence in stated if sentence not in text]
         assert all(float(a) < float(b) for a, b in (unseen, exact, facts, varied)), "no support for the further claims"
