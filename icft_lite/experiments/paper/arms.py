@@ -121,6 +121,14 @@ ARMS: tuple[Arm, ...] = (
         "losses",
         {"loss.consistency_weight": 0.0, "loss.replay_weight": 1.0},
     ),
+    _icft(
+        "consistency_and_nll",
+        "with NLL on memory besides L_consistency",
+        "losses",
+        {"loss.replay_weight": 1.0},
+        studies=("smollm2",),
+        exploratory=("smollm2",),
+    ),
     _icft("soft_labels", "with soft labels and L_task", "losses", SOFT),
     _icft("soft_no_task", "with soft labels, without L_task", "losses", {**SOFT, "loss.task_weight": 0.0}),
     _icft(
