@@ -55,6 +55,12 @@ def _methods(comparison: Report) -> Table:
     scored = scored_measures(comparison)
     headings = [key if key == "medical" else MEDICAL_MEASURES[key] for key in scored]
     rows = _rows_by_method(comparison, (*scored, "retention", "general"))
+    notes = ["Replies: recall of key facts; token F1 for references without them."] if "reply" in scored else []
+    if comparison.get("chat"):
+        notes += [
+            "General: choice accuracy. Retention: in the model's own replies; for one seed with its 95 % interval"
+        ]
+        notes += ["over questions and instructions."]
     return Table(
         f"Methods: mean [min–max] over {seeds} seeds" if seeds > 1 else "Methods",
         ["method", *headings, "retention", "general", "tokens", "seconds"],
@@ -62,10 +68,7 @@ def _methods(comparison: Report) -> Table:
             [*row, *(_mean_cost(entry, key) for key in ("tokens", "seconds"))]
             for row, entry in zip(rows, [*entries, {}])
         ],
-        "General: choice accuracy. Retention: in the model's own replies; for one seed with its 95 % interval over "
-        "questions and instructions."
-        if comparison.get("chat")
-        else "",
+        " ".join(notes),
     )
 
 
