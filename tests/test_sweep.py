@@ -49,9 +49,7 @@ def test_the_page_says_what_the_recorded_runs_show():
     assert by_retention[-2:] == ["icft-share=0.5", "icft-replay_weight=1.0"]
     assert min(icft, key=lambda name: icft[name]["medical"]) == "icft-share=0.5"
     medical = sorted({round(one["medical"], 2) for one in icft.values()})
-    assert (
-        "({:.2f} to {:.2f}, and {:.2f} with a memory share of 0.5)".format(medical[1], medical[-1], medical[0]) in text
-    )
+    assert f"({medical[1]:.2f} to {medical[-1]:.2f}, and {medical[0]:.2f} with a memory share of 0.5)" in text
     retained = [f"{icft[name]['retention']:.2f}" for name in (*by_retention[:2], *reversed(by_retention[-2:]))]
     assert (
         "lowest retention of ICFT, {}, and L_consistency on prompts too {}. The highest are {}, with".format(

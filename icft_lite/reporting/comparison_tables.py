@@ -57,10 +57,8 @@ def _methods(comparison: Report) -> Table:
     rows = _rows_by_method(comparison, (*scored, "retention", "general"))
     notes = ["Replies: recall of key facts; token F1 for references without them."] if "reply" in scored else []
     if comparison.get("chat"):
-        notes += [
-            "General: choice accuracy. Retention: in the model's own replies; for one seed with its 95 % interval"
-        ]
-        notes += ["over questions and instructions."]
+        retention = "in the model's own replies; for one seed with its 95 % interval over questions and instructions"
+        notes.append(f"General: choice accuracy. Retention: {retention}.")
     return Table(
         f"Methods: mean [min–max] over {seeds} seeds" if seeds > 1 else "Methods",
         ["method", *headings, "retention", "general", "tokens", "seconds"],
