@@ -132,3 +132,11 @@ def test_both_methods_of_a_whole_run_are_measured_by_part(tmp_path):
     for one in runs.values():
         assert one["largest_gradient_norm"] > 0 and one["seconds"] >= one["parts"]["train"] > 0
     assert runs["icft"]["memory_overhead"] > 0
+
+
+@pytest.mark.slow
+def test_the_arms_of_the_study_are_measured_without_scores(tmp_path):
+    result = bench("study_cost", tmp_path, "--study", "tiny-short", "--arms", "plain", "icft", "--repeats", "1")
+    plain, icft = result["arms"]["plain"], result["arms"]["icft"]
+    assert icft["ratio"] == 1 and plain["ratio"] == pytest.approx(plain["seconds"] / icft["seconds"])
+    assert all(one["seconds"] > one["train"] > 0 for one in (plain, icft))
