@@ -60,7 +60,14 @@ from icft_lite.experiments.paper.runner import (
 from icft_lite.experiments.paper.single_lf import best_single_lf
 from icft_lite.experiments.paper.studies import STUDIES, Study, half_of_suite
 from icft_lite.experiments.paper.suite import missing_runs, run_suite, study_tables, write_study
-from icft_lite.experiments.paper.tables import ablation_table, claims_table, interval_text, main_table, matched_table
+from icft_lite.experiments.paper.tables import (
+    ablation_table,
+    claims_table,
+    equal_seconds_table,
+    interval_text,
+    main_table,
+    matched_table,
+)
 from icft_lite.statistics import mean_p_value
 from icft_lite.utils.config_parsing import flatten
 from icft_lite.weak.functions import apply_lfs
@@ -580,6 +587,17 @@ def test_the_other_tables_have_the_measures_of_the_trained_model():
     assert replies_table(runs).rows == [["ICFT", "0.500", "0.100", "0.200", "0.900", "0.050"]]
     rows = dict(preference_table(runs, {1: sample_bundle()}).rows)
     assert rows["ICFT"] == "0.700" and float(rows["choose the longer"]) == 1 - float(rows["choose the shorter"])
+
+
+def test_arms_that_take_as_long_are_compared_with_icft():
+    runs = {
+        name: {split: record(point(1.0, medical + 0.01 * split, 0.96)) for split in (1, 2)}
+        for name, medical in dict(icft=0.6, plain=0.5, replay_longer=0.55).items()
+    }
+    ((label, medical, retention, difference, other),) = equal_seconds_table(runs).rows
+    assert label == "replay, 25 %, 1.1 times the tokens" and medical[:7] == "0.565 (" and retention[:7] == "0.960 ("
+    assert difference == "+0.050 (+0.050 to +0.050)" and other == "+0.000 (+0.000 to +0.000)"
+    assert not equal_seconds_table({name: runs[name] for name in ("plain", "replay_longer")}).rows
 
 
 def test_replies_are_compared_where_both_methods_are_right():

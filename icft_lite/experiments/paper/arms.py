@@ -48,6 +48,8 @@ class Arm:
     """Studies that it is part of."""
     tokens: float = 1.0
     """Its tokens, as a multiple of the study's."""
+    takes_as_long: bool = False
+    """Whether its tokens are so many that it takes about as many seconds as ICFT (`benchmarks/study_cost.py`)."""
     exploratory: tuple[str, ...] = ()
     """Studies to which it was added after their settings were fixed. Tables say so, and registered claims do not
     compare with it."""
@@ -200,7 +202,15 @@ ARMS: tuple[Arm, ...] = (
         general="prompts",
         studies=("smollm2",),
     ),
-    Arm("plain_longer", "plain QLoRA, 1.3 times the tokens", PLAIN, PLAIN_OWN, studies=TINY, tokens=1.3),
+    Arm(
+        "plain_longer",
+        "plain QLoRA, 1.3 times the tokens",
+        PLAIN,
+        PLAIN_OWN,
+        studies=TINY,
+        tokens=1.3,
+        takes_as_long=True,
+    ),
     Arm(
         "replay_longer",
         "replay, 25 %, 1.1 times the tokens",
@@ -208,6 +218,7 @@ ARMS: tuple[Arm, ...] = (
         general="prompts",
         studies=TINY,
         tokens=1.1,
+        takes_as_long=True,
     ),
     Arm("kl_new", "KL to the base on new examples", PLAIN, trainer="base_kl.BaseKL", weight=0.1, studies=SHORT),
     Arm("dft", "DFT: NLL weighted by probability", PLAIN, trainer="token_weights.DFT", studies=SHORT),

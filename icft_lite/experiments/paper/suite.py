@@ -35,6 +35,7 @@ from icft_lite.experiments.paper.tables import (
     chat_table,
     claims_table,
     cost_table,
+    equal_seconds_table,
     main_table,
     matched_table,
 )
@@ -114,6 +115,8 @@ def study_tables(records: Records, name: str, repeated: Records | None = None) -
         tables.append(table._replace(title="Claims on development data, not judged") if is_development else table)
     if "base" in records and "plain" in records:
         tables.append(matched_table(records))
+    if (longer := equal_seconds_table(records, STUDIES[name].test_per_train())).rows:
+        tables.append(longer)
     if {"base", "icft"} <= {*records} and has_medical:
         tables.append(questions_table(records))
     if ablations_of(records):

@@ -180,6 +180,28 @@ def matched_table(records: Records) -> Table:
     return Table("Retention at equal medical scores", header, rows, note)
 
 
+def equal_seconds_table(records: Records, test_per_train: float = 0.0) -> Table:
+    """Return how ICFT compares with methods that train on more tokens, and so take about as many seconds.
+
+    No rows without such arms. test_per_train: as in `ablation_table`.
+    """
+    rows: list[list[Any]] = []
+    for arm in arms_of(records) if "icft" in records else []:
+        scores = [ablation_scores(records, arm.name, key) for key in ("medical", "retention")]
+        known = [both for both in scores if both]
+        if arm.takes_as_long and len(known) == len(scores):
+            own = [interval_text(other) for _, other in known]
+            minus = [mean_interval(np.subtract(*both), test_per_train=test_per_train) for both in known]
+            rows.append([arm.label, *own, *map(difference_text, minus)])
+    header = ("method", "medical", "retention", "ICFT minus it, medical", "retention")
+    note = (
+        "At the chosen α. About as many seconds as ICFT without scores: measured in alternating runs by "
+        "`benchmarks/study_cost.py`, because other work slowed single runs of the study. 95 % intervals; those of the "
+        "differences are corrected for training data that splits share."
+    )
+    return Table("At equal seconds", header, rows, note)
+
+
 def cost_table(records: Records) -> Table:
     """Return what a run of each arm costs."""
     rows = []
