@@ -80,6 +80,14 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         scores = [[choose_point(records[one][split])["test"][key] for split in records["icft"]] for one in (than, arm)]
         return mean_interval(np.subtract(*scores), test_per_train=shared)
 
+    def below(first, second):
+        """The preference accuracy of one arm minus that of another on each split, as trained."""
+        pairs = (
+            [trained_point(records[arm][split])["test"]["preference"] for arm in (first, second)]
+            for split in records["icft"]
+        )
+        return [a - b for a, b in pairs]
+
     def two_ends(interval):
         return f"{interval.low:.3f} to {interval.high:.3f} corrected".replace("-", "−")
 
@@ -99,6 +107,14 @@ def test_the_readme_and_the_results_page_state_what_the_records_say():
         "In preferences ICFT is {:.3f} below it ({:.3f} to {:.3f}; ".format(*lost("icft", "preference", "kl_memory"))
         + two_ends(corrected_loss("icft", "preference", "kl_memory")),
         "ICFT is {:.3f} below plain QLoRA ({:.3f} to {:.3f})".format(*(-preference.interval[i] for i in (0, 2, 1))),
+        "in random order, is {:.3f} below plain QLoRA ({:.3f} to {:.3f} over splits; {})".format(
+            *mean_interval(below("plain", "kl_memory")),
+            two_ends(mean_interval(below("plain", "kl_memory"), test_per_train=shared)),
+        ),
+        "and ICFT is {:.3f} below that ({:.3f} to {:.3f}; {})".format(
+            *mean_interval(below("kl_memory", "icft")),
+            two_ends(mean_interval(below("kl_memory", "icft"), test_per_train=shared)),
+        ),
         f"than ICFT: {trained['plain']:.3f} against {trained['icft']:.3f}",
         f"It retains {mean('plain', 'retention', trained_point):.3f} of",
     ]
