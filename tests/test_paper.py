@@ -275,6 +275,9 @@ def test_figures_give_every_method_a_style_of_its_own_and_leave_ablations_out():
         lines = [handle[0] if isinstance(handle, tuple) else handle for handle in shown[0]]
         styles = {(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in lines}
         assert len(styles) == len(lines) > 12
+    enlarged = plane_figure(records, "x").axes
+    assert len(enlarged) == 2 and labels <= {*enlarged[1].get_legend_handles_labels()[1]}, "all of them are the best"
+    assert len(plane_figure(study(icft=0.8, replay=0.6), "x").axes) == 1
 
 
 def test_an_exploratory_arm_is_marked_and_no_rival_of_a_registered_claim(monkeypatch):

@@ -15,30 +15,49 @@ from icft_lite.statistics import mean_interval
 
 LEGEND: dict[str, Any] = dict(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
 """Right of the axes, where it hides no point."""
+CLOSE = 0.12
+"""A method that retains enough is close to the best one if its medical score is less than this below."""
+CROWD = 5
+"""So many methods close to the best can be told apart without a second panel."""
 
 
 def plane_figure(records: Records, title: str) -> Figure:
     """Return the learning–retention plane: the base, the α curve of each method, and the point that the rule chooses.
 
     A curve is the mean over splits at each α; the cross at the chosen point has 95 % t-intervals over splits. Ablations
-    are left out: they have a figure of their own.
+    are left out: they have a figure of their own. Where more than CROWD chosen points are close to the best, a second
+    panel enlarges them.
     """
+    chosen = {
+        arm.name: np.array([_place(choose_point(run)) for run in records[arm.name].values()])
+        for arm, _ in _methods(records)
+    }
+    means = {name: places.mean(axis=0) for name, places in chosen.items()}
+    best = max((mean[0] for mean in means.values() if mean[1] >= MIN_RETENTION), default=0.0)
+    close = [name for name, (x, y) in means.items() if x > best - CLOSE and y >= MIN_RETENTION]
+    enlarge = len(close) > CROWD
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(9.6, 4.8))
-        axes = figure.subplots()
+        figure = Figure(figsize=(9.6, 8.0 if enlarge else 4.8))
+        panels = figure.subplots(1 + enlarge, height_ratios=(3, 2)[: 1 + enlarge], squeeze=False)[:, 0]
+        axes = panels[0]
         for arm, style in _methods(records):
-            runs = list(records[arm.name].values())
+            runs, (x, y) = list(records[arm.name].values()), means[arm.name]
             curve = np.mean([[_place(point) for point in _by_alpha(run)] for run in runs], axis=0)
             axes.plot(*curve.T, **style, markersize=3, linewidth=1, alpha=0.6)
-            chosen = np.array([_place(choose_point(run)) for run in runs])
-            (x, *_), (y, *_) = mean_interval(chosen[:, 0]), mean_interval(chosen[:, 1])
-            half = [_half_width(chosen[:, axis]) for axis in (0, 1)]
-            axes.errorbar(x, y, yerr=half[1], xerr=half[0], **style, markersize=9, label=arm.label)
+            xerr, yerr = (_half_width(chosen[arm.name][:, axis]) for axis in (0, 1))
+            for panel in panels if arm.name in close else panels[:1]:
+                panel.errorbar(x, y, yerr=yerr, xerr=xerr, **style, markersize=9, label=arm.label)
         if "base" in records:
             base = np.mean([_place(run["curve"][0]) for run in records["base"].values()], axis=0)
             axes.plot(*base, "x", color=INK, markersize=8, label="base, not fine-tuned")
-        axes.axhline(MIN_RETENTION, color=GREY, label=f"retention of {MIN_RETENTION}, required on validation", **DASHED)
-        axes.set(xlabel="medical test score", ylabel="retention of general abilities, test", title=title)
+        for panel in panels:
+            panel.axhline(
+                MIN_RETENTION, color=GREY, label=f"retention of {MIN_RETENTION}, required on validation", **DASHED
+            )
+            panel.set(xlabel="medical test score", ylabel="retention of general abilities, test")
+        axes.set_title(title)
+        if enlarge:
+            panels[1].set_title("the same, enlarged: methods close to the best")
         axes.legend(title="large: α chosen on validation\nbars: 95 % intervals", title_fontsize=8, **LEGEND)
     return figure
 
