@@ -214,10 +214,10 @@ def cost_table(records: Records) -> Table:
         rows.append([arm.label, *counts, round(float(np.median([cost["seconds"] for cost in costs])))])
     header = ("method", "budget", "tokens with gradient", "without", "generated", "steps", "new sequences", "seconds")
     note = (
-        "Budget: without padding; the other tokens include it. Means over runs; seconds are medians, because other "
-        "work on the machine slowed single runs down. Replies of the base are stored: generated tokens and seconds "
-        "contain them only in the run that came first. New sequences: those that are not from a memory. Runs on "
-        "different processors are not comparable in seconds."
+        "Budget: without padding; the other tokens include it. Means over runs; seconds, which include scores, are "
+        "medians, because other work on the machine slowed single runs down. Replies of the base are stored: generated "
+        "tokens and seconds contain them only in the run that came first. New sequences: those that are not from a "
+        "memory. Runs on different processors are not comparable in seconds."
     )
     return Table("Cost", header, rows, note)
 
