@@ -18,6 +18,7 @@ from icft_lite.cli_options import (
     argument_error,
     chat_options,
     check_mapping,
+    check_no_reading,
     check_options,
     compare_options,
     config_options,
@@ -206,9 +207,9 @@ def compare(args: Namespace, settings: dict[str, Any]) -> None:
     settings, runtime = split_settings(settings)
     config, runtime_config = ICFTConfig.from_dict(settings), RuntimeConfig.from_dict(runtime)
     check_out(Path(args.out))
-    bundle = None
-    if args.data or args.general or args.test_ids or lfs or options.columns:
-        bundle = read_own_data(args, config, options, lfs, quiet=args.json)
+    if not args.data:
+        check_no_reading(args, options, lfs)
+    bundle = read_own_data(args, config, options, lfs, quiet=args.json) if args.data else None
     from icft_lite.experiments.compare import compare as run
 
     out, seeds = Path(args.out), range(args.seeds or 3)

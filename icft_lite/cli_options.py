@@ -138,7 +138,8 @@ def chat_options(sub: ArgumentParser) -> None:
 
 def compare_options(sub: ArgumentParser) -> None:
     """Add the options of `compare` that are no settings."""
-    text = f"presets, separated by spaces or commas: {', '.join(PRESETS)}. Default: icft qlora"
+    text = f"presets, separated by spaces or commas: {', '.join(PRESETS)}. Default: icft qlora. All have as many tokens"
+    text += " (--optim.max_tokens)"
     _many(sub, "--methods", text, "METHOD")
     sub.add_argument("--seeds", type=PositiveInt, metavar="N", help="number of seeds for each method. Default: 3")
     _data(sub)
@@ -276,6 +277,20 @@ def check_mapping(sources: Sequence[str], options: "ReadOptions") -> None:
     """Raise ICFTError for a mapping of columns without a file that has columns."""
     if options.columns and {*sources} <= {"samples", "chat"}:
         raise ICFTError("--map: the samples have columns of their own; name a file with --data, or leave it out")
+
+
+def check_no_reading(args: Namespace, options: "ReadOptions", lfs: Sequence[Path]) -> None:
+    """Raise ICFTError for an option that says how data is read, where there is no --data."""
+    given = {
+        "general": args.general,
+        "test-ids": args.test_ids,
+        "map": options.columns,
+        "answers-from": options.answers_from is not None,
+        "turns": options.turns != "last",
+        "lfs": lfs,
+    }
+    if name := next((name for name, value in given.items() if value), ""):
+        raise ICFTError(f"--{name}: it belongs to --data; name the files, or --data samples")
 
 
 def setting_kinds() -> dict[str, Any]:

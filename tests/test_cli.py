@@ -165,6 +165,9 @@ def test_demo_compare_chat_and_export(called, write, tmp_path, capsys):
     data = write("mine.jsonl", EXAMPLES)
     assert run("compare", "--data", data, "--map", "question=Frage", "--out", tmp_path / "c", "--json") == 2
     assert "Frage" in error_of(capsys) and "data" not in called["compare"][1]
+    for option in (["--general", "samples"], ["--turns", "all"], ["--lfs", data]):
+        assert run("compare", *option, "--out", tmp_path / "c", "--json") == 2
+        assert f"{option[0]}: it belongs to --data" in error_of(capsys)
     assert run("compare", "--data", data, "--general", "samples", "--out", tmp_path / "c", "--json") == 0
     kwargs = called["compare"][1]
     assert kwargs["data_options"] == [f"--data={data}", "--general=samples", "--set=turns=last"]

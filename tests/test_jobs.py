@@ -68,7 +68,7 @@ MANY = {
     "curriculum.signals": ("ifd", "length"),
     "optim.max_tokens": 123,
     "weak.label_model": "majority_vote",
-    "topics": ("anatomy", "reply"),
+    "topics": ("anatomy", "organs, all"),
 }
 
 
@@ -263,10 +263,13 @@ def test_a_comparison_needs_a_medical_test_and_something_to_forget(tmp_path):
     for lacking, message in (
         (replace(data, test=None), "no medical test example"),
         (replace(data, test=data.test.select([])), "no medical test example"),
-        (replace(data, general_test=None), "nothing measures what is forgotten; give general questions"),
+        (replace(data, general_test=None), "nothing measures what is forgotten; give more data"),
+        (replace(data, pool_gold={}), "methods: gold: needs the answers of all examples; leave it out"),
     ):
         with pytest.raises(ICFTError, match=message):
-            compare(tmp_path / "c", ["icft"], [0], settings, data=lacking, progress=False)
+            compare(tmp_path / "c", ["icft", "gold"], [0], settings, data=lacking, progress=False)
+    with pytest.raises(ICFTError, match="optim.num_epochs: methods are compared at equal tokens"):
+        compare(tmp_path / "c", ["icft"], [0], {"optim.num_epochs": 1}, data=data, progress=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -274,19 +277,24 @@ def test_methods_are_compared_by_replies_where_there_are_no_questions(tmp_path, 
     samples = sample_bundle()
     few = cut(samples, **FEW)
     replies = samples.test.filter(lambda task: task == "response", input_columns="task").select(range(4))
-    data = replace(few, test=replies)
-    found = compare(tmp_path, ["icft", "qlora"], [0], {**METHOD, "optim.max_steps": 2}, data=data, progress=False)
+    data = replace(few, test=replies, pool=None)
+    methods, settings = ["icft", "qlora", "gold"], {**METHOD, "optim.max_steps": 2}
+    found = compare(tmp_path, methods, [0], settings, data=data, progress=False)
+    assert found["notes"] == ["There are no unlabelled examples, so that these methods are the same as icft: gold."]
+    assert found["against"]["gold"]["replies"]["difference"] == 0
     items = [json.loads((tmp_path / f"{name}-0" / "items.json").read_text()) for name in ("icft", "qlora")]
     scores = [np.array(list(one["medical"]["reply"].values())) for one in items]
     assert found["methods"]["icft"]["medical"] is None and len(scores[0]) == 4
     assert found["methods"]["icft"]["reply"]["mean"] == pytest.approx(scores[0].mean())
     assert found["against"]["qlora"].keys() == {"replies", "general"}
     assert found["against"]["qlora"]["replies"]["difference"] == pytest.approx((scores[0] - scores[1]).mean())
-    assert set(found["num_questions"]) == {"general"} and found["base"]["reply"] is not None
+    assert found["num_questions"]["replies"] == 4 and "medical" not in found["num_questions"]
+    assert found["base"]["reply"] is not None
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "| method | replies | retention | general | tokens | seconds |" in text
+    assert "| plain QLoRA, replies | 4 |" in text and "| yes |" not in text, "four examples show nothing"
     figure = comparison_figure(found)
-    assert figure.axes[0].get_ylabel() == "medical replies, test score (0–1)" and figure.axes[0].collections
+    assert figure.axes[0].get_ylabel() == "replies, test score (0–1)" and figure.axes[0].collections
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")

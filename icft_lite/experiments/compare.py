@@ -29,6 +29,9 @@ TESTS = {
     "preferences": ("medical", "preference"),
     "replies": ("medical", "reply"),
     "general": ("general", "qa"),
+    "general short answers": ("general", "short_answer"),
+    "general preferences": ("general", "preference"),
+    "general replies": ("general", "reply"),
     "free questions": ("chat", "free"),
     "instructions": ("chat", "instructions"),
 }
@@ -65,6 +68,8 @@ def compare(
     if unknown := set(preset_of.values()) - set(PRESETS):
         raise ICFTError(f"methods: {min(unknown)!r} is unknown; choose among {', '.join(PRESETS)}")
     given = flatten(rename_settings(settings or {}))
+    if "optim.num_epochs" in given and given.get("optim.max_tokens") is None:
+        raise ICFTError("optim.num_epochs: methods are compared at equal tokens; give optim.max_tokens instead")
     defaults = demo_settings(str(given.get("model", ICFTConfig.model)))
     defaults = defaults if data is None else {"optim.max_tokens": defaults["optim.max_tokens"]}
     common = {name: value for name, value in {**defaults, **given}.items() if name not in ("method", "seed")}
@@ -77,19 +82,18 @@ def compare(
     }
     checked = ICFTConfig.from_dict(common)  # what a command line gives is text
     common = {name: value for name, value in flatten(checked.to_dict()).items() if name in common}
-    other_processes = data is None or bool(data_options)
+    on_samples, other_processes = data is None, data is None or bool(data_options)
     model, test = checked.model, checked.limits.test
     data = data or bundle_from_files(["samples"], default_general(model))
     data = data.only(checked.topics).limited(test=test, general_test=test)
     if not len(data.test or ()):
-        raise ICFTError("data: there is no medical test example, which comparisons need; give more examples")
-    if not data.chat and "question" not in (data.general_test or {"task": []})["task"][:]:
-        raise ICFTError(
-            "data: there is no general test question and no chat suite, so that nothing measures what is forgotten; "
-            "give general questions, samples or chat"
-        )
+        raise ICFTError("data: no medical test example is left, which comparisons need; check topics and test ids")
+    if not data.chat and not len(data.general_test or ()):
+        raise ICFTError("general: there is no test example, so that nothing measures what is forgotten; give more data")
     if not other_processes and (jobs or 1) > 1:
         raise ICFTError("jobs: other processes cannot be given `data`; leave it out, or set it to 1")
+    if not on_samples:
+        notes = [*notes, *_check_methods(data, configs)]
     jobs = jobs or (default_jobs(len(configs), model) if other_processes else 1)
     if jobs > 1:
         folders = {out / f"{method}-{seed}": config for (method, seed), config in configs.items()}
@@ -108,6 +112,26 @@ def compare(
     return comparison
 
 
+def _check_methods(data: DataBundle, configs: Mapping[tuple[str, int], ICFTConfig]) -> list[str]:
+    """Return remarks on methods that cannot differ on this data. Raises ICFTError for one that cannot be trained on it.
+
+    Checked before the first run, so that no finished run is lost.
+    """
+    from icft_lite.training.examples import check_pool
+
+    of_method = {method: config for (method, _), config in configs.items()}
+    for method, config in of_method.items():
+        try:
+            check_pool(data, config)
+        except ICFTError as error:
+            reason = "needs the answers of all examples; leave it out" if method == "gold" else error.args[0]
+            raise ICFTError(f"methods: {method}: {reason}", error.example) from None
+    same = [method for method in ("majority_vote", "gold", "soft_labels") if method in of_method]
+    if not same or len(data.pool or ()):
+        return []
+    return [f"There are no unlabelled examples, so that these methods are the same as icft: {', '.join(same)}."]
+
+
 def summarize_comparison(out: Path, methods: Sequence[str], seeds: Sequence[int], data: DataBundle) -> dict[str, Any]:
     """Return the scores of finished runs by method, and how ICFT differs from each other method."""
     comparison: dict[str, Any] = dict(methods={}, seeds=list(seeds))
@@ -120,7 +144,7 @@ def summarize_comparison(out: Path, methods: Sequence[str], seeds: Sequence[int]
             before = reports[0]["scores"]["before"]
             comparison["base"] = {**medical_measures(before), "general": _general_score(before)}
             comparison["num_questions"] = {
-                name: before[name]["qa"]["n"] for name in ("general", "medical") if "qa" in before.get(name, {})
+                name: before[suite][task]["n"] for name, (suite, task) in TESTS.items() if task in before.get(suite, {})
             }
             comparison["samples"] = reports[0]["samples"]
             if chat := reports[0].get("chat"):
@@ -201,7 +225,7 @@ def mean_and_range(values: Iterable[float | None]) -> dict[str, Any] | None:
 def differences(
     out: Path, others: Sequence[str], seeds: Sequence[int], data: DataBundle
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Return ICFT minus each other method on the same test examples: {method: {test: {difference, low, high, p}}}.
+    """Return ICFT minus each other method on the same test examples: {method: {test: {difference, low, high, p, n}}}.
 
     A bootstrap over examples, whose results are averaged over the seeds; p is adjusted by Holm over all comparisons.
     Where p is 0.05 or more, no difference was measured. Only examples that all runs have scored count: a run leaves
@@ -211,7 +235,7 @@ def differences(
     topics = {suite: {one["id"]: one["topic"] for one in examples} for suite, examples in suites.items()}
     topics["chat"] = {item.id: item.topic for item in data.chat.get("test", ())}
     items = {method: [_item_scores(out / f"{method}-{seed}", data) for seed in seeds] for method in ("icft", *others)}
-    found = {}
+    found, sizes = {}, {}
     for method in others:
         for name, (suite, _) in TESTS.items():
             icft, other = ([scores[name] for scores in items[one]] for one in ("icft", method))
@@ -219,10 +243,12 @@ def differences(
             if ids:
                 a, b = ([[scores[i] for i in ids] for scores in of_method] for of_method in (icft, other))
                 found[method, name] = paired_bootstrap(a, b, [topics[suite][i] for i in ids], n_resamples=2000)
+                sizes[method, name] = len(ids)
     adjusted = holm([one.p_value for one in found.values()])
     against: dict[str, dict[str, dict[str, float]]] = {method: {} for method in others}
     for ((method, name), one), p in zip(found.items(), adjusted, strict=True):
-        against[method][name] = dict(difference=one.difference, low=one.low, high=one.high, p=float(p))
+        n = sizes[method, name]
+        against[method][name] = dict(difference=one.difference, low=one.low, high=one.high, p=float(p), n=n)
     return against
 
 

@@ -5,6 +5,7 @@ the matrix products of a small model are too small to be split efficiently over 
 """
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -59,8 +60,10 @@ def config_flags(config: ICFTConfig, runtime: RuntimeConfig | None = None) -> It
         if value != usual[name]
     }
     for name, value in given.items():
-        text = ",".join(value) if isinstance(value, list) else "none" if value is None else str(value)
-        yield f"--set={name}={text}"
+        if isinstance(value, list):  # as JSON, since an item may contain a comma
+            yield f"--{name}={json.dumps(value)}"
+        else:
+            yield f"--set={name}={'none' if value is None else value}"
 
 
 def run_jobs(
@@ -116,7 +119,7 @@ def run_jobs(
             what = said.pop().removeprefix("icft-lite: ") if said else f"stopped with code {process.returncode}"
             if process.returncode < 0:  # what it said last is its progress
                 what = f"was killed by signal {-process.returncode}, perhaps for lack of memory; use fewer --jobs"
-            raise ICFTError(f"{folder}: {what}")
+            raise ICFTError(what if what.startswith(f"{folder}: ") else f"{folder}: {what}")
 
     with line, _sigterm_as_exception(), ThreadPoolExecutor(at_a_time) as pool:
         waiting = {pool.submit(train, folder, config) for folder, config in configs.items()}

@@ -53,7 +53,7 @@ def _measure_text(entry: dict[str, Any], key: str) -> str:
 def _methods(comparison: Report) -> Table:
     seeds, entries = len(comparison.get("seeds") or []), list(comparison["methods"].values())
     scored = scored_measures(comparison)
-    headings = [key if key == "medical" else MEDICAL_MEASURES[key] for key in scored]
+    headings = ["medical" if scored == ["medical"] else MEDICAL_MEASURES[key] for key in scored]
     rows = _rows_by_method(comparison, (*scored, "retention", "general"))
     notes = ["Replies: recall of key facts; token F1 for references without them."] if "reply" in scored else []
     if comparison.get("chat"):
@@ -94,19 +94,35 @@ def _replies(comparison: Report) -> Table:
     )
 
 
+MIN_EXAMPLES = 20
+"""Test examples of which a difference may be called significant: a bootstrap of few examples is no test."""
+
+
 def _differences(comparison: Report) -> Table:
+    differences = [
+        (f"{method_label(method, comparison)}, {test}", found)
+        for method, tests in (comparison.get("against") or {}).items()
+        for test, found in tests.items()
+    ]
+    counted = any("n" in found for _, found in differences)  # records of earlier versions lack it
     rows = [
         [
-            f"{method_label(method, comparison)}, {domain}",
+            name,
+            *([found.get("n")] if counted else []),
             f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]",
             f"{found['p']:.3f}",
-            "yes" if found["p"] < 0.05 else "no difference measured",
+            _judge(found),
         ]
-        for method, domains in (comparison.get("against") or {}).items()
-        for domain, found in domains.items()
+        for name, found in differences
     ]
     return Table(
-        "Differences: ICFT minus each other method, with 95 % confidence intervals over questions",
-        ["compared with", "difference", "p (Holm)", "significant at 0.05"],
+        "Differences: ICFT minus each other method, with 95 % confidence intervals over test examples",
+        ["compared with", *(["examples"] if counted else []), "difference", "p (Holm)", "significant at 0.05"],
         rows,
     )
+
+
+def _judge(found: dict[str, Any]) -> str:
+    if found.get("n", MIN_EXAMPLES) < MIN_EXAMPLES:
+        return "too few examples"
+    return "yes" if found["p"] < 0.05 else "no difference measured"

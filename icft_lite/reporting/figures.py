@@ -225,7 +225,7 @@ def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
     right = max([1.0] + [value for _, x, _ in methods for value in (*x["values"], x["mean"])]) + 0.04
     _draw_methods(axes[0], methods, base, [(0, right), (0, 1.04)])
     axes[0].set_title("Medical score against general retention", loc="left")
-    axes[0].set_ylabel(f"medical {MEDICAL_MEASURES[medical]}, test score (0–1)")
+    axes[0].set_ylabel(f"{MEDICAL_MEASURES[medical]}, test score (0–1)")
     if enlarge:
         (x0, x1), (y0, y1) = limits = [
             _limits(value for measure in axis for value in (*measure["values"], measure["mean"]))
@@ -268,5 +268,7 @@ def _conditions(comparison: Mapping[str, Any]) -> str | None:
             + f"{chat['free']['n']:,} general questions answered freely, {chat['instructions']['n']:,} instructions"
         )
     elif counts:
-        parts.append("test set: " + " and ".join(f"{n:,} {suite}" for suite, n in counts.items()) + " questions")
+        questions = " and ".join(f"{counts[suite]:,} {suite}" for suite in ("general", "medical") if suite in counts)
+        others = [f"{n:,} {name}" for name, n in counts.items() if name not in ("general", "medical")]
+        parts.append("test set: " + ", ".join([f"{questions} questions", *others] if questions else others))
     return fill("; ".join(parts), 110) or None

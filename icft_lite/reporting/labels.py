@@ -21,7 +21,7 @@ LABELS = {
 }
 """Display name of each method."""
 MEDICAL_MEASURES = {
-    "medical": "questions",
+    "medical": "medical questions",
     "short_answer": "short answers",
     "preference": "preferences",
     "reply": "replies",
