@@ -5,7 +5,7 @@
     python scripts/paper_results.py --add runs/paper       # first copy the records of `icft-lite compare --suite paper`
 
 Records are small JSON files, one for each arm and split, in icft_lite/experiments/results/STUDY/. Those in
-STUDY-repeated/ are of runs that were repeated later.
+STUDY-repeated/ are of runs that were repeated later, those in STUDY-exploratory/ of arms whose splits are not complete.
 """
 
 import argparse

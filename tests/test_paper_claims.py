@@ -423,9 +423,15 @@ def test_the_page_states_what_the_short_study_shows():
             *means("replay_5", "medical"), *means("replay_50", "medical", "retention")
         ),
         "twice the tokens, has {:.3f} and {:.3f}.".format(*means("joint", "medical", "retention")),
-        "1.1 times the tokens has {:.3f} and {:.3f}, plain".format(*means("replay_longer", "medical", "retention")),
-        "has {:.3f} and retains {:.3f} as trained.".format(
-            *means("plain_longer", "medical", "retention", pick=trained_point)
+        "this replay has {:.3f} and {:.3f}: ICFT minus it is {:.3f} in medicine ({:.3f} to {:.3f}, corrected)".format(
+            *means("replay_longer", "medical", "retention"),
+            *mean_interval(
+                np.subtract(*ablation_scores(records, "replay_longer", "medical")),
+                test_per_train=STUDIES["tiny-short"].test_per_train(),
+            ),
+        ),
+        "Plain QLoRA has {:.3f}; as trained it has {:.3f} and retains {:.3f}.".format(
+            *means("plain_longer", "medical"), *means("plain_longer", "medical", "retention", pick=trained_point)
         ),
         "a difference of {:.3f} in medicine ({:.3f} to {:.3f};".format(*gained),
         f"{corrected.low:.3f} to {corrected.high:.3f} corrected",
@@ -437,6 +443,21 @@ def test_the_page_states_what_the_short_study_shows():
     assert not [sentence for sentence in stated if sentence not in prose]
     assert sorted(choose_point(one)["alpha"] for one in records["averaged_replay"].values()) == [0.9, 0.9, 1, 1, 1]
     assert "360 pairs" in preference.text and "there are 360 pairs" in prose
+
+
+def test_repeated_runs_of_tiny_short_have_the_same_scores_and_varied_replies():
+    first, again = (load_records(RECORDS.parent / name) for name in ("tiny-short", "tiny-short-repeated"))
+    assert {arm: sorted(runs) for arm, runs in again.items()} == dict.fromkeys(("icft", "plain"), [11, 12, 13, 14, 15])
+    for arm, runs in again.items():
+        for split, record in runs.items():
+            for key in ("settings", "seed", "stages", "curve", "calibration", "machine"):
+                assert record[key] == first[arm][split][key]
+    ((_, prompts, words, own_words, plain, icft, difference),) = equal_correctness_table(again).rows
+    assert round(float(words.split()[0])) == round(float(own_words.split()[0])) == 12
+    shown = [icft.split()[0], plain.split()[0], difference.replace(" (", ", ").replace("-", "−").rstrip(")")]
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"On the {prompts} prompts of patients that both" in text
+    assert "distinct-2 is {} (plain QLoRA {}; difference {}), and both write 12 words".format(*shown) in text
 
 
 def test_the_page_states_what_self_generated_prompts_alone_do_on_smollm2():

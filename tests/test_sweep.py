@@ -6,6 +6,7 @@ from pathlib import Path
 import icft_lite
 from icft_lite.config import ICFTConfig
 from icft_lite.experiments import compare, sweep
+from icft_lite.experiments.paper.analysis import load_record, trained_point
 from icft_lite.training import loop
 
 
@@ -60,3 +61,9 @@ def test_the_page_says_what_the_recorded_runs_show():
     )
     halved = [f"{found[name + end]['retention']:.2f}" for name in ("icft", "replay", "qlora") for end in (HALF, "")]
     assert "ICFT {} instead of {}, replay {} instead of {}, plain LoRA {} instead of {}.".format(*halved) in text
+    folder = path.parent
+    files = [folder / "smollm2-exploratory" / "consistency_and_nll-10.json", folder / "smollm2" / "icft-10.json"]
+    tests = [trained_point(load_record(file))["test"] for file in files]
+    both, own = ([f"{test[key]:.3f}" for key in ("medical", "retention", "kl")] for test in tests)
+    assert "It has a medical score of {} and retains {} at a KL of {};".format(*both) in text
+    assert "ICFT with that seed has {}, {} and {}.".format(*own) in text
