@@ -18,7 +18,7 @@ LEGEND: dict[str, Any] = dict(fontsize=8, frameon=False, loc="center left", bbox
 CLOSE = 0.12
 """A method that retains enough is close to the best one if its medical score is less than this below."""
 CROWD = 5
-"""So many methods close to the best can be told apart without a second panel."""
+"""So many methods close to the best are distinguishable without a second panel."""
 
 
 def plane_figure(records: Records, title: str) -> Figure:
