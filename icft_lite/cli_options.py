@@ -138,8 +138,8 @@ def chat_options(sub: ArgumentParser) -> None:
 
 def compare_options(sub: ArgumentParser) -> None:
     """Add the options of `compare` that are no settings."""
-    text = f"presets, separated by spaces or commas: {', '.join(PRESETS)}. Default: icft qlora. All have as many tokens"
-    text += " (--optim.max_tokens)"
+    text = f"presets, separated by spaces or commas: {', '.join(PRESETS)}. Default: icft qlora. Each run has "
+    text += "--optim.max_tokens tokens. Default: 250,000 for `tiny`, 30,000 for other models"
     _many(sub, "--methods", text, "METHOD")
     sub.add_argument("--seeds", type=PositiveInt, metavar="N", help="number of seeds for each method. Default: 3")
     _data(sub)

@@ -24,7 +24,7 @@ from icft_lite.experiments import jobs
 from icft_lite.experiments.compare import compare
 from icft_lite.experiments.demo import run_demo
 from icft_lite.experiments.jobs import available_cores, config_flags, default_jobs, run_jobs
-from icft_lite.experiments.settings import DEMO, DEMO_QLORA, FULL
+from icft_lite.experiments.settings import CHAT_DEMO, DEMO, DEMO_QLORA, FULL
 from icft_lite.presets import PRESETS
 from icft_lite.report_file import read_report
 from icft_lite.reporting.figures import comparison_figure
@@ -224,6 +224,13 @@ def test_a_comparison_on_the_samples_has_the_settings_of_the_demo_where_none_are
     assert of_icft(settings) == ICFTConfig.from_dict({**DEMO, "topics": (), "optim.max_tokens": 9})
     with pytest.warns(UserWarning, match="tokens → optim.max_tokens"):
         assert of_icft(dict(topics="", tokens="9")) == of_icft(settings)
+
+
+def test_the_help_of_compare_says_how_many_tokens_a_run_has(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["compare", "--help"])
+    tokens = [f"{settings['optim.max_tokens']:,}" for settings in (DEMO, CHAT_DEMO)]
+    assert "{} for `tiny`, {} for other models".format(*tokens) in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_unknown_method_is_refused_before_anything_is_trained(tmp_path):
