@@ -18,8 +18,8 @@ from icft_lite.cli_options import (
     argument_error,
     chat_options,
     check_mapping,
-    check_no_reading,
     check_options,
+    check_reading_has_data,
     compare_options,
     config_options,
     data_options,
@@ -208,7 +208,7 @@ def compare(args: Namespace, settings: dict[str, Any]) -> None:
     config, runtime_config = ICFTConfig.from_dict(settings), RuntimeConfig.from_dict(runtime)
     check_out(Path(args.out))
     if not args.data:
-        check_no_reading(args, options, lfs)
+        check_reading_has_data(args, options, lfs)
     bundle = read_own_data(args, config, options, lfs, quiet=args.json) if args.data else None
     from icft_lite.experiments.compare import compare as run
 

@@ -279,7 +279,7 @@ def check_mapping(sources: Sequence[str], options: "ReadOptions") -> None:
         raise ICFTError("--map: the samples have columns of their own; name a file with --data, or leave it out")
 
 
-def check_no_reading(args: Namespace, options: "ReadOptions", lfs: Sequence[Path]) -> None:
+def check_reading_has_data(args: Namespace, options: "ReadOptions", lfs: Sequence[Path]) -> None:
     """Raise ICFTError for an option that says how data is read, where there is no --data."""
     given = {
         "general": args.general,

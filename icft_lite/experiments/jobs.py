@@ -76,8 +76,8 @@ def run_jobs(
     """Train `at_a_time` runs at once; those that are complete are not run again.
 
     configs: {folder: ICFTConfig}. data_options: options of `icft-lite train` that read the data; without them it is the
-    samples. Raises ICFTError with the message of the first run that failed; the others are
-    stopped, and the same call resumes them.
+    samples. Raises ICFTError with the message of the first run that failed; the others are stopped, and the same call
+    resumes them.
     """
     threads = str(max(1, available_cores() // at_a_time))
     environment = dict(
