@@ -9,7 +9,7 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -17,19 +17,15 @@ from icft_lite import __version__
 from icft_lite.cli_options import (
     argument_error,
     chat_options,
-    check_mapping,
     check_options,
-    check_reading_has_data,
     compare_options,
     config_options,
-    data_options,
     demo_options,
     evaluate_options,
     export_options,
     given_settings,
     grade_options,
     json_option,
-    take_reading,
     train_options,
     write_lists,
 )
@@ -39,11 +35,7 @@ from icft_lite.errors import ICFTError, ICFTWarning, explain_error
 from icft_lite.presets import PRESETS
 from icft_lite.report_file import read_report
 from icft_lite.utils.config_parsing import HelpFormatter
-from icft_lite.utils.launch import launch_processes
-
-if TYPE_CHECKING:
-    from icft_lite.data.bundle import DataBundle
-    from icft_lite.data.schema import ReadOptions
+from icft_lite.utils.launch import is_main_process, launch_processes
 
 RESUMABLE = ("train", "demo", "compare", "grade")
 
@@ -121,11 +113,13 @@ def demo(args: Namespace, _: dict[str, Any]) -> None:
 
 def train(args: Namespace, settings: dict[str, Any]) -> None:
     """Train one run. Settings and data are checked before anything is written."""
-    options, lfs = take_reading(settings)
+    from icft_lite.command_data import take_data_options
+
+    given = take_data_options(args, settings)
     method, runtime = split_settings(settings)
     config, runtime_config = ICFTConfig.from_dict(method), RuntimeConfig.from_dict(runtime)
     check_out(Path(args.out))
-    bundle = read_own_data(args, config, options, lfs)
+    bundle = given.read_to_train(config)
     from icft_lite.training.loop import train_icft
 
     train_icft(config, Path(args.out), data=bundle, runtime=runtime_config)
@@ -133,52 +127,11 @@ def train(args: Namespace, settings: dict[str, Any]) -> None:
         print(f"report: {Path(args.out) / 'report.md'}")
 
 
-def read_own_data(
-    args: Namespace, config: ICFTConfig, options: "ReadOptions", lfs: Sequence[Path], quiet: bool = False
-) -> "DataBundle":
-    """Return the data of a command line that trains, and print what was understood of it, unless `quiet`.
-
-    Raises ICFTError if it cannot be trained on.
-    """
-    from icft_lite.check import check_fit
-    from icft_lite.data.sources import default_general
-    from icft_lite.reporting.check_text import format_lines
-
-    bundle = read_bundle(args.data or ["samples"], args.general or default_general(config.model), args, options, lfs)
-    show(check_fit(bundle, config), (lambda _: []) if quiet else format_lines)
-    return bundle
-
-
 def check(args: Namespace, settings: dict[str, Any]) -> None:
     """Print what was understood of files, before anything trains."""
-    options, lfs = take_reading(settings)
-    config = ICFTConfig.from_dict(split_settings(settings)[0])
-    from icft_lite.check import check_data
-    from icft_lite.reporting.check_text import format_lines
+    from icft_lite.command_data import check as run
 
-    found = check_data(read_bundle(args.files, args.general or [], args, options, lfs), config)
-    show(found, (lambda facts: [json.dumps(facts, indent=2, ensure_ascii=False)]) if args.json else format_lines)
-
-
-def show(found: dict[str, Any], to_lines: Callable[[dict[str, Any]], list[str]]) -> None:
-    """Print facts about data. Raises ICFTError if the data cannot be trained on."""
-    if is_main_process() and (lines := to_lines(found)):
-        print("\n".join(lines), flush=True)
-    if found["refusal"]:
-        message, _, example = found["refusal"].partition("\n\n")
-        raise ICFTError(message, example)
-
-
-def read_bundle(
-    data: Sequence[str], general: Sequence[str], args: Namespace, options: "ReadOptions", lfs: Sequence[Path]
-) -> "DataBundle":
-    """Return the files of a command line as a DataBundle."""
-    from icft_lite.data.sources import bundle_from_files
-    from icft_lite.weak.files import load_lfs
-
-    check_mapping([*data, *general], options)
-    functions = [function for path in lfs for function in load_lfs(path)]
-    return bundle_from_files(data, general, args.test_ids, options=options, lfs=functions)
+    run(args, settings)
 
 
 def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
@@ -203,19 +156,20 @@ def compare(args: Namespace, settings: dict[str, Any]) -> None:
             raise ICFTError(f"--methods: {name!r} is unknown; choose among {', '.join(PRESETS)}")
     if given := [name for name in ("method", "seed") if name in settings]:
         raise ICFTError(f"--{given[0]}: `compare` trains several; use --{given[0]}s")
-    options, lfs = take_reading(settings)
+    from icft_lite.command_data import take_data_options
+
+    data = take_data_options(args, settings)
     settings, runtime = split_settings(settings)
     config, runtime_config = ICFTConfig.from_dict(settings), RuntimeConfig.from_dict(runtime)
     check_out(Path(args.out))
-    if not args.data:
-        check_reading_has_data(args, options, lfs)
-    bundle = read_own_data(args, config, options, lfs, quiet=args.json) if args.data else None
+    data.check_has_data()
+    bundle = data.read_to_train(config, quiet=args.json) if data.data else None
     from icft_lite.experiments.compare import compare as run
 
     out, seeds = Path(args.out), range(args.seeds or 3)
     how: dict[str, Any] = dict(progress=not args.json, jobs=args.jobs, runtime=runtime_config)
     if bundle:
-        how |= dict(data=bundle, data_options=data_options(args, options, lfs))
+        how |= dict(data=bundle, data_options=data.to_options())
     result = run(out, methods, seeds, settings, **how)
     if args.json:
         print(json.dumps(result, indent=2))
@@ -318,11 +272,6 @@ def finished_run(name: str) -> Path:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     name = "" if issubclass(category, OldNameWarning | ICFTWarning) else f"{category.__name__}: "
     print(f"icft-lite: note: {name}{message}", file=sys.stderr)
-
-
-def is_main_process() -> bool:
-    """Return True in the only process, and in the first of several."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _fail(argv: Sequence[str], message: str, code: int) -> int:

@@ -6,18 +6,15 @@ import re
 from argparse import ArgumentError
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_origin
+from typing import Any, get_origin
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.errors import ICFTError
 from icft_lite.presets import PRESETS
 from icft_lite.utils.config_parsing import describe_type, flatten, read_settings, setting_types
-
-if TYPE_CHECKING:  # the schema imports `datasets`, which takes seconds
-    from icft_lite.data.schema import ReadOptions
 
 SHORT = {"max_steps": "optim.max_steps", "max_length": "encoding.max_length"}
 """Options that are short for a setting."""
@@ -42,8 +39,9 @@ def json_option(sub: ArgumentParser) -> None:
     sub.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _jobs(sub: ArgumentParser) -> None:
-    text = "runs at a time. Default: one per core for the embedded model, 1 for others and on a GPU"
+def _jobs(sub: ArgumentParser, others: str = "on a GPU") -> None:
+    text = "runs at a time. Default: one per core for `tiny` and `smollm2`, as far as memory allows; 1 for other models"
+    text = f"{text}, {others}"
     sub.add_argument("--jobs", type=PositiveInt | None, metavar="N", help=text)
 
 
@@ -69,16 +67,6 @@ def _data(sub: ArgumentParser) -> None:
     _reading(sub)
 
 
-def data_options(args: Namespace, options: "ReadOptions", lfs: Iterable[Path]) -> list[str]:
-    """Return the options of `train` that read the data of another command with the options of `_data`."""
-    given = [(f"--{name}", one) for name in ("data", "general") for one in getattr(args, name) or ()]
-    given += [("--lfs", path) for path in lfs]
-    given += [("--test-ids", args.test_ids)] if args.test_ids else []
-    given += [(f"--set=map.{name}", column) for name, column in options.columns.items()]
-    given += [] if options.answers_from is None else [("--set=answers_from", options.answers_from)]
-    return [f"{option}={value}" for option, value in (*given, ("--set=turns", options.turns))]
-
-
 def demo_options(sub: ArgumentParser) -> None:
     """Add the options of `demo`."""
     _out(sub, "folder of the runs. Default: runs/demo, and runs/demo-smollm2 for that model")
@@ -89,7 +77,7 @@ def demo_options(sub: ArgumentParser) -> None:
         "--seeds", type=PositiveInt, default=1, metavar="N", help="number of seeds; above 1: all presets of tiny"
     )
     sub.add_argument("--full", action="store_true", help="train longer; tiny: on more topics, smollm2: more methods")
-    _jobs(sub)
+    _jobs(sub, "on a GPU, with --quick")
 
 
 def train_options(sub: ArgumentParser) -> None:
@@ -224,8 +212,8 @@ def config_options(sub: ArgumentParser, settings: bool) -> None:
 def given_settings(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
     """Return the settings that a command line gives, by dotted name: --config, then options, then --set.
 
-    Those that say how files are read (`map.NAME`, `answers_from`, `turns`, `lfs`) are among them; `take_reading` takes
-    them out. Raises ICFTError.
+    Those that say how files are read (`map.NAME`, `answers_from`, `turns`, `lfs`) are among them;
+    `command_data.take_data_options` takes them out. Raises ICFTError.
     """
     args = parser.parse_args(argv, defaults=False)
     given = args[args.command].as_dict()
@@ -255,42 +243,6 @@ def given_settings(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any
             raise ICFTError(f"--set {text}: write it as NAME=VALUE")
         settings[name.strip()] = value.strip()
     return settings
-
-
-def take_reading(settings: dict[str, Any]) -> "tuple[ReadOptions, list[Path]]":
-    """Take the settings that say how files are read out of `settings`; return them and the files of --lfs.
-
-    Raises ICFTError.
-    """
-    from icft_lite.data.schema import ReadOptions
-
-    columns = {name: str(settings.pop(name)) for name in list(settings) if name.startswith("map.")}
-    lfs, answers_from, turns = (settings.pop(name, None) for name in READING)
-    number: Any = int(answers_from) if answers_from in ("0", "1") else answers_from
-    options = ReadOptions(
-        {name.removeprefix("map."): column for name, column in columns.items()}, number, turns or "last"
-    )
-    return options, [Path(one) for one in ([lfs] if isinstance(lfs, str) else lfs or [])]
-
-
-def check_mapping(sources: Sequence[str], options: "ReadOptions") -> None:
-    """Raise ICFTError for a mapping of columns without a file that has columns."""
-    if options.columns and {*sources} <= {"samples", "chat"}:
-        raise ICFTError("--map: the samples have columns of their own; name a file with --data, or leave it out")
-
-
-def check_reading_has_data(args: Namespace, options: "ReadOptions", lfs: Sequence[Path]) -> None:
-    """Raise ICFTError for an option that says how data is read, where there is no --data."""
-    given = {
-        "general": args.general,
-        "test-ids": args.test_ids,
-        "map": options.columns,
-        "answers-from": options.answers_from is not None,
-        "turns": options.turns != "last",
-        "lfs": lfs,
-    }
-    if name := next((name for name, value in given.items() if value), ""):
-        raise ICFTError(f"--{name}: it belongs to --data; name the files, or --data samples")
 
 
 def setting_kinds() -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from icft_lite.cli_options import check_mapping, take_reading
+from icft_lite.command_data import DataOptions, check_columns, take_data_options
 from icft_lite.data.bundle import DataBundle
 from icft_lite.data.overlap import load_seen
 from icft_lite.data.samples import sample_bundle
-from icft_lite.data.schema import Examples, ReadOptions
+from icft_lite.data.schema import Examples
 from icft_lite.data.sources import evaluation_examples
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.public_suites import lm_eval_scores, read_named_suites
@@ -22,27 +22,27 @@ from icft_lite.reporting.render import print_table
 
 def evaluate(args: Namespace, settings: dict[str, Any]) -> None:
     """Score a run or a model, and print its scores."""
-    options, _ = take_reading(settings)
+    given = take_data_options(args, settings)
     if args.chat or args.lm_eval:
-        _check_own_suite(args, settings, options)
+        _check_own_suite(args, settings, given)
         (_evaluate_chat if args.chat else _evaluate_lm_eval)(args, settings)
     elif args.limit:
         raise ICFTError("--limit: it limits --chat and the suites of --lm-eval; add one, such as --lm-eval piqa=FILE")
     else:
-        scores = evaluate_run(args.dir, _read_tests(args, options), settings, progress=True)
+        scores = evaluate_run(args.dir, _read_tests(args.dir, given), settings, progress=True)
         print(json.dumps(scores, indent=2) if args.json else "\n".join(score_lines(scores)))
 
 
-def _read_tests(args: Namespace, options: ReadOptions) -> DataBundle | Examples:
+def _read_tests(model: str, given: DataOptions) -> DataBundle | Examples:
     """Return the samples of the run's topics, or the test examples of files."""
-    sources, run = args.data or ["samples"], Path(args.dir)
+    sources, run = given.data or ["samples"], Path(model)
     report = read_report(run) if (run / "report.json").is_file() else {}
     if sources != ["samples"]:
         trained_on = report.get("data", {}).get("sources", {})
-        return evaluation_examples(sources, args.test_ids, trained_on, options, load_seen(run))
-    if args.test_ids:
+        return evaluation_examples(sources, given.test_ids, trained_on, given.how, load_seen(run))
+    if given.test_ids:
         raise ICFTError("--test-ids: the samples have a test of their own; name a file with --data")
-    check_mapping(sources, options)
+    check_columns(sources, given.how)
     topics = report.get("config", {}).get("topics")
     try:
         return sample_bundle().only(topics)
@@ -50,19 +50,19 @@ def _read_tests(args: Namespace, options: ReadOptions) -> DataBundle | Examples:
         raise ICFTError(f"{run}: its topics ({', '.join(topics)}) are not in the samples; give --data") from None
 
 
-def _check_own_suite(args: Namespace, settings: dict[str, Any], options: ReadOptions) -> None:
+def _check_own_suite(args: Namespace, settings: dict[str, Any], given: DataOptions) -> None:
     """Raise ICFTError for an option that has no effect on --chat or --lm-eval."""
-    given = {
-        "data": args.data,
+    without_effect = {
+        "data": given.data,
         "lm-eval": args.chat and args.lm_eval,
-        "test-ids": args.test_ids,
-        "map": options.columns,
-        "answers-from": options.answers_from is not None,
-        "turns": options.turns != "last",
+        "test-ids": given.test_ids,
+        "map": given.how.columns,
+        "answers-from": given.how.answers_from is not None,
+        "turns": given.how.turns != "last",
         "metric": "metric" in settings,
         "max-length": "encoding.max_length" in settings,
     }
-    if ignored := [name for name, is_given in given.items() if is_given]:
+    if ignored := [name for name, is_given in without_effect.items() if is_given]:
         suite = "--chat" if args.chat else "--lm-eval"
         raise ICFTError(f"--{ignored[0]}: {suite} has data and metrics of its own; leave out one of the two")
 

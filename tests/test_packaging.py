@@ -117,8 +117,9 @@ OUTSIDE_CORE = (
     *("data/conversion.py", "data/corpora/"),
     "modeling/gguf.py",
     # shows results, runs experiments, grades assignments
-    *("grading/", "reporting/", "widgets/", "experiments/", "cli.py", "cli_options.py"),
-    *("evaluate_command.py", "check.py", "doctor.py"),
+    *("grading/", "reporting/", "widgets/", "experiments/", "check.py", "doctor.py"),
+    # the command
+    *("cli.py", "cli_options.py", "command_data.py", "evaluate_command.py", "utils/launch.py"),
 )
 
 

@@ -208,7 +208,8 @@ def _bundled_parts(data: Sequence[Source], general: Sequence[Source]) -> dict[st
         if any(_is(SAMPLES, one) for one in (general if role in GENERAL_ROLES else data))
         or (role == "general_test" and has_chat)
     ]
-    return {role: getattr(sample_bundle(), role) for role in roles}
+    bundle = sample_bundle() if roles else None
+    return {role: getattr(bundle, role) for role in roles}
 
 
 def _separate(
