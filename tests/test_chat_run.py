@@ -4,6 +4,9 @@ import dataclasses
 import json
 import math
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from icft_lite.data.chat_suite import chat_parts, chat_suite, held_out_items, le
 from icft_lite.data.groups import content_hashes
 from icft_lite.data.overlap import load_seen, save_seen
 from icft_lite.data.sources import bundle_from_files, default_general
+from icft_lite.errors import ICFTError
 from icft_lite.experiments.compare import chat_measures, differences
 from icft_lite.finished_runs import evaluate_replies
 from icft_lite.memory.long_term import LongTermMemory
@@ -300,6 +304,37 @@ def test_only_replies_of_the_base_are_cached(adapted, shake, tmp_path):
     shake(model, "slow", 0.0)
     assert greedy_replies(model, tokenizer, encoder, examples, 16, "slow", cache=tmp_path) == first
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_replies_that_another_process_generates_are_waited_for(adapted, tmp_path, monkeypatch, capsys):
+    model, tokenizer = adapted
+    encoder, examples = Encoder(tokenizer, 384), [item.example for item in chat_suite("display")]
+    begun, finish, calls = threading.Event(), threading.Event(), []
+
+    def slow(*args, **kwargs):
+        calls.append(args)
+        begun.set()
+        assert finish.wait(60)
+        return [f"reply {i}" for i in range(len(examples))]
+
+    monkeypatch.setattr("icft_lite.modeling.replies.generate", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(greedy_replies, model, tokenizer, encoder, examples, 16, cache=tmp_path)
+        assert begun.wait(60)
+        second = pool.submit(greedy_replies, model, tokenizer, encoder, examples, 16, cache=tmp_path)
+        while "another process generates them" not in (said := capsys.readouterr().err):
+            time.sleep(0.01)
+        finish.set()
+    assert first.result() == second.result() and len(first.result()) == len(examples) and len(calls) == 1
+    assert f"{len(examples)} prompts" in said and [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+def test_a_cache_that_cannot_be_written_is_named_before_replies_are_generated(adapted, tmp_path):
+    model, tokenizer = adapted
+    examples = [item.example for item in chat_suite("display")]
+    (tmp_path / "file").touch()
+    with pytest.raises(ICFTError, match="file.*cannot be written.*set ICFT_CACHE"):
+        greedy_replies(model, tokenizer, Encoder(tokenizer, 384), examples, 16, cache=tmp_path / "file")
 
 
 def test_the_source_chat_brings_the_suite_and_choice_questions():

@@ -3,6 +3,7 @@
 Every run that measures forgetting needs the replies of the same base to the same prompts. They take minutes on a CPU.
 """
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -19,6 +20,7 @@ from icft_lite.modeling.encoding import Encoder
 from icft_lite.modeling.generation import generate, stop_token_ids
 from icft_lite.modeling.output_cache import base_hash
 from icft_lite.utils.io import write_json
+from icft_lite.utils.lock import exclusive_lock
 from icft_lite.utils.progress import progress_bar
 
 VERSION = 2
@@ -43,18 +45,38 @@ def greedy_replies(
 
     adapter: name of an adapter of a PeftModel; None: the base. progress: show a progress bar. cache: folder for replies
     of the base, keyed by a hash of its weights, of all prompts and of the tokens that end a reply; None, or an adapter:
-    nothing is cached.
+    nothing is cached. If another process generates the same replies, this one waits for them. Raises ICFTError if the
+    folder cannot be written.
     """
-    path, encoder = None, copy(encoder)
+    encoder = copy(encoder)
     encoder.max_length = sys.maxsize
-    if cache is not None and adapter is None:
-        prompts = [encoder.prompt_ids(example)[0] for example in examples]
-        key = json.dumps(
-            [VERSION, base_hash(model), max_new_tokens, stop_token_ids(model, encoder.chat_format), prompts]
-        )
-        path = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-        if path.exists():
-            return json.loads(path.read_text(encoding="utf-8"))
+    settings = model, tokenizer, encoder, examples, max_new_tokens, adapter, progress
+    if cache is None or adapter is not None:
+        return _generate_all(*settings)
+    prompts = [encoder.prompt_ids(example)[0] for example in examples]
+    key = json.dumps([VERSION, base_hash(model), max_new_tokens, stop_token_ids(model, encoder.chat_format), prompts])
+    path = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    lock = path.with_suffix(".lock")
+    if not path.exists():
+        waiting = f"replies of the base to {len(examples)} prompts: another process generates them; waiting for it"
+        with exclusive_lock(cache, "set ICFT_CACHE to another folder", waiting, lock.name):
+            if not path.exists():
+                write_json(path, _generate_all(*settings))
+        with contextlib.suppress(OSError):  # a process that waits has it open; it finds the replies, whoever holds it
+            lock.unlink()
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _generate_all(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    adapter: str | None,
+    progress: bool,
+) -> list[str]:
+    """Return the greedy reply to each prompt, generated in batches of prompts of similar length."""
     replies = [""] * len(examples)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]["prompt"]))
     with merged_adapter(model, adapter) as active, progress_bar(len(order), "replies", "reply", progress) as bar:
@@ -66,6 +88,4 @@ def greedy_replies(
             for i, text in zip(batch, texts, strict=True):
                 replies[i] = text
             bar.update(len(batch))
-    if path:
-        write_json(path, replies)
     return replies

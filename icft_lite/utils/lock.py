@@ -15,11 +15,13 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: Path | str, fix: str = "choose another --out", waiting: str = "") -> Iterator[None]:
+def exclusive_lock(
+    folder: Path | str, fix: str = "choose another --out", waiting: str = "", name: str = LOCK
+) -> Iterator[None]:
     """Run the block as the only process that works in `folder`, which is made if needed.
 
     fix: what to do if the folder cannot be used, for messages. waiting: if it is given, wait for another process that
-    holds the lock, and print this text meanwhile.
+    holds the lock, and print this text meanwhile. name: of the lock file, where several locks belong to one folder.
 
     The lock file stays, also when the block fails: if it were removed, two processes could hold locks on two files of
     this name. A file system without locks gives a warning, and the block runs without a lock. Raises ICFTError if
@@ -28,7 +30,7 @@ def exclusive_lock(folder: Path | str, fix: str = "choose another --out", waitin
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a")
+        file = (folder / name).open("a")
     except OSError as error:
         raise ICFTError(f"{folder}: cannot be written ({error.strerror}); {fix}") from None
     with file:  # closing the file releases the lock
