@@ -106,6 +106,16 @@ def test_several_good_methods_are_enlarged():
     left, right = figure.axes[1].get_xlim()
     assert 0.8 < left < 0.88 and 0.92 < right < 1
     assert len(comparison_figure(dict(methods={})).axes) == 1
+    close["methods"]["gold"] = dict(retention=0.99, medical=0.99)
+    enlarged = comparison_figure(close).axes[1]
+    assert enlarged.get_ylim()[1] > 1 and max(enlarged.get_yticks()) <= 1, "room for the marker, but no tick above 1"
+
+
+def test_of_methods_with_equal_scores_each_has_a_visible_marker():
+    equal = dict(methods={name: dict(retention=0.9, medical=0.8) for name in ("icft", "gold", "soft_labels")})
+    drawn = [part for part in comparison_figure(equal).axes[0].collections if not part.get_label().startswith("_")]
+    markers = [part.get_sizes()[0] for part in drawn]
+    assert len(markers) == 3 and markers[0] > markers[1] > markers[2], "later ones are drawn above earlier ones"
 
 
 @pytest.mark.parametrize(

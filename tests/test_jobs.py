@@ -15,10 +15,11 @@ import small_run
 from small_run import FEW, SETTINGS, cut, small_bundle
 
 from icft_lite import cli
-from icft_lite.cli_options import data_options, take_reading
-from icft_lite.compat import split_settings
+from icft_lite.command_data import take_data_options
+from icft_lite.compat import FORMAT, split_settings
 from icft_lite.config import ICFTConfig, RuntimeConfig
 from icft_lite.data.samples import sample_bundle
+from icft_lite.data.sources import bundle_from_files
 from icft_lite.errors import ICFTError
 from icft_lite.experiments import jobs
 from icft_lite.experiments.compare import compare
@@ -28,6 +29,8 @@ from icft_lite.experiments.settings import CHAT_DEMO, DEMO, DEMO_QLORA, FULL
 from icft_lite.presets import PRESETS
 from icft_lite.report_file import read_report
 from icft_lite.reporting.figures import comparison_figure
+from icft_lite.training.loop import select_data
+from icft_lite.training.run_folder import run_identity
 from icft_lite.utils.config_parsing import flatten
 
 METHOD = {name: value for name, value in SETTINGS.items() if not name.startswith("runtime.")}
@@ -105,16 +108,14 @@ def test_runs_of_a_comparison_read_the_data_that_it_was_given():
 
     def read(command, words):
         words, parser = [command, "--out", "o", *words], cli.build_parser(command)
-        args = parser.parse_args(words)[command]
-        return args, *take_reading(cli.given_settings(parser, words))
+        return take_data_options(parser.parse_args(words)[command], cli.given_settings(parser, words))
 
-    args, options, lfs = read("compare", words)
-    again, same_options, same_lfs = read("train", data_options(args, options, lfs))
-    assert (again.data, again.general, again.test_ids) == (["a.jsonl", "b.csv"], ["samples"], "ids.txt")
-    assert same_options == options and options.columns["question"] == "Frage gestellt" and len(options.columns) == 2
-    assert (options.answers_from, options.turns) == (1, "all")
-    assert same_lfs == lfs and [path.name for path in lfs] == ["mine.py"]
-    assert data_options(*read("compare", ["--data", "a.jsonl"])) == ["--data=a.jsonl", "--set=turns=last"]
+    given = read("compare", words)
+    assert (given.data, given.general, given.test_ids) == (["a.jsonl", "b.csv"], ["samples"], "ids.txt")
+    assert given.how.columns["question"] == "Frage gestellt" and len(given.how.columns) == 2
+    assert (given.how.answers_from, given.how.turns, [path.name for path in given.lfs]) == (1, "all", ["mine.py"])
+    assert read("train", given.to_options()) == given
+    assert read("compare", ["--data", "a.jsonl"]).to_options() == ["--data=a.jsonl", "--set=turns=last"]
 
 
 def test_two_runs_at_a_time_share_the_cores(stand_in, capsys):
@@ -238,6 +239,23 @@ def test_an_unknown_method_is_refused_before_anything_is_trained(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize("number", [1, 2], ids=["in this process", "in other processes"])
+def test_folders_of_other_runs_are_refused_before_anything_is_trained(tmp_path, number):
+    settings = {"optim.max_tokens": "9"}
+    other = tmp_path / "qlora-1"
+    other.mkdir()
+    (other / "notes.txt").touch()
+    with pytest.raises(ICFTError, match="qlora-1: is not empty and holds no run; choose another --out"):
+        compare(tmp_path, ["icft", "qlora"], [0, 1], settings, progress=False, jobs=number)
+    data = select_data(ICFTConfig.from_dict({**DEMO, **settings}), bundle_from_files(["samples"], ["samples"]))
+    identity = run_identity(ICFTConfig.from_dict({**DEMO, **settings, "seed": 1}), data)  # of another method
+    (other / "run.json").write_text(json.dumps(dict(format=FORMAT, **identity)))
+    (other / "report.json").write_text("{}")
+    with pytest.raises(ICFTError, match="qlora-1: holds another run .other config: .*method"):
+        compare(tmp_path, ["icft", "qlora"], [0, 1], settings, progress=False, jobs=number)
+    assert [path.name for path in tmp_path.iterdir()] == ["qlora-1"]
+
+
 def test_the_long_demo_differs_in_topics_tokens_and_the_rate_of_qlora(tmp_path, planned):
     short, long = (
         planned(lambda full=full: run_demo(tmp_path, full=full, jobs=2, progress=False)) for full in (False, True)
@@ -247,6 +265,14 @@ def test_the_long_demo_differs_in_topics_tokens_and_the_rate_of_qlora(tmp_path, 
         assert {name for name in one if one[name] != other[name]} == {"topics", "optim.max_tokens"} | differs
     assert FULL.keys() == DEMO.keys() and DEMO_QLORA.keys() == {"optim.learning_rate"}
     assert long[tmp_path / "qlora-0"].curriculum.order == "random", "which uses no pacing"
+
+
+@pytest.mark.parametrize("quick, jobs, expected", [(True, None, 1), (True, 2, 2), (False, None, None)])
+def test_the_quick_demo_has_one_run_at_a_time(tmp_path, monkeypatch, quick, jobs, expected):
+    monkeypatch.setattr("icft_lite.modeling.smollm2.smollm2_folder", lambda: tmp_path)
+    monkeypatch.setattr("icft_lite.experiments.demo.compare", lambda *_, jobs, **__: sys.exit(f"jobs: {jobs}"))
+    with pytest.raises(SystemExit, match=f"jobs: {expected}"):
+        run_demo(tmp_path, jobs=jobs, model="smollm2", quick=quick)
 
 
 def test_the_long_demo_of_smollm2_adds_a_low_rate_and_self_generated_prompts(tmp_path, planned, monkeypatch):

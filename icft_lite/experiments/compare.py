@@ -95,16 +95,17 @@ def compare(
     if not on_samples:
         notes = [*notes, *_check_methods(data, configs)]
     jobs = jobs or (default_jobs(len(configs), model) if other_processes else 1)
+    folders = {out / f"{method}-{seed}": config for (method, seed), config in configs.items()}
+    _check_folders(folders, data)
     if jobs > 1:
-        folders = {out / f"{method}-{seed}": config for (method, seed), config in configs.items()}
         run_jobs(folders, jobs, progress, runtime, data_options)
-    if jobs == 1:
+    else:
         from icft_lite.training.loop import train_icft
 
-        for (method, seed), config in configs.items():
+        for folder, config in folders.items():
             if progress:
-                print(f"— {method}, seed {seed}", flush=True)
-            train_icft(config, out / f"{method}-{seed}", data, progress, runtime=runtime)
+                print(f"— {folder.name.rpartition('-')[0]}, seed {config.seed}", flush=True)
+            train_icft(config, folder, data, progress, runtime=runtime)
     comparison = summarize_comparison(out, methods, seeds, data)
     comparison |= dict(settings=common, method_settings={name: dict(one) for name, one in own.items()})
     comparison |= dict(model=model, four_bit=checked.adapter.load_in_4bit, notes=list(notes))
@@ -130,6 +131,18 @@ def _check_methods(data: DataBundle, configs: Mapping[tuple[str, int], ICFTConfi
     if not same or len(data.pool or ()):
         return []
     return [f"There are no unlabelled examples, so that these methods are the same as icft: {', '.join(same)}."]
+
+
+def _check_folders(folders: Mapping[Path, ICFTConfig], data: DataBundle) -> None:
+    """Raise ICFTError for a folder that holds another run. Checked before the first run, which may take an hour."""
+    existing = {folder: config for folder, config in folders.items() if folder.exists()}
+    if existing:
+        from icft_lite.training.checkpoint import RunPaths
+        from icft_lite.training.loop import select_data
+        from icft_lite.training.run_folder import finished_report, run_identity
+
+        for folder, config in existing.items():
+            finished_report(RunPaths(folder), run_identity(config, select_data(config, data)))
 
 
 def summarize_comparison(out: Path, methods: Sequence[str], seeds: Sequence[int], data: DataBundle) -> dict[str, Any]:

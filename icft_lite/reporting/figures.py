@@ -165,7 +165,9 @@ def _draw_methods(
 ) -> None:
     (left, right), (bottom, top) = limits
     clip: dict[str, Any] = dict(clip_on=left > 0 or bottom > 0)  # only the enlarged part has markers outside its axes
-    for (name, x, y), (color, marker) in zip(methods, STYLES * len(methods), strict=False):
+    positions = [(x["mean"], y["mean"]) for _, x, y in methods]
+    for i, ((name, x, y), (color, marker)) in enumerate(zip(methods, STYLES * len(methods), strict=False)):
+        covered = positions[i + 1 :].count(positions[i])  # equal methods: the first has the larger marker, below
         for seed_x, seed_y in zip(x["values"], y["values"], strict=False):
             axis.plot([x["mean"], seed_x], [y["mean"], seed_y], color=color, linewidth=0.8, alpha=0.6)
         axis.scatter(x["values"], y["values"], color=color, marker=marker, s=22, alpha=0.75, linewidths=0, **clip)
@@ -174,7 +176,7 @@ def _draw_methods(
             y["mean"],
             color=color,
             marker=marker,
-            s=110,
+            s=110 * (1 + 2 * covered),
             edgecolors="white",
             zorder=3,
             **clip,
@@ -232,6 +234,7 @@ def comparison_figure(comparison: Mapping[str, Any]) -> Figure:
             for axis in ([x for _, x, _ in close], [y for _, _, y in close])
         ]
         _draw_methods(axes[1], methods, base, limits)
+        axes[1].set_yticks([tick for tick in axes[1].get_yticks() if y0 <= tick <= min(y1, 1)])  # no score is above 1
         axes[1].set_title("Methods close to the best, enlarged", loc="left")
         axes[0].plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=GREY, linewidth=0.8)
     for axis in axes:
