@@ -111,7 +111,7 @@ def add(folder: Path, command: str) -> None:
         found["recorded"] = recorded_replies(folder, list(found["methods"]), found["seeds"][0])
         write_bytes(DOCS / f"{folder.name}.png", png(comparison_figure(found)))
     write_json(RESULTS / f"{folder.name}.json", found)
-    if "methods" in found:
+    if found.get("settings", {}).get("topics"):  # of the samples; texts of other data are not recorded
         add_medical(folder)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from icft_lite import ICFTError
 from icft_lite.chat_checks import is_right
 from icft_lite.data.chat_suite import chat_suite
 from icft_lite.data.samples import sample_bundle
-from icft_lite.experiments.recorded import DEMO_FULL, load_recorded, recorded_models, score_recorded
+from icft_lite.experiments.recorded import DEMO, DEMO_FULL, load_recorded, recorded_models, score_recorded
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "chat_results.py"
 spec = importlib.util.spec_from_file_location("chat_results", SCRIPT)
@@ -126,3 +127,30 @@ def test_a_run_is_described_by_the_hash_of_its_adapter(tmp_path, monkeypatch):
     found = chat_results.describe_run(tmp_path / "icft-0")
     assert found["adapter_sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert found["run"] == f"{tmp_path.name}/icft-0" and (found["tokens"], found["base_reply"]) == (5, 0.25)
+
+
+def test_the_page_states_what_the_record_of_medquad_has():
+    record = json.loads((DEMO.parent / "medquad-smollm2.json").read_text(encoding="utf-8"))
+    page = (SCRIPT.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    prose = " ".join(page.split("## MedQuAD: three seeds")[1].split("<!-- end -->")[1].split("\n## ")[0].split())
+    icft, plain, replay = (record["methods"][name] for name in ("icft", "qlora", "replay"))
+    nll = {name: sum(values) / 3 for name, values in record["reply_nll"].items() if name != "base"}
+    low, high = min(record["reply_nll"]["icft"]), max(record["reply_nll"]["icft"])
+    assert (
+        f"{record['reply_nll']['base']:.2f} with the base, {nll['icft']:.2f} with ICFT ({low:.2f} to {high:.2f} over "
+        f"seeds), {nll['replay']:.2f} with replay and {nll['qlora']:.2f} with plain LoRA"
+    ) in prose
+    base = record["base"]["reply"]
+    assert f"plain LoRA {base - plain['reply']['mean']:.2f} less" in prose
+    assert all(round(one["reply"]["mean"], 2) == round(base, 2) for one in (icft, replay))
+    assert f"retention {plain['retention']['mean']:.2f}" in prose
+    of_base = record["chat"]["base"]
+    assert f"({plain['words']['mean']:.0f} words, the base {of_base['words']:.0f})" in prose
+    passed = f"{plain['instructions']['mean']:.2f} of the instructions, the base {of_base['instructions']['value']:.2f}"
+    assert passed in prose
+    kl = [f"{one['kl_base_tuned']['mean']:.3f}" for one in (icft, replay, plain)]
+    assert "base of {} and {} (plain LoRA {})".format(*kl) in prose
+    still = [f"{one['still_right']['mean']:.2f}" for one in (icft, replay, plain)]
+    assert "right replies {}, {} and {} stay right".format(*still) in prose
+    assert "to {:.2g}, {:.2g} and {:.2g} in the three seeds".format(*record["last_alpha"]["icft"]) in prose
+    assert not {"samples", "medical_replies"} & set(record), "no text of the data set is in the record"
