@@ -47,6 +47,7 @@ def run_demo(
 
         smollm2_folder()  # downloads and converts it before the runs start, so that it is not part of their time
         settings = CHAT_QUICK if quick else CHAT_FULL if full else CHAT_DEMO
+        jobs = jobs or (1 if quick else None)  # plain LoRA takes a third of ICFT's time: half the cores would be idle
         methods = ["icft", "qlora"] if quick else ["icft", "qlora", "replay"]
         if full:
             methods, own = [*methods, "low_rate", "self_prompts"], {"low_rate": CHAT_LOW_RATE}

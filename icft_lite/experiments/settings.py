@@ -39,11 +39,11 @@ CHAT_LOW_RATE: dict[str, Any] = {"method": "qlora", "optim.learning_rate": 2e-4}
 CHAT_QUICK: dict[str, Any] = {
     **CHAT_DEMO,
     "optim.max_tokens": 8_000,
-    "limits.trusted": 100,
+    "limits.trusted": 80,
     "limits.pool": 60,
-    "limits.validation": 20,
+    "limits.validation": 16,
     "limits.test": 40,
-    "long_term.size": 48,
+    "long_term.size": 40,
 }
 """Settings of its `--quick` version: an illustration, not evidence."""
 
