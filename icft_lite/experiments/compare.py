@@ -102,9 +102,9 @@ def compare(
     else:
         from icft_lite.training.loop import train_icft
 
-        for folder, config in folders.items():
+        for (method, seed), (folder, config) in zip(configs, folders.items(), strict=True):
             if progress:
-                print(f"— {folder.name.rpartition('-')[0]}, seed {config.seed}", flush=True)
+                print(f"— {method}, seed {seed}", flush=True)
             train_icft(config, folder, data, progress, runtime=runtime)
     comparison = summarize_comparison(out, methods, seeds, data)
     comparison |= dict(settings=common, method_settings={name: dict(one) for name, one in own.items()})
