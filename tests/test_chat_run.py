@@ -1,6 +1,7 @@
 """Runs with a chat suite: its memory prompts, what constrains consolidation, and what the report says."""
 
 import dataclasses
+import io
 import json
 import math
 import shutil
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from small_run import SETTINGS, small_bundle
+from tqdm import tqdm
 
 from icft_lite.cli import main
 from icft_lite.config import ICFTConfig
@@ -23,6 +25,7 @@ from icft_lite.data.sources import bundle_from_files, default_general
 from icft_lite.errors import ICFTError
 from icft_lite.experiments.compare import chat_measures, differences
 from icft_lite.finished_runs import evaluate_replies
+from icft_lite.memory import rehearsal
 from icft_lite.memory.long_term import LongTermMemory
 from icft_lite.memory.prompt_quality import trim_loop, whole_sentences
 from icft_lite.memory.rehearsal import chat_memory, seed_memory
@@ -33,6 +36,7 @@ from icft_lite.modeling.generation import generate
 from icft_lite.modeling.replies import greedy_replies
 from icft_lite.training import alpha as alpha_module
 from icft_lite.training import prepare as prepare_module
+from icft_lite.training.events import Events
 from icft_lite.training.loop import train_icft
 from icft_lite.utils.notice import NOTICE
 
@@ -279,6 +283,57 @@ def test_given_general_examples_do_not_reveal_items_of_the_chat_suite(adapted, e
     memory = LongTermMemory(10)
     seed_memory(memory, given, [], model, tokenizer, Encoder(tokenizer, 384), 0, held_out_items=held_out)
     assert [entry.example["id"] for entry in memory.entries] == ["other"]
+
+
+def test_self_generated_prompts_and_replies_do_not_reveal_items_of_the_chat_suite(adapted, monkeypatch):
+    model, tokenizer = adapted
+    encoder, held_out = Encoder(tokenizer, 384), held_out_items()
+    first, second = (item for item in chat_suite("test")[:2] if item.accepted)
+    prompts = [first.prompt.upper(), "Why do cats purr?", "What is a good question for a child?"]
+    replies = {prompts[1]: "They are content.", prompts[2]: second.prompt}
+    end = encoder.chat_format.user_turn()[1]
+    written = [tokenizer(prompt + end, add_special_tokens=False).input_ids for prompt in prompts]
+    monkeypatch.setattr(rehearsal, "generate_ids", lambda *args, **kwargs: written)
+    monkeypatch.setattr(rehearsal, "generate", lambda *args, **kwargs: [replies[one["prompt"]] for one in args[3]])
+    memory = LongTermMemory(10)
+    outcomes = seed_memory(memory, None, [], model, tokenizer, encoder, 3, held_out_items=held_out)
+    assert [entry.example["prompt"] for entry in memory.entries] == [prompts[1]], outcomes
+    assert outcomes == {"used": 1, rehearsal.BLOCKED: 2}
+
+
+def test_items_that_a_limit_leaves_out_are_held_out_from_the_memory_too(adapted, monkeypatch):
+    """`evaluate --chat` scores all items of a run's suite, whatever its limits were."""
+    seeded = []
+
+    def stop(*args):
+        seeded.extend(args[-1])
+        raise InterruptedError
+
+    monkeypatch.setattr(prepare_module, "seed_memory", stop)
+    monkeypatch.setattr(prepare_module, "chat_memory", lambda *args: [])
+    data = dataclasses.replace(small_bundle(), chat=chat_parts()).limited(test=3, validation=3)
+    (model, tokenizer), config = adapted, ICFTConfig()
+    with pytest.raises(InterruptedError):
+        prepare_module.fill_memory(
+            LongTermMemory(4), config, data, {}, model, tokenizer, Encoder(tokenizer), None, Events((), False)
+        )
+    assert {item.id for item in seeded} == {item.id for item in held_out_items()}
+
+
+def test_the_bar_of_replies_advances_within_a_batch(adapted, monkeypatch):
+    model, tokenizer = adapted
+    examples, shown = [item.example for item in chat_suite("display")], []
+
+    class Bar(tqdm):
+        def update(self, n=1):
+            super().update(n)
+            shown.append(self.n)
+
+    monkeypatch.setattr(
+        "icft_lite.modeling.replies.progress_bar", lambda total, *rest: Bar(total=total, file=io.StringIO())
+    )
+    greedy_replies(model, tokenizer, Encoder(tokenizer, 384), examples, 16, progress=True)
+    assert shown == sorted(shown) and shown[-1] == len(examples) and len({*shown}) > 2
 
 
 def test_the_prompts_of_the_suite_that_a_run_used_are_seen(tmp_path):

@@ -116,8 +116,8 @@ OUTSIDE_CORE = (
     *("data/files.py", "data/rows.py", "data/answers.py", "data/conversations.py", "data/formats.py"),
     *("data/conversion.py", "data/corpora/"),
     "modeling/gguf.py",
-    # shows results, runs experiments, grades assignments
-    *("grading/", "reporting/", "widgets/", "experiments/", "check.py", "doctor.py"),
+    # shows progress and results, runs experiments, grades assignments
+    *("utils/progress.py", "grading/", "reporting/", "widgets/", "experiments/", "check.py", "doctor.py"),
     # the command
     *("cli.py", "cli_options.py", "command_data.py", "evaluate_command.py", "utils/launch.py"),
 )

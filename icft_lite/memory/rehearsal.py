@@ -24,7 +24,7 @@ from icft_lite.memory.prompt_quality import Shingles, finish_reply, is_near_dupl
 from icft_lite.modeling.adapters import use_adapter
 from icft_lite.modeling.encoding import Encoder, encode_examples
 from icft_lite.modeling.forward import head_weight
-from icft_lite.modeling.generation import generate, generate_ids, stop_token_ids
+from icft_lite.modeling.generation import ReplyProgress, generate, generate_ids, stop_token_ids
 from icft_lite.modeling.replies import greedy_replies
 from icft_lite.utils.distributed import on_main_process
 from icft_lite.utils.progress import progress_bar
@@ -159,12 +159,12 @@ def generate_self_prompts(
     chat_format = encoder.chat_format
     before, after = chat_format.user_turn()
     (start,) = chat_format.token_ids([before])
-    end, stop_ids, settings = after.strip(), stop_token_ids(model, chat_format), {}
+    end, stop_ids, on_text = after.strip(), stop_token_ids(model, chat_format), []
     if found := chat_format.control.search(end):
         end = end[: found.end()]
         stop_ids = [*stop_ids, tokenizer.convert_tokens_to_ids(found[0])]
     else:  # the template ends the user's turn with plain text
-        settings = dict(stopping_criteria=[_StopOnText(end, tokenizer, len(start))])
+        on_text = [_StopOnText(end, tokenizer, len(start))]
     prompts: dict[str, Shingles] = {}  # in order of generation
     outcomes = Counter() if outcomes is None else outcomes
     device = head_weight(model).device
@@ -172,7 +172,8 @@ def generate_self_prompts(
         torch.manual_seed(seed)
         for done in range(0, count, batch_size):
             ids = torch.tensor([start] * min(batch_size, count - done), device=device)
-            sampling = dict(do_sample=True, top_k=50, max_new_tokens=max_tokens, **settings)
+            criteria = [*on_text, ReplyProgress(bar, len(ids), max_tokens)]
+            sampling = dict(do_sample=True, top_k=50, max_new_tokens=max_tokens, stopping_criteria=criteria)
             for generated in generate_ids(model, ids, torch.ones_like(ids), stop_ids, **sampling):
                 prompt, finished, _ = tokenizer.decode(generated).partition(end)
                 prompt = chat_format.special.sub("", prompt).strip()
@@ -186,7 +187,7 @@ def generate_self_prompts(
                     outcomes[reason] += 1
                 else:
                     prompts[prompt] = words
-            bar.update(len(ids))
+            bar.update(done + len(ids) - bar.n)
     examples, _, too_long = encode_examples([_unanswered(n, prompt) for n, prompt in enumerate(prompts)], encoder)
     outcomes.update("too long" for _ in too_long)
     what = "replies to self-generated prompts"

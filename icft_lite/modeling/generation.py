@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from tqdm.auto import tqdm
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+)
 from transformers.cache_utils import DynamicLayer
 
 from icft_lite.data.schema import Example
@@ -55,7 +63,7 @@ def generate(
     order = sorted(range(len(examples)), key=lambda i: (limits[i], len(prompts[i])))
     replies, device = [""] * len(examples), head_weight(model).device
     sampling = dict(do_sample=True, temperature=temperature, top_k=0) if temperature else dict(do_sample=False)
-    stop_ids = stop_token_ids(model, encoder.chat_format)
+    stop_ids, criteria = stop_token_ids(model, encoder.chat_format), kwargs.pop("stopping_criteria", [])
     with torch.random.fork_rng(), progress_bar(len(examples), progress, "reply", None if progress else False) as bar:
         torch.manual_seed(seed)
         for limit, members in groupby(order, key=limits.__getitem__):
@@ -66,20 +74,39 @@ def generate(
                 prefix = common_prefix(texts) if encoder.share_prompts else []
                 cache = _prefix_cache(model, prefix, len(group)) if prefix else {}
                 ids, mask = join_prompts(texts, len(prefix) if cache else 0)
+                shown = ReplyProgress(bar, len(group), limit)
                 output = generate_ids(
                     model,
                     ids.to(device),
                     mask.to(device),
                     stop_ids,
                     max_new_tokens=limit,
+                    stopping_criteria=[*criteria, shown],
                     **cache,
                     **sampling,
                     **kwargs,
                 )
                 for i, new_ids in zip(group, output):
                     replies[i] = encoder.chat_format.reply_text(new_ids, stop_ids)
-                bar.update(len(group))
+                bar.update(shown.begun + len(group) - bar.n)
     return replies
+
+
+class ReplyProgress(StoppingCriteria):
+    """Advance a progress bar of replies with each token of a batch; it stops nothing.
+
+    rows: sequences of the batch. limit: how many tokens they may get. Without it the bar of a long batch would appear
+    at its end only.
+    """
+
+    def __init__(self, bar: tqdm, rows: int, limit: int) -> None:
+        self.bar, self.rows, self.limit, self.begun, self.tokens = bar, rows, limit, bar.n, 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Count a token of each row; no row ends."""
+        self.tokens += 1
+        self.bar.update(self.begun + self.rows * self.tokens // self.limit - self.bar.n)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _prefix_cache(model: PreTrainedModel | PeftModel, prefix: list[int], rows: int) -> dict[str, Cache]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from icft_lite.data.schema import Example
 from icft_lite.modeling.adapters import merged_adapter
 from icft_lite.modeling.encoding import Encoder
-from icft_lite.modeling.generation import generate, stop_token_ids
+from icft_lite.modeling.generation import ReplyProgress, generate, stop_token_ids
 from icft_lite.modeling.output_cache import base_hash
 from icft_lite.utils.io import write_json
 from icft_lite.utils.lock import exclusive_lock
@@ -82,10 +82,9 @@ def _generate_all(
     with merged_adapter(model, adapter) as active, progress_bar(len(order), "replies", "reply", progress) as bar:
         for start in range(0, len(order), BATCH_SIZE):
             batch = order[start : start + BATCH_SIZE]
-            texts = generate(
-                active, tokenizer, encoder, [examples[i] for i in batch], max_new_tokens, batch_size=BATCH_SIZE
-            )
+            asked, shown = [examples[i] for i in batch], [ReplyProgress(bar, len(batch), max_new_tokens)]
+            texts = generate(active, tokenizer, encoder, asked, max_new_tokens, BATCH_SIZE, stopping_criteria=shown)
             for i, text in zip(batch, texts, strict=True):
                 replies[i] = text
-            bar.update(len(batch))
+            bar.update(start + len(batch) - bar.n)
     return replies

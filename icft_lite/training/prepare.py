@@ -262,7 +262,7 @@ def fill_memory(
                 reply_cache(),
             )
         ),
-        held_out_items(data.chat),
+        [*held_out_items(data.chat), *(held_out_items() if data.chat else ())],  # also those that `limits` leave out
     )
     if outcomes and config.model != ICFTConfig.model:
         counts = ", ".join(f"{count} {reason}" for reason, count in outcomes.most_common())
