@@ -50,7 +50,12 @@ def study_text(name: str, part: str, splits: list[int], draw: bool) -> str:
         texts.append(f"![{figure.axes[0].get_title()}]({path.name})")
     tables = study_tables(records, name, load_records(RESULTS / f"{name}-repeated", splits))
     texts += [to_markdown(table).replace("## ", "**", 1).replace("\n", ".**\n", 1) for table in tables]
-    not_run = [arm.label for arm in ARMS if arm.runs_on(name) and arm.name not in records]
+    partial = load_records(RESULTS / f"{name}-exploratory", splits)
+    of_arms = {arm.label: ", ".join(map(str, partial[arm.name])) for arm in ARMS if arm.name in partial}
+    if of_arms:
+        runs = "; ".join(f"{label} ({numbers})" for label, numbers in of_arms.items())
+        texts.append(f"Run on some splits only, exploratory, and in no table: {runs}.")
+    not_run = [arm.label for arm in ARMS if arm.runs_on(name) and arm.name not in {*records, *partial}]
     texts.append(f"Not run: {'; '.join(not_run)}." if not_run else "All arms were run.")
     commits = sorted({one["commit"] for runs in records.values() for one in runs.values()})
     command = next(iter(next(iter(records.values())).values()))["command"]

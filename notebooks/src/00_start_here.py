@@ -159,8 +159,8 @@ pd.DataFrame(columns, index=keys).T.round(2)
 # %% [markdown]
 # Means of three runs (*seeds*). *medical*: the right one of four options (chance 0.25), 67 questions. *reply*: share of
 # the facts that 33 replies must contain. *free*, *instructions*: 100 each, general. Plain fine-tuning learned more
-# medicine and lost most of the rest. ICFT retained most. (With present defaults and other test items: *medical* 0.96,
-# *reply* 0.42, retention 0.83.)
+# medicine and lost most of the rest. ICFT retained most. (With present defaults and mostly other test items: *medical*
+# 0.96, *reply* 0.42, retention 0.83.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
