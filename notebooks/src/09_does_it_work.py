@@ -702,8 +702,8 @@ display(earlier, show(ablations, ["medical", "medical, corrected", "preference",
 # ## 11 · Does the real model agree?
 #
 # `smollm2` was compared under the same protocol: 60,000 tokens, three seeds. Its medical score is choice accuracy (base
-# 0.51) on questions known from development. Only retention is new: in its own replies, to half of the chat suite. (A
-# demo had scored 70 of these 200 items before.)
+# 0.51) on questions known from development. Only retention is new: in its own replies to 200 items of the chat suite (a
+# demo had scored 70 of them).
 #
 # **Predict**: which of the statements above will hold there?
 
