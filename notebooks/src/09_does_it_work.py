@@ -702,8 +702,7 @@ display(earlier, show(ablations, ["medical", "medical, corrected", "preference",
 # ## 11 · Does the real model agree?
 #
 # `smollm2` was compared under the same protocol: 60,000 tokens, three seeds. Its medical score is choice accuracy (base
-# 0.51) on questions known from development. Only retention is new: in its own replies to 200 items of the chat suite (a
-# demo had scored 70 of them).
+# 0.51) on known questions. Only retention is new: in its own replies to 200 items (a demo had scored 70 of them).
 #
 # **Predict**: which of the statements above will hold there?
 
@@ -752,7 +751,7 @@ pd.DataFrame(compared).T.rename_axis(["arm", "α"]).round(3)
 # - On `smollm2` only L_consistency and the memory's prompts were varied; medicine was not confirmed.
 # - Nothing of large models. With 4 topics, no difference to replay
 #   [was measured]({{repository}}/blob/main/docs/results.md#tiny-short-confirmation).
-# - New splits share training data: intervals are too narrow.
+# - New splits share entities: intervals are too narrow.
 # - ICFT had more tuning runs, and needs more forward passes.
 # - Components that can replace each other look useless.
 
