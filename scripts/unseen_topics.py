@@ -21,7 +21,7 @@ from icft_lite.training.loop import train_icft
 from icft_lite.utils.io import to_plain, write_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "icft_lite" / "experiments" / "results"
-METHODS = ("icft", "plain", "replay_25")
+ARM_NAMES = ("icft", "plain", "replay_25")
 
 
 def unseen_scores(model: str, study: Study, split: int) -> dict[str, dict[str, float]]:
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--study", choices=("tiny-short", "smollm2"), required=True)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the runs")
     parser.add_argument("--splits", type=int, nargs="+", metavar="N", help="default: those of the confirmation")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=ARM_NAMES, default=ARM_NAMES)
     args = parser.parse_args()
     study = STUDIES[args.study]
     base = str(study.settings.get("model", ICFTConfig.model))

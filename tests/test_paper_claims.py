@@ -370,8 +370,8 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
     first_lesson = " ".join((ROOT / "notebooks" / "src" / "00_start_here.py").read_text(encoding="utf-8").split("\n# "))
     medical, replies = mean("icft", "medical", "reply")
     assert (
-        f"(With present defaults and mostly other test items: *medical* {medical:.2f}, *reply* {replies:.2f}, retention "
-        f"{icft[1]:.2f}.)"
+        f"(With present defaults and mostly other test items: *medical* {medical:.2f}, *reply* {replies:.2f}, "
+        f"retention {icft[1]:.2f}.)"
     ) in first_lesson
 
 
