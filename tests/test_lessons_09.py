@@ -280,8 +280,8 @@ CHAT = {
         mean(c, "plain", "medical") - mean(c, "icft", "medical") < 0.05
         and round(mean(c, "icft", "retention"), 2) == 0.83
     ),
-    "On `smollm2` only L_consistency and the memory's prompts were varied": lambda c: (
-        [arm.name for arm in tables.ablations_of(c)] == ["no_consistency", "self_memory"]
+    "On `smollm2` only L_consistency, pacing and the memory's prompts were varied": lambda c: (
+        [arm.name for arm in tables.ablations_of(c)] == ["no_consistency", "no_pacing", "self_memory"]
     ),
     "both on `smollm2`": lambda c: (
         not analysis.claim_medical(c).supported and not analysis.claim_retention(c).supported

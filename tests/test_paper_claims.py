@@ -268,6 +268,10 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
     as_trained = [find(records, "kl_memory", trained_point) for find in (medical_difference, retention_difference)]
     nll = [find(records, "no_consistency", trained_point) for find in (medical_difference, retention_difference)]
     over_seeds = difference(*ablation_scores(records, "no_consistency", "medical"))
+    unpaced = [find(records, "no_pacing", trained_point) for find in (medical_difference, retention_difference)]
+    two_seeds = {arm: {split: runs[split] for split in (10, 11)} for arm, runs in records.items()}
+    two_seeds |= load_records(RECORDS.parent / "smollm2-exploratory", (10, 11))
+    soft = [find(two_seeds, "soft_labels", trained_point) for find in (medical_difference, retention_difference)]
     deficit = words(medical_difference(records, "plain", trained_point), -1).replace(" (", " below (")
     icft, memory, replay, plain = (trained[arm] for arm in arms)
     tests = {arm: [trained_point(one)["test"] for one in records[arm].values()] for arm in arms}
@@ -316,6 +320,19 @@ def test_the_page_and_the_readme_state_what_the_runs_of_smollm2_show():
         "plain LoRA {:.3f} and {:.3f}. KL".format(*plain),
         f"KL from the base is {icft[2]:.3f}, {memory[2]:.3f}, {replay[2]:.3f} and {plain[2]:.3f}",
         f"ICFT minus it is {words(as_trained[0])}) in medicine and {words(as_trained[1])}) in retention",
+        "Without pacing it has {:.3f} and retains {:.3f};".format(*mean("no_pacing", "medical", "retention")),
+        f"ICFT minus that is {words(unpaced[0])}) in medicine and {words(unpaced[1])}) in retention. Over seeds",
+        "in medicine is {:.3f} to {:.3f} (p = {:.2f} with Holm's".format(
+            *difference(*ablation_scores(records, "no_pacing", "medical"))[1:],
+            {row[0]: row[-1] for row in ablation_table(records).rows}["without pacing"],
+        ).replace("-", "−"),
+        "On validation it is the same: {:.3f} and {:.3f}.".format(
+            *(
+                np.mean([trained_point(run)["validation"]["medical"] for run in records[arm].values()])
+                for arm in ("icft", "no_pacing")
+            )
+        ),
+        f"in two seeds: ICFT minus that is {words(soft[0])}) in medicine and {words(soft[1])}) in retention, over",
         "retain {:.3f} at a KL of {:.3f} and".format(*half),
         "and {:.3f} at {:.3f}.".format(*full),
         f"Of the base's right replies, {icft[3]:.2f} stay right with ICFT",

@@ -748,7 +748,7 @@ pd.DataFrame(compared).T.rename_axis(["arm", "α"]).round(3)
 # %% [markdown]
 # ## 12 · What the evidence cannot say
 #
-# - On `smollm2` only L_consistency and the memory's prompts were varied; medicine was not confirmed.
+# - On `smollm2` only L_consistency, pacing and the memory's prompts were varied; medicine was not confirmed.
 # - Nothing of large models. With 4 topics, no difference to replay
 #   [was measured]({{repository}}/blob/main/docs/results.md#tiny-short-confirmation).
 # - New splits share entities: intervals are too narrow.
